@@ -1,0 +1,32 @@
+# make demo   trains a small IoU-Net on synthetic pictures and shows what it does; results in runs/demo
+# make test   runs the tests
+# Both first make .venv with everything pyproject.toml names. PYTHON=python3.12 chooses the interpreter.
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+DEMO ?= runs/demo
+SEED ?= 0
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/installed
+	$(RUN) -m iounet.data.synthetic --output runs/synthetic --train 1000 --val 200 --test 200
+	$(RUN) tools/train.py --config-file configs/synthetic.yaml OUTPUT_DIR $(DEMO) SEED $(SEED)
+
+test: $(VENV)/installed
+	$(RUN) -m pytest
+
+lint: $(VENV)/installed
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+# An editable install: prroi_pool compiles its kernels from csrc/ on first use.
+$(VENV)/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("Python 3.10 or newer is needed, this is " + sys.version.split()[0] + "; choose another with make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[test]' $(CONSTRAIN)
+	touch $@
+
+clean:
+	rm -rf $(VENV)

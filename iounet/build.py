@@ -1,0 +1,177 @@
+"""From a configuration to objects: the only place below tools/ that reads one."""
+
+from functools import partial
+
+import torch
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+from yacs.config import CfgNode
+
+from prroi_pool import MultiScalePrRoIPool
+
+from .config import ConfigError
+from .data import CocoDataset, build_transforms
+from .modeling import IoUHead, IoUNet, Postprocessing, RoIHeads, resnet_fpn
+from .training import sample_iou_boxes, warmup_step_schedule
+from .training.checkpoint import load_detector_weights, load_weights_file, select_categories
+
+# What ImageNet classifiers, ours among them, expect of RGB in [0, 1].
+IMAGENET_MEAN = [0.485, 0.456, 0.406]
+IMAGENET_STD = [0.229, 0.224, 0.225]
+POOLED_SIZE = 7
+
+
+def build_device(cfg: CfgNode) -> torch.device:
+    if cfg.MODEL.DEVICE == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.device(cfg.MODEL.DEVICE)
+    except RuntimeError as error:
+        raise ConfigError(f"MODEL.DEVICE: {error}") from None
+
+
+def build_detector(cfg: CfgNode) -> IoUNet:
+    """The detector of a configuration, with random weights but for those of MODEL.BACKBONE.WEIGHTS; on the CPU.
+
+    Raises:
+        ConfigError: MODEL.NUM_CLASSES is not set, or a value is out of range.
+    """
+    if cfg.MODEL.NUM_CLASSES < 1:
+        raise ConfigError(
+            "MODEL.NUM_CLASSES is not set: give the number of classes without the background "
+            "(tools/train.py takes it from the training annotations)"
+        )
+    num_classes = cfg.MODEL.NUM_CLASSES + 1  # with the background, as torchvision counts
+    backbone_weights = cfg.MODEL.BACKBONE.WEIGHTS
+    backbone = resnet_fpn(
+        cfg.MODEL.BACKBONE.NAME,
+        out_channels=cfg.MODEL.FPN.CHANNELS,
+        norm=cfg.MODEL.BACKBONE.NORM,
+        trainable_layers=cfg.MODEL.BACKBONE.TRAINABLE_LAYERS,
+        weights=load_weights_file(backbone_weights) if backbone_weights else None,
+    )
+    channels = backbone.out_channels
+
+    levels = len(cfg.MODEL.RPN.ANCHOR_SIZES)
+    anchors = AnchorGenerator(
+        sizes=tuple((size,) for size in cfg.MODEL.RPN.ANCHOR_SIZES), aspect_ratios=(cfg.MODEL.RPN.ASPECT_RATIOS,) * levels
+    )
+    rpn = RegionProposalNetwork(
+        anchors,
+        RPNHead(channels, anchors.num_anchors_per_location()[0]),
+        fg_iou_thresh=0.7,
+        bg_iou_thresh=0.3,
+        batch_size_per_image=256,
+        positive_fraction=0.5,
+        pre_nms_top_n={"training": cfg.MODEL.RPN.PRE_NMS_TRAIN, "testing": cfg.MODEL.RPN.PRE_NMS_TEST},
+        post_nms_top_n={"training": cfg.MODEL.RPN.POST_NMS_TRAIN, "testing": cfg.MODEL.RPN.POST_NMS_TEST},
+        nms_thresh=0.7,
+    )
+
+    def roi_pool() -> MultiScalePrRoIPool:
+        return MultiScalePrRoIPool(
+            ["0", "1", "2", "3"], POOLED_SIZE, canonical_scale=cfg.MODEL.FPN.CANONICAL_SCALE, canonical_level=4
+        )
+
+    box_hidden_dim = cfg.MODEL.BOX_HEAD.HIDDEN_DIM
+    roi_heads = RoIHeads(
+        box_roi_pool=roi_pool(),
+        box_head=TwoMLPHead(channels * POOLED_SIZE**2, box_hidden_dim),
+        box_predictor=FastRCNNPredictor(box_hidden_dim, num_classes),
+        fg_iou_thresh=0.5,
+        bg_iou_thresh=0.5,
+        batch_size_per_image=cfg.MODEL.BOX_HEAD.BOXES_PER_IMAGE,
+        positive_fraction=0.25,
+        bbox_reg_weights=None,
+        score_thresh=cfg.TEST.SCORE_THRESHOLD,
+        nms_thresh=cfg.TEST.NMS_THRESHOLD,
+        detections_per_img=cfg.TEST.DETECTIONS_PER_IMAGE,
+    )
+    iou_head = IoUHead(
+        roi_pool(), in_channels=channels, num_classes=num_classes, hidden_dim=cfg.MODEL.IOU_HEAD.HIDDEN_DIM
+    )
+    detector = IoUNet(
+        transform=GeneralizedRCNNTransform(cfg.INPUT.MIN_SIZE, cfg.INPUT.MAX_SIZE, IMAGENET_MEAN, IMAGENET_STD),
+        backbone=backbone,
+        rpn=rpn,
+        roi_heads=roi_heads,
+        iou_head=iou_head,
+        sample_iou_boxes=partial(
+            sample_iou_boxes, num_boxes=cfg.MODEL.IOU_HEAD.BOXES_PER_IMAGE, min_iou=cfg.MODEL.IOU_HEAD.MIN_IOU
+        ),
+        iou_loss_weight=cfg.MODEL.IOU_HEAD.LOSS_WEIGHT,
+        standalone=cfg.MODEL.STANDALONE,
+        postprocessing=Postprocessing(
+            nms=cfg.TEST.NMS,
+            nms_threshold=cfg.TEST.NMS_THRESHOLD,
+            detections_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
+            refinement_steps=cfg.TEST.REFINE.STEPS,
+            step_size=cfg.TEST.REFINE.STEP_SIZE,
+            early_stop=cfg.TEST.REFINE.EARLY_STOP,
+            degeneration=cfg.TEST.REFINE.DEGENERATION,
+        ),
+    )
+    return detector.to(memory_format=torch.channels_last)
+
+
+def load_initial_weights(cfg: CfgNode, detector: IoUNet, category_ids: list[int]) -> None:
+    """Loads MODEL.WEIGHTS: a checkpoint of this project, or a plain Faster R-CNN of torchvision without an IoU head.
+
+    Raises:
+        CheckpointError: the file is damaged or of another architecture.
+        ConfigError: MODEL.STANDALONE without MODEL.WEIGHTS.
+    """
+    if not cfg.MODEL.WEIGHTS:
+        if cfg.MODEL.STANDALONE:
+            raise ConfigError("MODEL.STANDALONE trains the IoU head of a finished detector: give one with MODEL.WEIGHTS")
+        return
+    content = load_weights_file(cfg.MODEL.WEIGHTS)
+    weights = content.get("model", content)
+    if "roi_heads.box_predictor.cls_score.bias" in weights:
+        weights = select_categories(weights, category_ids)
+    load_detector_weights(detector, weights, cfg.MODEL.WEIGHTS, need_iou_head=False)
+
+
+def build_dataset(cfg: CfgNode, split: str) -> CocoDataset:
+    """The data set of DATA.TRAIN_* (``split="train"``, augmented) or DATA.VAL_* (``split="val"``).
+
+    Raises:
+        ConfigError: the keys are not set.
+        DataError: as :class:`CocoDataset`.
+    """
+    annotations, images = (cfg.DATA[f"{split.upper()}_{what}"] for what in ("ANNOTATIONS", "IMAGES"))
+    if not annotations or not images:
+        raise ConfigError(
+            f"DATA.{split.upper()}_ANNOTATIONS and DATA.{split.upper()}_IMAGES are not set: "
+            "give a COCO-form .json and the folder of its images"
+        )
+    transforms = build_transforms(
+        split == "train",
+        horizontal_flip=cfg.INPUT.HORIZONTAL_FLIP,
+        vertical_flip=cfg.INPUT.VERTICAL_FLIP,
+        color_jitter=cfg.INPUT.COLOR_JITTER,
+    )
+    return CocoDataset(annotations, images, transforms=transforms, bad_annotations=cfg.DATA.BAD_ANNOTATIONS)
+
+
+def build_optimizer(cfg: CfgNode, detector: IoUNet) -> torch.optim.Optimizer:
+    """SGD over what trains."""
+    return torch.optim.SGD(
+        [parameter for parameter in detector.parameters() if parameter.requires_grad],
+        lr=cfg.SOLVER.BASE_LR,
+        momentum=cfg.SOLVER.MOMENTUM,
+        weight_decay=cfg.SOLVER.WEIGHT_DECAY,
+    )
+
+
+def build_schedule(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+    return warmup_step_schedule(
+        optimizer,
+        steps=cfg.SOLVER.STEPS,
+        gamma=cfg.SOLVER.GAMMA,
+        warmup=cfg.SOLVER.WARMUP,
+        warmup_iterations=cfg.SOLVER.WARMUP_ITERATIONS,
+        warmup_factor=cfg.SOLVER.WARMUP_FACTOR,
+    )

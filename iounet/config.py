@@ -1,0 +1,183 @@
+"""The configuration: every key with its default and the reason for it. Defaults are the paper's on COCO, ResNet-50."""
+
+import ast
+import contextlib
+import difflib
+from pathlib import Path
+
+import yaml
+from yacs.config import CfgNode
+
+_C = CfgNode()
+
+_C.SEED = 0
+_C.OUTPUT_DIR = "runs/iounet"  # the run folder: config, environment, logs, checkpoints, tables, pictures
+
+_C.MODEL = CfgNode()
+_C.MODEL.DEVICE = "auto"  # "auto": a GPU if there is one, else the CPU
+_C.MODEL.NUM_CLASSES = 0  # without the background; 0: as many as the training annotations have categories
+# A detector to start from: a checkpoint of this project, or torchvision's Faster R-CNN weights (.pth, state dict).
+_C.MODEL.WEIGHTS = ""
+_C.MODEL.STANDALONE = False  # True: only the IoU head trains, on the frozen detector of WEIGHTS
+
+_C.MODEL.BACKBONE = CfgNode()
+_C.MODEL.BACKBONE.NAME = "resnet50"
+_C.MODEL.BACKBONE.WEIGHTS = ""  # ImageNet classifier (torchvision's state dict, .pth); "": random
+_C.MODEL.BACKBONE.NORM = "FrozenBN"  # FrozenBN keeps ImageNet's statistics; BN learns its own (training from scratch)
+_C.MODEL.BACKBONE.TRAINABLE_LAYERS = 3  # of 5, from the output; 5 when training from scratch
+
+_C.MODEL.FPN = CfgNode()
+_C.MODEL.FPN.CHANNELS = 256
+_C.MODEL.FPN.CANONICAL_SCALE = 224  # boxes of this size (pixels) pool from level "2" (stride 16); ImageNet's crop size
+
+_C.MODEL.RPN = CfgNode()
+_C.MODEL.RPN.ANCHOR_SIZES = (32, 64, 128, 256, 512)  # one a level, strides 4 to 64
+_C.MODEL.RPN.ASPECT_RATIOS = (0.5, 1.0, 2.0)
+_C.MODEL.RPN.PRE_NMS_TRAIN = 2000  # proposals a level
+_C.MODEL.RPN.PRE_NMS_TEST = 1000
+_C.MODEL.RPN.POST_NMS_TRAIN = 2000  # proposals an image
+_C.MODEL.RPN.POST_NMS_TEST = 1000
+
+_C.MODEL.BOX_HEAD = CfgNode()
+_C.MODEL.BOX_HEAD.HIDDEN_DIM = 1024
+_C.MODEL.BOX_HEAD.BOXES_PER_IMAGE = 512  # proposals sampled to train it; the paper's
+
+_C.MODEL.IOU_HEAD = CfgNode()
+_C.MODEL.IOU_HEAD.HIDDEN_DIM = 1024
+_C.MODEL.IOU_HEAD.BOXES_PER_IMAGE = 128  # jittered boxes to train it (the paper gives no number)
+_C.MODEL.IOU_HEAD.MIN_IOU = 0.5  # Omega_train: their IoU is uniform over [MIN_IOU, 1]
+_C.MODEL.IOU_HEAD.LOSS_WEIGHT = 1.0
+
+_C.INPUT = CfgNode()
+_C.INPUT.MIN_SIZE = 800  # the short side is scaled to this many pixels,
+_C.INPUT.MAX_SIZE = 1200  # unless the long side would exceed this
+_C.INPUT.HORIZONTAL_FLIP = 0.5  # probability in training
+_C.INPUT.VERTICAL_FLIP = 0.0  # for pictures without an up, such as microscopy
+_C.INPUT.COLOR_JITTER = 0.0  # strength of random brightness, contrast and saturation in training
+
+_C.DATA = CfgNode()
+_C.DATA.TRAIN_ANNOTATIONS = ""  # COCO form (.json)
+_C.DATA.TRAIN_IMAGES = ""  # the folder that file_name is relative to
+_C.DATA.VAL_ANNOTATIONS = ""
+_C.DATA.VAL_IMAGES = ""
+_C.DATA.BAD_ANNOTATIONS = "error"  # boxes without area or outside the image: "error", or "skip" them and say how many
+_C.DATA.NUM_WORKERS = 4
+
+_C.SOLVER = CfgNode()
+_C.SOLVER.BATCH_SIZE = 16  # images a step, over all devices
+_C.SOLVER.BASE_LR = 0.01  # for that batch size
+_C.SOLVER.MOMENTUM = 0.9
+_C.SOLVER.WEIGHT_DECAY = 1e-4
+_C.SOLVER.MAX_ITERATIONS = 160_000
+_C.SOLVER.STEPS = (120_000,)  # iterations at which the learning rate is multiplied by GAMMA
+_C.SOLVER.GAMMA = 0.1
+_C.SOLVER.WARMUP_ITERATIONS = 10_000
+_C.SOLVER.WARMUP_FACTOR = 0.4  # the paper: 0.004 for the first 10k iterations, then 0.01
+_C.SOLVER.WARMUP = "constant"  # "constant" as in the paper, or "linear" from the factor to 1
+_C.SOLVER.CLIP_GRADIENT = 0.0  # largest norm of the gradient; 0: not clipped
+_C.SOLVER.LOG_PERIOD = 20  # iterations between log rows
+_C.SOLVER.CHECKPOINT_PERIOD = 5_000
+_C.SOLVER.EVAL_PERIOD = 20_000  # 0: only at the end
+
+_C.TEST = CfgNode()
+_C.TEST.BATCH_SIZE = 1  # images a step on each device
+_C.TEST.SCORE_THRESHOLD = 0.05  # candidates below are dropped before NMS
+_C.TEST.NMS = "iou_guided"  # greedy, soft, iou_guided
+_C.TEST.NMS_THRESHOLD = 0.5  # Omega_nms
+_C.TEST.DETECTIONS_PER_IMAGE = 100  # COCO's limit; these are refined
+_C.TEST.REFINE = CfgNode()
+_C.TEST.REFINE.STEPS = 5  # T; 0: no refinement
+_C.TEST.REFINE.STEP_SIZE = 0.5  # lambda
+_C.TEST.REFINE.EARLY_STOP = 0.001  # Omega_1
+_C.TEST.REFINE.DEGENERATION = -0.01  # Omega_2
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message names the key and the cure."""
+
+
+def get_cfg() -> CfgNode:
+    """A fresh copy of the defaults, to be changed by :func:`load_config` or by hand."""
+    return _C.clone()
+
+
+def load_config(path: str | Path | None = None, overrides: list[str] = ()) -> CfgNode:
+    """Defaults, then a YAML file's differences, then ``KEY VALUE`` pairs; frozen.
+
+    Args:
+        path: a .yaml file; only YAML is read (yacs would execute a .py file). None: no file.
+        overrides: alternating keys and values, as from a command line: ``["SOLVER.BASE_LR", "0.02"]``.
+
+    Raises:
+        ConfigError: no such file, not YAML, an unknown key (the nearest known one is named), a value of another type.
+    """
+    cfg = get_cfg()
+    if path is not None:
+        path = Path(path)
+        if path.suffix not in (".yaml", ".yml"):
+            raise ConfigError(f"{path}: a config file is a .yaml file")
+        try:
+            differences = yaml.safe_load(path.read_text())
+        except FileNotFoundError:
+            raise ConfigError(f"{path}: no such config file; see configs/ for those of this project") from None
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{path} is not valid YAML: {error}") from None
+        if not isinstance(differences, dict):
+            raise ConfigError(f"{path} holds no keys: expected lines like 'SEED: 0'")
+        cfg.merge_from_other_cfg(_checked(differences, cfg, str(path)))
+    if len(overrides) % 2:
+        raise ConfigError(f"overrides come in pairs KEY VALUE; '{overrides[-1]}' lacks its partner")
+    for key, value in zip(overrides[::2], overrides[1::2], strict=True):
+        differences = value
+        for part in reversed(key.split(".")):
+            differences = {part: differences}
+        cfg.merge_from_other_cfg(_checked(differences, cfg, "command line"))
+    cfg.freeze()
+    return cfg
+
+
+def _checked(differences: dict, defaults: CfgNode, source: str, prefix: str = "") -> CfgNode:
+    """The differences with each value in the type of its default; yacs would refuse ``BASE_LR: 1`` for a float."""
+    checked = CfgNode()
+    for key, value in differences.items():
+        name = f"{prefix}{key}"
+        if key not in defaults:
+            raise ConfigError(f"{source}: unknown config key {name}; {_nearest_key(name)}")
+        default = defaults[key]
+        if isinstance(default, CfgNode):
+            if not isinstance(value, dict):
+                raise ConfigError(f"{source}: {name} is a group of keys, such as {name}.{next(iter(default))}")
+            checked[key] = _checked(value, default, source, f"{name}.")
+        else:
+            checked[key] = _in_type_of(default, value, f"{source}: {name}")
+    return checked
+
+
+def _in_type_of(default, value, where: str):
+    if isinstance(value, str) and not isinstance(default, str):
+        with contextlib.suppress(ValueError, SyntaxError):  # YAML reads 1e-3 as a string, a command line everything
+            value = ast.literal_eval(value)
+    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(default, tuple) and isinstance(value, list):
+        return tuple(value)
+    if type(value) is not type(default):
+        kind = type(default).__name__
+        raise ConfigError(f"{where} takes a value of type {kind}, such as {default!r}; got {value!r}")
+    return value
+
+
+def _nearest_key(name: str) -> str:
+    known = _all_keys(_C)
+    by_last_part = {key.rsplit(".", 1)[-1]: key for key in known}
+    nearest = difflib.get_close_matches(name, known, n=1)
+    nearest = nearest or [by_last_part[m] for m in difflib.get_close_matches(name.rsplit(".", 1)[-1], by_last_part, n=1)]
+    return f"did you mean {nearest[0]}?" if nearest else "iounet/config.py lists all keys"
+
+
+def _all_keys(node: CfgNode, prefix: str = "") -> list[str]:
+    keys = []
+    for key, value in node.items():
+        keys += _all_keys(value, f"{prefix}{key}.") if isinstance(value, CfgNode) else [f"{prefix}{key}"]
+    return keys
+

@@ -1,0 +1,21 @@
+"""Data sets in COCO form: read and checked, augmented, and batched.
+
+Two programs make such sets: ``python -m iounet.data.voc`` from Pascal VOC,
+``python -m iounet.data.synthetic`` from nothing but a seed.
+"""
+
+from .coco import CocoDataset, Sample
+from .errors import DataError
+from .images import read_image
+from .loader import eval_loader, train_loader
+from .transforms import build_transforms
+
+__all__ = [
+    "CocoDataset",
+    "DataError",
+    "Sample",
+    "build_transforms",
+    "eval_loader",
+    "read_image",
+    "train_loader",
+]

@@ -1,0 +1,159 @@
+"""Detection data sets in COCO form."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.ops import clip_boxes_to_image
+
+from .annotations import read_annotations
+from .errors import DataError
+from .images import read_image
+from .transforms import build_transforms
+
+
+class Sample(NamedTuple):
+    """An index into a data set, and the seed of the augmentation drawn for it."""
+
+    index: int
+    seed: int
+
+
+class CocoDataset(torch.utils.data.Dataset):
+    """The images of a COCO-form annotation file, with their boxes.
+
+    ``dataset[index]`` is ``(image, target)``: the image float32 ``[3, H, W]`` in [0, 1], the target a dict of
+
+    - ``boxes``: float32 ``[N, 4]``, xyxy pixels of that image, with area, clipped to it;
+    - ``labels``: int64 ``[N]`` in 1..C; label l is the category ``category_ids[l - 1]``;
+    - ``image_id``: the image's id in the file.
+
+    Crowd boxes are left out. An image without objects is kept, as pure background (N = 0).
+
+    ``dataset[Sample(index, seed)]`` draws the augmentation from that seed alone, whatever ran before and in
+    whichever process, and leaves torch's random state as it was.
+
+    Args:
+        annotation_file: COCO-form JSON.
+        image_folder: what ``file_name`` in that file is relative to.
+        transforms: ``(image, target) -> (image, target)`` on a uint8 `tv_tensors.Image` and a target whose
+            boxes are `tv_tensors.BoundingBoxes`; by default, conversion to float alone.
+        bad_annotations: ``"error"`` refuses a file with unusable boxes, ``"skip"`` leaves those boxes out.
+
+    Attributes:
+        images: ``{"id", "file_name", "width", "height"}`` of each image, in file order.
+        categories: ``{"id", "name"}`` of each category, sorted by id.
+        category_ids: the ids in ``categories``.
+        class_names: the names in ``categories``.
+        skipped: the annotations left out: rule broken -> how many.
+        clipped: how many boxes overhang their image and are clipped to it.
+
+    Raises:
+        DataError: on construction, if the annotation file cannot be used or the folder lacks its first image;
+            on access, if an image is missing, unreadable, or not of its annotated size (to open every image
+            beforehand would take minutes).
+    """
+
+    def __init__(
+        self,
+        annotation_file: str | Path,
+        image_folder: str | Path,
+        *,
+        transforms: Callable[[Tensor, dict[str, Any]], tuple[Tensor, dict[str, Any]]] | None = None,
+        bad_annotations: str = "error",
+    ) -> None:
+        self.annotation_file = Path(annotation_file)
+        self.image_folder = Path(image_folder)
+        self.transforms = transforms if transforms is not None else build_transforms(train=False)
+        content = read_annotations(annotation_file, bad_annotations=bad_annotations)
+        self.images = content.images
+        self.categories = content.categories
+        self.category_ids = [category["id"] for category in content.categories]
+        self.class_names = [category["name"] for category in content.categories]
+        self.skipped = content.skipped
+        self.clipped = content.clipped
+        self._content = content
+        self._check_image_folder()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, key: int | Sample) -> tuple[Tensor, dict[str, Any]]:
+        if not isinstance(key, Sample):
+            return self._load(key)
+        with torch.random.fork_rng(devices=[]):
+            # Not torch.manual_seed, which would reseed the training process's CUDA generators too.
+            torch.default_generator.manual_seed(key.seed)
+            return self._load(key.index)
+
+    def ground_truth(self, index: int) -> dict[str, Any]:
+        """The target of an image before augmentation, boxes in its stored pixels; does not read the image."""
+        index = range(len(self))[index]  # counts negative ones from the end, as lists do
+        image, content = self.images[index], self._content
+        objects = np.arange(content.first[index], content.first[index + 1])
+        objects = objects[~content.crowd[objects]]
+        corners = content.bboxes[objects]
+        corners[:, 2:] += corners[:, :2]
+        image_size = image["height"], image["width"]
+        return {
+            "boxes": clip_boxes_to_image(torch.from_numpy(corners), image_size).float(),
+            "labels": torch.from_numpy(content.labels[objects]),
+            "image_id": image["id"],
+        }
+
+    def as_coco(self) -> dict[str, list[dict[str, Any]]]:
+        """What is in the file, less what was skipped, for pycocotools (``COCO().dataset``).
+
+        Crowds are included, and boxes are not clipped. ``area`` and ``iscrowd``, which COCOeval needs, are
+        filled in, and annotations numbered anew from 1, because it takes a match with number 0 for no match.
+        """
+        content = self._content
+        image_ids = np.repeat([image["id"] for image in self.images], np.diff(content.first))
+        columns = (image_ids, content.labels, content.bboxes, content.areas, content.crowd)
+        annotations = [
+            {
+                "id": number,
+                "image_id": image_id,
+                "category_id": self.category_ids[label - 1],
+                "bbox": bbox,
+                "area": area,
+                "iscrowd": int(crowd),
+            }
+            for number, (image_id, label, bbox, area, crowd) in enumerate(
+                zip(*(column.tolist() for column in columns), strict=True), start=1
+            )
+        ]
+        return {"images": self.images, "annotations": annotations, "categories": self.categories}
+
+    def _check_image_folder(self) -> None:
+        if not self.image_folder.is_dir():
+            raise DataError(
+                f"{self.image_folder}: no such image folder (of {self.annotation_file}); check the path"
+            )
+        first = self.image_folder / self.images[0]["file_name"]
+        if not first.is_file():
+            raise DataError(
+                f"{first}: no such image, though it is the first in {self.annotation_file}; "
+                "give the folder that file_name is relative to"
+            )
+
+    def _load(self, index: int) -> tuple[Tensor, dict[str, Any]]:
+        annotated = self.images[index]
+        path = self.image_folder / annotated["file_name"]
+        image = read_image(path)
+        height, width = image.shape[-2:]
+        if (width, height) != (annotated["width"], annotated["height"]):
+            raise DataError(
+                f"{path}: the image is {width} wide and {height} high, but {self.annotation_file} says "
+                f"{annotated['width']} wide and {annotated['height']} high (image {annotated['id']}), so its "
+                "boxes do not fit; restore the image as it was when annotated, or correct the file"
+            )
+        target = self.ground_truth(index)
+        boxes = tv_tensors.BoundingBoxes(target["boxes"], format="XYXY", canvas_size=(height, width))
+        image, target = self.transforms(image, {**target, "boxes": boxes})
+        # Plain tensors from here on: the model needs no tv_tensors, and each operation on one costs a detour.
+        return image.as_subclass(Tensor), {**target, "boxes": target["boxes"].as_subclass(Tensor)}

@@ -1,0 +1,120 @@
+"""Batches for training and evaluation.
+
+Which image stands at which position of a training run, and how it is augmented there, depends on the run's
+seed and the position alone. So a resumed run sees what the uninterrupted one would have seen, whatever the
+number of workers.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+
+from .coco import CocoDataset, Sample
+
+
+def train_loader(
+    dataset: CocoDataset,
+    *,
+    batch_size: int,
+    num_workers: int,
+    seed: int,
+    start_iteration: int = 0,
+    num_iterations: int,
+    rank: int = 0,
+    world_size: int = 1,
+) -> DataLoader:
+    """Batches ``(images, targets)``, two lists of ``batch_size``, for the remaining iterations of a run.
+
+    Epoch follows epoch, each in a random order of its own, without a break: a batch may hold the end of one
+    and the beginning of the next. Iteration k of rank r takes batch ``k * world_size + r`` of that sequence.
+
+    Args:
+        batch_size: images per process.
+        num_workers: loading processes; 0 loads in the training process.
+        seed: of the order and of the augmentation; the same in every rank.
+        start_iteration: where a resumed run continues.
+        num_iterations: the length of the whole run, counted from iteration 0.
+    """
+    batches = _TrainBatches(
+        len(dataset),
+        batch_size=batch_size,
+        seed=seed,
+        iterations=range(start_iteration, num_iterations),
+        rank=rank,
+        world_size=world_size,
+    )
+    return _loader(dataset, num_workers, batch_sampler=batches)
+
+
+def eval_loader(
+    dataset: CocoDataset, *, batch_size: int, num_workers: int, rank: int = 0, world_size: int = 1
+) -> DataLoader:
+    """Batches ``(images, targets)`` of every image once, in order.
+
+    Rank r takes the images r, r + world_size, r + 2 * world_size, ... The last batch may be smaller: no image
+    is repeated to even out batches or ranks.
+    """
+    return _loader(dataset, num_workers, sampler=range(rank, len(dataset), world_size), batch_size=batch_size)
+
+
+# The two things drawn from a run's seed.
+_ORDER, _AUGMENTATION = 0, 1
+
+
+class _TrainBatches(Sampler[list[Sample]]):
+    def __init__(
+        self, num_images: int, *, batch_size: int, seed: int, iterations: range, rank: int, world_size: int
+    ) -> None:
+        self.num_images = num_images
+        self.batch_size = batch_size
+        self.seed = seed
+        self.iterations = iterations
+        self.rank = rank
+        self.world_size = world_size
+
+    def __len__(self) -> int:
+        return len(self.iterations)
+
+    def __iter__(self) -> Iterator[list[Sample]]:
+        epoch, order = -1, []
+        for iteration in self.iterations:
+            first = (iteration * self.world_size + self.rank) * self.batch_size
+            batch = []
+            for position in range(first, first + self.batch_size):
+                if position // self.num_images != epoch:
+                    epoch = position // self.num_images
+                    order = self._order(epoch)
+                index = order[position % self.num_images]
+                batch.append(Sample(index, _mix(self.seed, _AUGMENTATION, position)))
+            yield batch
+
+    def _order(self, epoch: int) -> list[int]:
+        generator = torch.Generator().manual_seed(_mix(self.seed, _ORDER, epoch))
+        return torch.randperm(self.num_images, generator=generator).tolist()
+
+
+def _mix(seed: int, purpose: int, number: int) -> int:
+    # Not a sum: the run of seed 0 would draw for one position what the run of seed 1 draws for another.
+    return int(np.random.SeedSequence([seed, purpose, number]).generate_state(1, np.uint64)[0])
+
+
+def _collate(samples: list[tuple[Tensor, dict[str, Any]]]) -> tuple[list[Tensor], list[dict[str, Any]]]:
+    images, targets = zip(*samples, strict=True)
+    return list(images), list(targets)
+
+
+def _loader(dataset: CocoDataset, num_workers: int, **batching: Any) -> DataLoader:
+    return DataLoader(
+        dataset,
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+        collate_fn=_collate,
+        pin_memory=torch.cuda.is_available(),
+        # Without a generator of its own, each pass would draw from the random state of the training.
+        generator=torch.Generator().manual_seed(0),
+        **batching,
+    )

@@ -1,0 +1,109 @@
+"""Detections of any detector as files: COCO results and the images they belong to."""
+
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from .errors import DataError
+
+IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+
+def read_results(path: str | Path) -> list[dict[str, Any]]:
+    """Reads a COCO results file: a list of ``{"image_id", "category_id", "bbox": [x, y, w, h], "score", ...}``.
+
+    ``image_id`` may be a number or a string, such as the image's file name without suffix. Other keys are kept.
+
+    Raises:
+        DataError: no such file, not of that form, or a bbox that is not four finite numbers; the entry is named.
+    """
+    try:
+        entries = json.loads(Path(path).read_bytes())
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such detections file; check the path") from None
+    except ValueError as error:
+        raise DataError(f"{path}: is not JSON ({error}); the file may be truncated") from error
+    if not isinstance(entries, list):
+        raise DataError(f"{path}: is not a COCO results file, which is a list; it holds a JSON {type(entries).__name__}")
+    for position, entry in enumerate(entries):
+        missing = [key for key in ("image_id", "category_id", "bbox", "score") if key not in entry]
+        if missing:
+            raise DataError(f"{path}: entry {position} lacks {', '.join(missing)}; a detection needs all four keys")
+        bbox = entry["bbox"]
+        numbers = [value for value in bbox if isinstance(value, (int, float)) and math.isfinite(value)]
+        if len(bbox) != 4 or len(numbers) != 4:
+            raise DataError(
+                f"{path}: entry {position} (image {entry['image_id']}) has bbox {bbox}; "
+                "it must be four finite numbers [x, y, width, height] in pixels"
+            )
+    return entries
+
+
+def find_images(paths: Iterable[str | Path]) -> list[Path]:
+    """Image files: those given, and those directly in the folders given, sorted by name within each.
+
+    Raises:
+        DataError: a path does not exist, or there is no image at all.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            found += sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+        elif path.exists():
+            found.append(path)
+        else:
+            raise DataError(f"{path}: no such image or folder; check the path")
+    if not found:
+        raise DataError(f"no images in {', '.join(map(str, paths))}; known suffixes are {' '.join(IMAGE_SUFFIXES)}")
+    return found
+
+
+def match_images(
+    results: list[dict[str, Any]], images: list[Path], file_names: dict[Any, str] | None, source: str | Path
+) -> dict[Any, Path]:
+    """Finds the image of each ``image_id`` in a results file.
+
+    Args:
+        images: the image files there are.
+        file_names: ``image_id`` → file name, from an annotation file. None: an id is the name of its file without
+            suffix, or the number that this name spells (COCO's 000000000139.jpg is image 139).
+        source: the results file, for messages.
+
+    Returns:
+        ``image_id`` → path, in order of first appearance.
+
+    Raises:
+        DataError: ids without an image, or with two.
+    """
+    by_key: dict[Any, list[Path]] = {}
+    for path in images:
+        keys = {path.name} if file_names is not None else {path.stem}
+        if file_names is None and path.stem.isdecimal():
+            keys.add(int(path.stem))
+        for key in keys:
+            by_key.setdefault(key, []).append(path)
+
+    matched: dict[Any, Path] = {}
+    unknown = []
+    for image_id in dict.fromkeys(result["image_id"] for result in results):
+        key = image_id if file_names is None else Path(file_names.get(image_id, "")).name
+        candidates = by_key.get(key, [])
+        if len(candidates) > 1:
+            raise DataError(
+                f"{source}: image_id {image_id!r} fits {', '.join(map(str, candidates[:3]))}; give the folder of one only"
+            )
+        if candidates:
+            matched[image_id] = candidates[0]
+        else:
+            unknown.append(image_id)
+    if unknown:
+        listed = ", ".join(map(repr, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
+        cure = (
+            "give the folder that holds their files"
+            if file_names is not None
+            else "name the files after their ids, or give the annotation file that lists them (--annotations)"
+        )
+        raise DataError(f"{source}: {len(unknown)} image ids have no image among the {len(images)} given: {listed}; {cure}")
+    return matched

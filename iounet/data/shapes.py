@@ -1,0 +1,87 @@
+"""The shapes of the synthetic set: their outlines, and the pixels that they cover."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+CLASS_NAMES = ("cross", "ellipse", "rectangle", "star", "triangle")
+
+# Shapes are drawn at this multiple of the resolution: 4 x 4 samples give 17 levels of coverage along an edge.
+_SUPERSAMPLING = 4
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A shape in an image, given in the ``window`` (rows, columns) of the image that holds what lies in it.
+
+    Attributes:
+        coverage: float32 ``[h, w]``, how much of each pixel it covers, in [0, 1].
+        full_area: pixels of its mask, those beyond the edge of the image included.
+        local: float32 ``[2, h, w]``, x and y of each pixel in the shape's frame, which turns with it; pixels.
+    """
+
+    window: tuple[slice, slice]
+    coverage: np.ndarray
+    full_area: int
+    local: np.ndarray
+
+    @property
+    def mask(self) -> np.ndarray:
+        """bool ``[h, w]``: the pixels that count as the shape's, at least half covered."""
+        return self.coverage >= 0.5
+
+
+def outline(class_name: str) -> np.ndarray:
+    """The corners of a shape in its own frame: float64 ``[P, 2]``, x and y in [-0.5, 0.5]."""
+    if class_name == "cross":
+        a, b = 0.5, 0.16
+        top = np.array([(-b, -a), (b, -a), (b, -b)])
+        quarter_turn = np.array([(0, 1), (-1, 0)])
+        return np.concatenate([top, top @ quarter_turn, -top, -top @ quarter_turn])
+    if class_name == "ellipse":
+        return 0.5 * _on_circle(np.arange(64) / 64)
+    if class_name == "rectangle":
+        return np.array([(-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5)])
+    if class_name == "star":
+        return np.array([0.5, 0.22] * 5)[:, None] * _on_circle(np.arange(10) / 10)
+    if class_name == "triangle":
+        return np.array([(0.0, -0.5), (0.5, 0.5), (-0.5, 0.5)])
+    raise ValueError(f"no shape is called {class_name!r}; there are {', '.join(CLASS_NAMES)}")
+
+
+def rasterise(
+    class_name: str,
+    center: tuple[float, float],
+    sides: tuple[float, float],
+    angle: float,
+    image_size: tuple[int, int],
+) -> Shape:
+    """A shape stretched to sides (width, height), turned by ``angle`` radians, and centred at (x, y)."""
+    turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    corners = outline(class_name) * sides @ turn.T + center
+    x0, y0 = np.floor(corners.min(axis=0)).astype(int) - 1
+    x1, y1 = np.ceil(corners.max(axis=0)).astype(int) + 1
+
+    drawing = Image.new("L", ((x1 - x0) * _SUPERSAMPLING, (y1 - y0) * _SUPERSAMPLING))
+    # PIL gives coordinates to the centres of samples, we to the corners of pixels: hence the half.
+    samples = (corners - (x0, y0)) * _SUPERSAMPLING - 0.5
+    ImageDraw.Draw(drawing).polygon([tuple(point) for point in samples.tolist()], fill=255)
+    coverage = np.asarray(drawing.reduce(_SUPERSAMPLING), dtype=np.float32) / 255
+
+    height, width = image_size
+    left, right = np.clip((x0, x1), 0, width)
+    top, bottom = np.clip((y0, y1), 0, height)
+    grid = np.mgrid[top:bottom, left:right][::-1].astype(np.float32) + 0.5
+    offset = grid - np.array(center, dtype=np.float32)[:, None, None]
+    return Shape(
+        window=(slice(top, bottom), slice(left, right)),
+        coverage=coverage[top - y0 : bottom - y0, left - x0 : right - x0],
+        full_area=int((coverage >= 0.5).sum()),
+        local=np.tensordot(turn.T.astype(np.float32), offset, axes=1),
+    )
+
+
+def _on_circle(turns: np.ndarray) -> np.ndarray:
+    return np.stack([np.sin(2 * np.pi * turns), -np.cos(2 * np.pi * turns)], axis=1)

@@ -1,0 +1,146 @@
+"""A synthetic detection set in COCO form, the same for the same seed.
+
+    python -m iounet.data.synthetic --output DIR
+
+writes ``DIR/{train,val,test}/000001.png ...``, ``DIR/annotations/{train,val,test}.json`` and
+``DIR/dataset.json``, which holds the parameters that the set was made with.
+"""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from .errors import DataError
+from .scene import Scene, render_scene, visible_boxes
+from .shapes import CLASS_NAMES
+
+# To be raised with every change that alters a pixel or a box, lest an old set be taken for a new one.
+VERSION = 1
+
+
+def make_synthetic(
+    output: str | Path,
+    *,
+    num_train: int,
+    num_val: int,
+    num_test: int,
+    image_size: tuple[int, int] = (160, 160),
+    seed: int = 0,
+) -> Path:
+    """Makes the set in the folder ``output``, or finds it there already, and returns that folder.
+
+    It is made in a folder beside it and renamed when complete, so ``output`` is never half a set.
+
+    Args:
+        num_train, num_val, num_test: images per split, at least 1 each.
+        image_size: (height, width) in pixels, each at least 64.
+        seed: image i of a split depends on the seed, the split and i alone, not on how many there are.
+
+    Raises:
+        DataError: ``output`` holds something else: files of another origin, or a set of other parameters.
+    """
+    output = Path(output)
+    counts = {"train": num_train, "val": num_val, "test": num_test}
+    if min(counts.values()) < 1 or min(image_size) < 64 or seed < 0:
+        raise ValueError(
+            "need at least 1 image per split, sides of at least 64 pixels and a seed of at least 0, "
+            f"got {counts}, {image_size} and {seed}"
+        )
+    parameters = {
+        "generator": "iounet.data.synthetic",
+        "version": VERSION,
+        "seed": seed,
+        "image_size": list(image_size),
+        "num_images": counts,
+    }
+    if _is_complete(output, parameters):
+        return output
+    partial = output.with_name(output.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    (partial / "annotations").mkdir(parents=True)
+    for split_number, (split, num_images) in enumerate(counts.items()):
+        (partial / split).mkdir()
+        annotations = _write_split(partial / split, num_images, image_size, (seed, split_number))
+        (partial / "annotations" / f"{split}.json").write_text(json.dumps(annotations))
+    (partial / "dataset.json").write_text(json.dumps(parameters, indent=2) + "\n")
+    if output.exists():
+        output.rmdir()  # it is empty, and not every system renames onto a folder
+    partial.rename(output)
+    return output
+
+
+def _is_complete(output: Path, parameters: dict[str, Any]) -> bool:
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return False
+    try:
+        found = json.loads((output / "dataset.json").read_text())
+    except (OSError, ValueError):
+        raise DataError(f"{output}: exists and is no synthetic set; choose another output folder") from None
+    if found != parameters:
+        raise DataError(
+            f"{output}: holds a synthetic set of other parameters, {json.dumps(found)} where "
+            f"{json.dumps(parameters)} are wanted; remove it, or choose another output folder"
+        )
+    return True
+
+
+def _write_split(
+    folder: Path, num_images: int, image_size: tuple[int, int], seed: tuple[int, int]
+) -> dict[str, list[dict[str, Any]]]:
+    height, width = image_size
+    images, annotations = [], []
+    for image_id in tqdm(range(1, num_images + 1), desc=f"drawing {folder.name}", unit="image", disable=None):
+        scene = render_scene(np.random.default_rng([*seed, image_id]), image_size)
+        file_name = f"{image_id:06d}.png"
+        Image.fromarray(scene.image).save(folder / file_name, compress_level=1)
+        images.append({"id": image_id, "file_name": file_name, "width": width, "height": height})
+        for annotation in _annotations(scene):
+            annotations.append({"id": len(annotations) + 1, "image_id": image_id, **annotation})
+    categories = [{"id": label, "name": name} for label, name in enumerate(CLASS_NAMES, start=1)]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def _annotations(scene: Scene) -> list[dict[str, Any]]:
+    boxes = visible_boxes(scene.instances, len(scene.labels)).tolist()
+    areas = np.bincount(scene.instances.ravel(), minlength=len(boxes) + 1)[1:].tolist()
+    return [
+        {"category_id": label, "bbox": [x0, y0, x1 - x0, y1 - y0], "area": area, "iscrowd": 0}
+        for label, (x0, y0, x1, y1), area in zip(scene.labels.tolist(), boxes, areas, strict=True)
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m iounet.data.synthetic",
+        description="Makes a synthetic detection set in COCO form, the same for the same seed.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="the folder to make")
+    parser.add_argument("--train", type=int, default=1000, metavar="N", help="number of training images")
+    parser.add_argument("--val", type=int, default=200, metavar="N", help="number of validation images")
+    parser.add_argument("--test", type=int, default=200, metavar="N", help="number of test images")
+    parser.add_argument("--size", type=int, default=160, metavar="PX", help="height and width of the images")
+    parser.add_argument("--seed", type=int, default=0, help="of everything in the set")
+    args = parser.parse_args()
+    try:
+        make_synthetic(
+            args.output,
+            num_train=args.train,
+            num_val=args.val,
+            num_test=args.test,
+            image_size=(args.size, args.size),
+            seed=args.seed,
+        )
+    except ValueError as error:
+        parser.exit(1, f"{error}\n")
+    print(f"{args.output}: {args.train} training, {args.val} validation and {args.test} test images")
+
+
+if __name__ == "__main__":
+    main()

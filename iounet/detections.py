@@ -1,0 +1,77 @@
+"""Detections: the one structure that travels from the detector to files, tables and pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Detections:
+    """The boxes found in one image.
+
+    Attributes:
+        boxes (Tensor[N, 4]): xyxy in pixels of the image they were made for; whoever resizes that image
+            calls :meth:`rescaled`.
+        labels (Tensor[N]): int64 in 1..C; label l is the l-th category of the data set by rising id.
+        scores (Tensor[N]): class score in [0, 1].
+        ious (Tensor[N]): predicted IoU with the object, about [0, 1] (a regression: it may overshoot a little).
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    scores: Tensor
+    ious: Tensor
+
+    def __post_init__(self) -> None:
+        if self.boxes.dim() != 2 or self.boxes.shape[1] != 4:
+            raise ValueError(f"Detections.boxes must have shape [N, 4], got {list(self.boxes.shape)}")
+        for name in ("labels", "scores", "ious"):
+            shape = list(getattr(self, name).shape)
+            if shape != [len(self.boxes)]:
+                raise ValueError(f"Detections.{name} must have shape [{len(self.boxes)}] as boxes has, got {shape}")
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def __getitem__(self, index: Tensor | slice) -> Detections:
+        """The detections that ``index`` (a mask, positions, or a slice) picks, in its order."""
+        return Detections(**{field.name: getattr(self, field.name)[index] for field in fields(self)})
+
+    def to(self, device: torch.device | str) -> Detections:
+        return Detections(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+
+    def with_boxes(self, boxes: Tensor, ious: Tensor) -> Detections:
+        """The same objects in other places."""
+        return replace(self, boxes=boxes, ious=ious)
+
+    def rescaled(self, from_size: tuple[int, int], to_size: tuple[int, int]) -> Detections:
+        """The same boxes in another resolution of the image; sizes are (height, width) in pixels."""
+        scale_y, scale_x = (to / source for to, source in zip(to_size, from_size, strict=True))
+        return replace(self, boxes=self.boxes * self.boxes.new_tensor([scale_x, scale_y, scale_x, scale_y]))
+
+    def to_coco(self, image_id: int, category_ids: list[int]) -> list[dict]:
+        """As entries of a COCO results file.
+
+        Args:
+            image_id: of the annotation file.
+            category_ids: the category of label l is ``category_ids[l - 1]``.
+
+        Returns:
+            One dict a box: image_id, category_id, bbox ``[x, y, width, height]``, score, predicted_iou.
+        """
+        corners = self.boxes.tolist()
+        return [
+            {
+                "image_id": image_id,
+                "category_id": category_ids[label - 1],
+                "bbox": [x1, y1, x2 - x1, y2 - y1],
+                "score": score,
+                "predicted_iou": iou,
+            }
+            for (x1, y1, x2, y2), label, score, iou in zip(
+                corners, self.labels.tolist(), self.scores.tolist(), self.ious.tolist(), strict=True
+            )
+        ]

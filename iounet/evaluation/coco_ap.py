@@ -1,0 +1,208 @@
+"""COCO average precision of boxes, at the IoU thresholds of IoU-Net's tables (arXiv 1807.11590, Table 1)."""
+
+import contextlib
+import io
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+AP_COLUMNS = ("AP", "AP50", "AP60", "AP70", "AP75", "AP80", "AP90")
+
+_PLACE = ("image_id", "category_id", "bbox")
+
+
+class CocoEvaluator:
+    """Scores detections against one ground truth, which is read, checked and indexed once.
+
+    Args:
+        ground_truth: a data set in COCO form, or the path of its JSON file; not modified. An annotation with
+            ``iscrowd`` 1 is a region whose detections count neither way. A missing ``iscrowd`` is taken as 0,
+            a missing ``area`` as the box's. Annotation ids do not matter: they may start at 0.
+        max_detections: how many detections of one class in one image count, those of the highest scores.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not JSON, or lacks a list; an image or category has no id; the image, category
+            or box of an annotation is missing, unknown or malformed.
+    """
+
+    def __init__(self, ground_truth: dict | str | Path, *, max_detections: int = 100) -> None:
+        in_memory = isinstance(ground_truth, dict)
+        dataset = ground_truth if in_memory else _read_json(Path(ground_truth))
+        self.max_detections = max_detections
+        self._name = "the ground truth" if in_memory else str(ground_truth)
+        if not isinstance(dataset, dict) or not {"images", "categories", "annotations"} <= dataset.keys():
+            raise ValueError(
+                f"{self._name} needs the lists 'images', 'categories' and 'annotations'; neither a file "
+                "of results nor one of a test set, which has no annotations, can be the ground truth"
+            )
+        self._image_ids = self._ids(dataset, "images")
+        self._category_ids = self._ids(dataset, "categories")
+        self._check(
+            dataset["annotations"],
+            f"annotations of {self._name}",
+            cure="remove these annotations, or add what they name",
+        )
+        # Ids from 1: COCOeval stores a match as the object's id, none as 0; object 0 would never be found.
+        annotations = [_annotation(id_, entry) for id_, entry in enumerate(dataset["annotations"], start=1)]
+        self._ground_truth = _index(dataset["images"], dataset["categories"], annotations)
+
+    def __call__(self, results: Sequence[dict]) -> dict[str, float]:
+        """Average precision and recall, **in percent**.
+
+        Args:
+            results: COCO detections ``{"image_id", "category_id", "bbox": [x, y, width, height], "score"}``,
+                boxes in pixels of the original image; not modified. An image without any counts as missed.
+
+        Returns:
+            ``AP``, the mean over IoU thresholds 0.50, 0.55 to 0.95; ``AP50`` to ``AP90``, at one threshold;
+            ``APs``, ``APm``, ``APl``, AP of objects with an area up to 32², from 32² to 96², from 96² pixels;
+            ``AR100``, mean recall, its number being ``max_detections``. Each is in [0, 100], or NaN where the
+            ground truth holds no such object, so that there is nothing to find.
+
+        Raises:
+            ValueError: a result lacks a key, names an image or category that the ground truth does not list,
+                or has a score that is not finite or a box that is not four finite numbers of size at least 0.
+        """
+        self._check(
+            results,
+            "results",
+            cure="evaluate them on the annotation file of the images and classes they were made for",
+        )
+        for number, result in enumerate(results):
+            if not math.isfinite(result.get("score", math.nan)):
+                raise ValueError(
+                    f"entry {number} of the results (image_id {result['image_id']!r}) has score "
+                    f"{result.get('score')}: expected a finite number; NaN comes of a diverged detector"
+                )
+        # What COCO.loadRes would make; that fails on an empty list, and writes into the caller's results. An
+        # 'area' that a result may carry is dropped with its other keys: the box may have been refined since.
+        detections = [
+            _annotation(id_, {key: result[key] for key in _PLACE}) | {"score": result["score"]}
+            for id_, result in enumerate(results, start=1)
+        ]
+        dataset = self._ground_truth.dataset
+        with _silence():
+            evaluation = COCOeval(
+                self._ground_truth,
+                _index(dataset["images"], dataset["categories"], detections),
+                iouType="bbox",
+            )
+            evaluation.params.maxDets = [self.max_detections]
+            evaluation.evaluate()
+            evaluation.accumulate()
+        return _summary(evaluation)
+
+    def _ids(self, dataset: dict, key: str) -> set:
+        for number, entry in enumerate(dataset[key]):
+            if "id" not in entry:
+                raise ValueError(f"entry {number} of the {key} of {self._name} has no 'id': {entry}")
+        return {entry["id"] for entry in dataset[key]}
+
+    def _check(self, entries: Sequence[dict], label: str, *, cure: str) -> None:
+        for number, entry in enumerate(entries):
+            missing = [key for key in _PLACE if key not in entry]
+            if missing:
+                raise ValueError(f"entry {number} of the {label} lacks {', '.join(missing)}: {entry}")
+            box = entry["bbox"]
+            if len(box) != 4 or not all(map(math.isfinite, box)) or min(box[2:]) < 0:
+                raise ValueError(
+                    f"entry {number} of the {label} (image_id {entry['image_id']!r}) has bbox {list(box)}: "
+                    "expected [x, y, width, height], finite, with width and height of at least 0"
+                )
+        for key, known in (("image_id", self._image_ids), ("category_id", self._category_ids)):
+            unknown = list(dict.fromkeys(entry[key] for entry in entries if entry[key] not in known))
+            if unknown:
+                first = ", ".join(map(repr, unknown[:5])) + (", …" if len(unknown) > 5 else "")
+                raise ValueError(
+                    f"the {label} have {len(unknown)} {key}(s) that {self._name} does not list: {first}; "
+                    f"{cure}"
+                )
+
+
+def coco_ap(
+    ground_truth: dict | str | Path, results: Sequence[dict], *, max_detections: int = 100
+) -> dict[str, float]:
+    """Scores one set of detections. For several sets on one ground truth, keep a `CocoEvaluator`, whose
+    arguments, values and errors these are.
+    """
+    return CocoEvaluator(ground_truth, max_detections=max_detections)(results)
+
+
+def markdown_table(rows: dict[str, dict[str, float]], columns: Sequence[str] = AP_COLUMNS) -> str:
+    """A Markdown table that is aligned as plain text too.
+
+    Args:
+        rows: for each method's name, its values by column, as from `CocoEvaluator`.
+        columns: which values to show, in this order.
+
+    Returns:
+        The lines joined, without a last newline; one decimal a value, a dash for NaN.
+    """
+    lines = [["", *columns]]
+    for method, values in rows.items():
+        lines.append([method, *("–" if math.isnan(values[c]) else f"{values[c]:.1f}" for c in columns)])
+    first, *others = (max(4, *map(len, column)) for column in zip(*lines, strict=True))
+    lines = [[name.ljust(first), *map(str.rjust, values, others)] for name, *values in lines]
+    lines.insert(1, ["-" * first, *("-" * (width - 1) + ":" for width in others)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _summary(evaluation: COCOeval) -> dict[str, float]:
+    precision = evaluation.eval["precision"][
+        ..., 0
+    ]  # [IoU threshold, recall, category, area]; one max_detections
+    recall = evaluation.eval["recall"][..., 0]  # [IoU threshold, category, area]
+    area = evaluation.params.areaRngLbl.index
+    summary = {"AP": _percent(precision[..., area("all")])}
+    for column in AP_COLUMNS[1:]:
+        # Nearest, not equal: the thresholds are a linspace, whose 0.6 need not be the float 0.6.
+        threshold = np.abs(evaluation.params.iouThrs - int(column.removeprefix("AP")) / 100).argmin()
+        summary[column] = _percent(precision[threshold, ..., area("all")])
+    for column, size in (("APs", "small"), ("APm", "medium"), ("APl", "large")):
+        summary[column] = _percent(precision[..., area(size)])
+    summary[f"AR{evaluation.params.maxDets[0]}"] = _percent(recall[..., area("all")])
+    return summary
+
+
+def _percent(values: np.ndarray) -> float:
+    present = values[values > -1]  # COCOeval writes -1 for a category without objects
+    return 100 * float(present.mean()) if present.size else math.nan
+
+
+def _annotation(id_: int, entry: dict) -> dict:
+    """The keys that COCOeval reads, in a copy, because it adds some of its own."""
+    x, y, width, height = map(float, entry["bbox"])
+    return {
+        "id": id_,
+        "image_id": entry["image_id"],
+        "category_id": entry["category_id"],
+        "bbox": [x, y, width, height],
+        "area": entry.get("area", width * height),
+        "iscrowd": entry.get("iscrowd", 0),
+    }
+
+
+def _index(images: list[dict], categories: list[dict], annotations: list[dict]) -> COCO:
+    coco = COCO()
+    coco.dataset = {"images": images, "categories": categories, "annotations": annotations}
+    with _silence():
+        coco.createIndex()
+    return coco
+
+
+def _silence() -> contextlib.redirect_stdout:
+    """pycocotools prints its progress, which would tear a progress bar."""
+    return contextlib.redirect_stdout(io.StringIO())
+
+
+def _read_json(path: Path) -> object:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}); was it cut short when it was copied?") from error

@@ -1,0 +1,105 @@
+"""How well the class score, and the predicted IoU, tell how well a box fits (arXiv 1807.11590, Figure 2)."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+from torchvision.ops import box_iou
+
+# More points than this hide one another, and no longer change the shape of their cloud.
+_MAX_DRAWN = 5000
+
+
+def best_iou(boxes: Tensor, labels: Tensor, gt_boxes: Tensor, gt_labels: Tensor) -> Tensor:
+    """IoU of each box with the object of its class that it overlaps most, in one image.
+
+    Args:
+        boxes: float [N, 4], xyxy in pixels of the same image as ``gt_boxes``. Several may share one object.
+        labels: int [N].
+        gt_boxes: float [M, 4], xyxy; M may be 0.
+        gt_labels: int [M].
+
+    Returns:
+        float [N]; 0 where the image holds no object of the box's class.
+    """
+    if len(gt_boxes) == 0:
+        return boxes.new_zeros(len(boxes))
+    same_class = labels[:, None] == gt_labels[None, :]
+    return (box_iou(boxes, gt_boxes) * same_class).amax(dim=1)
+
+
+def pearson(x: Tensor | Sequence[float], y: Tensor | Sequence[float]) -> float:
+    """Pearson's correlation coefficient of two samples of one length, in [-1, 1].
+
+    NaN where it is undefined: for fewer than two points, or where all ``x`` or all ``y`` are equal.
+
+    Raises:
+        ValueError: the samples are not 1-d, or differ in length.
+    """
+    x, y = (torch.as_tensor(values, dtype=torch.float64, device="cpu") for values in (x, y))
+    if x.ndim != 1 or x.shape != y.shape:
+        raise ValueError(f"expected samples of shape [N], [N]; got {list(x.shape)}, {list(y.shape)}")
+    # Tested before centring, after which rounding can leave a constant sample with a tiny variance.
+    if len(x) < 2 or x.min() == x.max() or y.min() == y.max():
+        return math.nan
+    x, y = x - x.mean(), y - y.mean()
+    return float((x @ y / (x.norm() * y.norm())).clamp(-1, 1))
+
+
+def correlation_figure(
+    ious: Tensor, scores: Tensor, predicted_ious: Tensor, path: str | Path, *, min_iou: float = 0.5
+) -> dict[str, float]:
+    """Draws the paper's Figure 2: true IoU against class score, and against predicted IoU.
+
+    Give it the detections before NMS. Few badly placed boxes survive it, and little is left to correlate.
+
+    Args:
+        ious: float [N], true IoUs, as from `best_iou`.
+        scores: float [N], class scores.
+        predicted_ious: float [N].
+        path: the PNG file to write, 1200 × 600 pixels; its folder must exist.
+        min_iou: boxes of a smaller true IoU are left out, of the numbers too. The paper's value is 0.5.
+
+    Returns:
+        ``score`` and ``predicted_iou``, the correlation (see `pearson`) of true IoU with each; ``num_boxes``,
+        of how many boxes. All of them count, where the picture may show a sample.
+    """
+    ious, scores, predicted_ious = (values.detach().cpu() for values in (ious, scores, predicted_ious))
+    kept = ious >= min_iou
+    ious, scores, predicted_ious = ious[kept], scores[kept], predicted_ious[kept]
+    correlations = {"score": pearson(ious, scores), "predicted_iou": pearson(ious, predicted_ious)}
+
+    # Not pyplot: it would choose a window system, and keep each figure until told to close it.
+    figure = Figure(figsize=(8, 4), dpi=150, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2, sharex=True, sharey=True)
+    drawn = torch.randperm(len(ious), generator=torch.Generator().manual_seed(0))[:_MAX_DRAWN]
+    _scatter(left, ious[drawn], scores[drawn], "class score", correlations["score"])
+    _scatter(right, ious[drawn], predicted_ious[drawn], "predicted IoU", correlations["predicted_iou"])
+    right.plot(
+        (min_iou, 1), (min_iou, 1), color="black", linewidth=1, linestyle="--", label="perfect prediction"
+    )
+    right.legend(loc="lower right", fontsize="small")
+    # The whole range of both axes, so that figures of two runs compare.
+    left.update_datalim([(min_iou, 0), (1, 1)])
+    left.autoscale_view()
+    canvas.print_png(path)
+    return correlations | {"num_boxes": len(ious)}
+
+
+def _scatter(axes: Axes, ious: Tensor, values: Tensor, name: str, correlation: float) -> None:
+    # The fewer the points, the darker: an evaluation set of a few images must not look empty.
+    alpha = min(0.8, max(0.15, 300 / max(1, len(ious))))
+    axes.margins(0.02)
+    axes.scatter(ious.numpy(), values.numpy(), s=9, alpha=alpha, color="tab:blue", edgecolors="none")
+    axes.set_title(
+        f"{name}: " + ("r undefined" if math.isnan(correlation) else f"Pearson r = {correlation:.3f}")
+    )
+    axes.set_xlabel("IoU with the ground truth")
+    axes.set_ylabel(name)
+    axes.grid(alpha=0.25)

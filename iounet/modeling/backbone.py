@@ -1,0 +1,69 @@
+"""ResNet with a feature pyramid, from torchvision's parts and with its parameter names."""
+
+import torch
+from torch import nn
+from torchvision.models import resnet
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.ops.misc import FrozenBatchNorm2d
+
+RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
+# FrozenBN keeps ImageNet's statistics (the usual choice with pretrained weights: detection batches are small);
+# BN learns them (from scratch).
+NORMS = {"FrozenBN": FrozenBatchNorm2d, "BN": nn.BatchNorm2d}
+# From the output towards the input: trainable_layers = n trains the first n of these.
+_LAYERS = ("layer4", "layer3", "layer2", "layer1", "conv1")
+
+
+def resnet_fpn(
+    name: str,
+    *,
+    out_channels: int = 256,
+    norm: str = "FrozenBN",
+    trainable_layers: int = 3,
+    weights: dict[str, torch.Tensor] | None = None,
+) -> BackboneWithFPN:
+    """ResNet-FPN (Lin et al., CVPR 2017) with levels "0" to "3" (strides 4 to 32) and "pool" (stride 64).
+
+    Args:
+        name: one of RESNETS.
+        out_channels: of every level; the paper's and torchvision's 256.
+        norm: a key of NORMS.
+        trainable_layers: how many of the ResNet's five stages train, counted from its output; 0 to 5.
+        weights: state dict of torchvision's ResNet of that name (an ImageNet classifier's), or None for random ones.
+
+    Raises:
+        ValueError: an unknown name or norm, trainable_layers out of range, or weights of another architecture.
+    """
+    if name not in RESNETS:
+        raise ValueError(f"unknown backbone '{name}': MODEL.BACKBONE.NAME is one of {', '.join(RESNETS)}")
+    if norm not in NORMS:
+        raise ValueError(f"unknown norm '{norm}': MODEL.BACKBONE.NORM is one of {', '.join(NORMS)}")
+    if not 0 <= trainable_layers <= len(_LAYERS):
+        raise ValueError(f"MODEL.BACKBONE.TRAINABLE_LAYERS must lie in 0..{len(_LAYERS)}, got {trainable_layers}")
+
+    # From scratch, blocks that start as the identity train more steadily (Goyal et al. 2017, section 5.1). A frozen
+    # norm must not: it would stay zero.
+    zero_init_residual = weights is None and norm != "FrozenBN"
+    body = getattr(resnet, name)(weights=None, norm_layer=NORMS[norm], zero_init_residual=zero_init_residual)
+    if weights is not None:
+        outcome = body.load_state_dict(weights, strict=False)
+        # Frozen norms lack the counter that ordinary ones carry.
+        unexpected = [key for key in outcome.unexpected_keys if not key.endswith("num_batches_tracked")]
+        if outcome.missing_keys or unexpected:
+            raise ValueError(
+                f"MODEL.BACKBONE.WEIGHTS does not fit {name}: missing {outcome.missing_keys[:3]}, "
+                f"unexpected {unexpected[:3]}; give the state dict of torchvision.models.{name}"
+            )
+    for parameter_name, parameter in body.named_parameters():
+        trains = parameter_name.startswith(_LAYERS[:trainable_layers])
+        trains |= parameter_name.startswith("bn1") and trainable_layers == len(_LAYERS)
+        parameter.requires_grad_(trains)
+
+    stages = ("layer1", "layer2", "layer3", "layer4")
+    stage_channels = [body.inplanes // 2**depth for depth in (3, 2, 1, 0)]
+    return BackboneWithFPN(
+        body,
+        return_layers={stage: str(level) for level, stage in enumerate(stages)},
+        in_channels_list=stage_channels,
+        out_channels=out_channels,
+    )

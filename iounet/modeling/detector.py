@@ -1,0 +1,284 @@
+"""IoU-Net: Faster R-CNN with a feature pyramid, PrRoI pooling, and a branch that predicts each box's IoU.
+
+Shapes and names, used throughout:
+
+    B images of a batch; C classes without the background; K boxes of all images, one image after the other.
+    original image   as it was given; results are in its pixels.
+    resized image    what the network sees (short side scaled to INPUT.MIN_SIZE); everything inside is in its pixels.
+    features         level name ("0" to "3", "pool") → Tensor[B, channels, H / stride, W / stride].
+    candidates       boxes of every class that scores above the threshold, before NMS, each with its predicted IoU.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.rpn import RegionProposalNetwork
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+from torchvision.ops import clip_boxes_to_image
+
+from ..boxes import box_sizes
+from ..detections import Detections
+from ..postprocess import greedy_nms, iou_guided_nms, refine_boxes, soft_nms
+from .iou_head import IoUHead, iou_loss
+from .roi_heads import RoIHeads
+
+
+@dataclass(frozen=True)
+class Postprocessing:
+    """What happens to the candidates of an image at inference.
+
+    Attributes:
+        nms: "greedy", "soft" or "iou_guided".
+        nms_threshold: overlap above which a box is suppressed (greedy, iou_guided): Omega_nms.
+        detections_per_image: boxes kept after NMS, those of highest class score.
+        refinement_steps, step_size, early_stop, degeneration: of :func:`iounet.postprocess.refine_boxes`; with
+            0 steps boxes are not refined.
+    """
+
+    nms: str = "iou_guided"
+    nms_threshold: float = 0.5
+    detections_per_image: int = 100
+    refinement_steps: int = 5
+    step_size: float = 0.5
+    early_stop: float = 1e-3
+    degeneration: float = -1e-2
+
+    def __post_init__(self) -> None:
+        if self.nms not in ("greedy", "soft", "iou_guided"):
+            raise ValueError(f"unknown NMS '{self.nms}': TEST.NMS is one of greedy, soft, iou_guided")
+
+
+@dataclass(frozen=True)
+class ImageFeatures:
+    """Features of a batch of images, and what maps boxes between frames.
+
+    Attributes:
+        maps: the features.
+        batch: the resized images, padded to one tensor.
+        original_sizes: (height, width) of the original images in pixels.
+    """
+
+    maps: dict[str, Tensor]
+    batch: ImageList
+    original_sizes: list[tuple[int, int]]
+
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """(height, width) of the resized images in pixels, without the padding."""
+        return self.batch.image_sizes
+
+
+class IoUNet(nn.Module):
+    """The detector. Parameter names of transform, backbone, rpn and roi_heads are those of torchvision's Faster R-CNN.
+
+    In training mode ``forward`` returns losses, else detections.
+
+    Args:
+        transform: resizes, normalises and batches the images.
+        backbone: images → features.
+        rpn: features → proposals.
+        roi_heads: proposals → boxes and class scores.
+        iou_head: boxes → predicted IoUs.
+        sample_iou_boxes: ground-truth boxes [N, 4] and image size → boxes [M, 4], their IoUs [M] and the
+            ground truth each came from [M]; the training set of the IoU head.
+        iou_loss_weight: factor of its loss.
+        standalone: only the IoU head trains; the rest is frozen and in inference mode.
+        postprocessing: NMS and refinement at inference.
+    """
+
+    def __init__(
+        self,
+        *,
+        transform: GeneralizedRCNNTransform,
+        backbone: nn.Module,
+        rpn: RegionProposalNetwork,
+        roi_heads: RoIHeads,
+        iou_head: IoUHead,
+        sample_iou_boxes: Callable[[Tensor, tuple[int, int]], tuple[Tensor, Tensor, Tensor]],
+        iou_loss_weight: float = 1.0,
+        standalone: bool = False,
+        postprocessing: Postprocessing = Postprocessing(),
+    ):
+        super().__init__()
+        self.transform = transform
+        self.backbone = backbone
+        self.rpn = rpn
+        self.roi_heads = roi_heads
+        self.iou_head = iou_head
+        self.sample_iou_boxes = sample_iou_boxes
+        self.iou_loss_weight = iou_loss_weight
+        self.standalone = standalone
+        self.postprocessing = postprocessing
+        if standalone:
+            for frozen in (backbone, rpn, roi_heads):
+                frozen.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "IoUNet":
+        super().train(mode)
+        if self.standalone:
+            for frozen in (self.backbone, self.rpn, self.roi_heads):
+                frozen.eval()
+        return self
+
+    def forward(
+        self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None
+    ) -> dict[str, Tensor] | list[Detections]:
+        """Losses in training mode, detections otherwise.
+
+        Args:
+            images (list of B Tensor[3, H, W]): RGB in [0, 1], of any sizes.
+            targets: in training mode, a dict an image: "boxes" Tensor[N, 4], xyxy in pixels of that image, and
+                "labels" Tensor[N], int64 in 1..C. N may be 0.
+        """
+        if not self.training:
+            return self.inference(images)
+        if targets is None:
+            raise ValueError("in training mode the detector needs targets; call .eval() for detections")
+        return self.losses(images, targets)
+
+    def losses(self, images: list[Tensor], targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """The RPN's two losses, the box branch's two, and the IoU head's; standalone, the last alone."""
+        # The transform passes on every key of a target; only these two are tensors of the image's frame.
+        targets = [{"boxes": target["boxes"], "labels": target["labels"]} for target in targets]
+        batch, targets = self.transform(images, targets)
+        with torch.set_grad_enabled(not self.standalone):
+            maps = self._feature_maps(batch)
+        losses = {}
+        if not self.standalone:
+            proposals, rpn_losses = self.rpn(batch, maps, targets)
+            losses |= rpn_losses
+            losses |= self.roi_heads.losses(maps, proposals, batch.image_sizes, targets)
+        losses["loss_iou"] = self.iou_loss_weight * self._iou_loss(maps, batch.image_sizes, targets)
+        return losses
+
+    def _iou_loss(
+        self, maps: dict[str, Tensor], image_sizes: list[tuple[int, int]], targets: list[dict[str, Tensor]]
+    ) -> Tensor:
+        boxes, labels, true_ious = [], [], []
+        for target, image_size in zip(targets, image_sizes, strict=True):
+            jittered, ious, ground_truth = self.sample_iou_boxes(target["boxes"], image_size)
+            boxes.append(jittered)
+            labels.append(target["labels"][ground_truth])
+            true_ious.append(ious)
+        predicted = self.iou_head(maps, boxes, torch.cat(labels), image_sizes)
+        return iou_loss(predicted, torch.cat(true_ious))
+
+    @torch.no_grad()
+    def inference(self, images: list[Tensor]) -> list[Detections]:
+        """image → features → proposals → boxes + scores → predicted IoU → IoU-guided NMS → refinement → detections.
+
+        Returns:
+            list of B Detections: boxes xyxy in pixels of the images given, inside them, by falling score.
+        """
+        features = self.extract(images)
+        proposals = self.propose(features)
+        candidates = self.detect(features, proposals)
+        detections = [self.suppress(candidates_in_image) for candidates_in_image in candidates]
+        detections = self.refine(features, detections)
+        return to_original(features, detections)
+
+    def extract(self, images: list[Tensor]) -> ImageFeatures:
+        """Features of the resized images."""
+        original_sizes = [tuple(image.shape[-2:]) for image in images]
+        batch, _ = self.transform(images)
+        return ImageFeatures(self._feature_maps(batch), batch, original_sizes)
+
+    def _feature_maps(self, batch: ImageList) -> dict[str, Tensor]:
+        # Channels-last is the layout in which both convolution and PrRoI pooling are fastest; the maps inherit it.
+        return self.backbone(batch.tensors.contiguous(memory_format=torch.channels_last))
+
+    def propose(self, features: ImageFeatures) -> list[Tensor]:
+        """The RPN's proposals: list of B Tensor[P_i, 4] in pixels of the resized images."""
+        proposals, _ = self.rpn(features.batch, features.maps)
+        return proposals
+
+    def detect(self, features: ImageFeatures, proposals: list[Tensor]) -> list[Detections]:
+        """Candidates of each image in pixels of the resized image, with predicted IoUs, before NMS."""
+        boxes, labels, scores = self.roi_heads.candidates(features.maps, proposals, features.sizes)
+        ious = self.iou_head(features.maps, boxes, torch.cat(labels), features.sizes)
+        ious = ious.split([len(boxes_in_image) for boxes_in_image in boxes])
+        return [Detections(*parts) for parts in zip(boxes, labels, scores, ious, strict=True)]
+
+    def suppress(self, candidates: Detections, postprocessing: Postprocessing | None = None) -> Detections:
+        """NMS of one image's candidates; the best ``detections_per_image`` of what is left, by falling score."""
+        options = postprocessing or self.postprocessing
+        boxes, labels, scores, ious = candidates.boxes, candidates.labels, candidates.scores, candidates.ious
+        if options.nms == "iou_guided":
+            keep, scores = iou_guided_nms(boxes, scores, ious, labels, options.nms_threshold)
+        elif options.nms == "soft":
+            keep, scores = soft_nms(boxes, scores, labels, max_detections=options.detections_per_image)
+        else:
+            keep, scores = greedy_nms(boxes, scores, labels, options.nms_threshold)
+        return replace(candidates[keep], scores=scores)[: options.detections_per_image]
+
+    def refine(
+        self,
+        features: ImageFeatures,
+        detections: list[Detections],
+        postprocessing: Postprocessing | None = None,
+    ) -> list[Detections]:
+        """Moves the boxes of the whole batch to where the IoU head predicts a better fit (Algorithm 2).
+
+        Boxes are in pixels of the resized images and stay inside them; order, labels and scores stay as they are.
+        """
+        options = postprocessing or self.postprocessing
+        num_boxes = [len(detections_in_image) for detections_in_image in detections]
+        if options.refinement_steps == 0 or not sum(num_boxes):
+            return detections
+        boxes = torch.cat([detections_in_image.boxes for detections_in_image in detections])
+        refined, ious = refine_boxes(
+            self.iou_predictor(features, detections),
+            boxes,
+            step_size=options.step_size,
+            num_steps=options.refinement_steps,
+            early_stop=options.early_stop,
+            degeneration=options.degeneration,
+        )
+        refined_detections = []
+        for before, boxes_in_image, ious_in_image, size in zip(
+            detections, refined.split(num_boxes), ious.split(num_boxes), features.sizes, strict=True
+        ):
+            clipped = clip_boxes_to_image(boxes_in_image, size)
+            inside = (box_sizes(clipped) > 0).all(1)  # one that left its image stays where it was
+            refined_detections.append(
+                before.with_boxes(
+                    torch.where(inside[:, None], clipped, before.boxes), torch.where(inside, ious_in_image, before.ious)
+                )
+            )
+        return refined_detections
+
+    def iou_predictor(
+        self, features: ImageFeatures, detections: list[Detections]
+    ) -> Callable[[Tensor], Tensor]:
+        """The objective of refinement: boxes [K, 4] in pixels of the resized images → predicted IoUs [K].
+
+        The classes, the images and the pyramid levels are those of ``detections``, whatever the boxes given later.
+        A box is clipped to its image before it is pooled, so that the IoU predicted is that of the clipped box.
+        """
+        num_boxes = [len(detections_in_image) for detections_in_image in detections]
+        labels = torch.cat([detections_in_image.labels for detections_in_image in detections])
+        levels = self.iou_head.assign_levels(
+            features.maps, [detections_in_image.boxes for detections_in_image in detections], features.sizes
+        )
+
+        def predict_iou(boxes: Tensor) -> Tensor:
+            clipped = [
+                clip_boxes_to_image(boxes_in_image, size)
+                for boxes_in_image, size in zip(boxes.split(num_boxes), features.sizes, strict=True)
+            ]
+            return self.iou_head(features.maps, clipped, labels, features.sizes, levels)
+
+        return predict_iou
+
+
+def to_original(features: ImageFeatures, detections: list[Detections]) -> list[Detections]:
+    """Detections in pixels of the resized images → the same in pixels of the original ones."""
+    return [
+        detections_in_image.rescaled(size, original_size)
+        for detections_in_image, size, original_size in zip(
+            detections, features.sizes, features.original_sizes, strict=True
+        )
+    ]

@@ -1,0 +1,73 @@
+"""The branch that predicts how well a box fits: PrRoI pooling, two fully connected layers, one IoU per class."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.detection.faster_rcnn import TwoMLPHead
+
+from prroi_pool import MultiScalePrRoIPool
+
+
+class IoUHead(nn.Module):
+    """IoU predictor (paper, section 3.1 and figure 4).
+
+    The last layer predicts ``2 IoU - 1``, in [-1, 1], for every class; column l is that of label l, column 0 (the
+    background, as in torchvision's box predictor) is neither trained nor read.
+
+    Args:
+        roi_pool: continuous in the boxes, so that the prediction has a gradient with respect to them.
+        in_channels: of the feature pyramid.
+        num_classes: classes with the background, C + 1.
+        hidden_dim: width of the two fully connected layers; the paper's 1024.
+    """
+
+    def __init__(self, roi_pool: MultiScalePrRoIPool, *, in_channels: int, num_classes: int, hidden_dim: int = 1024):
+        super().__init__()
+        self.roi_pool = roi_pool
+        pooled_height, pooled_width = roi_pool.output_size
+        self.mlp = TwoMLPHead(in_channels * pooled_height * pooled_width, hidden_dim)
+        self.predictor = nn.Linear(hidden_dim, num_classes)
+        # As Fast R-CNN initialises its output layers: predictions start close together, at an IoU of 0.5.
+        nn.init.normal_(self.predictor.weight, std=0.01)
+        nn.init.zeros_(self.predictor.bias)
+
+    def forward(
+        self,
+        features: dict[str, Tensor],
+        boxes: list[Tensor],
+        labels: Tensor,
+        image_sizes: list[tuple[int, int]],
+        levels: Tensor | None = None,
+    ) -> Tensor:
+        """Predicted IoUs, differentiable in the boxes.
+
+        Args:
+            features: level name → Tensor[B, C, H, W].
+            boxes (list of B Tensor[K_i, 4]): xyxy in pixels of the resized images.
+            labels (Tensor[K]): class of each box, all images' one after the other.
+            image_sizes: (height, width) of the resized images.
+            levels (Tensor[K]): pyramid level of each box; None: from its size. Refinement fixes it: a box that
+                changes level jumps in predicted IoU.
+
+        Returns:
+            Tensor[K]: IoUs, in [0, 1] up to the regression's overshoot.
+        """
+        pooled = self.roi_pool(features, boxes, image_sizes, levels)
+        all_classes = self.predictor(self.mlp(pooled))
+        return (all_classes.gather(1, labels[:, None])[:, 0] + 1) / 2
+
+    def assign_levels(
+        self, features: dict[str, Tensor], boxes: list[Tensor], image_sizes: list[tuple[int, int]]
+    ) -> Tensor:
+        """Pyramid level of each box by its size, for ``forward(..., levels=...)``: Tensor[K]."""
+        return self.roi_pool.assign_levels(features, boxes, image_sizes)
+
+
+def iou_loss(predicted: Tensor, target: Tensor) -> Tensor:
+    """Smooth-L1 between predicted and true IoU, both mapped to [-1, 1]; zero (with a gradient) for no boxes.
+
+    Args:
+        predicted (Tensor[K]), target (Tensor[K]): IoUs in [0, 1].
+    """
+    total = F.smooth_l1_loss(2 * predicted - 1, 2 * target - 1, reduction="sum")
+    return total / torch.as_tensor(max(predicted.numel(), 1), dtype=total.dtype, device=total.device)

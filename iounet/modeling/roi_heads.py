@@ -1,0 +1,61 @@
+"""The classification and regression branch: torchvision's RoI heads, stopped before their NMS."""
+
+import torch
+from torch import Tensor
+from torchvision.models.detection.roi_heads import RoIHeads as TorchvisionRoIHeads
+from torchvision.models.detection.roi_heads import fastrcnn_loss
+from torchvision.ops import clip_boxes_to_image, remove_small_boxes
+
+
+class RoIHeads(TorchvisionRoIHeads):
+    """Fast R-CNN's box branch. Sampling, matching, coding and parameter names are torchvision's.
+
+    torchvision's own ``forward`` ends in greedy NMS; IoU-Net needs the boxes before it.
+    """
+
+    def losses(
+        self,
+        features: dict[str, Tensor],
+        proposals: list[Tensor],
+        image_sizes: list[tuple[int, int]],
+        targets: list[dict[str, Tensor]],
+    ) -> dict[str, Tensor]:
+        """Cross-entropy of the class and smooth-L1 of the box offsets over sampled proposals.
+
+        Boxes of proposals and targets are xyxy in pixels of the resized images.
+        """
+        proposals, _, labels, regression_targets = self.select_training_samples(proposals, targets)
+        class_logits, box_regression = self._predict(features, proposals, image_sizes)
+        loss_classifier, loss_box_reg = fastrcnn_loss(class_logits, box_regression, labels, regression_targets)
+        return {"loss_classifier": loss_classifier, "loss_box_reg": loss_box_reg}
+
+    def candidates(
+        self, features: dict[str, Tensor], proposals: list[Tensor], image_sizes: list[tuple[int, int]]
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """Regressed boxes of every class that scores above ``score_thresh``, before any NMS.
+
+        A proposal gives a box for each such class, placed by that class's own regressor.
+
+        Returns:
+            boxes (list of Tensor[K_i, 4]): xyxy, clipped to the resized image; those without area are left out.
+            labels (list of Tensor[K_i]): 1..C.
+            scores (list of Tensor[K_i]).
+        """
+        class_logits, box_regression = self._predict(features, proposals, image_sizes)
+        proposals_per_image = [len(proposals_in_image) for proposals_in_image in proposals]
+        decoded = self.box_coder.decode(box_regression, proposals).split(proposals_per_image)
+        probabilities = class_logits.softmax(-1).split(proposals_per_image)
+
+        all_boxes, all_labels, all_scores = [], [], []
+        for boxes, class_scores, image_size in zip(decoded, probabilities, image_sizes, strict=True):
+            proposal, label = torch.where(class_scores[:, 1:] > self.score_thresh)
+            label = label + 1
+            boxes = clip_boxes_to_image(boxes[proposal, label], image_size)
+            keep = remove_small_boxes(boxes, min_size=1e-2)
+            all_boxes.append(boxes[keep])
+            all_labels.append(label[keep])
+            all_scores.append(class_scores[proposal, label][keep])
+        return all_boxes, all_labels, all_scores
+
+    def _predict(self, features, proposals, image_sizes) -> tuple[Tensor, Tensor]:
+        return self.box_predictor(self.box_head(self.box_roi_pool(features, proposals, image_sizes)))

@@ -1,0 +1,104 @@
+"""Non-maximum suppression by class score, with soft scores, and by predicted IoU.
+
+All three work per class and take and return plain tensors; boxes are xyxy in any one frame.
+"""
+
+import torch
+from torch import Tensor
+from torchvision.ops import box_iou, nms
+
+
+def greedy_nms(boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: float) -> tuple[Tensor, Tensor]:
+    """Classic NMS: a box is removed if one of its class with a higher score overlaps it by more than the threshold.
+
+    Args:
+        boxes (Tensor[N, 4]), scores (Tensor[N]), labels (Tensor[N]).
+        iou_threshold: two boxes overlap if their IoU is above it.
+
+    Returns:
+        keep (Tensor[M]): indices into the input, by falling score.
+        scores (Tensor[M]): of the boxes kept, as they were.
+    """
+    kept = [index[nms(boxes[index], scores[index], iou_threshold)] for index in _indices_by_class(labels)]
+    keep = torch.cat(kept) if kept else labels.new_zeros(0)
+    keep = keep[torch.argsort(scores[keep], descending=True, stable=True)]
+    return keep, scores[keep]
+
+
+def iou_guided_nms(
+    boxes: Tensor, scores: Tensor, ious: Tensor, labels: Tensor, iou_threshold: float
+) -> tuple[Tensor, Tensor]:
+    """IoU-guided NMS (paper's Algorithm 1): ranked by predicted IoU, a box kept inherits its cluster's best score.
+
+    The box of highest predicted IoU suppresses the boxes of its class that overlap it by more than the threshold
+    and takes the highest class score among itself and them; then the next of those left.
+
+    Args:
+        boxes (Tensor[N, 4]), scores (Tensor[N]), ious (Tensor[N]), labels (Tensor[N]).
+        iou_threshold: Omega_nms of the paper; two boxes overlap if their IoU is above it.
+
+    Returns:
+        keep (Tensor[M]): indices into the input, by falling (updated) score.
+        scores (Tensor[M]): the highest class score of each kept box's cluster.
+    """
+    kept, kept_scores = [], []
+    for index in _indices_by_class(labels):
+        keep = nms(boxes[index], ious[index], iou_threshold)  # by falling predicted IoU
+        # Each box belongs to the first kept box that overlaps it: once suppressed it is no longer in B for the next.
+        overlaps = box_iou(boxes[index][keep], boxes[index]) > iou_threshold
+        overlaps[:, keep] = torch.eye(len(keep), dtype=torch.bool, device=boxes.device)
+        first_overlap = overlaps & (overlaps.cumsum(0) == 1)
+        cluster_scores = torch.where(first_overlap, scores[index], -torch.inf).amax(1)
+        kept.append(index[keep])
+        kept_scores.append(cluster_scores)
+    if not kept:
+        return labels.new_zeros(0), scores.new_zeros(0)
+    keep, cluster_scores = torch.cat(kept), torch.cat(kept_scores)
+    order = torch.argsort(cluster_scores, descending=True, stable=True)
+    return keep[order], cluster_scores[order]
+
+
+def soft_nms(
+    boxes: Tensor,
+    scores: Tensor,
+    labels: Tensor,
+    *,
+    sigma: float = 0.5,
+    score_threshold: float = 0.001,
+    max_detections: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Soft-NMS with the Gaussian penalty (Bodla et al., ICCV 2017, eq. 4): overlap lowers a score, it never removes.
+
+    Repeatedly takes the box of highest current score and multiplies the scores of the others of its class by
+    exp(-IoU^2 / sigma).
+
+    Args:
+        boxes (Tensor[N, 4]), scores (Tensor[N]), labels (Tensor[N]).
+        sigma: of the penalty; its authors' 0.5.
+        score_threshold: boxes whose score falls to or below it are dropped; its authors' 0.001.
+        max_detections: stop after so many. Scores come out in falling order, so these are the best ones.
+
+    Returns:
+        keep (Tensor[M]): indices into the input, by falling (decayed) score.
+        scores (Tensor[M]): decayed scores.
+    """
+    current = scores.clone()
+    keep, kept_scores = [], []
+    while len(keep) < (len(boxes) if max_detections is None else max_detections) and len(boxes):
+        best = current.argmax()
+        if current[best] <= score_threshold:
+            break
+        keep.append(best)
+        kept_scores.append(current[best].clone())
+        iou = box_iou(boxes[best, None], boxes)[0]
+        current *= torch.where(labels == labels[best], torch.exp(-iou.square() / sigma), 1.0)
+        current[best] = -torch.inf  # taken
+    if not keep:
+        return labels.new_zeros(0), scores.new_zeros(0)
+    return torch.stack(keep), torch.stack(kept_scores)
+
+
+def _indices_by_class(labels: Tensor) -> list[Tensor]:
+    # A loop over the classes present rather than the shift of each class to coordinates of its own (torchvision's
+    # batched_nms): the shift rounds float32 coordinates, and IoUs near the threshold then fall on the other side.
+    return [torch.where(labels == label)[0] for label in labels.unique()]

@@ -1,0 +1,139 @@
+"""Checkpoints: written whole or not at all, read without executing code, and refused if they do not fit."""
+
+import os
+import pickle
+import re
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+FORMAT = "iounet-1"
+_NAME = re.compile(r"iteration_(\d+)\.pth")
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be used; the message names the file and the cure."""
+
+
+def save_checkpoint(path: Path, **content) -> None:
+    """Writes a checkpoint under a temporary name and renames it, so that ``path`` is never half a file.
+
+    Args:
+        path: of the checkpoint; its folder is made.
+        content: tensors, numbers, strings, and lists and dicts of them. A detector's checkpoint has ``model`` (state
+            dict), ``categories`` (list of id and name, label order) and ``config`` (YAML text); one to resume from
+            also ``iteration``, ``optimizer``, ``scheduler`` and ``random_state``.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            torch.save({"format": FORMAT, **content}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_weights_file(path: str | Path) -> dict:
+    """Reads any file of ``torch.save`` onto the CPU, tensors and plain values only (no pickled code runs).
+
+    Raises:
+        CheckpointError: no such file, a damaged one, or one that holds more than tensors and plain values.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such weights file")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} cannot be read as plain weights: it is damaged, or holds Python objects, which could run code; "
+            f"save a state_dict() instead ({str(error).splitlines()[0]})"
+        ) from None
+    except (RuntimeError, EOFError, ValueError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged or not a weights file: {str(error).splitlines()[0]}") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}; expected a state dict or a checkpoint")
+    return content
+
+
+def load_checkpoint(path: str | Path) -> dict:
+    """Reads a checkpoint of this project; see :func:`save_checkpoint` for what it holds.
+
+    Raises:
+        CheckpointError: as :func:`load_weights_file`, or a file that is not a checkpoint of this project.
+    """
+    content = load_weights_file(path)
+    if content.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path} is not a checkpoint of this project (format {content.get('format')!r}, expected {FORMAT!r}); "
+            "to start training from other weights set MODEL.WEIGHTS"
+        )
+    return content
+
+
+def checkpoint_path(folder: Path, iteration: int) -> Path:
+    return folder / f"iteration_{iteration:07d}.pth"
+
+
+def resumable_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints of :func:`checkpoint_path` in a folder, oldest first."""
+    found = [(int(match[1]), path) for path in folder.glob("*.pth") if (match := _NAME.fullmatch(path.name))]
+    return [path for _, path in sorted(found)]
+
+
+def load_detector_weights(detector: nn.Module, weights: dict[str, Tensor], source: str, *, need_iou_head: bool) -> None:
+    """Loads a state dict, all of it or nothing.
+
+    Args:
+        source: where the weights come from, for the message.
+        need_iou_head: False: weights of a plain detector will do; the IoU head then stays as it is.
+
+    Raises:
+        CheckpointError: parameters missing, left over, or of another shape: a checkpoint of another architecture.
+    """
+    expected = detector.state_dict()
+    missing = [key for key in expected if key not in weights and (need_iou_head or not key.startswith("iou_head."))]
+    unexpected = [key for key in weights if key not in expected and not key.endswith("num_batches_tracked")]
+    reshaped = [
+        f"{key} is {list(weights[key].shape)}, expected {list(value.shape)}"
+        for key, value in expected.items()
+        if key in weights and weights[key].shape != value.shape
+    ]
+    faults = [
+        f"{len(items)} {fault} ({', '.join(items[:3])}{', ...' if len(items) > 3 else ''})"
+        for fault, items in (("missing", missing), ("left over", unexpected), ("of another shape", reshaped))
+        if items
+    ]
+    if faults:
+        raise CheckpointError(
+            f"{source} is of another architecture than the configuration describes: parameters {'; '.join(faults)}. "
+            "Use the configuration the weights were trained with (MODEL.BACKBONE.NAME and .NORM, channels, classes)"
+        )
+    detector.load_state_dict({key: value for key, value in weights.items() if key in expected}, strict=False)
+
+
+def select_categories(weights: dict[str, Tensor], category_ids: list[int]) -> dict[str, Tensor]:
+    """Torchvision's detectors have an output for every COCO category id, 0 to 90; ours for each category there is.
+
+    Args:
+        weights: of a Faster R-CNN whose box predictor is indexed by category id.
+        category_ids: the category of label l is ``category_ids[l - 1]``.
+
+    Returns:
+        The same weights with the box predictor's rows in label order; the same object if they have as many outputs
+        as labels already.
+    """
+    num_outputs = len(weights["roi_heads.box_predictor.cls_score.bias"])
+    rows = torch.tensor([0, *category_ids])
+    if num_outputs == len(rows) or int(rows.max()) >= num_outputs:
+        return weights
+    selected = dict(weights)
+    for name in ("cls_score.weight", "cls_score.bias", "bbox_pred.weight", "bbox_pred.bias"):
+        key = f"roi_heads.box_predictor.{name}"
+        by_category = weights[key].reshape(num_outputs, -1, *weights[key].shape[1:])
+        selected[key] = by_category[rows].flatten(0, 1)
+    return selected

@@ -1,0 +1,99 @@
+"""Training boxes of the IoU head: ground truth jittered so that the IoU is uniform (paper, section 3.1)."""
+
+import torch
+from torch import Tensor
+from torchvision.ops import clip_boxes_to_image
+
+from ..boxes import box_sizes, elementwise_iou
+
+# Halvings of the bracket of a jitter's length. After 24 it is as fine as the mantissa of a float32.
+BISECTION_STEPS = 24
+
+
+@torch.no_grad()
+def jitter_boxes(
+    boxes: Tensor,
+    num_per_box: int,
+    *,
+    min_iou: float = 0.5,
+    image_size: tuple[int, int] | None = None,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Displaces the four edges of each box at random so that the IoU with it is uniform over [min_iou, 1].
+
+    For every jittered box an IoU is drawn, and a direction: how far each edge moves relative to the others, in
+    units of the box's width and height. Along such a line the IoU falls monotonically (1 / IoU is
+    1 / (Ix Iy) + (Wx / Ix)(Wy / Iy) - 1 in the overlaps I and the widths W of the two axes, and each term rises), also
+    if the moved box is clipped to the image. So bisection finds the length at which the IoU is the one drawn:
+    uniform by construction, where the paper draws boxes at random and resamples them.
+
+    Args:
+        boxes (Tensor[N, 4]): ground truth, xyxy with positive width and height; inside the image if one is given.
+        num_per_box: boxes to draw for each.
+        min_iou: Omega_train of the paper, in (0, 1].
+        image_size: (height, width) of the image to which the jittered boxes are clipped; None: they are not.
+        generator: of the random numbers, on the device of ``boxes``; None: torch's global one.
+
+    Returns:
+        jittered (Tensor[N, num_per_box, 4]): xyxy in the frame of ``boxes``.
+        ious (Tensor[N, num_per_box]): IoU of each with its ground truth, computed from the boxes returned.
+
+    Raises:
+        ValueError: min_iou outside (0, 1], or a box without area.
+    """
+    if not 0 < min_iou <= 1:
+        raise ValueError(f"min_iou must lie in (0, 1], got {min_iou}")
+    if not (box_sizes(boxes) > 0).all():
+        worst = int((box_sizes(boxes) > 0).all(1).logical_not().nonzero()[0, 0])
+        raise ValueError(f"box {worst} has no area: {boxes[worst].tolist()}; leave such boxes out of the ground truth")
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(shape, generator=generator, dtype=boxes.dtype, device=boxes.device)
+
+    num_boxes = len(boxes)
+    target = min_iou + (1 - min_iou) * uniform(num_boxes, num_per_box)
+    direction = 2 * uniform(num_boxes, num_per_box, 4) - 1
+    direction = direction / direction.abs().amax(-1, keepdim=True).clamp(min=torch.finfo(boxes.dtype).tiny)
+    original = boxes[:, None]
+    edge_unit = box_sizes(original).repeat(1, 1, 2)
+
+    def displaced(length: Tensor) -> Tensor:
+        moved = original + length[..., None] * direction * edge_unit
+        return moved if image_size is None else clip_boxes_to_image(moved, image_size)
+
+    # The edge that moves most moves by its whole box at length 1. Inwards, the overlap is gone then; outwards, the
+    # box is 1 + length as long, so the IoU is at most 1 / (1 + length). Either way the target lies below this length.
+    longest = (1 / target - 1).clamp(min=1)
+    # Unless that edge, going outwards, stops at the border of the image. Then the opposite direction reaches it.
+    stopped = elementwise_iou(original, displaced(longest)) > target
+    direction = torch.where(stopped[..., None], -direction, direction)
+
+    shortest = torch.zeros_like(longest)
+    for _ in range(BISECTION_STEPS):
+        middle = (shortest + longest) / 2
+        too_short = elementwise_iou(original, displaced(middle)) > target
+        shortest = torch.where(too_short, middle, shortest)
+        longest = torch.where(too_short, longest, middle)
+
+    jittered = displaced(shortest)
+    return jittered, elementwise_iou(original, jittered)
+
+
+def sample_iou_boxes(
+    boxes: Tensor, image_size: tuple[int, int], *, num_boxes: int, min_iou: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The IoU head's training boxes of one image: its ground truth in equal shares, jittered.
+
+    Args:
+        boxes (Tensor[N, 4]): ground truth, xyxy in pixels of the image; N may be 0.
+        image_size: (height, width).
+        num_boxes: about how many to draw in all: each of the N gives ``num_boxes // N``, at least one.
+        min_iou: of :func:`jitter_boxes`.
+
+    Returns:
+        jittered (Tensor[M, 4]), their ious (Tensor[M]) and the index of the ground truth of each (Tensor[M]).
+    """
+    num_per_box = max(num_boxes // max(len(boxes), 1), 1)
+    jittered, ious = jitter_boxes(boxes, num_per_box, min_iou=min_iou, image_size=image_size)
+    ground_truth = torch.arange(len(boxes), device=boxes.device).repeat_interleave(num_per_box)
+    return jittered.flatten(0, 1), ious.flatten(), ground_truth

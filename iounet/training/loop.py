@@ -1,0 +1,69 @@
+"""The training loop."""
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+
+class NonFiniteLossError(FloatingPointError):
+    """Training diverged; the message names the iteration, the losses and the images."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one iteration leaves behind: its number (of iterations done), losses by name, learning rate."""
+
+    iteration: int
+    losses: dict[str, float]
+    learning_rate: float
+
+
+def train_steps(
+    detector: nn.Module,
+    batches: Iterable[tuple[list[Tensor], list[dict]]],
+    optimizer: Optimizer,
+    scheduler: LRScheduler,
+    *,
+    device: torch.device,
+    start_iteration: int = 0,
+    clip_gradient: float = 0.0,
+) -> Iterator[Step]:
+    """Trains on the batches, one step each; whoever iterates logs, evaluates and saves between the steps.
+
+    Args:
+        detector: images and targets → dict of losses, to be summed; also as wrapped by DistributedDataParallel.
+        batches: (images, targets) as :func:`iounet.data.train_loader` yields them.
+        start_iteration: iterations done before.
+        clip_gradient: largest norm of the gradient of all parameters; 0: not clipped.
+
+    Raises:
+        NonFiniteLossError: a loss is NaN or infinite. The weights are those before this iteration.
+    """
+    trainable = [parameter for parameter in detector.parameters() if parameter.requires_grad]
+    for iteration, (images, targets) in enumerate(batches, start=start_iteration):
+        detector.train()
+        images = [image.to(device, non_blocking=True) for image in images]
+        on_device = [{key: target[key].to(device, non_blocking=True) for key in ("boxes", "labels")} for target in targets]
+        losses = detector(images, on_device)
+        total = sum(losses.values())
+        if not math.isfinite(total.item()):
+            raise NonFiniteLossError(
+                f"iteration {iteration}: the loss is not finite "
+                f"({', '.join(f'{name} {loss.item():.4g}' for name, loss in losses.items())}) "
+                f"on images {[target['image_id'] for target in targets]}; look at these images, lower SOLVER.BASE_LR, "
+                "lengthen SOLVER.WARMUP_ITERATIONS, or set SOLVER.CLIP_GRADIENT"
+            )
+        optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        if clip_gradient > 0:
+            nn.utils.clip_grad_norm_(trainable, clip_gradient)
+        learning_rate = optimizer.param_groups[0]["lr"]
+        optimizer.step()
+        scheduler.step()
+        values = {name: loss.item() for name, loss in losses.items()} | {"loss": total.item()}
+        yield Step(iteration + 1, values, learning_rate)

@@ -1,0 +1,81 @@
+// The 1-D weights of one RoI along one axis, as tables for the CPU kernels.
+
+#pragma once
+
+#include <algorithm>
+#include <vector>
+
+#include "../bilinear_integral.h"
+
+namespace prroi_pool {
+
+// Bins first, ..., first + count - 1 of a RoI.
+struct BinRange {
+  int64_t first = 0;
+  int64_t count = 0;
+};
+
+// `compute` keeps the memory of the RoI before.
+template <typename T>
+class AxisWeights {
+ public:
+  // Returns whether the RoI has an extent on this axis and touches the map.
+  bool compute(const Extent<T>& extent, int64_t size) {
+    if (!is_valid(extent)) {
+      return false;
+    }
+    const T high = extent.low + extent.bin_width * static_cast<T>(extent.num_bins);
+    pixels_ = touched_pixels(extent.low, high, size);
+    if (pixels_.count == 0) {
+      return false;
+    }
+    bin_pixels_.resize(extent.num_bins);
+    pixel_bins_.assign(pixels_.count, BinRange{});
+    value_.resize(extent.num_bins * pixels_.count);
+    d_low_.resize(value_.size());
+    d_high_.resize(value_.size());
+    for (int64_t bin = 0; bin < extent.num_bins; ++bin) {
+      compute_bin(extent, bin, size);
+    }
+    return true;
+  }
+
+  PixelRange pixels() const { return pixels_; }
+  PixelRange pixels_of(int64_t bin) const { return bin_pixels_[bin]; }
+  BinRange bins_of(int64_t pixel) const { return pixel_bins_[pixel - pixels_.first]; }
+
+  // Weights of (bin, pixel); the next pixel's follows, the next bin's is `bin_stride` away. Only the pixels of a bin
+  // have one.
+  const T* value(int64_t bin, int64_t pixel) const { return &value_[index(bin, pixel)]; }
+  const T* d_low(int64_t bin, int64_t pixel) const { return &d_low_[index(bin, pixel)]; }
+  const T* d_high(int64_t bin, int64_t pixel) const { return &d_high_[index(bin, pixel)]; }
+  int64_t bin_stride() const { return pixels_.count; }
+
+ private:
+  int64_t index(int64_t bin, int64_t pixel) const { return bin * pixels_.count + pixel - pixels_.first; }
+
+  void compute_bin(const Extent<T>& extent, int64_t bin, int64_t size) {
+    PixelRange range = touched_pixels(extent, bin, size);
+    // Rounding may put the last bin's end a pixel beyond the RoI's, where its weight is rounding, too.
+    range.count = std::min(range.count, pixels_.first + pixels_.count - range.first);
+    bin_pixels_[bin] = range;
+    for (int64_t pixel = range.first; pixel < range.first + range.count; ++pixel) {
+      const Weight<T> weight = bin_weight(extent, bin, pixel);
+      value_[index(bin, pixel)] = weight.value;
+      d_low_[index(bin, pixel)] = weight.d_low;
+      d_high_[index(bin, pixel)] = weight.d_high;
+      BinRange& bins = pixel_bins_[pixel - pixels_.first];
+      if (bins.count == 0) {
+        bins.first = bin;
+      }
+      bins.count = bin - bins.first + 1;
+    }
+  }
+
+  PixelRange pixels_{};
+  std::vector<PixelRange> bin_pixels_;
+  std::vector<BinRange> pixel_bins_;
+  std::vector<T> value_, d_low_, d_high_;
+};
+
+}  // namespace prroi_pool

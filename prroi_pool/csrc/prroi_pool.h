@@ -1,0 +1,35 @@
+// The operator and its two gradients, implemented once for the CPU and once for CUDA.
+
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+namespace prroi_pool {
+
+// features [N, C, H, W] and rois [K, 5] share dtype, float or double, and device; `functional.py` has checked them. A
+// RoI whose batch index names no image pools to 0, like one without area.
+
+// Returns [K, C, pooled_height, pooled_width] in the memory format of the features.
+at::Tensor forward(
+    const at::Tensor& features,
+    const at::Tensor& rois,
+    int64_t pooled_height,
+    int64_t pooled_width,
+    double spatial_scale);
+
+// Returns the gradient [N, C, H, W] of the features, in channels-last memory if so asked.
+at::Tensor features_backward(
+    const at::Tensor& grad_output,
+    const at::Tensor& rois,
+    at::IntArrayRef features_shape,
+    bool channels_last,
+    double spatial_scale);
+
+// Returns the gradient [K, 5] of the RoIs, 0 for the batch index.
+at::Tensor rois_backward(
+    const at::Tensor& grad_output,
+    const at::Tensor& features,
+    const at::Tensor& rois,
+    double spatial_scale);
+
+}  // namespace prroi_pool

@@ -1,0 +1,24 @@
+"""Precise RoI Pooling as a module."""
+
+from torch import Tensor, nn
+
+from .functional import prroi_pool2d
+
+
+class PrRoIPool2D(nn.Module):
+    """Pools each RoI to a grid of `pooled_height` × `pooled_width` bins; see `functional.prroi_pool2d`."""
+
+    def __init__(self, pooled_height: int, pooled_width: int, spatial_scale: float):
+        super().__init__()
+        self.pooled_height = int(pooled_height)
+        self.pooled_width = int(pooled_width)
+        self.spatial_scale = float(spatial_scale)
+
+    def forward(self, features: Tensor, rois: Tensor) -> Tensor:
+        return prroi_pool2d(features, rois, self.pooled_height, self.pooled_width, self.spatial_scale)
+
+    def extra_repr(self) -> str:
+        return (
+            f"pooled_height={self.pooled_height}, pooled_width={self.pooled_width}, "
+            f"spatial_scale={self.spatial_scale}"
+        )

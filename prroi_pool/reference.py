@@ -1,0 +1,103 @@
+"""The definition of Precise RoI Pooling in plain torch: the oracle of the tests, and the fallback on any device.
+
+The integral of the paper's equation 4 separates into two sets of 1-D weights. A bin is the set of points
+`start + t * width` with t in [0, 1], so pixel i of an axis has the weight
+
+    mean_of_hat(start - i, width) = ∫₀¹ K(start - i + t * width) dt,    K(x) = max(0, 1 - |x|),
+
+and the mean over the bin is Σ_ji mean_of_hat_y(j) · mean_of_hat_x(i) · w_ji. Nothing is divided by an area and no two
+large antiderivatives are subtracted, so a RoI of 0.01 px keeps its precision. `csrc/bilinear_integral.h` is the same
+formula in C++. Autograd derives both gradients here, of any order.
+"""
+
+import torch
+from torch import Tensor
+
+# Elements of the gathered patches that may be alive at once: 256 MiB of float32.
+MAX_PATCH_ELEMENTS = 1 << 26
+
+
+def prroi_pool2d(
+    features: Tensor, rois: Tensor, pooled_height: int, pooled_width: int, spatial_scale: float
+) -> Tensor:
+    """The same contract as `functional.prroi_pool2d`, without its checks of the arguments.
+
+    A batch index outside of the features pools to 0, on every device. Memory is bounded by `MAX_PATCH_ELEMENTS`, unless
+    the RoIs require a gradient: autograd then keeps the pixels below every RoI for its backward pass.
+    """
+    num_images, channels, height, width = features.shape
+    batch_index = rois[:, 0].detach()
+    x1, y1, x2, y2 = (rois[:, 1:].to(features.dtype) * spatial_scale).unbind(1)
+    x1, x_bin, x_first, x_last = _bins(x1, x2, pooled_width, width)
+    y1, y_bin, y_first, y_last = _bins(y1, y2, pooled_height, height)
+
+    pooled = (
+        (batch_index >= 0) & (batch_index < num_images) & (x_bin > 0) & (y_bin > 0) & (x_first <= x_last) & (y_first <= y_last)
+    )
+    chosen = pooled.nonzero().squeeze(1)
+    # RoIs of like size share a chunk, because a chunk's patches are as large as its largest.
+    area = (x_last - x_first + 1) * (y_last - y_first + 1)
+    chosen = chosen[area[chosen].argsort(stable=True)]
+
+    features = features.permute(0, 2, 3, 1)
+    outputs = []
+    for chunk in _chunks(chosen, x_last - x_first + 1, y_last - y_first + 1, channels):
+        columns, a_x = _weights(x1, x_bin, x_first, x_last, chunk, pooled_width)
+        rows, a_y = _weights(y1, y_bin, y_first, y_last, chunk, pooled_height)
+        image = batch_index[chunk].long()[:, None, None]
+        patch = features[image, rows[:, :, None], columns[:, None, :]]  # [k, rows, columns, C]
+        outputs.append(torch.einsum("kpj,kjic,kqi->kcpq", a_y, patch, a_x))
+
+    result = features.new_zeros(len(rois), channels, pooled_height, pooled_width)
+    return result.index_copy(0, chosen, torch.cat(outputs)) if outputs else result
+
+
+def mean_of_hat(start: Tensor, width: Tensor) -> Tensor:
+    """∫₀¹ K(start + t * width) dt for the hat function K and width > 0, elementwise.
+
+    The hat is linear between -1, 0 and 1, so the mean is, for its rising and its falling side, the share of the bin
+    on that side times the hat at the middle of that share.
+    """
+    enter, peak, leave = (((knot - start) / width).clamp(0, 1) for knot in (-1, 0, 1))
+    rising = (peak - enter) * (1 + (start + width * (enter + peak) / 2))
+    falling = (leave - peak) * (1 - (start + width * (peak + leave) / 2))
+    return rising + falling
+
+
+def _bins(low: Tensor, high: Tensor, num_bins: int, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Start of the first bin [K], width of a bin [K] (0 when it has none or is not finite), and the first and the last
+    pixel [K] of the axis that the RoI touches, clipped to the map; first > last when it touches none."""
+    bin_width = (high - low) / num_bins
+    valid = (bin_width > 0) & bin_width.isfinite()
+    # Replaced before any division, so that no NaN can reach a gradient.
+    bin_width = torch.where(valid, bin_width, 0)
+    low = torch.where(valid, low, 0)
+    first = low.detach().floor().clamp(0, size).long()
+    last = torch.where(valid, high, 0).detach().ceil().clamp(-1, size - 1).long()
+    return low, bin_width, first, last
+
+
+def _weights(
+    low: Tensor, bin_width: Tensor, first: Tensor, last: Tensor, chunk: Tensor, num_bins: int
+) -> tuple[Tensor, Tensor]:
+    """Pixels of one axis [k, size] and their weights [k, num_bins, size], padded to the chunk's largest RoI."""
+    low, bin_width, first, last = low[chunk, None, None], bin_width[chunk, None, None], first[chunk], last[chunk]
+    pixels = first[:, None] + torch.arange(int((last - first).max()) + 1, device=first.device)
+    inside = pixels <= last[:, None]
+    pixels = torch.where(inside, pixels, last[:, None])
+    start = low + bin_width * torch.arange(num_bins, device=low.device)[:, None]
+    weights = mean_of_hat(start - pixels[:, None, :], bin_width)
+    return pixels, weights * inside[:, None, :]
+
+
+def _chunks(chosen: Tensor, columns: Tensor, rows: Tensor, channels: int) -> list[Tensor]:
+    """Splits `chosen` so that the padded patches of each part have at most MAX_PATCH_ELEMENTS elements (or one RoI)."""
+    chunks, start, max_columns, max_rows = [], 0, 0, 0
+    for end, (w, h) in enumerate(zip(columns[chosen].tolist(), rows[chosen].tolist(), strict=True)):
+        max_columns, max_rows = max(max_columns, w), max(max_rows, h)
+        if end > start and (end - start + 1) * max_columns * max_rows * channels > MAX_PATCH_ELEMENTS:
+            chunks.append(chosen[start:end])
+            start, max_columns, max_rows = end, w, h
+    if start < len(chosen):
+        chunks.append(chosen[start:])
+    return chunks

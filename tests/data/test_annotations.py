@@ -1,0 +1,153 @@
+"""Every fault of an annotation file, provoked; the message must name the file, the item and the cure."""
+
+import json
+import math
+
+import pytest
+
+from iounet.data.annotations import read_annotations
+from iounet.data.errors import DataError
+
+
+@pytest.fixture
+def fault(tmp_path):
+    """Reads a content that must be refused; returns the message, checked to begin with the file."""
+
+    def read(content):
+        file = tmp_path / "set.json"
+        file.write_text(content if isinstance(content, str) else json.dumps(content))
+        with pytest.raises(DataError) as caught:
+            read_annotations(file)
+        message = str(caught.value)
+        assert message.startswith(f"{file}: ")
+        return message
+
+    return read
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(DataError, match="nowhere.json: no such annotation file; check the path"):
+        read_annotations(tmp_path / "nowhere.json")
+
+
+def test_not_json(fault):
+    assert "truncated" in fault('{"images": [')
+
+
+def test_not_an_object(fault):
+    assert "found a list" in fault("[]")
+
+
+@pytest.mark.parametrize("key", ["images", "annotations", "categories"])
+def test_lacks_a_list(fault, content, key):
+    del content[key]
+    assert f"no list '{key}'" in fault(content)
+
+
+@pytest.mark.parametrize("key", ["images", "categories"])
+def test_empty_list(fault, content, key):
+    content[key] = []
+    assert f"list '{key}' is empty" in fault(content)
+
+
+def test_duplicate_image_id(fault, content):
+    content["images"][1]["id"] = 7
+    assert "image 7 (empty.png) has the id of a.png; give each" in fault(content)
+
+
+def test_duplicate_annotation_id(fault, content):
+    content["annotations"][1]["id"] = 5
+    assert "annotation 5 of image 7 has the id of an earlier annotation; give each" in fault(content)
+
+
+def test_duplicate_category_id(fault, content):
+    content["categories"][1]["id"] = 90
+    assert "category 90 (cat) has the id of kite; give each" in fault(content)
+
+
+def test_unknown_image(fault, content):
+    content["annotations"][0]["image_id"] = 8
+    assert "annotation 5 of image 8: 'images' has no such image; add it" in fault(content)
+
+
+def test_unknown_category(fault, content):
+    content["annotations"][0]["category_id"] = 1
+    message = fault(content)
+    assert "annotation 5 of image 0 (deep/b.png) has category_id 1" in message
+    assert "(0, 17, 90); add the category" in message
+
+
+@pytest.mark.parametrize("value", ["7", None, True, 7.0])
+def test_image_id_that_is_no_integer(fault, content, value):
+    content["images"][0]["id"] = value
+    assert f"entry 0 of 'images' needs 'id' to be an integer, found {value!r}; repair" in fault(content)
+
+
+def test_image_without_size(fault, content):
+    del content["images"][2]["width"]
+    assert "image 0 (deep/b.png) needs 'width'" in fault(content)
+    content["images"][2]["width"] = 0
+    assert "image 0 (deep/b.png) has width 0" in fault(content)
+
+
+@pytest.mark.parametrize("name", ["/etc/a.png", "../a.png", "deep/../../a.png", "..\\a.png", "C:\\a.png", ""])
+def test_file_name_that_leaves_the_folder(fault, content, name):
+    content["images"][0]["file_name"] = name
+    assert f"image 7 ({name}) lies outside the image folder; make file_name relative" in fault(content)
+
+
+BAD_BBOXES = [
+    ([1, 2, 0, 5], "has no area"),
+    ([1, 2, 3, -5], "has no area"),
+    ([1, 2, math.nan, 5], "is not finite"),
+    ([1, 2, 3], "is not four numbers"),
+    ([1, 2, 3, "4"], "is not four numbers"),
+    (None, "is not four numbers"),
+    ([16, 0, 5, 5], "lies outside its image"),
+    ([0, -9, 5, 9], "lies outside its image"),
+]
+
+
+@pytest.mark.parametrize(("bbox", "rule"), BAD_BBOXES)
+def test_bad_bbox_is_an_error(fault, content, bbox, rule):
+    content["annotations"][0]["bbox"] = bbox
+    message = fault(content)
+    assert "1 of 4 annotations cannot be used" in message
+    assert f"annotation 5 of image 0 (deep/b.png): bbox {rule}: [x, y, w, h] = {bbox}" in message
+    assert "image 16 wide, 24 high" in message
+    assert "Repair the file, or set DATA.BAD_ANNOTATIONS to 'skip' to leave it out." in message
+
+
+def test_only_the_first_bad_annotations_are_listed(fault, content):
+    for id_ in range(100, 112):
+        content["annotations"].append({"id": id_, "image_id": 7, "category_id": 0, "bbox": [0, 0, 0, 0]})
+    message = fault(content)
+    assert "12 of 16 annotations" in message
+    assert "annotation 104 " in message
+    assert "annotation 105 " not in message
+    assert "and 7 more" in message
+    assert "to leave these 12 out" in message
+
+
+@pytest.mark.parametrize(("bbox", "rule"), BAD_BBOXES)
+def test_bad_bbox_can_be_skipped(tmp_path, content, bbox, rule):
+    content["annotations"][0]["bbox"] = bbox
+    file = tmp_path / "set.json"
+    file.write_text(json.dumps(content))
+    read = read_annotations(file, bad_annotations="skip")
+    assert read.skipped == {rule: 1}
+    assert len(read.bboxes) == 3
+
+
+def test_unknown_way_with_bad_annotations(tmp_path):
+    with pytest.raises(DataError, match="is 'ignore'; make it 'error' or 'skip'"):
+        read_annotations(tmp_path / "set.json", bad_annotations="ignore")
+
+
+def test_no_annotations_at_all(tmp_path, content):
+    content["annotations"] = []
+    file = tmp_path / "set.json"
+    file.write_text(json.dumps(content))
+    read = read_annotations(file)
+    assert read.bboxes.shape == (0, 4)
+    assert read.first.tolist() == [0, 0, 0, 0]

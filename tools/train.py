@@ -1,0 +1,253 @@
+"""Train and evaluate IoU-Net on a data set in COCO form.
+
+    python tools/train.py --config-file configs/bccd.yaml OUTPUT_DIR runs/bccd
+    python tools/train.py --config-file configs/bccd.yaml --eval-only MODEL.WEIGHTS runs/bccd/model_final.pth
+    torchrun --standalone --nproc-per-node=8 tools/train.py --config-file configs/coco_r50.yaml
+
+The run folder (OUTPUT_DIR) then holds config.yaml, environment.json, metrics.json (a JSON object a line), tensorboard/,
+checkpoints/, model_final.pth, and the last evaluation: table.md, evaluation.json, detections.json, correlation.png,
+boxes.png.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+from yacs.config import CfgNode
+
+from iounet.build import (
+    build_dataset,
+    build_detector,
+    build_device,
+    build_optimizer,
+    build_schedule,
+    load_initial_weights,
+)
+from iounet.config import ConfigError, load_config
+from iounet.data import CocoDataset, DataError, eval_loader, train_loader
+from iounet.evaluation import evaluate, markdown_table, write_report
+from iounet.modeling import IoUNet
+from iounet.training import NonFiniteLossError, train_steps
+from iounet.training.checkpoint import (
+    CheckpointError,
+    checkpoint_path,
+    load_checkpoint,
+    load_detector_weights,
+    resumable_checkpoints,
+    save_checkpoint,
+)
+from iounet.training.run_folder import RunFolder
+
+KEPT_CHECKPOINTS = 2  # one that turns out bad leaves the one before it
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="YAML file of differences from the defaults")
+    parser.add_argument("--resume", action="store_true", help="continue from the newest checkpoint in OUTPUT_DIR")
+    parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS on DATA.VAL_*; no training")
+    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="config keys to override, such as SEED 1")
+    args = parser.parse_intermixed_args()
+    try:
+        cfg = load_config(args.config_file, args.overrides)
+        device = build_device(cfg)
+        rank, world_size = join_process_group(device)
+        run = evaluate_weights if args.eval_only else train
+        run(cfg, device=device, rank=rank, world_size=world_size, **({} if args.eval_only else {"resume": args.resume}))
+    except (ConfigError, DataError, CheckpointError, NonFiniteLossError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def join_process_group(device: torch.device) -> tuple[int, int]:
+    """(rank, number of processes): torchrun's, or (0, 1) for plain python."""
+    if "WORLD_SIZE" not in os.environ:
+        return 0, 1
+    if device.type == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return dist.get_rank(), dist.get_world_size()
+
+
+def evaluate_weights(cfg: CfgNode, *, device: torch.device, rank: int, world_size: int) -> None:
+    if not cfg.MODEL.WEIGHTS:
+        raise ConfigError("--eval-only evaluates MODEL.WEIGHTS, which is not set; give a checkpoint")
+    val_set = build_dataset(cfg, "val")
+    cfg = with_num_classes(cfg, val_set)
+    checkpoint = load_checkpoint(cfg.MODEL.WEIGHTS)
+    check_categories(checkpoint["categories"], val_set, cfg.MODEL.WEIGHTS)
+    detector = build_detector(cfg)
+    load_detector_weights(detector, checkpoint["model"], cfg.MODEL.WEIGHTS, need_iou_head=True)
+    evaluate_and_report(
+        cfg, detector.to(device), val_set, Path(cfg.OUTPUT_DIR), device=device, rank=rank, world_size=world_size
+    )
+
+
+def train(cfg: CfgNode, *, device: torch.device, rank: int, world_size: int, resume: bool) -> None:
+    output = Path(cfg.OUTPUT_DIR)
+    train_set, val_set = build_dataset(cfg, "train"), build_dataset(cfg, "val")
+    check_categories(train_set.categories, val_set, str(train_set.annotation_file))
+    cfg = with_num_classes(cfg, train_set)
+    if cfg.SOLVER.BATCH_SIZE % world_size:
+        raise ConfigError(f"SOLVER.BATCH_SIZE {cfg.SOLVER.BATCH_SIZE} cannot be shared by {world_size} processes")
+    if rank == 0:
+        describe(train_set)
+
+    torch.manual_seed(cfg.SEED)  # the same initial weights on every rank
+    detector = build_detector(cfg)
+    load_initial_weights(cfg, detector, train_set.category_ids)
+    detector.to(device)
+    optimizer = build_optimizer(cfg, detector)
+    schedule = build_schedule(cfg, optimizer)
+    torch.manual_seed(cfg.SEED + rank)  # other jitter and samples on every rank
+
+    done = 0
+    checkpoints = resumable_checkpoints(output / "checkpoints")
+    if resume and checkpoints:
+        done = resume_from(checkpoints[-1], detector, optimizer, schedule, train_set)
+    elif checkpoints:
+        raise ConfigError(
+            f"{output} holds the checkpoints of another run: give --resume to continue it, or another OUTPUT_DIR"
+        )
+    if done >= cfg.SOLVER.MAX_ITERATIONS:
+        raise ConfigError(f"{checkpoints[-1]} has done all of SOLVER.MAX_ITERATIONS; use --eval-only to evaluate it")
+
+    folder = RunFolder(output, cfg.dump(), start_iteration=done) if rank == 0 else None
+    batches = train_loader(
+        train_set,
+        batch_size=cfg.SOLVER.BATCH_SIZE // world_size,
+        num_workers=cfg.DATA.NUM_WORKERS,
+        seed=cfg.SEED,
+        start_iteration=done,
+        num_iterations=cfg.SOLVER.MAX_ITERATIONS,
+        rank=rank,
+        world_size=world_size,
+    )
+    trained = DistributedDataParallel(detector) if world_size > 1 else detector
+    steps = train_steps(
+        trained,
+        batches,
+        optimizer,
+        schedule,
+        device=device,
+        start_iteration=done,
+        clip_gradient=cfg.SOLVER.CLIP_GRADIENT,
+    )
+    progress = tqdm(
+        steps, initial=done, total=cfg.SOLVER.MAX_ITERATIONS, desc="train", unit="it", smoothing=0.05, disable=rank != 0
+    )
+    description = {"categories": train_set.categories, "config": cfg.dump()}
+    for step in progress:
+        last = step.iteration == cfg.SOLVER.MAX_ITERATIONS
+        if folder and (last or step.iteration % cfg.SOLVER.LOG_PERIOD == 0):
+            folder.log(step.iteration, step.losses | {"learning_rate": step.learning_rate})
+            progress.set_postfix(loss=f"{step.losses['loss']:.3f}", iou=f"{step.losses['loss_iou']:.4f}", refresh=False)
+        if folder and (last or step.iteration % cfg.SOLVER.CHECKPOINT_PERIOD == 0):
+            save_checkpoint(
+                checkpoint_path(output / "checkpoints", step.iteration),
+                model=detector.state_dict(),
+                optimizer=optimizer.state_dict(),
+                scheduler=schedule.state_dict(),
+                iteration=step.iteration,
+                random_state=torch.get_rng_state(),
+                **description,
+            )
+            for old in resumable_checkpoints(output / "checkpoints")[:-KEPT_CHECKPOINTS]:
+                old.unlink()
+        if last and folder:
+            save_checkpoint(output / "model_final.pth", model=detector.state_dict(), **description)
+        if last or (cfg.SOLVER.EVAL_PERIOD and step.iteration % cfg.SOLVER.EVAL_PERIOD == 0):
+            summary = evaluate_and_report(
+                cfg, detector, val_set, output, device=device, rank=rank, world_size=world_size
+            )
+            if folder:
+                folder.log_evaluation(step.iteration, summary)
+    if folder:
+        folder.close()
+
+
+def evaluate_and_report(
+    cfg: CfgNode, detector: IoUNet, val_set: CocoDataset, output: Path, *, device: torch.device, rank: int, world_size: int
+) -> dict | None:
+    """Evaluates on all processes; rank 0 writes the report, prints the table, and returns what was measured."""
+    batches = eval_loader(
+        val_set, batch_size=cfg.TEST.BATCH_SIZE, num_workers=cfg.DATA.NUM_WORKERS, rank=rank, world_size=world_size
+    )
+
+    def gather(items: list) -> list:
+        if world_size == 1:
+            return items
+        parts = [None] * world_size if rank == 0 else None
+        dist.gather_object(items, parts)
+        return [item for part in parts or [] for item in part]
+
+    evaluation = evaluate(
+        detector,
+        tqdm(batches, desc="evaluate", unit="batch", leave=False, disable=rank != 0),
+        val_set.as_coco(),
+        val_set.category_ids,
+        device=device,
+        gather=gather,
+    )
+    if evaluation is None:
+        return None
+    summary = write_report(evaluation, output, val_set.class_names)
+    correlation = summary["correlation"]
+    tqdm.write(f"\n{val_set.annotation_file}, {len(val_set)} images:\n\n{markdown_table(summary['table'])}\n")
+    tqdm.write(
+        f"correlation with the true IoU: class score {correlation['score']:.3f}, "
+        f"predicted IoU {correlation['predicted_iou']:.3f}; report in {output}/"
+    )
+    return summary
+
+
+def resume_from(path: Path, detector, optimizer, schedule, train_set: CocoDataset) -> int:
+    """Restores a run's state from a checkpoint; the number of iterations done."""
+    checkpoint = load_checkpoint(path)
+    check_categories(checkpoint["categories"], train_set, str(path))
+    load_detector_weights(detector, checkpoint["model"], str(path), need_iou_head=True)
+    optimizer.load_state_dict(checkpoint["optimizer"])
+    schedule.load_state_dict(checkpoint["scheduler"])
+    torch.set_rng_state(checkpoint["random_state"])
+    return checkpoint["iteration"]
+
+
+def with_num_classes(cfg: CfgNode, dataset: CocoDataset) -> CfgNode:
+    """The configuration with MODEL.NUM_CLASSES filled in from a data set."""
+    found = len(dataset.categories)
+    if cfg.MODEL.NUM_CLASSES not in (0, found):
+        raise ConfigError(
+            f"MODEL.NUM_CLASSES is {cfg.MODEL.NUM_CLASSES}, but {dataset.annotation_file} has {found} categories; "
+            "leave it at 0 to take the file's number"
+        )
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.NUM_CLASSES = found
+    cfg.freeze()
+    return cfg
+
+
+def check_categories(categories: list[dict], dataset: CocoDataset, source: str) -> None:
+    if categories != dataset.categories:
+        raise ConfigError(
+            f"the categories of {source} are {categories[:3]}..., those of {dataset.annotation_file} "
+            f"{dataset.categories[:3]}...: ids and names must agree, or labels would mean different classes"
+        )
+
+
+def describe(dataset: CocoDataset) -> None:
+    notes = [f"{count} left out: {rule}" for rule, count in dataset.skipped.items()]
+    if dataset.clipped:
+        notes.append(f"{dataset.clipped} boxes that overhang their image are clipped to it")
+    print(f"{dataset.annotation_file}: {len(dataset)} images, {len(dataset.categories)} classes", *notes, sep="; ")
+
+
+if __name__ == "__main__":
+    main()
