@@ -3,6 +3,7 @@
 # Both first make .venv with everything pyproject.toml names. PYTHON=python3.12 chooses the interpreter.
 
 PYTHON ?= python3
+CONSTRAIN ?= --constraint constraints.txt
 VENV := .venv
 RUN := $(VENV)/bin/python
 DEMO ?= runs/demo

@@ -44,9 +44,9 @@ _C.MODEL.BOX_HEAD.BOXES_PER_IMAGE = 512  # proposals sampled to train it; the pa
 
 _C.MODEL.IOU_HEAD = CfgNode()
 _C.MODEL.IOU_HEAD.HIDDEN_DIM = 1024
-_C.MODEL.IOU_HEAD.BOXES_PER_IMAGE = 128  # jittered boxes to train it (the paper gives no number)
+_C.MODEL.IOU_HEAD.BOXES_PER_IMAGE = 512  # jittered boxes to train it (the paper gives no number; as for the box head)
 _C.MODEL.IOU_HEAD.MIN_IOU = 0.5  # Omega_train: their IoU is uniform over [MIN_IOU, 1]
-_C.MODEL.IOU_HEAD.LOSS_WEIGHT = 1.0
+_C.MODEL.IOU_HEAD.LOSS_WEIGHT = 5.0  # the paper gives none; 5 is that of a reproduction (thisisi3/OpenMMLab-IoUNet)
 
 _C.INPUT = CfgNode()
 _C.INPUT.MIN_SIZE = 800  # the short side is scaled to this many pixels,
@@ -124,33 +124,34 @@ def load_config(path: str | Path | None = None, overrides: list[str] = ()) -> Cf
             raise ConfigError(f"{path} is not valid YAML: {error}") from None
         if not isinstance(differences, dict):
             raise ConfigError(f"{path} holds no keys: expected lines like 'SEED: 0'")
-        cfg.merge_from_other_cfg(_checked(differences, cfg, str(path)))
+        _merge(differences, cfg, str(path))
     if len(overrides) % 2:
         raise ConfigError(f"overrides come in pairs KEY VALUE; '{overrides[-1]}' lacks its partner")
     for key, value in zip(overrides[::2], overrides[1::2], strict=True):
         differences = value
         for part in reversed(key.split(".")):
             differences = {part: differences}
-        cfg.merge_from_other_cfg(_checked(differences, cfg, "command line"))
+        _merge(differences, cfg, "command line")
     cfg.freeze()
     return cfg
 
 
-def _checked(differences: dict, defaults: CfgNode, source: str, prefix: str = "") -> CfgNode:
-    """The differences with each value in the type of its default; yacs would refuse ``BASE_LR: 1`` for a float."""
-    checked = CfgNode()
+def _merge(differences: dict, cfg: CfgNode, source: str, prefix: str = "") -> None:
+    """Sets the differences in cfg, each in the type of its default.
+
+    yacs's own merge would refuse ``BASE_LR: 1`` for a float, and read the string ``"5"`` as a number.
+    """
     for key, value in differences.items():
         name = f"{prefix}{key}"
-        if key not in defaults:
+        if key not in cfg:
             raise ConfigError(f"{source}: unknown config key {name}; {_nearest_key(name)}")
-        default = defaults[key]
+        default = cfg[key]
         if isinstance(default, CfgNode):
             if not isinstance(value, dict):
                 raise ConfigError(f"{source}: {name} is a group of keys, such as {name}.{next(iter(default))}")
-            checked[key] = _checked(value, default, source, f"{name}.")
+            _merge(value, default, source, f"{name}.")
         else:
-            checked[key] = _in_type_of(default, value, f"{source}: {name}")
-    return checked
+            cfg[key] = _in_type_of(default, value, f"{source}: {name}")
 
 
 def _in_type_of(default, value, where: str):
@@ -176,8 +177,10 @@ def _nearest_key(name: str) -> str:
 
 
 def _all_keys(node: CfgNode, prefix: str = "") -> list[str]:
-    keys = []
+    keys = []  # and groups of keys
     for key, value in node.items():
-        keys += _all_keys(value, f"{prefix}{key}.") if isinstance(value, CfgNode) else [f"{prefix}{key}"]
+        keys.append(f"{prefix}{key}")
+        if isinstance(value, CfgNode):
+            keys += _all_keys(value, f"{prefix}{key}.")
     return keys
 

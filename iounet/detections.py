@@ -28,6 +28,8 @@ class Detections:
     def __post_init__(self) -> None:
         if self.boxes.dim() != 2 or self.boxes.shape[1] != 4:
             raise ValueError(f"Detections.boxes must have shape [N, 4], got {list(self.boxes.shape)}")
+        if not self.boxes.is_floating_point():  # rescaling integers would truncate the factor
+            raise ValueError(f"Detections.boxes must be floating point, got {self.boxes.dtype}; convert with .float()")
         for name in ("labels", "scores", "ious"):
             shape = list(getattr(self, name).shape)
             if shape != [len(self.boxes)]:
@@ -49,8 +51,9 @@ class Detections:
 
     def rescaled(self, from_size: tuple[int, int], to_size: tuple[int, int]) -> Detections:
         """The same boxes in another resolution of the image; sizes are (height, width) in pixels."""
-        scale_y, scale_x = (to / source for to, source in zip(to_size, from_size, strict=True))
-        return replace(self, boxes=self.boxes * self.boxes.new_tensor([scale_x, scale_y, scale_x, scale_y]))
+        to, source = (self.boxes.new_tensor([width, height] * 2) for height, width in (to_size, from_size))
+        # Multiplied first: that product of sizes is exact, so a border is mapped onto the border, not just beyond it.
+        return replace(self, boxes=self.boxes * to / source)
 
     def to_coco(self, image_id: int, category_ids: list[int]) -> list[dict]:
         """As entries of a COCO results file.

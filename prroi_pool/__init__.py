@@ -1,6 +1,6 @@
 """Precise RoI Pooling: the exact mean of a bilinearly interpolated feature map over each bin of each RoI,
-differentiable in the features and in the RoI coordinates (Jiang et al., "Acquisition of Localization Confidence
-for Accurate Object Detection", ECCV 2018, section 3.3).
+differentiable in the features and in the RoI coordinates (Jiang et al., "Acquisition of Localization
+Confidence for Accurate Object Detection", ECCV 2018, section 3.3).
 
 Needs torch only; compiled kernels are built on first use, and `python -m prroi_pool` tells how that went.
 """

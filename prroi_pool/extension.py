@@ -1,9 +1,9 @@
 """Builds and loads the compiled kernels: the only file here that does.
 
-A kernel module is compiled by torch.utils.cpp_extension on first use, once for the CPU and once for CUDA, so that a
-missing CUDA toolkit does not take the CPU kernels away. Each lies in a folder of its own, named after everything its
-binary depends on: a new torch, another machine or a changed source gets a new folder and never a stale binary.
-"""
+A kernel module is compiled by torch.utils.cpp_extension on first use, once for the CPU and once for CUDA, so
+that a missing CUDA toolkit does not take the CPU kernels away. Each lies in a folder of its own, named after
+everything its binary depends on: a new torch, another machine or a changed source gets a new folder and never
+a stale binary."""
 
 import contextlib
 import functools
@@ -45,8 +45,8 @@ class BuildError(RuntimeError):
 def kernels(device_type: str) -> ModuleType | None:
     """The compiled kernels for tensors of a device type ("cpu", "cuda", ...), built if need be.
 
-    None where `reference.py` has to serve: for other devices, where PRROI_POOL_BACKEND=reference asks for it, and where
-    the build fails, which is reported with one warning.
+    None where `reference.py` has to serve: for other devices, where PRROI_POOL_BACKEND=reference asks for it,
+    and where the build fails, which is reported with one warning.
     """
     if device_type not in DEVICE_TYPES or os.environ.get("PRROI_POOL_BACKEND") == "reference":
         return None
@@ -54,16 +54,16 @@ def kernels(device_type: str) -> ModuleType | None:
         return load(device_type)
     except BuildError as error:
         warnings.warn(
-            f"prroi_pool computes in plain PyTorch, which is right but slower, because its {device_type.upper()} "
-            f"kernels are missing. {error}\n`python -m prroi_pool` shows the details.",
-            stacklevel=4,
+            "prroi_pool computes in plain PyTorch, which is right but slower, because its "
+            f"{device_type.upper()} kernels are missing. {error}\n`python -m prroi_pool` shows the details.",
+            stacklevel=3,
         )
         return None
 
 
 def load(device_type: str) -> ModuleType:
-    """The kernels for "cpu" or "cuda", built if need be. A failure raises BuildError, the same on every call: torch's own
-    `load` would on the second call claim that nothing is to be built, and hide the cause."""
+    """The kernels for "cpu" or "cuda", built if need be. A failure raises BuildError, the same on every call:
+    torch's own `load` would on the second call claim that nothing is to be built, and hide the cause."""
     with _thread_lock:
         if device_type not in _outcomes:
             try:
@@ -90,7 +90,13 @@ def _load(device_type: str) -> ModuleType:
 
 def build_folder(device_type: str) -> Path:
     """Where the kernels lie once they are built. BuildError for "cuda" if they cannot be built here."""
-    parts = [torch.__version__, sysconfig.get_config_var("SOABI"), *compile_flags(), _cpu_model(), compiler_command()]
+    parts = [
+        torch.__version__,
+        sysconfig.get_config_var("SOABI"),
+        *compile_flags(),
+        _cpu_model(),
+        compiler_command(),
+    ]
     if device_type == "cuda":
         parts += [nvcc_version(find_cuda_home()), *cuda_architectures()]
     for path in sources(device_type, with_headers=True):
@@ -100,7 +106,8 @@ def build_folder(device_type: str) -> Path:
 
 
 def is_built(folder: Path) -> bool:
-    # The mark is set after the build, so that a library half written by a killed process is not taken for a whole one.
+    # The mark is set after the build, so that a library half written by a killed process is not taken for a
+    # whole one.
     return (folder / "complete").exists()
 
 
@@ -111,7 +118,8 @@ def sources(device_type: str, *, with_headers: bool = False) -> list[Path]:
 
 
 def cache_root() -> Path:
-    """TORCH_EXTENSIONS_DIR, or torch's cache folder of the user, or where neither can be written a temporary one."""
+    """TORCH_EXTENSIONS_DIR, or torch's cache folder of the user, or where neither can be written a temporary
+    one."""
     root = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or _cpp_extension().get_default_build_root())
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -122,7 +130,9 @@ def cache_root() -> Path:
         root = Path(tempfile.gettempdir()) / f"torch_extensions_{user}"
         root.mkdir(mode=0o700, exist_ok=True)
         if hasattr(os, "getuid") and root.stat().st_uid != os.getuid():
-            raise BuildError(f"{root} belongs to another user. Set TORCH_EXTENSIONS_DIR to a folder of yours.") from None
+            raise BuildError(
+                f"{root} belongs to another user. Set TORCH_EXTENSIONS_DIR to a folder of yours."
+            ) from None
         return root
 
 
@@ -132,8 +142,9 @@ def compile_flags() -> list[str]:
         return ["/O2"]
     if sys.platform == "darwin":
         return ["-O3"]
-    # OpenMP only compiles; it is not linked, so that the kernels use the threads of torch's own OpenMP library. The
-    # binary stays on this kind of CPU (its model is part of the folder's name), hence -march=native.
+    # OpenMP only compiles; it is not linked, so that the kernels use the threads of torch's own OpenMP
+    # library. The binary stays on this kind of CPU (its model is part of the folder's name), hence
+    # -march=native.
     return ["-O3", "-fopenmp", *(["-march=native"] if platform.machine() == "x86_64" else [])]
 
 
@@ -154,8 +165,8 @@ def find_compiler() -> str:
 
 
 def find_ninja() -> str:
-    """Path of ninja, on PATH or in this Python's packages (whose scripts are off PATH if its environment is not
-    activated); BuildError without one."""
+    """Path of ninja, on PATH or in this Python's packages (whose scripts are off PATH if its environment is
+    not activated); BuildError without one."""
     path = shutil.which("ninja")
     if path is None:
         with contextlib.suppress(ImportError):
@@ -197,7 +208,9 @@ def find_cuda_home() -> Path:
 
 
 def nvcc_version(home: Path) -> str:
-    output = subprocess.run([home / "bin" / "nvcc", "--version"], capture_output=True, text=True, check=False).stdout
+    output = subprocess.run(
+        [home / "bin" / "nvcc", "--version"], capture_output=True, text=True, check=False
+    ).stdout
     match = re.search(r"release (\d+\.\d+)", output)
     return match[1] if match else "unknown"
 
@@ -208,16 +221,20 @@ def cuda_architectures() -> list[str]:
         return [listed]
     if not torch.cuda.is_available():
         raise BuildError(
-            "PyTorch sees no CUDA GPU. To build for a GPU of another machine, set TORCH_CUDA_ARCH_LIST (e.g. to 8.0)."
+            "PyTorch sees no CUDA GPU. To build for a GPU of another machine, set TORCH_CUDA_ARCH_LIST, "
+            "for example to 8.0."
         )
-    return sorted({"%d.%d" % torch.cuda.get_device_capability(n) for n in range(torch.cuda.device_count())})
+    capabilities = {torch.cuda.get_device_capability(n) for n in range(torch.cuda.device_count())}
+    return [f"{major}.{minor}" for major, minor in sorted(capabilities)]
 
 
 def _cpu_model() -> str:
     """What -march=native depends on: homes are shared between the unlike machines of a cluster."""
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
+        return "\n".join(
+            sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))})
+        )
     return platform.processor()
 
 
@@ -226,10 +243,15 @@ def _build(device_type: str, folder: Path) -> None:
     path = os.pathsep.join([str(Path(find_ninja()).parent), os.environ.get("PATH", "")])
     cpp_extension = _cpp_extension()
     cuda_home = str(find_cuda_home()) if device_type == "cuda" else cpp_extension.CUDA_HOME
-    # torch's own lock. Who holds ours knows that nobody builds here, so a lock still there is a killed process's.
+    # torch's own lock. Who holds ours knows that nobody builds here, so a lock still there is a killed
+    # process's.
     (folder / "lock").unlink(missing_ok=True)
 
-    print(f"prroi_pool: compiling the {device_type.upper()} kernels, once for this machine …", file=sys.stderr, flush=True)
+    print(
+        f"prroi_pool: compiling the {device_type.upper()} kernels, once for this machine …",
+        file=sys.stderr,
+        flush=True,
+    )
     start = time.monotonic()
     try:
         with _replaced(os.environ, "PATH", path), _replaced(vars(cpp_extension), "CUDA_HOME", cuda_home):
@@ -241,7 +263,9 @@ def _build(device_type: str, folder: Path) -> None:
                 build_directory=str(folder),
                 with_cuda=device_type == "cuda",
             )
-    except Exception as error:  # torch raises RuntimeError, OSError, IndexError, ... and all of them mean the same here
+    except (
+        Exception
+    ) as error:  # torch raises RuntimeError, OSError, IndexError, ... and all of them mean the same here
         raise BuildError(
             f"The compilation in {folder} failed:\n{error}\n"
             f"The compiler is `{compiler_command()}`; set CXX to another one if that is not the one you want."
@@ -258,13 +282,16 @@ def _import(device_type: str, folder: Path) -> ModuleType:
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
     except ImportError as error:
-        raise BuildError(f"{library} cannot be loaded: {error}. Delete its folder to have it built anew.") from error
+        raise BuildError(
+            f"{library} cannot be loaded: {error}. Delete its folder to have it built anew."
+        ) from error
     return module
 
 
 @contextlib.contextmanager
 def _process_lock(folder: Path) -> Iterator[None]:
-    """Lets one process at a time build in the folder. The operating system frees the lock when its holder dies."""
+    """Lets one process at a time build in the folder. The operating system frees the lock when its holder
+    dies."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "building"
     with open(path, "a+", encoding="utf-8") as file:
@@ -275,7 +302,8 @@ def _process_lock(folder: Path) -> Iterator[None]:
             holder = file.read().strip() or "another process"
             if time.monotonic() > deadline:
                 raise BuildError(
-                    f"{holder} has been building for {LOCK_TIMEOUT_S:.0f} s and holds {path}. End it if it hangs."
+                    f"{holder} has been building for {LOCK_TIMEOUT_S:.0f} s and holds {path}. "
+                    "End it if it hangs."
                 )
             if not waiting:
                 print(f"prroi_pool: waiting for {holder} to compile …", file=sys.stderr, flush=True)

@@ -12,14 +12,16 @@ from .functional import prroi_pool2d
 class MultiScalePrRoIPool(nn.Module):
     """Pools each box from the level of a feature pyramid that fits its size.
 
-    The level is chosen by equation 1 of Lin et al., "Feature Pyramid Networks for Object Detection", CVPR 2017, and the
-    stride of a level is the power of two next to image size / map size, both as in torchvision's MultiScaleRoIAlign, so
-    that this module can replace `roi_heads.box_roi_pool` of its detectors. Unlike there, the boxes receive a gradient.
+    The level is chosen by equation 1 of Lin et al., "Feature Pyramid Networks for Object Detection", CVPR
+    2017, and the stride of a level is the power of two next to image size / map size, both as in
+    torchvision's MultiScaleRoIAlign, so that this module can replace `roi_heads.box_roi_pool` of its
+    detectors. Unlike there, the boxes receive a gradient.
 
     Args:
         featmap_names: the maps of the pyramid to pool from, finest first.
         output_size: bins of a box: (height, width), or one number for both.
-        canonical_scale: the side in pixels of a square box that is pooled from canonical_level (s0 of equation 1).
+        canonical_scale: the side in pixels of a square box that is pooled from canonical_level (s0 of
+            equation 1).
         canonical_level: k0 of equation 1; level k has the stride 2**k.
     """
 
@@ -50,11 +52,12 @@ class MultiScalePrRoIPool(nn.Module):
             x: Tensor[N, C, H_l, W_l] for each name of the pyramid's maps; others are ignored.
             boxes: one Tensor[K_n, 4] per image, xyxy in pixels of that image as the network saw it.
             image_shapes: (height, width) of each image as the network saw it, before padding to a batch.
-            levels: Tensor[K] of int64, what `assign_levels` returned; by default it is called with these boxes. Passed
-                by a caller that moves boxes, so that each keeps the level it started from.
+            levels: Tensor[K] of int64, what `assign_levels` returned; by default it is called with these
+                boxes. Passed by a caller that moves boxes, so that each keeps the level it started from.
 
         Returns:
-            Tensor[K, C, *output_size], in the order of the concatenated boxes; differentiable in x and in boxes.
+            Tensor[K, C, *output_size], in the order of the concatenated boxes; differentiable in x and in
+            boxes.
         """
         maps = self._maps(x)
         rois = _rois(boxes)
@@ -74,7 +77,8 @@ class MultiScalePrRoIPool(nn.Module):
     def assign_levels(
         self, x: dict[str, Tensor], boxes: Sequence[Tensor], image_shapes: Sequence[tuple[int, int]]
     ) -> Tensor:
-        """The pyramid level of each box: Tensor[K] of int64, an index into `featmap_names`. Arguments as in `forward`."""
+        """The pyramid level of each box: Tensor[K] of int64, an index into `featmap_names`. Arguments as in
+        `forward`."""
         scales = _scales(self._maps(x), image_shapes)
         finest, coarsest = (int(-math.log2(scale)) for scale in (scales[0], scales[-1]))
         boxes = torch.cat(list(boxes))

@@ -1,13 +1,14 @@
-"""The definition of Precise RoI Pooling in plain torch: the oracle of the tests, and the fallback on any device.
+"""The definition of Precise RoI Pooling in plain torch: the oracle of the tests, and the fallback on any
+device.
 
-The integral of the paper's equation 4 separates into two sets of 1-D weights. A bin is the set of points
-`start + t * width` with t in [0, 1], so pixel i of an axis has the weight
+The integral of the paper's equation 4 separates into one weight for each column of a bin, times one for each
+row. On an axis where the RoI starts at `low`, bin b is the set of points low + width * (b + t) with t in [0,
+1], so pixel i weighs
 
-    mean_of_hat(start - i, width) = ∫₀¹ K(start - i + t * width) dt,    K(x) = max(0, 1 - |x|),
+    ∫₀¹ K(low - i + width * (b + t)) dt,    K(x) = max(0, 1 - |x|).
 
-and the mean over the bin is Σ_ji mean_of_hat_y(j) · mean_of_hat_x(i) · w_ji. Nothing is divided by an area and no two
-large antiderivatives are subtracted, so a RoI of 0.01 px keeps its precision. `csrc/bilinear_integral.h` is the same
-formula in C++. Autograd derives both gradients here, of any order.
+No area divides and no antiderivatives are subtracted, so a RoI of 0.01 px keeps its precision.
+`csrc/bilinear_integral.h` is the same formula in C++. Autograd derives both gradients here, of any order.
 """
 
 import torch
@@ -22,19 +23,18 @@ def prroi_pool2d(
 ) -> Tensor:
     """The same contract as `functional.prroi_pool2d`, without its checks of the arguments.
 
-    A batch index outside of the features pools to 0, on every device. Memory is bounded by `MAX_PATCH_ELEMENTS`, unless
-    the RoIs require a gradient: autograd then keeps the pixels below every RoI for its backward pass.
-    """
+    A batch index outside of the features pools to 0, on every device. Memory is bounded by
+    `MAX_PATCH_ELEMENTS`, unless the RoIs require a gradient: autograd then keeps the pixels below every RoI
+    for its backward pass."""
     num_images, channels, height, width = features.shape
     batch_index = rois[:, 0].detach()
-    x1, y1, x2, y2 = (rois[:, 1:].to(features.dtype) * spatial_scale).unbind(1)
-    x1, x_bin, x_first, x_last = _bins(x1, x2, pooled_width, width)
-    y1, y_bin, y_first, y_last = _bins(y1, y2, pooled_height, height)
+    x1, y1, x2, y2 = rois[:, 1:].to(features.dtype).unbind(1)
+    x1, x_bin, x_first, x_last = _bins(x1, x2, spatial_scale, pooled_width, width)
+    y1, y_bin, y_first, y_last = _bins(y1, y2, spatial_scale, pooled_height, height)
 
-    pooled = (
-        (batch_index >= 0) & (batch_index < num_images) & (x_bin > 0) & (y_bin > 0) & (x_first <= x_last) & (y_first <= y_last)
-    )
-    chosen = pooled.nonzero().squeeze(1)
+    has_image = (batch_index >= 0) & (batch_index < num_images)
+    touches_map = (x_bin > 0) & (y_bin > 0) & (x_first <= x_last) & (y_first <= y_last)
+    chosen = (has_image & touches_map).nonzero().squeeze(1)
     # RoIs of like size share a chunk, because a chunk's patches are as large as its largest.
     area = (x_last - x_first + 1) * (y_last - y_first + 1)
     chosen = chosen[area[chosen].argsort(stable=True)]
@@ -49,49 +49,64 @@ def prroi_pool2d(
         outputs.append(torch.einsum("kpj,kjic,kqi->kcpq", a_y, patch, a_x))
 
     result = features.new_zeros(len(rois), channels, pooled_height, pooled_width)
-    return result.index_copy(0, chosen, torch.cat(outputs)) if outputs else result
+    if not outputs:
+        # Sums of nothing: they keep the result differentiable, with gradients of 0.
+        return result + features.flatten()[:0].sum() + rois.flatten()[:0].sum()
+    return result.index_copy(0, chosen, torch.cat(outputs))
 
 
-def mean_of_hat(start: Tensor, width: Tensor) -> Tensor:
-    """∫₀¹ K(start + t * width) dt for the hat function K and width > 0, elementwise.
+def mean_of_hat(low: Tensor, width: Tensor, bins: Tensor, pixels: Tensor) -> Tensor:
+    """∫₀¹ K(low - pixels + width * (bins + t)) dt for the hat function K and width > 0, elementwise.
 
-    The hat is linear between -1, 0 and 1, so the mean is, for its rising and its falling side, the share of the bin
-    on that side times the hat at the middle of that share.
+    The hat is linear between its knots -1, 0 and 1, so the mean is, for its rising and its falling side, the
+    share of the bin on that side times the hat at the middle of that share.
     """
-    enter, peak, leave = (((knot - start) / width).clamp(0, 1) for knot in (-1, 0, 1))
-    rising = (peak - enter) * (1 + (start + width * (enter + peak) / 2))
-    falling = (leave - peak) * (1 - (start + width * (peak + leave) / 2))
+    # Differences between pixel and RoI come first, as they are exact nearby: tiny bins must tell pixels
+    # apart.
+    offset = low - pixels
+    enter, peak, leave = (((knot - offset) / width - bins).clamp(0, 1) for knot in (-1, 0, 1))
+    rising = (peak - enter) * (1 + (offset + width * (bins + (enter + peak) / 2)))
+    falling = (leave - peak) * (1 - (offset + width * (bins + (peak + leave) / 2)))
     return rising + falling
 
 
-def _bins(low: Tensor, high: Tensor, num_bins: int, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Start of the first bin [K], width of a bin [K] (0 when it has none or is not finite), and the first and the last
-    pixel [K] of the axis that the RoI touches, clipped to the map; first > last when it touches none."""
-    bin_width = (high - low) / num_bins
-    valid = (bin_width > 0) & bin_width.isfinite()
+def _bins(
+    low: Tensor, high: Tensor, spatial_scale: float, num_bins: int, size: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Start of the first bin [K], width of a bin [K] (0 for a RoI without area or with a non-finite
+    coordinate), and the first and the last pixel [K] that the RoI touches, clipped to the axis; first > last
+    when it touches none."""
+    width = (high - low) * spatial_scale / num_bins
+    valid = (width > 0) & width.isfinite()
     # Replaced before any division, so that no NaN can reach a gradient.
-    bin_width = torch.where(valid, bin_width, 0)
-    low = torch.where(valid, low, 0)
+    width = torch.where(valid, width, 0)
+    low = torch.where(valid, low * spatial_scale, 0)
     first = low.detach().floor().clamp(0, size).long()
-    last = torch.where(valid, high, 0).detach().ceil().clamp(-1, size - 1).long()
-    return low, bin_width, first, last
+    last = (low + width * num_bins).detach().ceil().clamp(-1, size - 1).long()
+    return low, width, first, last
 
 
 def _weights(
-    low: Tensor, bin_width: Tensor, first: Tensor, last: Tensor, chunk: Tensor, num_bins: int
+    low: Tensor, width: Tensor, first: Tensor, last: Tensor, chunk: Tensor, num_bins: int
 ) -> tuple[Tensor, Tensor]:
-    """Pixels of one axis [k, size] and their weights [k, num_bins, size], padded to the chunk's largest RoI."""
-    low, bin_width, first, last = low[chunk, None, None], bin_width[chunk, None, None], first[chunk], last[chunk]
-    pixels = first[:, None] + torch.arange(int((last - first).max()) + 1, device=first.device)
-    inside = pixels <= last[:, None]
-    pixels = torch.where(inside, pixels, last[:, None])
-    start = low + bin_width * torch.arange(num_bins, device=low.device)[:, None]
-    weights = mean_of_hat(start - pixels[:, None, :], bin_width)
-    return pixels, weights * inside[:, None, :]
+    """Pixels of an axis [k, size] and their weights [k, num_bins, size], padded to the chunk's largest
+    RoI."""
+    low, width, first, last = (
+        low[chunk, None, None],
+        width[chunk, None, None],
+        first[chunk, None],
+        last[chunk, None],
+    )
+    pixels = first + torch.arange(int((last - first).max()) + 1, device=first.device)
+    inside = pixels <= last
+    pixels = torch.minimum(pixels, last)
+    bins = torch.arange(num_bins, device=low.device)[:, None]
+    return pixels, mean_of_hat(low, width, bins, pixels[:, None, :]) * inside[:, None, :]
 
 
 def _chunks(chosen: Tensor, columns: Tensor, rows: Tensor, channels: int) -> list[Tensor]:
-    """Splits `chosen` so that the padded patches of each part have at most MAX_PATCH_ELEMENTS elements (or one RoI)."""
+    """Splits `chosen` so that the padded patches of each part have at most MAX_PATCH_ELEMENTS elements (or
+    one RoI)."""
     chunks, start, max_columns, max_rows = [], 0, 0, 0
     for end, (w, h) in enumerate(zip(columns[chosen].tolist(), rows[chosen].tolist(), strict=True)):
         max_columns, max_rows = max(max_columns, w), max(max_rows, h)

@@ -10,6 +10,7 @@ boxes.png.
 """
 
 import argparse
+import math
 import os
 import sys
 from pathlib import Path
@@ -30,7 +31,7 @@ from iounet.build import (
 )
 from iounet.config import ConfigError, load_config
 from iounet.data import CocoDataset, DataError, eval_loader, train_loader
-from iounet.evaluation import evaluate, markdown_table, write_report
+from iounet.evaluation import evaluate, write_report
 from iounet.modeling import IoUNet
 from iounet.training import NonFiniteLossError, train_steps
 from iounet.training.checkpoint import (
@@ -200,10 +201,10 @@ def evaluate_and_report(
         return None
     summary = write_report(evaluation, output, val_set.class_names)
     correlation = summary["correlation"]
-    tqdm.write(f"\n{val_set.annotation_file}, {len(val_set)} images:\n\n{markdown_table(summary['table'])}\n")
+    tqdm.write(f"\n{val_set.annotation_file}, {len(val_set)} images:\n\n{(output / 'table.md').read_text()}")
     tqdm.write(
-        f"correlation with the true IoU: class score {correlation['score']:.3f}, "
-        f"predicted IoU {correlation['predicted_iou']:.3f}; report in {output}/"
+        f"correlation with the true IoU: class score {correlation['score'] or math.nan:.3f}, "
+        f"predicted IoU {correlation['predicted_iou'] or math.nan:.3f}; report in {output}/"
     )
     return summary
 

@@ -17,7 +17,7 @@ from .shapes import CLASS_NAMES, Shape, rasterise
 NUM_OBJECTS = (3, 10)
 # Side of a shape before it is stretched, as a fraction of the image's shorter side: 16 to 80 pixels of 160.
 RELATIVE_SIDE = (0.1, 0.5)
-# A shape is not drawn at all rather than so hidden, or so few pixels wide, that one could only guess its class.
+# A shape is not drawn at all rather than so hidden or so small that one could only guess its class (pixels).
 MIN_VISIBLE_FRACTION = 0.35
 MIN_VISIBLE_SIDE = 8
 

@@ -1,6 +1,7 @@
 """An evaluation as files: the table, the results, the correlation plot, the boxes before and after."""
 
 import json
+import math
 from pathlib import Path
 
 from PIL import Image
@@ -18,18 +19,27 @@ def write_report(evaluation: Evaluation, folder: Path, class_names: list[str]) -
     """Writes table.md, evaluation.json, detections.json, correlation.png and boxes.png into a folder.
 
     Returns:
-        What evaluation.json holds: ``{"table": row → column → percent, "correlation": ...}``.
+        What evaluation.json holds: ``{"table": row → column → percent, "correlation": ...}``; None where a value is
+        undefined, such as APl without large objects.
     """
     folder.mkdir(parents=True, exist_ok=True)
     correlation = correlation_figure(
         evaluation.ious, evaluation.scores, evaluation.predicted_ious, folder / "correlation.png"
     )
-    summary = {"table": evaluation.table, "correlation": correlation}
+    summary = {
+        "table": {row: _without_nan(columns) for row, columns in evaluation.table.items()},
+        "correlation": _without_nan(correlation),
+    }
     (folder / "table.md").write_text(markdown_table(evaluation.table) + "\n")
-    (folder / "evaluation.json").write_text(json.dumps(summary, indent=2) + "\n")
+    (folder / "evaluation.json").write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
     (folder / "detections.json").write_text(json.dumps(evaluation.results))
     draw_examples(evaluation.examples, class_names).save(folder / "boxes.png")
     return summary
+
+
+def _without_nan(values: dict[str, float]) -> dict[str, float | None]:
+    # JSON has no NaN; Python would write one that other readers refuse.
+    return {name: None if math.isnan(value) else value for name, value in values.items()}
 
 
 def draw_examples(examples: list[Example], class_names: list[str]) -> Image.Image:

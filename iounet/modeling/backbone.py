@@ -46,14 +46,17 @@ def resnet_fpn(
     zero_init_residual = weights is None and norm != "FrozenBN"
     body = getattr(resnet, name)(weights=None, norm_layer=NORMS[norm], zero_init_residual=zero_init_residual)
     if weights is not None:
-        outcome = body.load_state_dict(weights, strict=False)
         # Frozen norms lack the counter that ordinary ones carry.
-        unexpected = [key for key in outcome.unexpected_keys if not key.endswith("num_batches_tracked")]
-        if outcome.missing_keys or unexpected:
+        expected = {key: value for key, value in body.state_dict().items() if not key.endswith("num_batches_tracked")}
+        missing = [key for key in expected if key not in weights]
+        unexpected = [key for key in weights if key not in expected and not key.endswith("num_batches_tracked")]
+        reshaped = [key for key in expected if key in weights and weights[key].shape != expected[key].shape]
+        if missing or unexpected or reshaped:
             raise ValueError(
-                f"MODEL.BACKBONE.WEIGHTS does not fit {name}: missing {outcome.missing_keys[:3]}, "
-                f"unexpected {unexpected[:3]}; give the state dict of torchvision.models.{name}"
+                f"MODEL.BACKBONE.WEIGHTS does not fit {name}: missing {missing[:3]}, unexpected {unexpected[:3]}, "
+                f"of another shape {reshaped[:3]}; give the state dict of torchvision.models.{name}"
             )
+        body.load_state_dict(weights, strict=False)
     for parameter_name, parameter in body.named_parameters():
         trains = parameter_name.startswith(_LAYERS[:trainable_layers])
         trains |= parameter_name.startswith("bn1") and trainable_layers == len(_LAYERS)
@@ -66,4 +69,6 @@ def resnet_fpn(
         return_layers={stage: str(level) for level, stage in enumerate(stages)},
         in_channels_list=stage_channels,
         out_channels=out_channels,
+        # From scratch the pyramid needs norms as much as the body does; a frozen one there would do nothing.
+        norm_layer=nn.BatchNorm2d if norm == "BN" else None,
     )

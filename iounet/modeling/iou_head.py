@@ -27,6 +27,11 @@ class IoUHead(nn.Module):
         pooled_height, pooled_width = roi_pool.output_size
         self.mlp = TwoMLPHead(in_channels * pooled_height * pooled_width, hidden_dim)
         self.predictor = nn.Linear(hidden_dim, num_classes)
+        # The errors of a regression to [-1, 1] are small, and so are its gradients: He initialisation keeps their size
+        # through the hidden layers, where torch's default for linear layers shrinks them by six each.
+        for layer in (self.mlp.fc6, self.mlp.fc7):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            nn.init.zeros_(layer.bias)
         # As Fast R-CNN initialises its output layers: predictions start close together, at an IoU of 0.5.
         nn.init.normal_(self.predictor.weight, std=0.01)
         nn.init.zeros_(self.predictor.bias)

@@ -43,7 +43,9 @@ class RoIHeads(TorchvisionRoIHeads):
         """
         class_logits, box_regression = self._predict(features, proposals, image_sizes)
         proposals_per_image = [len(proposals_in_image) for proposals_in_image in proposals]
-        decoded = self.box_coder.decode(box_regression, proposals).split(proposals_per_image)
+        decoded = self.box_coder.decode(box_regression, proposals)
+        # decode leaves the box dimension out where there is no proposal.
+        decoded = decoded.reshape(*class_logits.shape, 4).split(proposals_per_image)
         probabilities = class_logits.softmax(-1).split(proposals_per_image)
 
         all_boxes, all_labels, all_scores = [], [], []

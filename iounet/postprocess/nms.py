@@ -45,7 +45,9 @@ def iou_guided_nms(
     for index in _indices_by_class(labels):
         keep = nms(boxes[index], ious[index], iou_threshold)  # by falling predicted IoU
         # Each box belongs to the first kept box that overlaps it: once suppressed it is no longer in B for the next.
-        overlaps = box_iou(boxes[index][keep], boxes[index]) > iou_threshold
+        iou = box_iou(boxes[index][keep], boxes[index])
+        # The largest counts in any case: nms may round an IoU at the threshold to its other side.
+        overlaps = (iou > iou_threshold) | (iou == iou.amax(0))
         overlaps[:, keep] = torch.eye(len(keep), dtype=torch.bool, device=boxes.device)
         first_overlap = overlaps & (overlaps.cumsum(0) == 1)
         cluster_scores = torch.where(first_overlap, scores[index], -torch.inf).amax(1)

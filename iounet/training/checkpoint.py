@@ -53,8 +53,9 @@ def load_weights_file(path: str | Path) -> dict:
             f"{path} cannot be read as plain weights: it is damaged, or holds Python objects, which could run code; "
             f"save a state_dict() instead ({str(error).splitlines()[0]})"
         ) from None
-    except (RuntimeError, EOFError, ValueError, OSError) as error:
-        raise CheckpointError(f"{path} is damaged or not a weights file: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # torch raises almost any error on a damaged file: KeyError, IndexError, struct.error
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise CheckpointError(f"{path} is damaged or not a weights file ({reason})") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}; expected a state dict or a checkpoint")
     return content

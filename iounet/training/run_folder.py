@@ -1,6 +1,7 @@
 """The folder of a training run: everything needed to see what happened and to do it again."""
 
 import json
+import math
 import platform
 from importlib.metadata import version
 from pathlib import Path
@@ -27,7 +28,7 @@ class RunFolder:
         (path / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n")
         self._metrics = path / "metrics.json"
         rows = self._metrics.read_text().splitlines() if self._metrics.exists() and start_iteration else []
-        kept = [row for row in rows if json.loads(row)["iteration"] <= start_iteration]
+        kept = [row for row in rows if _iteration(row) <= start_iteration]
         self._metrics.write_text("".join(f"{row}\n" for row in kept))
         purge_step = start_iteration + 1 if start_iteration else None
         self._tensorboard = SummaryWriter(path / "tensorboard", purge_step=purge_step)
@@ -45,15 +46,22 @@ class RunFolder:
         Args:
             summary: as :func:`iounet.evaluation.write_report` returns it.
         """
-        values = {f"{row}/{column}": value for row, columns in summary["table"].items() for column, value in columns.items()}
-        values |= {f"correlation/{name}": value for name, value in summary["correlation"].items()}
-        self.log(iteration, values)
+        groups = summary["table"] | {"correlation": summary["correlation"]}
+        values = {f"{group}/{name}": value for group, columns in groups.items() for name, value in columns.items()}
+        self.log(iteration, {name: value for name, value in values.items() if value is not None})
         for name in ("boxes", "correlation"):
             with Image.open(self.path / f"{name}.png") as picture:
                 self._tensorboard.add_image(name, pil_to_tensor(picture.convert("RGB")), iteration)
 
     def close(self) -> None:
         self._tensorboard.close()
+
+
+def _iteration(row: str) -> float:
+    try:
+        return json.loads(row)["iteration"]
+    except json.JSONDecodeError:  # the row that a run was writing when it was killed
+        return math.inf
 
 
 def environment() -> dict[str, str | int | None]:

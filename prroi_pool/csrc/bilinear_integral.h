@@ -1,8 +1,9 @@
-// The 1-D weights of Precise RoI Pooling, shared by the CPU and the CUDA kernels; `reference.py` is the same in Python.
+// The 1-D weights of Precise RoI Pooling, shared by the CPU and the CUDA kernels; `reference.py` is the same
+// in Python.
 //
-// A feature map is extended to the plane with the hat function K(x) = max(0, 1 - |x|). The mean over a bin separates
-// into one weight per column times one weight per row. The bin is the set of points `start + t * width`, t in [0, 1],
-// so pixel i of an axis weighs
+// A feature map is extended to the plane with the hat function K(x) = max(0, 1 - |x|). The mean over a bin
+// separates into one weight per column times one weight per row. The bin is the set of points `start + t *
+// width`, t in [0, 1], so pixel i of an axis weighs
 //
 //     ∫₀¹ K(start - i + t * width) dt.
 //
@@ -30,9 +31,11 @@ struct Extent {
   int64_t num_bins;
 };
 
+// The coordinates are subtracted before they are scaled: a compiler may fuse a product with the subtraction,
+// which gives a RoI without area a width of rounding.
 template <typename T>
-PRROI_POOL_INLINE Extent<T> make_extent(T low, T high, int64_t num_bins) {
-  return {low, (high - low) / static_cast<T>(num_bins), num_bins};
+PRROI_POOL_INLINE Extent<T> make_extent(T low, T high, T spatial_scale, int64_t num_bins) {
+  return {low * spatial_scale, (high - low) * spatial_scale / static_cast<T>(num_bins), num_bins};
 }
 
 // False for a RoI without area, a reversed one, and one with a NaN or infinite coordinate.
@@ -47,8 +50,8 @@ struct PixelRange {
   int64_t count;
 };
 
-// The pixels of an axis of `size` pixels whose hats reach into [low, high]. Clipped before the conversion to integers,
-// so that a far coordinate neither overflows nor costs time.
+// The pixels of an axis of `size` pixels whose hats reach into [low, high]. Clipped before the conversion to
+// integers, so that a far coordinate neither overflows nor costs time.
 template <typename T>
 PRROI_POOL_INLINE PixelRange touched_pixels(T low, T high, int64_t size) {
   const T first = std::floor(low) > 0 ? std::floor(low) : T(0);
@@ -81,23 +84,26 @@ PRROI_POOL_INLINE T clamp_to_unit(T t) {
 template <typename T>
 PRROI_POOL_INLINE Weight<T> bin_weight(const Extent<T>& extent, int64_t bin, int64_t pixel) {
   const T width = extent.bin_width;
-  const T start = extent.low + static_cast<T>(bin) * width - static_cast<T>(pixel);
+  // Differences between a pixel and the RoI come first, as they are exact nearby. A bin's start as such would
+  // be rounded to an ulp of the coordinate, 8e-6 px at 100, and pixels told apart wrongly by tiny bins.
+  const T offset = extent.low - static_cast<T>(pixel);
+  const T position = static_cast<T>(bin);
   // The hat rises from -1 to 0 and falls from 0 to 1; these t are where the bin passes the three knots.
-  const T enter = clamp_to_unit((-1 - start) / width);
-  const T peak = clamp_to_unit(-start / width);
-  const T leave = clamp_to_unit((1 - start) / width);
+  const T enter = clamp_to_unit((-1 - offset) / width - position);
+  const T peak = clamp_to_unit(-offset / width - position);
+  const T leave = clamp_to_unit((1 - offset) / width - position);
+  // The shares of the bin on the two sides, and their middles.
   const T rising = peak - enter;
   const T falling = leave - peak;
-  const T t_rising = (enter + peak) / 2;
-  const T t_falling = (peak + leave) / 2;
+  const T t_rising = position + (enter + peak) / 2;
+  const T t_falling = position + (peak + leave) / 2;
 
   Weight<T> weight;
-  weight.value = rising * (1 + (start + width * t_rising)) + falling * (1 - (start + width * t_falling));
-  // Point t of the bin is low + (bin + t) / num_bins * (high - low), and moves with the ends accordingly. K' is 1 on
-  // the rising side and -1 on the falling one. The knots move too, but K is continuous, so that adds nothing.
-  const T position = static_cast<T>(bin);
-  weight.d_high =
-      (rising * (position + t_rising) - falling * (position + t_falling)) / static_cast<T>(extent.num_bins);
+  weight.value = rising * (1 + (offset + width * t_rising)) + falling * (1 - (offset + width * t_falling));
+  // The RoI's point low + (bin + t) / num_bins * (high - low) moves with the two ends accordingly. K' is 1 on
+  // the rising side and -1 on the falling one. The knots move too, but K is continuous there, so that adds
+  // nothing.
+  weight.d_high = (rising * t_rising - falling * t_falling) / static_cast<T>(extent.num_bins);
   weight.d_low = rising - falling - weight.d_high;
   return weight;
 }
@@ -105,7 +111,8 @@ PRROI_POOL_INLINE Weight<T> bin_weight(const Extent<T>& extent, int64_t bin, int
 // The image a RoI belongs to, or -1 when its index names none.
 template <typename T>
 PRROI_POOL_INLINE int64_t image_of(T batch_index, int64_t num_images) {
-  return batch_index >= 0 && batch_index < static_cast<T>(num_images) ? static_cast<int64_t>(batch_index) : -1;
+  const bool exists = batch_index >= 0 && batch_index < static_cast<T>(num_images);
+  return exists ? static_cast<int64_t>(batch_index) : -1;
 }
 
 }  // namespace prroi_pool

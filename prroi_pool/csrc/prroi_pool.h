@@ -6,8 +6,8 @@
 
 namespace prroi_pool {
 
-// features [N, C, H, W] and rois [K, 5] share dtype, float or double, and device; `functional.py` has checked them. A
-// RoI whose batch index names no image pools to 0, like one without area.
+// features [N, C, H, W] and rois [K, 5] share dtype, float or double, and device; `functional.py` has checked
+// them. A RoI whose batch index names no image pools to 0, like one without area.
 
 // Returns [K, C, pooled_height, pooled_width] in the memory format of the features.
 at::Tensor forward(

@@ -44,8 +44,8 @@ class AxisWeights {
   PixelRange pixels_of(int64_t bin) const { return bin_pixels_[bin]; }
   BinRange bins_of(int64_t pixel) const { return pixel_bins_[pixel - pixels_.first]; }
 
-  // Weights of (bin, pixel); the next pixel's follows, the next bin's is `bin_stride` away. Only the pixels of a bin
-  // have one.
+  // Weights of (bin, pixel); the next pixel's follows, the next bin's is `bin_stride` away. Only the pixels
+  // of a bin have one.
   const T* value(int64_t bin, int64_t pixel) const { return &value_[index(bin, pixel)]; }
   const T* d_low(int64_t bin, int64_t pixel) const { return &d_low_[index(bin, pixel)]; }
   const T* d_high(int64_t bin, int64_t pixel) const { return &d_high_[index(bin, pixel)]; }

@@ -33,8 +33,9 @@ inline void add_terms(
   }
 }
 
-// sum[c] += Σ_n weights[n * weight_stride] * terms[n * term_stride + c] for c in [0, channels). Four terms at a time, so
-// that the sum is loaded and stored once for four products; any compiler vectorises this, without -ffast-math.
+// sum[c] += Σ_n weights[n * weight_stride] * terms[n * term_stride + c] for c in [0, channels). Four terms at
+// a time, so that the sum is loaded and stored once for four products; any compiler vectorises this, without
+// -ffast-math.
 template <typename T>
 inline void add_weighted(
     T* sum,

@@ -1,5 +1,6 @@
-// Precise RoI Pooling on the CPU. All kernels work on blocks of channels, row by row of the feature map: a row is
-// first weighted along x, and the result along y, so that a pixel of a row costs about two products a channel.
+// Precise RoI Pooling on the CPU. All kernels work on blocks of channels, row by row of the feature map: a
+// row is first weighted along x, and the result along y, so that a pixel of a row costs about two products a
+// channel.
 
 #include "../prroi_pool.h"
 
@@ -17,14 +18,15 @@
 namespace prroi_pool {
 namespace {
 
-// Channels a kernel works on at once: 64 floats of a 7 × 7 output, or of the row of a RoI, fit in the L1 cache.
-constexpr int64_t kBlock = 64;
-// Rows of the map that one task of the feature gradient owns. Fixed, and every task adds its RoIs in their order, so
-// that the gradient has the same bits for any number of threads.
-constexpr int64_t kBandRows = 64;
+// Channels a kernel works on at once: 128 floats of a pixel are read in one go, and those of a 7 × 7 output
+// still fit in the L1 cache.
+constexpr int64_t kBlock = 128;
+// Rows of the map that one task of the feature gradient owns. Fixed, and every task adds its RoIs in their
+// order, so that the gradient has the same bits for any number of threads.
+constexpr int64_t kBandRows = 40;
 
-int64_t num_blocks(int64_t channels) {
-  return (channels + kBlock - 1) / kBlock;
+int64_t divide_up(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
 }
 
 // The weights of one RoI on both axes.
@@ -42,10 +44,11 @@ struct RoIWeights {
       int64_t pooled_height,
       int64_t pooled_width) {
     image = image_of(roi[0], features_shape[0]);
-    const auto coordinate = [&](int64_t n) { return roi[n * stride] * spatial_scale; };
-    return image >= 0 &&
-        x.compute(make_extent(coordinate(1), coordinate(3), pooled_width), features_shape[3]) &&
-        y.compute(make_extent(coordinate(2), coordinate(4), pooled_height), features_shape[2]);
+    const auto extent = [&](int64_t low, int64_t high, int64_t num_bins) {
+      return make_extent(roi[low * stride], roi[high * stride], spatial_scale, num_bins);
+    };
+    return image >= 0 && x.compute(extent(1, 3, pooled_width), features_shape[3]) &&
+        y.compute(extent(2, 4, pooled_height), features_shape[2]);
   }
 };
 
@@ -53,7 +56,8 @@ struct RoIWeights {
 template <typename T>
 class RowReader {
  public:
-  explicit RowReader(const at::Tensor& features) : data_(features.const_data_ptr<T>()), strides_(features.strides()) {}
+  explicit RowReader(const at::Tensor& features)
+      : data_(features.const_data_ptr<T>()), strides_(features.strides()) {}
 
   // Elements from a pixel to its right neighbour in what `row` returns.
   int64_t pixel_stride(int64_t channels) const { return strides_[1] == 1 ? strides_[3] : channels; }
@@ -79,8 +83,8 @@ class RowReader {
   std::vector<T> buffer_;
 };
 
-// A block of channels of one RoI's output, or its gradient, in both memory layouts: [bin][channel] in the kernels,
-// strided in the tensor.
+// A block of channels of one RoI's output, or its gradient, in both memory layouts: [bin][channel] in the
+// kernels, strided in the tensor.
 template <typename T>
 void read_bins(T* block, const at::Tensor& tensor, int64_t roi, int64_t channel, int64_t channels) {
   const T* source = tensor.const_data_ptr<T>() + roi * tensor.stride(0) + channel * tensor.stride(1);
@@ -124,9 +128,11 @@ at::Tensor readable_features(const at::Tensor& features, const at::Tensor& rois,
 }
 
 template <typename T>
-void forward_kernel(at::Tensor& output, const at::Tensor& all_features, const at::Tensor& rois, T spatial_scale) {
+void forward_kernel(
+    at::Tensor& output, const at::Tensor& all_features, const at::Tensor& rois, T spatial_scale) {
   const at::Tensor features = readable_features(all_features, rois, spatial_scale);
-  const int64_t channels = features.size(1), pooled_height = output.size(2), pooled_width = output.size(3);
+  const int64_t channels = features.size(1);
+  const int64_t pooled_height = output.size(2), pooled_width = output.size(3);
 
   at::parallel_for(0, rois.size(0), 1, [&](int64_t begin, int64_t end) {
     RoIWeights<T> weights;
@@ -138,13 +144,13 @@ void forward_kernel(at::Tensor& output, const at::Tensor& all_features, const at
           weights.compute(roi, rois.stride(1), spatial_scale, features.sizes(), pooled_height, pooled_width);
       for (int64_t channel = 0; channel < channels; channel += kBlock) {
         const int64_t block = std::min(kBlock, channels - channel);
-        std::fill(bins.begin(), bins.end(), T(0));
+        std::fill_n(bins.begin(), pooled_height * pooled_width * block, T(0));
         if (pools) {
           const PixelRange rows = weights.y.pixels(), columns = weights.x.pixels();
           const int64_t pixel_stride = reader.pixel_stride(block);
           for (int64_t j = rows.first; j < rows.first + rows.count; ++j) {
             const T* row = reader.row(weights.image, channel, block, j, columns);
-            std::fill(row_bins.begin(), row_bins.end(), T(0));
+            std::fill_n(row_bins.begin(), pooled_width * block, T(0));
             for (int64_t bin = 0; bin < pooled_width; ++bin) {
               const PixelRange pixels = weights.x.pixels_of(bin);
               add_weighted(
@@ -165,90 +171,120 @@ void forward_kernel(at::Tensor& output, const at::Tensor& all_features, const at
   });
 }
 
+// The RoIs of each image, in their order.
 template <typename T>
-void features_backward_kernel(
-    at::Tensor& grad_features, const at::Tensor& grad_output, const at::Tensor& rois, T spatial_scale) {
-  const int64_t num_images = grad_features.size(0), channels = grad_features.size(1), height = grad_features.size(2),
-                width = grad_features.size(3);
-  const int64_t pooled_height = grad_output.size(2), pooled_width = grad_output.size(3);
-
+std::vector<std::vector<int64_t>> group_by_image(const at::Tensor& rois, int64_t num_images) {
   std::vector<std::vector<int64_t>> rois_of_image(num_images);
-  const auto all_rois = rois.accessor<T, 2>();
+  const auto roi = rois.accessor<T, 2>();
   for (int64_t k = 0; k < rois.size(0); ++k) {
-    const int64_t image = image_of(all_rois[k][0], num_images);
+    const int64_t image = image_of(roi[k][0], num_images);
     if (image >= 0) {
       rois_of_image[image].push_back(k);
     }
   }
+  return rois_of_image;
+}
 
-  const int64_t num_bands = (height + kBandRows - 1) / kBandRows;
-  const int64_t num_tasks = num_images * num_bands * num_blocks(channels);
-  at::parallel_for(0, num_tasks, 1, [&](int64_t begin, int64_t end) {
-    RoIWeights<T> weights;
-    std::vector<T> bins(pooled_height * pooled_width * kBlock), row_bins(pooled_width * kBlock), buffer;
-    for (int64_t task = begin; task < end; ++task) {
-      const int64_t image = task / num_blocks(channels) / num_bands;
-      const int64_t band_begin = task / num_blocks(channels) % num_bands * kBandRows;
-      const int64_t band_end = std::min(band_begin + kBandRows, height);
-      const int64_t channel = task % num_blocks(channels) * kBlock;
-      const int64_t block = std::min(kBlock, channels - channel);
-      T* target = grad_features.mutable_data_ptr<T>() + image * grad_features.stride(0) +
-          band_begin * grad_features.stride(2) + channel * grad_features.stride(1);
-
-      // The gradient is summed in place where a pixel's channels are adjacent, else in a buffer of that layout.
-      const bool in_place = grad_features.stride(1) == 1;
-      const int64_t pixel_stride = in_place ? grad_features.stride(3) : block;
-      const int64_t row_stride = in_place ? grad_features.stride(2) : width * block;
-      T* sums = target;
-      if (in_place) {
-        for (int64_t j = 0; j < band_end - band_begin; ++j) {
-          for (int64_t i = 0; i < width; ++i) {
-            std::fill_n(sums + j * row_stride + i * pixel_stride, block, T(0));
-          }
-        }
-      } else {
-        buffer.assign((band_end - band_begin) * row_stride, T(0));
-        sums = buffer.data();
+// Some rows and channels of the gradient of one image's features, which one task computes. They are summed in
+// place where the channels of a pixel are adjacent, else in a buffer of that layout.
+template <typename T>
+class Band {
+ public:
+  Band(at::Tensor& grad_features, int64_t image, int64_t first_row, int64_t channel)
+      : first_row(first_row),
+        end_row(std::min(first_row + kBandRows, grad_features.size(2))),
+        channels(std::min(kBlock, grad_features.size(1) - channel)),
+        width_(grad_features.size(3)),
+        strides_(grad_features.strides()),
+        target_(
+            grad_features.mutable_data_ptr<T>() + image * strides_[0] + channel * strides_[1] +
+            first_row * strides_[2]),
+        in_place_(strides_[1] == 1) {
+    if (!in_place_) {
+      buffer_.resize((end_row - first_row) * width_ * channels);
+    }
+    for (int64_t j = first_row; j < end_row; ++j) {
+      for (int64_t i = 0; i < width_; ++i) {
+        std::fill_n(pixel(j, i), channels, T(0));
       }
+    }
+  }
+
+  // The sums of a pixel's channels.
+  T* pixel(int64_t row, int64_t column) {
+    return in_place_ ? target_ + (row - first_row) * strides_[2] + column * strides_[3]
+                     : buffer_.data() + ((row - first_row) * width_ + column) * channels;
+  }
+
+  void write() {
+    if (in_place_) {
+      return;
+    }
+    for (int64_t c = 0; c < channels; ++c) {
+      for (int64_t j = first_row; j < end_row; ++j) {
+        T* row = target_ + c * strides_[1] + (j - first_row) * strides_[2];
+        for (int64_t i = 0; i < width_; ++i) {
+          row[i * strides_[3]] = pixel(j, i)[c];
+        }
+      }
+    }
+  }
+
+  const int64_t first_row, end_row, channels;
+
+ private:
+  const int64_t width_;
+  const at::IntArrayRef strides_;
+  T* const target_;
+  const bool in_place_;
+  std::vector<T> buffer_;
+};
+
+template <typename T>
+void features_backward_kernel(
+    at::Tensor& grad_features, const at::Tensor& grad_output, const at::Tensor& rois, T spatial_scale) {
+  const int64_t num_images = grad_features.size(0), height = grad_features.size(2);
+  const int64_t pooled_height = grad_output.size(2), pooled_width = grad_output.size(3);
+  const int64_t num_blocks = divide_up(grad_features.size(1), kBlock);
+  const int64_t num_bands = divide_up(height, kBandRows);
+  const auto rois_of_image = group_by_image<T>(rois, num_images);
+
+  at::parallel_for(0, num_images * num_bands * num_blocks, 1, [&](int64_t begin, int64_t end) {
+    RoIWeights<T> weights;
+    std::vector<T> bins(pooled_height * pooled_width * kBlock), row_bins(pooled_width * kBlock);
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t image = task / num_blocks / num_bands;
+      const int64_t channel = task % num_blocks * kBlock;
+      Band<T> band(grad_features, image, task / num_blocks % num_bands * kBandRows, channel);
+      const int64_t row_size = pooled_width * band.channels;
 
       for (const int64_t k : rois_of_image[image]) {
         const T* roi = rois.const_data_ptr<T>() + k * rois.stride(0);
-        const PixelRange reached =
-            touched_pixels(roi[2 * rois.stride(1)] * spatial_scale, roi[4 * rois.stride(1)] * spatial_scale, height);
-        if (reached.first >= band_end || reached.first + reached.count <= band_begin ||
+        const PixelRange reached = touched_pixels(
+            roi[2 * rois.stride(1)] * spatial_scale, roi[4 * rois.stride(1)] * spatial_scale, height);
+        if (reached.first >= band.end_row || reached.first + reached.count <= band.first_row ||
             !weights.compute(
                 roi, rois.stride(1), spatial_scale, grad_features.sizes(), pooled_height, pooled_width)) {
           continue;
         }
-        read_bins(bins.data(), grad_output, k, channel, block);
+        read_bins(bins.data(), grad_output, k, channel, band.channels);
         const PixelRange rows = weights.y.pixels(), columns = weights.x.pixels();
-        const int64_t rows_end = std::min(rows.first + rows.count, band_end);
-        for (int64_t j = std::max(rows.first, band_begin); j < rows_end; ++j) {
-          const BinRange row_of_bins = weights.y.bins_of(j);
-          std::fill(row_bins.begin(), row_bins.end(), T(0));
+        const int64_t end_row = std::min(rows.first + rows.count, band.end_row);
+        for (int64_t j = std::max(rows.first, band.first_row); j < end_row; ++j) {
+          const BinRange y_bins = weights.y.bins_of(j);
+          std::fill_n(row_bins.begin(), row_size, T(0));
           add_weighted(
-              row_bins.data(), &bins[row_of_bins.first * pooled_width * block], pooled_width * block,
-              weights.y.value(row_of_bins.first, j), weights.y.bin_stride(), row_of_bins.count, pooled_width * block);
-          T* row = sums + (j - band_begin) * row_stride;
+              row_bins.data(), &bins[y_bins.first * row_size], row_size, weights.y.value(y_bins.first, j),
+              weights.y.bin_stride(), y_bins.count, row_size);
           for (int64_t i = columns.first; i < columns.first + columns.count; ++i) {
-            const BinRange pixel_bins = weights.x.bins_of(i);
+            const BinRange x_bins = weights.x.bins_of(i);
             add_weighted(
-                row + i * pixel_stride, &row_bins[pixel_bins.first * block], block,
-                weights.x.value(pixel_bins.first, i), weights.x.bin_stride(), pixel_bins.count, block);
+                band.pixel(j, i), &row_bins[x_bins.first * band.channels], band.channels,
+                weights.x.value(x_bins.first, i), weights.x.bin_stride(), x_bins.count, band.channels);
           }
         }
       }
-
-      if (!in_place) {
-        for (int64_t c = 0; c < block; ++c) {
-          for (int64_t j = 0; j < band_end - band_begin; ++j) {
-            T* row = target + c * grad_features.stride(1) + j * grad_features.stride(2);
-            for (int64_t i = 0; i < width; ++i) {
-              row[i * grad_features.stride(3)] = sums[j * row_stride + i * block + c];
-            }
-          }
-        }
-      }
+      band.write();
     }
   });
 }
@@ -261,23 +297,25 @@ void rois_backward_kernel(
     const at::Tensor& rois,
     T spatial_scale) {
   const at::Tensor features = readable_features(all_features, rois, spatial_scale);
-  const int64_t channels = features.size(1), pooled_height = grad_output.size(2), pooled_width = grad_output.size(3);
+  const int64_t channels = features.size(1);
+  const int64_t pooled_height = grad_output.size(2), pooled_width = grad_output.size(3);
 
   at::parallel_for(0, rois.size(0), 1, [&](int64_t begin, int64_t end) {
     RoIWeights<T> weights;
     RowReader<T> reader(features);
     const int64_t row_size = pooled_width * kBlock;
     std::vector<T> bins(pooled_height * row_size);
-    // Along x a row of pixels is summed to a row of bins; along y the rows of the output's gradient are. Each with the
-    // weights, their derivatives by the low, and those by the high end of the RoI.
+    // Along x a row of pixels is summed to a row of bins; along y the rows of the output's gradient are. Each
+    // with the weights, their derivatives by the low, and those by the high end of the RoI.
     std::vector<T> x_value(row_size), x_low(row_size), x_high(row_size);
     std::vector<T> y_value(row_size), y_low(row_size), y_high(row_size);
-    // Sums over rows of x1, y1, x2, y2's gradients, still apart by bin and channel: adding them up last keeps the inner
-    // loop free of reductions.
+    // Sums over rows of x1, y1, x2, y2's gradients, still apart by bin and channel: adding them up last keeps
+    // the inner loop free of reductions.
     std::vector<T> grad_x1(row_size), grad_y1(row_size), grad_x2(row_size), grad_y2(row_size);
     for (int64_t k = begin; k < end; ++k) {
       const T* roi = rois.const_data_ptr<T>() + k * rois.stride(0);
-      if (!weights.compute(roi, rois.stride(1), spatial_scale, features.sizes(), pooled_height, pooled_width)) {
+      if (!weights.compute(
+              roi, rois.stride(1), spatial_scale, features.sizes(), pooled_height, pooled_width)) {
         continue;
       }
       for (auto* sum : {&grad_x1, &grad_y1, &grad_x2, &grad_y2}) {
@@ -290,7 +328,7 @@ void rois_backward_kernel(
         read_bins(bins.data(), grad_output, k, channel, block);
         for (int64_t j = rows.first; j < rows.first + rows.count; ++j) {
           for (auto* sum : {&x_value, &x_low, &x_high, &y_value, &y_low, &y_high}) {
-            std::fill(sum->begin(), sum->end(), T(0));
+            std::fill_n(sum->begin(), pooled_width * block, T(0));
           }
           const T* row = reader.row(weights.image, channel, block, j, columns);
           for (int64_t bin = 0; bin < pooled_width; ++bin) {
@@ -360,7 +398,8 @@ at::Tensor features_backward(
       grad_output.options().memory_format(
           channels_last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous));
   AT_DISPATCH_FLOATING_TYPES(rois.scalar_type(), "prroi_pool features_backward", [&] {
-    features_backward_kernel<scalar_t>(grad_features, grad_output, rois, static_cast<scalar_t>(spatial_scale));
+    features_backward_kernel<scalar_t>(
+        grad_features, grad_output, rois, static_cast<scalar_t>(spatial_scale));
   });
   return grad_features;
 }

@@ -1,5 +1,5 @@
-// Precise RoI Pooling on CUDA. A warp works on one bin of one RoI, its lanes on adjacent channels of a channels-last
-// map, so that they read and write adjacent memory and take the same way through the loops.
+// Precise RoI Pooling on CUDA. A warp works on one bin of one RoI, its lanes on adjacent channels of a
+// channels-last map, so that they read and write adjacent memory and take the same way through the loops.
 
 #include "../prroi_pool.h"
 
@@ -64,12 +64,17 @@ struct RoI {
 // `rois` is contiguous [K, 5].
 template <typename T>
 __device__ RoI<T> read_roi(
-    const T* rois, int64_t k, T spatial_scale, int64_t num_images, int64_t pooled_height, int64_t pooled_width) {
+    const T* rois,
+    int64_t k,
+    T spatial_scale,
+    int64_t num_images,
+    int64_t pooled_height,
+    int64_t pooled_width) {
   const T* roi = rois + k * 5;
   RoI<T> result{
       image_of(roi[0], num_images),
-      make_extent(roi[1] * spatial_scale, roi[3] * spatial_scale, pooled_width),
-      make_extent(roi[2] * spatial_scale, roi[4] * spatial_scale, pooled_height)};
+      make_extent(roi[1], roi[3], spatial_scale, pooled_width),
+      make_extent(roi[2], roi[4], spatial_scale, pooled_height)};
   if (!is_valid(result.x) || !is_valid(result.y)) {
     result.image = -1;
   }
@@ -154,8 +159,9 @@ __global__ void features_backward_kernel(
   }
 }
 
-// One block a RoI: its warps share the bins, and its lanes the channels. A product of an output's gradient with a pixel
-// serves all four coordinates, so the sum over channels comes first. All sums have a fixed order.
+// One block a RoI: its warps share the bins, and its lanes the channels. A product of an output's gradient
+// with a pixel serves all four coordinates, so the sum over channels comes first. All sums have a fixed
+// order.
 template <typename T>
 __global__ void rois_backward_kernel(
     T* grad_rois, View<const T> grad_output, View<const T> features, const T* rois, T spatial_scale) {
@@ -208,9 +214,11 @@ __global__ void rois_backward_kernel(
   }
 }
 
+const dim3 kThreads(kWarp, kWarps);
+
 dim3 grid_of(int64_t num_rois, int64_t channels) {
-  return dim3(
-      static_cast<unsigned>(num_rois), static_cast<unsigned>((channels + kChannelsPerWarp - 1) / kChannelsPerWarp));
+  const int64_t num_blocks = (channels + kChannelsPerWarp - 1) / kChannelsPerWarp;
+  return dim3(static_cast<unsigned>(num_rois), static_cast<unsigned>(num_blocks));
 }
 
 }  // namespace
@@ -233,7 +241,7 @@ at::Tensor forward(
   const at::Tensor contiguous_rois = rois.contiguous();
   AT_DISPATCH_FLOATING_TYPES(features.scalar_type(), "prroi_pool forward", [&] {
     forward_kernel<scalar_t>
-        <<<grid_of(rois.size(0), features.size(1)), dim3(kWarp, kWarps), 0, c10::cuda::getCurrentCUDAStream()>>>(
+        <<<grid_of(rois.size(0), features.size(1)), kThreads, 0, c10::cuda::getCurrentCUDAStream()>>>(
             mutable_view<scalar_t>(output), view<scalar_t>(channels_last),
             contiguous_rois.const_data_ptr<scalar_t>(), static_cast<scalar_t>(spatial_scale));
   });
@@ -251,12 +259,12 @@ at::Tensor features_backward(
   const c10::cuda::CUDAGuard guard(grad_output.device());
   // Summed channels-last, so that the lanes of a warp add to adjacent addresses.
   at::Tensor grad_features =
-      at::zeros(features_shape, grad_output.options()).contiguous(at::MemoryFormat::ChannelsLast);
+      at::empty(features_shape, grad_output.options().memory_format(at::MemoryFormat::ChannelsLast)).zero_();
   if (grad_output.numel() > 0 && grad_features.numel() > 0) {
     const at::Tensor contiguous_rois = rois.contiguous();
     AT_DISPATCH_FLOATING_TYPES(rois.scalar_type(), "prroi_pool features_backward", [&] {
       features_backward_kernel<scalar_t>
-          <<<grid_of(rois.size(0), features_shape[1]), dim3(kWarp, kWarps), 0, c10::cuda::getCurrentCUDAStream()>>>(
+          <<<grid_of(rois.size(0), features_shape[1]), kThreads, 0, c10::cuda::getCurrentCUDAStream()>>>(
               mutable_view<scalar_t>(grad_features), view<scalar_t>(grad_output),
               contiguous_rois.const_data_ptr<scalar_t>(), static_cast<scalar_t>(spatial_scale));
     });
@@ -280,7 +288,7 @@ at::Tensor rois_backward(
   const at::Tensor contiguous_rois = rois.contiguous();
   AT_DISPATCH_FLOATING_TYPES(rois.scalar_type(), "prroi_pool rois_backward", [&] {
     rois_backward_kernel<scalar_t>
-        <<<static_cast<unsigned>(rois.size(0)), dim3(kWarp, kWarps), 0, c10::cuda::getCurrentCUDAStream()>>>(
+        <<<static_cast<unsigned>(rois.size(0)), kThreads, 0, c10::cuda::getCurrentCUDAStream()>>>(
             grad_rois.mutable_data_ptr<scalar_t>(), view<scalar_t>(channels_last_grad),
             view<scalar_t>(channels_last), contiguous_rois.const_data_ptr<scalar_t>(),
             static_cast<scalar_t>(spatial_scale));

@@ -1,0 +1,105 @@
+import pytest
+import torch
+from torchvision.models import resnet
+from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
+from torchvision.ops.misc import FrozenBatchNorm2d
+
+from iounet.modeling import resnet_fpn
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+NORMS = {"FrozenBN": FrozenBatchNorm2d, "BN": torch.nn.BatchNorm2d}
+
+
+def torchvisions(name, norm, trainable_layers=3):
+    """The backbone of torchvision's fasterrcnn_resnet50_fpn (frozen norms, none in the pyramid) or of its _v2."""
+    body = getattr(resnet, name)(weights=None, norm_layer=NORMS[norm])
+    return _resnet_fpn_extractor(body, trainable_layers, norm_layer=torch.nn.BatchNorm2d if norm == "BN" else None)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50", "resnet101"])
+@pytest.mark.parametrize("norm", NORMS)
+def test_parameter_names_and_shapes_are_torchvisions(name, norm):
+    with torch.device("meta"):
+        ours = resnet_fpn(name, norm=norm)
+        theirs = torchvisions(name, norm)
+    assert {key: value.shape for key, value in ours.state_dict().items()} == {
+        key: value.shape for key, value in theirs.state_dict().items()
+    }
+
+
+@pytest.mark.parametrize("trainable_layers", range(6))
+@pytest.mark.parametrize("norm", NORMS)
+def test_what_trains_is_what_torchvision_trains(trainable_layers, norm):
+    with torch.device("meta"):
+        ours = resnet_fpn("resnet18", norm=norm, trainable_layers=trainable_layers)
+        theirs = torchvisions("resnet18", norm, trainable_layers)
+    assert {name for name, parameter in ours.named_parameters() if parameter.requires_grad} == {
+        name for name, parameter in theirs.named_parameters() if parameter.requires_grad
+    }
+
+
+@pytest.mark.parametrize(("trainable_layers", "first_frozen"), [(0, 5), (1, 4), (3, 2), (5, 0)])
+def test_frozen_stages_are_those_next_to_the_image(trainable_layers, first_frozen):
+    with torch.device("meta"):
+        body = resnet_fpn("resnet18", trainable_layers=trainable_layers).body
+    stages = ["conv1", "layer1", "layer2", "layer3", "layer4"]
+    for position, stage in enumerate(stages):
+        trains = {parameter.requires_grad for parameter in body[stage].parameters()}
+        assert trains == {position >= first_frozen}, stage
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_the_state_dict_of_torchvisions_classifier_loads(norm):
+    torch.manual_seed(0)
+    weights = resnet.resnet18(weights=None).state_dict()
+    for key, value in weights.items():
+        if value.is_floating_point():
+            weights[key] = torch.rand_like(value)  # the norms' too, which start as 0 and 1
+    loaded = resnet_fpn("resnet18", norm=norm, weights=weights).body.state_dict()
+    assert "layer4.1.bn2.running_var" in loaded and "fc.weight" not in loaded
+    for key, value in loaded.items():
+        assert torch.equal(value, weights[key]), key
+
+
+@pytest.mark.parametrize(("given", "expected"), [("resnet34", "resnet18"), ("resnet50", "resnet18"), ("resnet18", "resnet50")])
+def test_weights_of_another_resnet_are_refused(given, expected):
+    weights = getattr(resnet, given)(weights=None).state_dict()
+    with pytest.raises(ValueError, match=rf"MODEL\.BACKBONE\.WEIGHTS does not fit {expected}.*torchvision\.models\.{expected}"):
+        resnet_fpn(expected, weights=weights)
+
+
+def test_weights_without_a_stage_are_refused():
+    weights = {key: value for key, value in resnet.resnet18().state_dict().items() if not key.startswith("layer3")}
+    with pytest.raises(ValueError, match=r"missing \['layer3\.0\.conv1\.weight'"):
+        resnet_fpn("resnet18", weights=weights)
+
+
+def test_levels_and_strides():
+    maps = resnet_fpn("resnet18", out_channels=24, norm="BN").eval()(torch.zeros(2, 3, 128, 192))
+    assert {name: tuple(features.shape) for name, features in maps.items()} == {
+        "0": (2, 24, 32, 48),
+        "1": (2, 24, 16, 24),
+        "2": (2, 24, 8, 12),
+        "3": (2, 24, 4, 6),
+        "pool": (2, 24, 2, 3),
+    }
+
+
+def test_blocks_start_as_the_identity_from_scratch_but_never_under_a_frozen_norm():
+    assert (resnet_fpn("resnet18", norm="BN").body.state_dict()["layer1.0.bn2.weight"] == 0).all()
+    assert (resnet_fpn("resnet18", norm="FrozenBN").body.state_dict()["layer1.0.bn2.weight"] == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "resnet20"}, r"unknown backbone 'resnet20': MODEL\.BACKBONE\.NAME is one of resnet18, resnet34"),
+        ({"norm": "GN"}, r"unknown norm 'GN': MODEL\.BACKBONE\.NORM is one of FrozenBN, BN"),
+        ({"trainable_layers": 6}, r"MODEL\.BACKBONE\.TRAINABLE_LAYERS must lie in 0\.\.5, got 6"),
+        ({"trainable_layers": -1}, r"TRAINABLE_LAYERS must lie in 0\.\.5, got -1"),
+    ],
+)
+def test_errors(options, message):
+    with pytest.raises(ValueError, match=message):
+        resnet_fpn(**{"name": "resnet18"} | options)

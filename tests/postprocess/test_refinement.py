@@ -1,0 +1,284 @@
+"""Refinement against the paper's Algorithm 2, transcribed as a slow loop over the boxes with gradients by hand."""
+
+import math
+
+import pytest
+import torch
+from torchvision.ops import box_iou
+
+from iounet.postprocess import refine_boxes
+
+
+def iou(box, target):
+    """IoU of a box with its target, and its gradient in the box (its mean where two edges meet)."""
+    left, top, right, bottom = (max(box[0], target[0]), max(box[1], target[1]), min(box[2], target[2]), min(box[3], target[3]))
+    if right <= left or bottom <= top:
+        return 0.0, [0.0] * 4
+    intersection = (right - left) * (bottom - top)
+    (width, height), (target_width, target_height) = ((b[2] - b[0], b[3] - b[1]) for b in (box, target))
+    union = width * height + target_width * target_height - intersection
+    inside = [1 if c > t else 0.5 if c == t else 0 for c, t in zip(box, target, strict=True)]  # moving it changes the overlap
+    inside = [*inside[:2], 1 - inside[2], 1 - inside[3]]
+    gradient = []
+    for axis, sign in enumerate((-1, -1, 1, 1)):
+        area_slope = sign * (width if axis % 2 else height)
+        overlap_slope = sign * inside[axis] * ((right - left) if axis % 2 else (bottom - top))
+        gradient.append((overlap_slope * union - intersection * (area_slope - overlap_slope)) / union**2)
+    return intersection / union, gradient
+
+
+def bump(box, target):
+    """Smooth, with its maximum 1 at the target; unlike the IoU it reaches everywhere."""
+    value = math.exp(-sum((c - t) ** 2 for c, t in zip(box, target, strict=True)) / 500)
+    return value, [-value * (c - t) / 250 for c, t in zip(box, target, strict=True)]
+
+
+def iou_of_rows(boxes, targets):
+    return box_iou(boxes, targets).diagonal()
+
+
+def bump_of_rows(boxes, targets):
+    return torch.exp(-(boxes - targets).square().sum(1) / 500)
+
+
+def algorithm_2(iou_and_gradient, box, *, step_size=0.5, num_steps=5, early_stop=1e-3, degeneration=-1e-2):
+    """The paper's Algorithm 2 for one box (a list): (box, predicted IoU, how it ended)."""
+    before, gradient = iou_and_gradient(box)
+    for _ in range(num_steps):
+        width, height = box[2] - box[0], box[3] - box[1]
+        moved = [c + step_size * g * s for c, g, s in zip(box, gradient, (width, height, width, height), strict=True)]
+        if moved[2] <= moved[0] or moved[3] <= moved[1]:
+            return box, before, "without area"
+        box = moved
+        after, gradient = iou_and_gradient(box)
+        if abs(before - after) < early_stop:
+            return box, after, "stopped early"
+        if after - before < degeneration:
+            return box, after, "degenerated"
+        before = after
+    return box, before, "all steps"
+
+
+def case(seed, num_boxes=40):
+    """Boxes and their targets, float64: some off by a little, some by much, some in place, some apart."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def uniform(*shape):
+        return torch.rand(*shape, generator=generator, dtype=torch.float64)
+
+    corners = 20 + 60 * uniform(num_boxes, 2)
+    targets = torch.cat([corners, corners + 8 + 50 * uniform(num_boxes, 2)], 1)
+    boxes = targets + (2 * uniform(num_boxes, 4) - 1) * torch.linspace(0, 4, num_boxes, dtype=torch.float64)[:, None]
+    boxes[-3:] += 500
+    return boxes, targets
+
+
+OBJECTIVES = {"iou": (iou, iou_of_rows), "bump": (bump, bump_of_rows)}
+SETTINGS = [
+    {},
+    {"step_size": 2.0},
+    {"step_size": 20.0, "num_steps": 8},
+    {"step_size": 60.0},
+    {"step_size": 2000.0},
+    {"step_size": 20.0, "degeneration": -0.5},
+    {"step_size": 2.0, "early_stop": 0.05},
+    {"step_size": 2.0, "early_stop": 0.0, "num_steps": 12},
+    {"num_steps": 1},
+    {"num_steps": 0},
+]
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_is_algorithm_2(objective, settings):
+    of_one, of_rows = OBJECTIVES[objective]
+    boxes, targets = case(seed=0)
+    refined, ious = refine_boxes(lambda moved: of_rows(moved, targets), boxes, **settings)
+    for row, (box, target) in enumerate(zip(boxes.tolist(), targets.tolist(), strict=True)):
+        expected, expected_iou, _ = algorithm_2(lambda moved, target=target: of_one(moved, target), box, **settings)
+        assert refined[row].tolist() == pytest.approx(expected, abs=1e-8), row
+        assert ious[row].item() == pytest.approx(expected_iou, abs=1e-8), row
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_the_gradients_by_hand_are_right(objective):
+    of_one, _ = OBJECTIVES[objective]
+    boxes, targets = case(seed=11)
+    for box, target in list(zip(boxes.tolist(), targets.tolist(), strict=True))[1:]:
+        _, gradient = of_one(box, target)
+        for axis in range(4):
+            ahead, behind = list(box), list(box)
+            ahead[axis] += 1e-6
+            behind[axis] -= 1e-6
+            slope = (of_one(ahead, target)[0] - of_one(behind, target)[0]) / 2e-6
+            assert gradient[axis] == pytest.approx(slope, rel=1e-4, abs=1e-8)
+
+
+def test_the_cases_above_end_in_every_way():
+    endings = set()
+    for of_one, _ in OBJECTIVES.values():
+        boxes, targets = case(seed=0)
+        for settings in SETTINGS:
+            for box, target in zip(boxes.tolist(), targets.tolist(), strict=True):
+                endings.add(algorithm_2(lambda moved, target=target: of_one(moved, target), box, **settings)[2])
+    assert endings == {"without area", "stopped early", "degenerated", "all steps"}
+
+
+def test_a_step_is_about_lambda_pixels_whatever_the_size_of_the_box():
+    # dIoU/dx1 of a box too far left by a little is 1/w in the limit; times w, times lambda = 0.5: half a pixel.
+    for width in (50.0, 5000.0):
+        target = torch.tensor([[0.0, 0.0, width, width]], dtype=torch.float64)
+        box = target - torch.tensor([[0.01 * width, 0.0, 0.0, 0.0]], dtype=torch.float64)
+        refined, _ = refine_boxes(lambda moved, target=target: iou_of_rows(moved, target), box, num_steps=1)
+        assert (refined - box)[0, 0].item() == pytest.approx(0.5, rel=0.03)
+
+
+def test_the_iou_rises():
+    boxes, targets = case(seed=1, num_boxes=200)
+    refined, ious = refine_boxes(lambda moved: iou_of_rows(moved, targets), boxes)
+    before, after = iou_of_rows(boxes, targets), iou_of_rows(refined, targets)
+    # A step is about half a pixel: an edge nearer to its target than that may overshoot.
+    off = (before > 0) & ((boxes - targets).abs() > 0.75).all(1)
+    assert off.sum() > 30
+    assert (after > before)[off].all()
+    assert after[before > 0].mean() > before[before > 0].mean() + 0.03
+    torch.testing.assert_close(ious, after)
+    assert (refined[before == 0] == boxes[before == 0]).all()  # no gradient, no step
+
+
+def test_the_ious_are_those_of_the_boxes_returned():
+    for settings in SETTINGS:
+        boxes, targets = case(seed=2)
+        refined, ious = refine_boxes(lambda moved, targets=targets: bump_of_rows(moved, targets), boxes, **settings)
+        torch.testing.assert_close(ious, bump_of_rows(refined, targets), rtol=0, atol=0)
+
+
+class Counted(torch.autograd.Function):
+    """The identity; counts how often a gradient passes."""
+
+    backward_passes = 0
+
+    @staticmethod
+    def forward(ctx, values):
+        return values.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        Counted.backward_passes += 1
+        return gradient
+
+
+@pytest.mark.parametrize("num_steps", [0, 1, 5])
+def test_t_steps_cost_t_plus_1_forward_and_t_backward_passes_of_all_boxes(num_steps):
+    boxes, targets = case(seed=3)
+    calls = []
+    Counted.backward_passes = 0
+
+    def predict_iou(moved):
+        calls.append(moved.detach().clone())
+        return Counted.apply(iou_of_rows(moved, targets))
+
+    refined, _ = refine_boxes(predict_iou, boxes, num_steps=num_steps)
+    assert len(calls) == num_steps + 1
+    assert Counted.backward_passes == num_steps
+    assert all(call.shape == boxes.shape for call in calls)
+    assert torch.equal(calls[0], boxes)
+    assert torch.equal(calls[-1], refined)
+    # In order: each box stays near its own place, at all times.
+    assert all((iou_of_rows(call, boxes)[:-3] > 0.5).all() for call in calls)
+
+
+def test_nothing_is_computed_after_the_last_box_has_finished():
+    boxes, targets = case(seed=4)
+    calls = []
+
+    def predict_iou(moved):
+        calls.append(moved)
+        return iou_of_rows(moved, targets)
+
+    refine_boxes(predict_iou, boxes, early_stop=10.0)  # every box stops at its first step
+    assert len(calls) == 2
+
+
+def test_a_finished_box_no_longer_moves():
+    targets = torch.tensor([[20.0, 20.0, 60.0, 60.0]] * 2, dtype=torch.float64)
+    boxes = targets + torch.tensor([[0.01] * 4, [12.0] * 4], dtype=torch.float64)  # the first overshoots
+    calls = []
+
+    def predict_iou(moved):
+        calls.append(moved.detach().clone())
+        return iou_of_rows(moved, targets)
+
+    refine_boxes(predict_iou, boxes, num_steps=4)
+    assert len(calls) == 5
+    assert not torch.equal(calls[1][0], calls[0][0])
+    assert all(torch.equal(call[0], calls[1][0]) for call in calls[2:])
+    assert all(not torch.equal(call[1], last[1]) for call, last in zip(calls[1:], calls, strict=False))
+
+
+def test_lambda_zero_changes_nothing():
+    boxes, targets = case(seed=5)
+    refined, ious = refine_boxes(lambda moved: iou_of_rows(moved, targets), boxes, step_size=0.0)
+    assert torch.equal(refined, boxes)
+    assert torch.equal(ious, iou_of_rows(boxes, targets))
+
+
+@pytest.mark.parametrize("num_steps", [0, 5])
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_the_input_is_left_as_it_was_and_the_output_detached(num_steps, requires_grad):
+    boxes, targets = case(seed=6)
+    boxes.requires_grad_(requires_grad)
+    copy = boxes.detach().clone()
+    refined, ious = refine_boxes(lambda moved: iou_of_rows(moved, targets), boxes, num_steps=num_steps)
+    assert torch.equal(boxes, copy)
+    assert boxes.grad is None and boxes.requires_grad == requires_grad
+    assert refined.data_ptr() != boxes.data_ptr()
+    assert not refined.requires_grad and not ious.requires_grad
+
+
+def test_the_objectives_own_parameters_get_no_gradient():
+    boxes, targets = case(seed=6)
+    targets.requires_grad_()
+    _, ious = refine_boxes(lambda moved: iou_of_rows(moved, targets), boxes)
+    assert targets.grad is None
+    assert not ious.requires_grad
+
+
+def test_no_boxes():
+    refined, ious = refine_boxes(lambda moved: moved.sum(1), torch.zeros(0, 4))
+    assert refined.shape == (0, 4)
+    assert ious.shape == (0,)
+
+
+def test_a_gradient_that_is_nan_leaves_its_box_alone():
+    boxes, targets = case(seed=7)
+    bad = torch.arange(len(boxes)) % 3 == 0
+    rows = bad.nonzero()[:, 0]
+
+    def predict_iou(moved):
+        root = (0 * moved[rows].sum(1)).sqrt()  # 0, with the slope infinity times 0
+        return iou_of_rows(moved, targets).index_add(0, rows, root)
+
+    refined, ious = refine_boxes(predict_iou, boxes)
+    expected, expected_ious = refine_boxes(lambda moved: iou_of_rows(moved, targets), boxes)
+    assert torch.isfinite(refined).all() and torch.isfinite(ious).all()
+    assert torch.equal(refined[bad], boxes[bad])
+    assert torch.equal(ious[bad], iou_of_rows(boxes, targets)[bad])
+    assert torch.equal(refined[~bad], expected[~bad])
+    assert torch.equal(ious[~bad], expected_ious[~bad])
+
+
+def test_works_where_the_caller_has_switched_gradients_off():
+    boxes, targets = case(seed=8)
+    expected = refine_boxes(lambda moved: iou_of_rows(moved, targets), boxes)
+    with torch.no_grad():
+        found = refine_boxes(lambda moved: iou_of_rows(moved, targets), boxes)
+        assert not torch.is_grad_enabled()
+    assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])
+    assert not torch.equal(found[0], boxes)
+
+
+def test_dtype_is_that_of_the_boxes():
+    boxes, targets = case(seed=9)
+    refined, ious = refine_boxes(lambda moved: iou_of_rows(moved, targets.float()), boxes.float())
+    assert refined.dtype == ious.dtype == torch.float32

@@ -1,0 +1,76 @@
+"""What the tests of prroi_pool share: the implementations under test, and an oracle that knows nothing of
+them."""
+
+import math
+import shutil
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from prroi_pool import extension, functional, reference
+
+
+@pytest.fixture(params=["cpu", "cuda"])
+def device(request) -> str:
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA GPU")
+    return request.param
+
+
+@pytest.fixture(params=["reference", "kernels"])
+def pool(request, device) -> Callable[..., Tensor]:
+    """`prroi_pool2d` of each implementation."""
+    if request.param == "reference":
+        return reference.prroi_pool2d
+    if shutil.which(extension.compiler_command()) is None:
+        pytest.skip("needs a C++ compiler")
+    extension.load(device)
+    return functional.prroi_pool2d
+
+
+@pytest.fixture
+def kernels(device) -> None:
+    """For tests of the compiled kernels alone."""
+    if shutil.which(extension.compiler_command()) is None:
+        pytest.skip("needs a C++ compiler")
+    extension.load(device)
+
+
+@pytest.fixture
+def integrate() -> Callable[..., Tensor]:
+    """The definition, by Gauss–Legendre quadrature: exact, as the integrand is bilinear between integers."""
+
+    def interpolate(image: Tensor, x: float, y: float) -> Tensor:
+        value = torch.zeros(image.shape[0], dtype=image.dtype)
+        for j in (math.floor(y), math.floor(y) + 1):
+            for i in (math.floor(x), math.floor(x) + 1):
+                if 0 <= j < image.shape[1] and 0 <= i < image.shape[2]:
+                    value += (1 - abs(x - i)) * (1 - abs(y - j)) * image[:, j, i]
+        return value
+
+    def nodes(low: float, high: float) -> list[tuple[float, float]]:
+        """Points and weights of the mean over [low, high]: two points between any two breakpoints."""
+        breakpoints = [low, *range(math.floor(low) + 1, math.ceil(high)), high]
+        result = []
+        for a, b in zip(breakpoints, breakpoints[1:], strict=False):
+            for sign in (-1, 1):
+                result.append(((a + b) / 2 + sign * (b - a) / 2 / math.sqrt(3), (b - a) / 2 / (high - low)))
+        return result
+
+    def integrate(features: Tensor, rois: Tensor, height: int, width: int, scale: float) -> Tensor:
+        output = torch.zeros(len(rois), features.shape[1], height, width, dtype=torch.float64)
+        features = features.double()
+        for k, (n, *box) in enumerate(rois.double().tolist()):
+            x1, y1, x2, y2 = (scale * coordinate for coordinate in box)
+            for p in range(height):
+                for q in range(width):
+                    ys = nodes(y1 + (y2 - y1) * p / height, y1 + (y2 - y1) * (p + 1) / height)
+                    xs = nodes(x1 + (x2 - x1) * q / width, x1 + (x2 - x1) * (q + 1) / width)
+                    for y, weight_y in ys:
+                        for x, weight_x in xs:
+                            output[k, :, p, q] += weight_y * weight_x * interpolate(features[int(n)], x, y)
+        return output
+
+    return integrate

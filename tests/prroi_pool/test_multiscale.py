@@ -1,0 +1,127 @@
+"""Pooling from a pyramid: against single levels, and against torchvision, whose module it replaces."""
+
+import pytest
+import torch
+from torchvision.models.detection import fasterrcnn_resnet50_fpn
+from torchvision.ops import MultiScaleRoIAlign
+
+from prroi_pool import MultiScalePrRoIPool, prroi_pool2d
+
+IMAGE_SHAPES = [(250, 310), (224, 320)]
+STRIDES = {"0": 4, "1": 8, "2": 16, "3": 32}
+
+
+def make_pyramid(dtype=torch.float32):
+    torch.manual_seed(0)
+    maps = {name: torch.randn(2, 3, 256 // s, 320 // s, dtype=dtype) for name, s in STRIDES.items()}
+    return maps | {"pool": torch.randn(2, 3, 4, 5, dtype=dtype)}
+
+
+def make_boxes(dtype=torch.float32):
+    """Boxes of all sizes, so that every level is used."""
+    torch.manual_seed(1)
+    boxes = []
+    for count in (23, 17):
+        center, size = (
+            torch.rand(count, 2, dtype=dtype) * 250,
+            2 ** (2 + 7 * torch.rand(count, 2, dtype=dtype)),
+        )
+        boxes.append(torch.cat([center - size / 2, center + size / 2], dim=1))
+        boxes[-1][0] = torch.tensor([-200, -150, 500, 400])
+    return boxes
+
+
+def test_levels_are_those_of_torchvision():
+    # Also boxes of exactly a canonical size, which must not fall by rounding.
+    exact = torch.tensor([[0.0, 0, s, s] for s in (56, 112, 224, 448, 896)])
+    boxes, pyramid = [torch.cat([make_boxes()[0], exact]), make_boxes()[1]], make_pyramid()
+    theirs = MultiScaleRoIAlign(list(STRIDES), 7, 2)
+    theirs(pyramid, boxes, IMAGE_SHAPES)
+    levels = MultiScalePrRoIPool(list(STRIDES), 7).assign_levels(pyramid, boxes, IMAGE_SHAPES)
+    assert torch.equal(levels, theirs.map_levels(boxes))
+    assert levels.dtype == torch.int64 and set(levels.tolist()) == {0, 1, 2, 3}
+    assert levels[23:28].tolist() == [0, 1, 2, 3, 3]
+
+
+def test_each_box_is_pooled_from_its_level_in_the_order_of_the_boxes():
+    pyramid, boxes = make_pyramid(), make_boxes()
+    pool = MultiScalePrRoIPool(list(STRIDES), (3, 5))
+    pooled = pool(pyramid, boxes, IMAGE_SHAPES)
+    assert pooled.shape == (40, 3, 3, 5)
+    levels = pool.assign_levels(pyramid, boxes, IMAGE_SHAPES).tolist()
+    images = [0] * 23 + [1] * 17
+    for row, (box, level, image) in enumerate(zip(torch.cat(boxes), levels, images, strict=True)):
+        roi = torch.cat([torch.tensor([float(image)]), box])[None]
+        alone = prroi_pool2d(pyramid[str(level)], roi, 3, 5, 1 / STRIDES[str(level)])
+        torch.testing.assert_close(pooled[row : row + 1], alone)
+
+
+def test_given_levels_are_used():
+    pyramid, boxes = make_pyramid(), make_boxes()
+    pool = MultiScalePrRoIPool(list(STRIDES), 2)
+    levels = torch.full((40,), 2)
+    rois = torch.cat([torch.tensor([[0.0]] * 23 + [[1.0]] * 17), torch.cat(boxes)], dim=1)
+    expected = prroi_pool2d(pyramid["2"], rois, 2, 2, 1 / 16)
+    torch.testing.assert_close(pool(pyramid, boxes, IMAGE_SHAPES, levels), expected)
+    with pytest.raises(ValueError, match="levels must be"):
+        pool(pyramid, boxes, IMAGE_SHAPES, levels[:-1])
+
+
+def test_gradients_reach_every_level_and_the_boxes():
+    pyramid, boxes = make_pyramid(torch.float64), make_boxes(torch.float64)
+    boxes = [b[:4].clone() for b in boxes]
+    pool = MultiScalePrRoIPool(list(STRIDES), 2)
+    levels = pool.assign_levels(pyramid, boxes, IMAGE_SHAPES)
+
+    def pool_boxes(first, second):
+        return pool(pyramid, [first, second], IMAGE_SHAPES, levels)
+
+    assert torch.autograd.gradcheck(pool_boxes, [b.requires_grad_() for b in boxes])
+    for features in pyramid.values():
+        features.requires_grad_()
+    pool(pyramid, make_boxes(torch.float64), IMAGE_SHAPES).sum().backward()
+    assert all(pyramid[name].grad.any() for name in STRIDES) and pyramid["pool"].grad is None
+
+
+def test_levels_carry_no_gradient():
+    boxes = [b.requires_grad_() for b in make_boxes()]
+    assert (
+        not MultiScalePrRoIPool(list(STRIDES), 2)
+        .assign_levels(make_pyramid(), boxes, IMAGE_SHAPES)
+        .requires_grad
+    )
+
+
+def test_boxes_without_area_pool_to_zero():
+    boxes = [torch.tensor([[5.0, 5, 5, 5], [9, 9, 3, 12], [2, 2, 60, 60]]), torch.zeros(0, 4)]
+    pooled = MultiScalePrRoIPool(list(STRIDES), 2)(make_pyramid(), boxes, IMAGE_SHAPES)
+    assert not pooled[:2].any() and pooled[2].all()
+
+
+def test_no_boxes():
+    boxes = [torch.zeros(0, 4, requires_grad=True), torch.zeros(0, 4)]
+    pooled = MultiScalePrRoIPool(list(STRIDES), 7)(make_pyramid(), boxes, IMAGE_SHAPES)
+    assert pooled.shape == (0, 3, 7, 7)
+    pooled.sum().backward()
+
+
+def test_a_missing_map_is_named():
+    with pytest.raises(KeyError, match="'9'"):
+        MultiScalePrRoIPool(["0", "9"], 7)(make_pyramid(), make_boxes(), IMAGE_SHAPES)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_takes_the_place_of_roi_align_in_a_torchvision_detector(training):
+    torch.manual_seed(0)
+    model = fasterrcnn_resnet50_fpn(
+        weights=None, weights_backbone=None, num_classes=3, min_size=64, max_size=96
+    ).train(training)
+    theirs = model.roi_heads.box_roi_pool
+    model.roi_heads.box_roi_pool = MultiScalePrRoIPool(theirs.featmap_names, theirs.output_size)
+    image = torch.rand(3, 64, 80)
+    if training:
+        target = {"boxes": torch.tensor([[8.0, 8, 40, 48]]), "labels": torch.tensor([1])}
+        sum(model([image], [target]).values()).backward()
+        assert model.backbone.body.conv1.weight.grad.any()
+    else:
+        assert set(model([image])[0]) == {"boxes", "labels", "scores"}

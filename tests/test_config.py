@@ -1,0 +1,203 @@
+from pathlib import Path
+
+import pytest
+import yaml
+from yacs.config import CfgNode
+
+from iounet import get_cfg
+from iounet.config import ConfigError, load_config
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*"))
+
+
+def leaves(node, prefix=""):
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text, name="config.yaml"):
+        path = tmp_path / name
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_defaults_are_the_papers():
+    cfg = get_cfg()
+    assert cfg.MODEL.BACKBONE.NAME == "resnet50"
+    assert (cfg.INPUT.MIN_SIZE, cfg.INPUT.MAX_SIZE) == (800, 1200)
+    solver = cfg.SOLVER
+    assert (solver.BATCH_SIZE, solver.BASE_LR, solver.MAX_ITERATIONS, solver.STEPS) == (16, 0.01, 160_000, (120_000,))
+    assert (solver.MOMENTUM, solver.WEIGHT_DECAY) == (0.9, 1e-4)
+    assert cfg.MODEL.BOX_HEAD.BOXES_PER_IMAGE == 512
+    assert cfg.MODEL.IOU_HEAD.MIN_IOU == 0.5
+    test = cfg.TEST
+    assert (test.NMS_THRESHOLD, test.DETECTIONS_PER_IMAGE) == (0.5, 100)
+    refine = test.REFINE
+    assert (refine.STEPS, refine.STEP_SIZE, refine.EARLY_STOP, refine.DEGENERATION) == (5, 0.5, 0.001, -0.01)
+
+
+def test_each_call_gives_a_copy_of_its_own():
+    get_cfg().SEED = 17
+    cfg = get_cfg()
+    cfg.SOLVER.BASE_LR = 1.0
+    assert (get_cfg().SEED, get_cfg().SOLVER.BASE_LR) == (0, 0.01)
+
+
+def test_file_then_overrides(write):
+    path = write("SEED: 3\nSOLVER:\n  BASE_LR: 0.5\n  STEPS: [10, 20]\n")
+    cfg = load_config(path, ["SOLVER.BASE_LR", "0.25", "OUTPUT_DIR", "5", "MODEL.STANDALONE", "True"])
+    assert (cfg.SEED, cfg.SOLVER.BASE_LR, cfg.SOLVER.STEPS) == (3, 0.25, (10, 20))
+    assert cfg.OUTPUT_DIR == "5"  # a string stays one, whatever it spells
+    assert cfg.MODEL.STANDALONE is True
+    assert cfg.SOLVER.MOMENTUM == 0.9
+    with pytest.raises(AttributeError):
+        cfg.SEED = 4
+
+
+def test_no_file_gives_the_defaults():
+    assert load_config() == get_cfg()
+
+
+def test_a_dumped_config_loads_as_itself(write):
+    cfg = load_config(None, ["SOLVER.WEIGHT_DECAY", "1e-5", "MODEL.RPN.ANCHOR_SIZES", "(8, 16)"])
+    assert load_config(write(cfg.dump())) == cfg
+
+
+@pytest.mark.parametrize("value", ["1", "1.0", "1e0", "'1e0'"])
+def test_a_float_may_be_written_as_an_integer_or_in_any_notation(write, value):
+    for cfg in (load_config(write(f"SOLVER:\n  BASE_LR: {value}\n")), load_config(None, ["SOLVER.BASE_LR", "1"])):
+        assert cfg.SOLVER.BASE_LR == 1.0
+        assert type(cfg.SOLVER.BASE_LR) is float
+
+
+def test_yaml_reads_1e_3_as_a_string_and_we_do_not(write):
+    assert yaml.safe_load("1e-3") == "1e-3"
+    assert load_config(write("SOLVER:\n  BASE_LR: 1e-3\n")).SOLVER.BASE_LR == 0.001
+
+
+@pytest.mark.parametrize("value", ["[30, 40]", "(30, 40)", "30, 40"])
+def test_a_tuple_on_the_command_line(value):
+    assert load_config(None, ["SOLVER.STEPS", value]).SOLVER.STEPS == (30, 40)
+
+
+@pytest.mark.parametrize(
+    ("key", "nearest"),
+    [
+        ("SOLVER.BASE_LRR", "SOLVER.BASE_LR"),
+        ("SOLVR.BASE_LR", "SOLVER"),
+        ("BASE_LR", "SOLVER.BASE_LR"),
+        ("MODEL.IOU_HEAD.MINIOU", "MODEL.IOU_HEAD.MIN_IOU"),
+    ],
+)
+def test_an_unknown_key_names_the_nearest(write, key, nearest):
+    with pytest.raises(ConfigError, match=rf"command line: unknown config key .*did you mean {nearest}\?"):
+        load_config(None, [key, "1"])
+    text = "1"
+    for part in reversed(key.split(".")):
+        text = f"{{{part}: {text}}}"
+    with pytest.raises(ConfigError, match=rf"config\.yaml: unknown config key .*did you mean {nearest}\?"):
+        load_config(write(text))
+
+
+def test_an_unknown_key_like_no_other_says_where_all_are():
+    with pytest.raises(ConfigError, match=r"unknown config key QQQ; iounet/config\.py lists all keys"):
+        load_config(None, ["QQQ", "1"])
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("SOLVER.BASE_LR", "fast"),
+        ("SOLVER.BASE_LR", "True"),
+        ("SOLVER.MAX_ITERATIONS", "1.5"),
+        ("SOLVER.MAX_ITERATIONS", "True"),
+        ("SOLVER.STEPS", "100"),
+        ("MODEL.STANDALONE", "1"),
+    ],
+)
+def test_a_value_of_another_type_is_refused(write, key, value):
+    kind = type(dict(leaves(get_cfg()))[key]).__name__
+    with pytest.raises(ConfigError, match=f"{key} takes a value of type {kind}, such as"):
+        load_config(None, [key, value])
+    group, name = key.split(".")
+    with pytest.raises(ConfigError, match=rf"config\.yaml: {key} takes a value of type {kind}"):
+        load_config(write(f"{group}:\n  {name}: {value}\n"))
+
+
+@pytest.mark.parametrize("text", ["OUTPUT_DIR: 5", "OUTPUT_DIR:", "OUTPUT_DIR: [a]"])
+def test_a_string_must_be_written_as_one(write, text):
+    with pytest.raises(ConfigError, match="OUTPUT_DIR takes a value of type str"):
+        load_config(write(text))
+
+
+def test_a_group_is_not_a_value(write):
+    with pytest.raises(ConfigError, match=r"SOLVER is a group of keys, such as SOLVER\."):
+        load_config(None, ["SOLVER", "1"])
+    with pytest.raises(ConfigError, match=r"SOLVER\.BASE_LR"):
+        load_config(None, ["SOLVER.BASE_LR.VALUE", "1"])
+
+
+@pytest.mark.parametrize("overrides", [["SEED"], ["SEED", "1", "OUTPUT_DIR"]])
+def test_overrides_come_in_pairs(overrides):
+    with pytest.raises(ConfigError, match=f"pairs KEY VALUE; '{overrides[-1]}' lacks its partner"):
+        load_config(None, overrides)
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml: no such config file; see configs/"):
+        load_config(tmp_path / "nowhere.yaml")
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "- SEED\n", "SEED"])
+def test_a_file_without_keys(write, text):
+    with pytest.raises(ConfigError, match=r"config\.yaml holds no keys"):
+        load_config(write(text))
+
+
+def test_a_file_that_is_no_yaml(write):
+    with pytest.raises(ConfigError, match=r"config\.yaml is not valid YAML"):
+        load_config(write("SOLVER: [1, 2\n"))
+
+
+def test_a_python_file_is_refused_and_not_executed(write, tmp_path):
+    path = write(f"import pathlib\npathlib.Path({str(tmp_path / 'executed')!r}).touch()\ncfg = dict(SEED=1)\n", "config.py")
+    with pytest.raises(ConfigError, match=r"config\.py: a config file is a \.yaml file"):
+        load_config(path)
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("tag", ["object/apply", "object/new"])
+def test_yaml_tags_execute_nothing(write, tmp_path, tag):
+    marker = tmp_path / "executed"
+    with pytest.raises(ConfigError, match=r"config\.yaml is not valid YAML"):
+        load_config(write(f"SEED: !!python/{tag}:os.mkdir [{marker}]\n"))
+    assert not marker.exists()
+
+
+def test_overrides_execute_nothing(tmp_path):
+    with pytest.raises(ConfigError, match="SEED takes a value of type int"):
+        load_config(None, ["SEED", f"__import__('os').mkdir({str(tmp_path / 'executed')!r})"])
+    assert not (tmp_path / "executed").exists()
+
+
+def test_there_are_configs():
+    assert "synthetic.yaml" in [path.name for path in CONFIGS]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_configs_load_and_hold_only_differences(path):
+    assert path.suffix == ".yaml"
+    cfg = load_config(path)
+    assert isinstance(cfg, CfgNode)
+    defaults = dict(leaves(get_cfg()))
+    set_here = [key for key, _ in leaves(yaml.safe_load(path.read_text()))]
+    resolved = dict(leaves(cfg))
+    assert [key for key in set_here if resolved[key] == defaults[key]] == []
+    assert path.read_text().startswith("#"), "a config opens with its command"

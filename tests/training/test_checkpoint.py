@@ -1,0 +1,283 @@
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models.detection import fasterrcnn_resnet50_fpn
+
+from iounet.training.checkpoint import (
+    CheckpointError,
+    checkpoint_path,
+    load_checkpoint,
+    load_detector_weights,
+    load_weights_file,
+    resumable_checkpoints,
+    save_checkpoint,
+    select_categories,
+)
+
+CONTENT = {
+    "model": {"weight": torch.arange(6.0).reshape(2, 3), "bias": torch.tensor([1.0, 2.0])},
+    "categories": [{"id": 7, "name": "dog"}],
+    "config": "SEED: 0\n",
+    "iteration": 12,
+}
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "run" / "checkpoint.pth"
+
+
+@pytest.fixture
+def saved(path):
+    save_checkpoint(path, **CONTENT)
+    return path
+
+
+class TouchesAFile:
+    """Runs code when it is unpickled by a reader that trusts its file."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return Path.touch, (self.marker,)
+
+
+class TestWriting:
+    def test_what_was_saved_is_loaded(self, saved):
+        content = load_checkpoint(saved)
+        assert torch.equal(content["model"]["weight"], CONTENT["model"]["weight"])
+        assert [content[key] for key in ("categories", "config", "iteration")] == [
+            CONTENT[key] for key in ("categories", "config", "iteration")
+        ]
+        assert [path.name for path in saved.parent.iterdir()] == ["checkpoint.pth"]
+
+    def test_a_new_one_replaces_the_old(self, saved):
+        save_checkpoint(saved, **CONTENT | {"iteration": 13})
+        assert load_checkpoint(saved)["iteration"] == 13
+        assert [path.name for path in saved.parent.iterdir()] == ["checkpoint.pth"]
+
+    @pytest.mark.parametrize("error", [OSError("No space left on device"), KeyboardInterrupt()], ids=type)
+    def test_a_save_that_fails_midway_leaves_the_old_file_and_nothing_else(self, saved, monkeypatch, error):
+        before = saved.read_bytes()
+
+        def fails_midway(content, file):
+            file.write(before[: len(before) // 2])
+            raise error
+
+        monkeypatch.setattr(torch, "save", fails_midway)
+        with pytest.raises(type(error)):
+            save_checkpoint(saved, **CONTENT | {"iteration": 13})
+        assert saved.read_bytes() == before
+        assert [path.name for path in saved.parent.iterdir()] == ["checkpoint.pth"]
+
+    def test_content_that_cannot_be_saved_leaves_nothing(self, path):
+        with pytest.raises((pickle.PicklingError, AttributeError)):
+            save_checkpoint(path, model=CONTENT["model"], config=lambda: None)
+        assert list(path.parent.iterdir()) == []
+
+    def test_the_file_appears_under_its_name_only_when_it_is_whole(self, path, monkeypatch):
+        replace, sizes = os.replace, []
+
+        def spy(source, target):
+            assert not Path(target).exists()
+            sizes.append(Path(source).stat().st_size)
+            replace(source, target)
+
+        monkeypatch.setattr(os, "replace", spy)
+        save_checkpoint(path, **CONTENT)
+        assert sizes == [path.stat().st_size]
+
+
+class TestReading:
+    def test_a_missing_file(self, tmp_path):
+        with pytest.raises(CheckpointError, match=r"nowhere\.pth: no such weights file"):
+            load_checkpoint(tmp_path / "nowhere.pth")
+        with pytest.raises(CheckpointError, match="no such weights file"):
+            load_checkpoint(tmp_path)
+
+    @pytest.mark.parametrize("zipped", [True, False], ids=["zip format", "legacy format"])
+    def test_a_truncated_file(self, path, zipped):
+        path.parent.mkdir()
+        torch.save({"format": "iounet-1", **CONTENT}, path, _use_new_zipfile_serialization=zipped)
+        whole = path.read_bytes()
+        # The first bytes one by one, where the kind of file is told; then in strides.
+        for length in [*range(20), *range(20, len(whole), 23)]:
+            path.write_bytes(whole[:length])
+            with pytest.raises(CheckpointError, match=r"checkpoint\.pth.* damaged"):
+                load_checkpoint(path)
+
+    def test_damaged_bytes_give_our_error_or_load(self, saved):
+        whole = saved.read_bytes()
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(150):
+            damaged = bytearray(whole)
+            for position in torch.randint(len(whole), (8,), generator=generator).tolist():
+                damaged[position] ^= 0xFF
+            saved.write_bytes(damaged)
+            try:  # damage within a tensor's values, or in padding, goes unnoticed
+                load_weights_file(saved)
+            except CheckpointError as error:
+                assert "checkpoint.pth" in str(error)
+
+    @pytest.mark.parametrize("content", [b"hello world\n", b"{}", b"\x89PNG\r\n\x1a\n", b"<html></html>", b"q" * 500])
+    def test_a_file_of_another_kind(self, path, content):
+        path.parent.mkdir()
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match=r"checkpoint\.pth"):
+            load_checkpoint(path)
+
+    @pytest.mark.parametrize("zipped", [True, False], ids=["zip format", "legacy format"])
+    def test_a_file_with_code_is_refused_and_the_code_not_executed(self, path, tmp_path, zipped):
+        path.parent.mkdir()
+        marker = tmp_path / "executed"
+        content = {"format": "iounet-1", "model": TouchesAFile(marker)}
+        torch.save(content, path, _use_new_zipfile_serialization=zipped)
+        with pytest.raises(CheckpointError, match=r"checkpoint\.pth cannot be read as plain weights.*save a state_dict"):
+            load_checkpoint(path)
+        assert not marker.exists()
+        torch.load(path, weights_only=False)
+        assert marker.exists(), "the file would have run its code"
+
+    def test_a_plain_pickle_with_code_is_not_executed(self, path, tmp_path):
+        path.parent.mkdir()
+        path.write_bytes(pickle.dumps({"model": TouchesAFile(tmp_path / "executed")}))
+        with pytest.raises(CheckpointError, match=r"checkpoint\.pth"):
+            load_checkpoint(path)
+        assert not (tmp_path / "executed").exists()
+
+    def test_a_whole_module_is_refused(self, path):
+        path.parent.mkdir()
+        torch.save(nn.Linear(2, 2), path)
+        with pytest.raises(CheckpointError, match="save a state_dict"):
+            load_weights_file(path)
+
+    def test_a_tensor_is_no_state_dict(self, path):
+        path.parent.mkdir()
+        torch.save(torch.zeros(3), path)
+        with pytest.raises(CheckpointError, match=r"checkpoint\.pth holds a Tensor; expected a state dict"):
+            load_weights_file(path)
+
+    def test_a_state_dict_is_no_checkpoint(self, path):
+        path.parent.mkdir()
+        torch.save(nn.Linear(2, 2).state_dict(), path)
+        assert set(load_weights_file(path)) == {"weight", "bias"}
+        with pytest.raises(CheckpointError, match=r"is not a checkpoint of this project.*set MODEL\.WEIGHTS"):
+            load_checkpoint(path)
+
+
+class TestFolder:
+    def test_checkpoints_oldest_first(self, tmp_path):
+        for iteration in (900, 20, 12_345_678, 100_000):
+            checkpoint_path(tmp_path, iteration).touch()
+        for other in ("model_final.pth", ".iteration_0000001.pth.77.tmp", "iteration_.pth", "iteration_0000001.pth.bak"):
+            (tmp_path / other).touch()
+        found = resumable_checkpoints(tmp_path)
+        assert found == [checkpoint_path(tmp_path, iteration) for iteration in (20, 900, 100_000, 12_345_678)]
+
+    def test_no_folder_holds_none(self, tmp_path):
+        assert resumable_checkpoints(tmp_path / "nowhere") == []
+
+
+class Detector(nn.Module):
+    def __init__(self, width=4):
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Conv2d(3, width, 1), nn.BatchNorm2d(width))
+        self.iou_head = nn.Linear(width, 2)
+
+
+class TestLoadingIntoADetector:
+    def load(self, weights, *, need_iou_head=True):
+        torch.manual_seed(0)
+        detector = Detector()
+        before = {key: value.clone() for key, value in detector.state_dict().items()}
+        try:
+            load_detector_weights(detector, weights, "other.pth", need_iou_head=need_iou_head)
+        except CheckpointError:
+            assert all(torch.equal(value, before[key]) for key, value in detector.state_dict().items())
+            raise
+        return detector, before
+
+    def test_all_weights_arrive(self):
+        torch.manual_seed(1)
+        weights = Detector().state_dict()
+        detector, _ = self.load(weights)
+        assert all(torch.equal(value, weights[key]) for key, value in detector.state_dict().items())
+
+    def test_another_width_names_parameters_and_shapes(self):
+        with pytest.raises(CheckpointError) as caught:
+            self.load(Detector(width=5).state_dict())
+        message = str(caught.value)
+        assert message.startswith("other.pth is of another architecture than the configuration describes")
+        assert "of another shape (backbone.0.weight is [5, 3, 1, 1], expected [4, 3, 1, 1]," in message
+        assert "missing" not in message and "left over" not in message
+
+    def test_missing_parameters_are_named(self):
+        weights = Detector().state_dict()
+        del weights["backbone.0.bias"], weights["iou_head.weight"]
+        with pytest.raises(CheckpointError, match=r"2 missing \(backbone\.0\.bias, iou_head\.weight\)"):
+            self.load(weights)
+
+    def test_left_over_parameters_are_named(self):
+        weights = Detector().state_dict() | {"mask_head.weight": torch.zeros(1)}
+        with pytest.raises(CheckpointError, match=r"1 left over \(mask_head\.weight\)"):
+            self.load(weights)
+
+    def test_a_plain_detector_lacks_the_iou_head_alone(self):
+        torch.manual_seed(2)
+        weights = {key: value for key, value in Detector().state_dict().items() if not key.startswith("iou_head.")}
+        with pytest.raises(CheckpointError, match="2 missing"):
+            self.load(weights)
+        detector, before = self.load(weights, need_iou_head=False)
+        assert torch.equal(detector.backbone[0].weight, weights["backbone.0.weight"])
+        assert torch.equal(detector.iou_head.weight, before["iou_head.weight"])
+        del weights["backbone.0.bias"]
+        with pytest.raises(CheckpointError, match=r"1 missing \(backbone\.0\.bias\)"):
+            self.load(weights, need_iou_head=False)
+
+    def test_the_counters_of_ordinary_batch_norm_may_be_left_over(self):
+        weights = Detector().state_dict() | {"backbone.9.num_batches_tracked": torch.tensor(3)}
+        self.load(weights)
+
+
+class TestSelectCategories:
+    """Of torchvision's COCO detectors: 91 outputs, for the category ids 0 to 90, of which COCO uses 80."""
+
+    # COCO's instances files leave ten of the ids between 1 and 90 unused.
+    COCO_IDS = sorted(set(range(1, 91)) - {12, 26, 29, 30, 45, 66, 68, 69, 71, 83})
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def weights(cls):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(3)
+            detector = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=91)
+        return detector.state_dict()
+
+    def test_each_row_lands(self, weights):
+        assert len(self.COCO_IDS) == 80
+        prefix = "roi_heads.box_predictor."
+        before = {key: value.clone() for key, value in weights.items()}
+        selected = select_categories(weights, self.COCO_IDS)
+        assert selected[f"{prefix}cls_score.weight"].shape == (81, 1024)
+        assert selected[f"{prefix}cls_score.bias"].shape == (81,)
+        assert selected[f"{prefix}bbox_pred.weight"].shape == (81 * 4, 1024)
+        assert selected[f"{prefix}bbox_pred.bias"].shape == (81 * 4,)
+        for label, category_id in enumerate([0, *self.COCO_IDS]):
+            for parameter in ("weight", "bias"):
+                scores, offsets = f"{prefix}cls_score.{parameter}", f"{prefix}bbox_pred.{parameter}"
+                assert torch.equal(selected[scores][label], before[scores][category_id])
+                assert torch.equal(
+                    selected[offsets][4 * label : 4 * label + 4], before[offsets][4 * category_id : 4 * category_id + 4]
+                )
+        others = [key for key in weights if not key.startswith(prefix)]
+        assert all(selected[key] is weights[key] for key in others)
+        assert set(selected) == set(weights)
+        assert all(torch.equal(value, before[key]) for key, value in weights.items())  # the input is left as it was
+
+    def test_as_many_outputs_as_labels_are_ours_already(self, weights):
+        assert select_categories(weights, list(range(1, 91))) is weights

@@ -1,0 +1,131 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from iounet.training import NonFiniteLossError, train_steps
+
+
+class Detector(nn.Module):
+    """Two losses, a pull of its one weight towards each image's mean and towards zero."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([1.0, -2.0]))
+        self.frozen = nn.Parameter(torch.tensor([5.0]), requires_grad=False)
+        self.modes, self.targets = [], []
+
+    def forward(self, images, targets):
+        self.modes.append(self.training)
+        self.targets.append(targets)
+        means = torch.stack([image.mean() for image in images])
+        return {
+            "loss_pull": (self.weight[0] - means).square().mean(),
+            "loss_small": 0.5 * self.weight[1].square(),
+        }
+
+
+def batch(value, image_id, *more):
+    images = [torch.full((3, 2, 2), value)]
+    targets = [{"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64), "image_id": image_id}]
+    if more:
+        further = batch(*more)
+        return images + further[0], targets + further[1]
+    return images, targets
+
+
+def run(detector, batches, *, lr=0.1, rate_factor=lambda iteration: 1.0, **options):
+    optimizer = torch.optim.SGD(detector.parameters(), lr=lr)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate_factor)
+    return train_steps(detector, batches, optimizer, schedule, device=torch.device("cpu"), **options)
+
+
+def test_steps_by_hand():
+    detector = Detector()
+    steps = list(run(detector, [batch(0.5, 1), batch(0.5, 2)]))
+    assert [step.iteration for step in steps] == [1, 2]
+    # The first: losses (1 - 0.5)^2 and 0.5 * 2^2; slopes 2 * 0.5 and -2; then 0.9 and -1.8.
+    assert steps[0].losses == pytest.approx({"loss_pull": 0.25, "loss_small": 2.0, "loss": 2.25})
+    assert steps[1].losses == pytest.approx({"loss_pull": 0.16, "loss_small": 1.62, "loss": 1.78})
+    assert detector.weight.tolist() == pytest.approx([0.9 - 0.08, -1.8 + 0.18])
+    assert detector.frozen.tolist() == [5.0]
+
+
+def test_numbers_go_on_from_the_start_iteration():
+    steps = list(run(Detector(), [batch(0.5, 1)] * 3, start_iteration=7))
+    assert [step.iteration for step in steps] == [8, 9, 10]
+
+
+def test_the_learning_rate_reported_is_the_one_used():
+    detector = Detector()
+    last, used = detector.weight[1].item(), []
+    reported = []
+    for step in run(detector, [batch(0.5, i) for i in range(4)], rate_factor=lambda iteration: (1, 2, 0.5, 3)[min(iteration, 3)]):
+        reported.append(step.learning_rate)
+        used.append(1 - detector.weight[1].item() / last)  # its slope is itself
+        last = detector.weight[1].item()
+    assert reported == pytest.approx([0.1, 0.2, 0.05, 0.3])
+    assert used == pytest.approx(reported, rel=1e-4)
+
+
+def test_a_step_is_yielded_before_the_next_batch_is_taken():
+    taken = []
+
+    def batches():
+        for image_id in range(3):
+            taken.append(image_id)
+            yield batch(0.5, image_id)
+
+    steps = run(Detector(), batches())
+    assert next(steps).iteration == 1
+    assert taken == [0]
+
+
+def test_every_step_trains_whatever_was_done_in_between():
+    detector = Detector()
+    for _ in run(detector, [batch(0.5, 1)] * 3):
+        detector.eval()
+    assert detector.modes == [True, True, True]
+
+
+def test_gradients_do_not_add_up_over_the_steps():
+    detector = Detector()
+    list(run(detector, [batch(1.0, 1)] * 2, lr=0.0))
+    assert detector.weight.grad.tolist() == [0.0, -2.0]
+
+
+@pytest.mark.parametrize(("clip", "norm"), [(0.0, 5.0), (0.5, 0.5), (100.0, 5.0)])
+def test_the_gradient_is_clipped_to_its_norm(clip, norm):
+    detector = Detector()
+    with torch.no_grad():
+        detector.weight.copy_(torch.tensor([2.0, 3.0]))  # slopes 2 * (2 - 0) and 3
+    before = detector.weight.detach().clone()
+    list(run(detector, [batch(0.0, 1)], lr=1.0, clip_gradient=clip))
+    step = before - detector.weight.detach()
+    assert step.norm().item() == pytest.approx(norm, rel=1e-4)
+    assert (step / step.norm()).tolist() == pytest.approx([0.8, 0.6], rel=1e-4)
+
+
+def test_the_detector_gets_boxes_and_labels():
+    detector = Detector()
+    list(run(detector, [batch(0.5, "image seven")]))
+    assert [set(target) for target in detector.targets[0]] == [{"boxes", "labels"}]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_stops_with_the_images_and_leaves_the_weights(value):
+    detector = Detector()
+    steps = run(detector, [batch(0.5, 3), batch(0.25, 17, value, 42), batch(0.5, 4)], start_iteration=100)
+    next(steps)
+    before = detector.weight.detach().clone()
+    with pytest.raises(NonFiniteLossError) as caught:
+        next(steps)
+    message = str(caught.value)
+    assert "on images [17, 42]" in message
+    assert f"loss_pull {value:.4g}" in message
+    assert "loss_small 1.62" in message
+    assert "iteration 101" in message
+    assert "SOLVER.BASE_LR" in message
+    assert torch.equal(detector.weight, before)
+    assert list(steps) == []

@@ -1,0 +1,94 @@
+import pytest
+import torch
+
+from iounet.training import warmup_step_schedule
+
+
+def optimizer_at(learning_rate):
+    return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=learning_rate)
+
+
+def rates(num_iterations, *, base=1.0, **options):
+    """The learning rate that each iteration of a training loop uses."""
+    optimizer = optimizer_at(base)
+    schedule = warmup_step_schedule(optimizer, **options)
+    used = []
+    for _ in range(num_iterations):
+        used.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    return used
+
+
+@pytest.mark.parametrize(
+    ("iteration", "learning_rate"),
+    [
+        (0, 0.004),
+        (9_999, 0.004),
+        (10_000, 0.01),
+        (119_999, 0.01),
+        (120_000, 0.001),
+        (159_999, 0.001),
+    ],
+)
+def test_the_papers_rates(iteration, learning_rate):
+    schedule = warmup_step_schedule(
+        optimizer_at(0.01), steps=(120_000,), gamma=0.1, warmup="constant", warmup_iterations=10_000, warmup_factor=0.4
+    )
+    assert 0.01 * schedule.lr_lambdas[0](iteration) == pytest.approx(learning_rate, rel=1e-12)
+
+
+def test_the_papers_schedule_a_thousand_times_shorter():
+    used = rates(
+        160, base=0.01, steps=(120,), gamma=0.1, warmup="constant", warmup_iterations=10, warmup_factor=0.4
+    )
+    assert used == pytest.approx([0.004] * 10 + [0.01] * 110 + [0.001] * 40)
+
+
+def test_linear_warm_up():
+    used = rates(6, steps=(), gamma=0.1, warmup="linear", warmup_iterations=4, warmup_factor=0.2)
+    assert used == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
+
+
+def test_several_steps():
+    used = rates(5, steps=(1, 3), gamma=0.5, warmup="linear", warmup_iterations=0, warmup_factor=0.1)
+    assert used == pytest.approx([1.0, 0.5, 0.5, 0.25, 0.25])
+
+
+def test_a_step_within_the_warm_up_counts_too():
+    used = rates(4, steps=(2,), gamma=0.1, warmup="constant", warmup_iterations=3, warmup_factor=0.5)
+    assert used == pytest.approx([0.5, 0.5, 0.05, 0.1])
+
+
+def test_a_restored_schedule_goes_on():
+    options = dict(steps=(4,), gamma=0.1, warmup="linear", warmup_iterations=3, warmup_factor=0.1)
+    whole = rates(6, **options)
+    optimizer = optimizer_at(1.0)
+    schedule = warmup_step_schedule(optimizer, **options)
+    for _ in range(3):
+        optimizer.step()
+        schedule.step()
+    optimizer_state, state = optimizer.state_dict(), schedule.state_dict()
+    optimizer = optimizer_at(1.0)
+    schedule = warmup_step_schedule(optimizer, **options)
+    optimizer.load_state_dict(optimizer_state)
+    schedule.load_state_dict(state)
+    used = []
+    for _ in range(3):
+        used.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert used == pytest.approx(whole[3:])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"warmup": "cosine"}, r"unknown warm-up 'cosine': SOLVER\.WARMUP is constant or linear"),
+        ({"steps": (5, 3)}, r"SOLVER\.STEPS must rise, got \(5, 3\)"),
+    ],
+)
+def test_errors(change, message):
+    options = dict(steps=(), gamma=0.1, warmup="constant", warmup_iterations=1, warmup_factor=0.4)
+    with pytest.raises(ValueError, match=message):
+        warmup_step_schedule(optimizer_at(1.0), **options | change)
