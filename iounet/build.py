@@ -1,5 +1,7 @@
 """From a configuration to objects: the only place below tools/ that reads one."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -32,6 +34,16 @@ def build_device(cfg: CfgNode) -> torch.device:
         raise ConfigError(f"MODEL.DEVICE: {error}") from None
 
 
+@contextmanager
+def _naming_the_key() -> Iterator[None]:
+    """Makes a constructor's ValueError, which names the key, the error that the tools print without a traceback."""
+    try:
+        yield
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+@_naming_the_key()
 def build_detector(cfg: CfgNode) -> IoUNet:
     """The detector of a configuration, with random weights but for those of MODEL.BACKBONE.WEIGHTS; on the CPU.
 
@@ -156,6 +168,7 @@ def build_dataset(cfg: CfgNode, split: str) -> CocoDataset:
     return CocoDataset(annotations, images, transforms=transforms, bad_annotations=cfg.DATA.BAD_ANNOTATIONS)
 
 
+@_naming_the_key()
 def build_optimizer(cfg: CfgNode, detector: IoUNet) -> torch.optim.Optimizer:
     """SGD over what trains."""
     return torch.optim.SGD(
@@ -167,6 +180,7 @@ def build_optimizer(cfg: CfgNode, detector: IoUNet) -> torch.optim.Optimizer:
     )
 
 
+@_naming_the_key()
 def build_schedule(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
     return warmup_step_schedule(
         optimizer,

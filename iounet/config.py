@@ -117,14 +117,10 @@ def load_config(path: str | Path | None = None, overrides: list[str] = ()) -> Cf
         if path.suffix not in (".yaml", ".yml"):
             raise ConfigError(f"{path}: a config file is a .yaml file")
         try:
-            differences = yaml.safe_load(path.read_text())
+            text = path.read_text()
         except FileNotFoundError:
             raise ConfigError(f"{path}: no such config file; see configs/ for those of this project") from None
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{path} is not valid YAML: {error}") from None
-        if not isinstance(differences, dict):
-            raise ConfigError(f"{path} holds no keys: expected lines like 'SEED: 0'")
-        _merge(differences, cfg, str(path))
+        merge_yaml(text, cfg, str(path))
     if len(overrides) % 2:
         raise ConfigError(f"overrides come in pairs KEY VALUE; '{overrides[-1]}' lacks its partner")
     for key, value in zip(overrides[::2], overrides[1::2], strict=True):
@@ -134,6 +130,17 @@ def load_config(path: str | Path | None = None, overrides: list[str] = ()) -> Cf
         _merge(differences, cfg, "command line")
     cfg.freeze()
     return cfg
+
+
+def merge_yaml(text: str, cfg: CfgNode, source: str) -> None:
+    """Sets the differences that a YAML text lists in cfg; ``source`` names the text in errors, as of :func:`load_config`."""
+    try:
+        differences = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{source} is not valid YAML: {error}") from None
+    if not isinstance(differences, dict):
+        raise ConfigError(f"{source} holds no keys: expected lines like 'SEED: 0'")
+    _merge(differences, cfg, source)
 
 
 def _merge(differences: dict, cfg: CfgNode, source: str, prefix: str = "") -> None:

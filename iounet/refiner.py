@@ -5,14 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-import yaml
 from torch import Tensor
 from torchvision.ops import clip_boxes_to_image
-from yacs.config import CfgNode
 
 from .boxes import box_sizes
 from .build import build_detector
-from .config import get_cfg
+from .config import get_cfg, merge_yaml
 from .detections import Detections
 from .modeling import IoUNet, to_original
 from .training.checkpoint import load_checkpoint, load_detector_weights
@@ -36,10 +34,11 @@ class IoURefiner:
 
         Raises:
             CheckpointError: the file is missing, damaged, or no checkpoint of this project.
+            ConfigError: its configuration has keys that this version does not know.
         """
         checkpoint = load_checkpoint(path)
         cfg = get_cfg()
-        cfg.merge_from_other_cfg(CfgNode(yaml.safe_load(checkpoint["config"])))
+        merge_yaml(checkpoint["config"], cfg, str(path))
         cfg.MODEL.BACKBONE.WEIGHTS = ""  # where training started; the checkpoint has them all
         detector = build_detector(cfg)
         load_detector_weights(detector, checkpoint["model"], str(path), need_iou_head=True)
@@ -109,11 +108,12 @@ class IoURefiner:
             return given
         features = self.detector.extract([image.to(self.device)])
         resized = given.with_boxes(clipped, given.ious)[movable].to(self.device).rescaled(image_size, features.sizes[0])
+        predict_iou = self.detector.iou_predictor(features, [resized])
+        placed = resized.with_boxes(resized.boxes, predict_iou(resized.boxes))
         if refine:
-            (placed,) = self.detector.refine(features, [resized])
-        else:
-            placed = resized.with_boxes(resized.boxes, self.detector.iou_predictor(features, [resized])(resized.boxes))
-        placed = to_original(features, [placed])[0].to("cpu")
+            (placed,) = self.detector.refine(features, [placed])
+        (placed,) = to_original(features, [placed])
         new_boxes, new_ious = boxes.clone(), given.ious.clone()
-        new_boxes[movable], new_ious[movable] = placed.boxes, placed.ious
+        # In the dtype and on the device that the caller's tensors have.
+        new_boxes[movable], new_ious[movable] = placed.boxes.to(new_boxes), placed.ious.to(new_ious)
         return given.with_boxes(new_boxes, new_ious)

@@ -24,6 +24,7 @@ import torch
 from torchvision.transforms.v2.functional import to_dtype
 from tqdm import tqdm
 
+from iounet.config import ConfigError
 from iounet.data import DataError, read_image
 from iounet.data.annotations import read_annotations
 from iounet.data.results import find_images, match_images, read_results
@@ -50,7 +51,7 @@ def main() -> None:
             results = refine_detections(refiner, images, args)
         else:
             results = detect_and_refine(refiner, images, args)
-    except (DataError, CheckpointError) as error:
+    except (ConfigError, DataError, CheckpointError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
     (args.output / "detections.json").write_text(json.dumps(results))
     print(f"{len(results)} detections in {args.output / 'detections.json'}")

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -28,17 +29,26 @@ def read_results(path: str | Path) -> list[dict[str, Any]]:
     if not isinstance(entries, list):
         raise DataError(f"{path}: is not a COCO results file, which is a list; it holds a JSON {type(entries).__name__}")
     for position, entry in enumerate(entries):
+        where = f"{path}: entry {position}"
+        if not isinstance(entry, dict):
+            raise DataError(f"{where} is {entry!r}; a detection is a JSON object")
         missing = [key for key in ("image_id", "category_id", "bbox", "score") if key not in entry]
         if missing:
-            raise DataError(f"{path}: entry {position} lacks {', '.join(missing)}; a detection needs all four keys")
+            raise DataError(f"{where} lacks {', '.join(missing)}; a detection needs all four keys")
+        for key in ("image_id", "category_id"):
+            if not isinstance(entry[key], (int, str)):
+                raise DataError(f"{where} has {key} {entry[key]!r}; it must be a number or a string")
+        where += f" (image {entry['image_id']})"
         bbox = entry["bbox"]
-        numbers = [value for value in bbox if isinstance(value, (int, float)) and math.isfinite(value)]
-        if len(bbox) != 4 or len(numbers) != 4:
-            raise DataError(
-                f"{path}: entry {position} (image {entry['image_id']}) has bbox {bbox}; "
-                "it must be four finite numbers [x, y, width, height] in pixels"
-            )
+        if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(_is_finite_number, bbox)):
+            raise DataError(f"{where} has bbox {bbox}; it must be four finite numbers [x, y, width, height] in pixels")
+        if not _is_finite_number(entry["score"]):
+            raise DataError(f"{where} has score {entry['score']!r}; it must be a finite number")
     return entries
+
+
+def _is_finite_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def find_images(paths: Iterable[str | Path]) -> list[Path]:
@@ -68,7 +78,8 @@ def match_images(
     Args:
         images: the image files there are.
         file_names: ``image_id`` → file name, from an annotation file. None: an id is the name of its file without
-            suffix, or the number that this name spells (COCO's 000000000139.jpg is image 139).
+            suffix, or the number that this name spells (COCO's 000000000139.jpg is image 139). Folders in a file
+            name tell images of one name apart; otherwise they need not be those that the images lie in.
         source: the results file, for messages.
 
     Returns:
@@ -85,11 +96,21 @@ def match_images(
         for key in keys:
             by_key.setdefault(key, []).append(path)
 
+    num_named = Counter(Path(name).name for name in (file_names or {}).values())
+
+    def candidates_of(image_id: Any) -> list[Path]:
+        if file_names is None:
+            return by_key.get(image_id, [])
+        file_name = Path(file_names.get(image_id, ""))
+        found = by_key.get(file_name.name, [])
+        if max(len(found), num_named[file_name.name]) > 1:
+            found = [path for path in found if path.absolute().parts[-len(file_name.parts) :] == file_name.parts]
+        return found
+
     matched: dict[Any, Path] = {}
     unknown = []
     for image_id in dict.fromkeys(result["image_id"] for result in results):
-        key = image_id if file_names is None else Path(file_names.get(image_id, "")).name
-        candidates = by_key.get(key, [])
+        candidates = candidates_of(image_id)
         if len(candidates) > 1:
             raise DataError(
                 f"{source}: image_id {image_id!r} fits {', '.join(map(str, candidates[:3]))}; give the folder of one only"

@@ -14,16 +14,16 @@ from PIL import Image, ImageDraw, ImageFilter
 from .shapes import CLASS_NAMES, Shape, rasterise
 
 # Fewer where there is no room for so many.
-NUM_OBJECTS = (3, 10)
+NUM_OBJECTS = (3, 8)
 # Side of a shape before it is stretched, as a fraction of the image's shorter side: 16 to 80 pixels of 160.
-RELATIVE_SIDE = (0.1, 0.5)
+RELATIVE_SIDE = (0.15, 0.5)
 # A shape is not drawn at all rather than so hidden or so small that one could only guess its class (pixels).
 MIN_VISIBLE_FRACTION = 0.35
 MIN_VISIBLE_SIDE = 8
 
 # Distance in RGB, each channel in [0, 1], of a shape's colour from the mean of what lies behind it. The lower
 # end is where a shape can just be made out on the strongest clutter.
-CONTRAST = (0.2, 0.9)
+CONTRAST = (0.5, 1.0)
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def _background(rng: np.random.Generator, image_size: tuple[int, int]) -> np.nda
     height, width = image_size
     base = _random_color(rng, saturation=(0.05, 0.4), value=(0.3, 0.85))
     canvas = np.broadcast_to(base, (height, width, 3)).copy()
-    for cells, strength in ((3, rng.uniform(0.1, 0.35)), (14, rng.uniform(0.02, 0.2))):
+    for cells, strength in ((3, rng.uniform(0.1, 0.3)), (14, rng.uniform(0.02, 0.15))):
         noise = _soft_noise(rng, cells, image_size)
         gray = noise.mean(axis=2, keepdims=True)
         canvas += strength * (1.5 * gray + 0.35 * (noise - gray))  # more light and shade than colour
@@ -131,7 +131,7 @@ def _paint(rng: np.random.Generator, canvas: np.ndarray, shape: Shape) -> None:
     behind = canvas[shape.window]
     surroundings = behind.reshape(-1, 3).mean(axis=0)
     first = _apart(rng, surroundings, math.exp(rng.uniform(*np.log(CONTRAST))))
-    second = _near(rng, first, rng.uniform(0.1, 0.5))
+    second = _near(rng, first, rng.uniform(0.1, 0.35))
     pattern = _texture(rng, shape.local)[..., None]
     light = 1 + rng.uniform(0, 0.2) * _ramp(rng, shape.local)[..., None]
     surface = np.clip((first + (second - first) * pattern) * light, 0, 1)
@@ -167,7 +167,7 @@ def _ramp(rng: np.random.Generator, local: np.ndarray) -> np.ndarray:
 def _photograph(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
     """What the camera makes of it: some blur, some noise; uint8."""
     picture = Image.fromarray(_to_bytes(canvas)).filter(ImageFilter.GaussianBlur(rng.uniform(0.2, 0.9)))
-    noise = rng.standard_normal(canvas.shape, dtype=np.float32) * np.float32(rng.uniform(0.01, 0.04))
+    noise = rng.standard_normal(canvas.shape, dtype=np.float32) * np.float32(rng.uniform(0.005, 0.02))
     return _to_bytes(np.asarray(picture, dtype=np.float32) / 255 + noise)
 
 

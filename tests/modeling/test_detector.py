@@ -1,0 +1,321 @@
+import dataclasses
+from dataclasses import replace
+
+import pytest
+import torch
+from torchvision.models.detection import fasterrcnn_resnet50_fpn
+
+from iounet import Detections, build_detector, get_cfg
+from iounet.modeling import Postprocessing, to_original
+from iounet.training.checkpoint import load_detector_weights, select_categories
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+LOSSES = {"loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg", "loss_iou"}
+
+
+def images_of(*sizes, seed=0):
+    """Patches of noise, coarse enough to survive the network's strides."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = [torch.rand(1, 3, height // 8 + 1, width // 8 + 1, generator=generator) for height, width in sizes]
+    return [
+        torch.nn.functional.interpolate(noise, size=size, mode="nearest")[0]
+        for noise, size in zip(coarse, sizes, strict=True)
+    ]
+
+
+def target(*boxes_and_labels):
+    return {
+        "boxes": torch.tensor([box for box, _ in boxes_and_labels], dtype=torch.float32).reshape(-1, 4),
+        "labels": torch.tensor([label for _, label in boxes_and_labels], dtype=torch.int64),
+        "image_id": 17,  # as the loader gives it, beside the tensors
+    }
+
+
+OBJECTS = target(((4, 6, 30, 40), 1), ((20, 20, 60, 50), 3), ((0, 0, 64, 64), 2))
+NO_OBJECTS = target()
+
+
+@pytest.fixture
+def opinionated(build_tiny):
+    """A tiny detector whose scores, boxes and IoUs differ from box to box."""
+
+    def build(settings=None):
+        detector = build_tiny(settings)
+        with torch.no_grad():
+            detector.roi_heads.box_predictor.cls_score.weight.mul_(20)
+            detector.roi_heads.box_predictor.bbox_pred.weight.mul_(10)
+            detector.iou_head.predictor.weight.mul_(20)
+        return detector
+
+    return build
+
+
+class TestNames:
+    """So that torchvision's published weights load."""
+
+    def test_parameters_are_torchvisions_but_for_the_iou_head(self):
+        cfg = get_cfg()
+        cfg.MODEL.NUM_CLASSES = 90
+        with torch.device("meta"):
+            ours = build_detector(cfg).state_dict()
+            theirs = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=91).state_dict()
+        assert {key: value.shape for key, value in ours.items() if not key.startswith("iou_head.")} == {
+            key: value.shape for key, value in theirs.items() if not key.endswith("num_batches_tracked")  # of unfrozen norms
+        }
+        assert {key for key in ours if key.startswith("iou_head.")} == {
+            f"iou_head.{layer}.{parameter}"
+            for layer in ("mlp.fc6", "mlp.fc7", "predictor")
+            for parameter in ("weight", "bias")
+        }
+
+    def test_published_weights_of_coco_load(self):
+        torch.manual_seed(1)
+        weights = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=91).state_dict()
+        category_ids = sorted(set(range(1, 91)) - {12, 26, 29, 30, 45, 66, 68, 69, 71, 83})
+        cfg = get_cfg()
+        cfg.MODEL.NUM_CLASSES = 80
+        detector = build_detector(cfg)
+        load_detector_weights(detector, select_categories(weights, category_ids), "coco.pth", need_iou_head=False)
+        loaded = detector.state_dict()
+        assert torch.equal(loaded["backbone.fpn.layer_blocks.3.0.weight"], weights["backbone.fpn.layer_blocks.3.0.weight"])
+        key = "roi_heads.box_predictor.cls_score.bias"
+        assert torch.equal(loaded[key], weights[key][torch.tensor([0, *category_ids])])
+
+
+class TestTraining:
+    def test_losses_and_gradients(self, build_tiny):
+        detector = build_tiny().train()
+        losses = detector(images_of((64, 64), (48, 80)), [OBJECTS, NO_OBJECTS])
+        assert set(losses) == LOSSES
+        assert all(loss.dim() == 0 and torch.isfinite(loss) and loss > 0 for loss in losses.values())
+        sum(losses.values()).backward()
+        without = [name for name, p in detector.named_parameters() if p.requires_grad and p.grad is None]
+        assert without == []
+        assert all(torch.isfinite(p.grad).all() for p in detector.parameters() if p.requires_grad)
+        for part in ("backbone.body.conv1", "backbone.fpn", "rpn", "roi_heads", "iou_head"):
+            gradients = [p.grad for name, p in detector.named_parameters() if name.startswith(part)]
+            assert any(gradient.abs().sum() > 0 for gradient in gradients), part
+
+    def test_a_batch_without_any_object(self, build_tiny):
+        # DistributedDataParallel hangs on a parameter that gets no gradient.
+        detector = build_tiny().train()
+        losses = detector(images_of((64, 64), (64, 64)), [NO_OBJECTS, NO_OBJECTS])
+        assert set(losses) == LOSSES
+        assert all(torch.isfinite(loss) for loss in losses.values())
+        assert losses["loss_iou"] == losses["loss_box_reg"] == losses["loss_rpn_box_reg"] == 0
+        sum(losses.values()).backward()
+        assert [name for name, p in detector.named_parameters() if p.requires_grad and p.grad is None] == []
+
+    def test_frozen_stages_get_no_gradient(self, build_tiny):
+        detector = build_tiny({"MODEL.BACKBONE.TRAINABLE_LAYERS": 2, "MODEL.BACKBONE.NORM": "FrozenBN"}).train()
+        sum(detector(images_of((64, 64)), [OBJECTS]).values()).backward()
+        with_gradient = {name.split(".")[2] for name, p in detector.named_parameters() if p.grad is not None and "body" in name}
+        assert with_gradient == {"layer3", "layer4"}
+
+    def test_the_iou_loss_has_its_weight(self, build_tiny):
+        losses = []
+        for weight in (1.0, 3.0):
+            detector = build_tiny({"MODEL.IOU_HEAD.LOSS_WEIGHT": weight}).train()
+            torch.manual_seed(0)  # of the samplers and the jitter
+            losses.append(detector(images_of((64, 64)), [OBJECTS])["loss_iou"].item())
+        assert losses[1] == pytest.approx(3 * losses[0], rel=1e-5)
+
+    def test_the_iou_heads_boxes_are_jittered_in_the_resized_image(self, build_tiny):
+        detector = build_tiny({"INPUT.MIN_SIZE": 128, "INPUT.MAX_SIZE": 256}).train()
+        calls, sample = [], detector.sample_iou_boxes
+
+        def spy(boxes, image_size):
+            calls.append((boxes.tolist(), tuple(image_size)))
+            return sample(boxes, image_size)
+
+        detector.sample_iou_boxes = spy
+        detector(images_of((64, 64)), [OBJECTS])
+        ((boxes, image_size),) = calls
+        assert image_size == (128, 128)
+        assert boxes == [[8, 12, 60, 80], [40, 40, 120, 100], [0, 0, 128, 128]]
+
+    def test_targets_are_needed_and_left_as_they_were(self, build_tiny):
+        detector = build_tiny().train()
+        with pytest.raises(ValueError, match="in training mode the detector needs targets"):
+            detector(images_of((64, 64)))
+        given = {key: value.clone() if torch.is_tensor(value) else value for key, value in OBJECTS.items()}
+        detector(images_of((64, 64)), [given])
+        assert all(torch.equal(torch.as_tensor(given[key]), torch.as_tensor(OBJECTS[key])) for key in OBJECTS)
+
+
+class TestStandalone:
+    @pytest.fixture
+    def detector(self, build_tiny):
+        return build_tiny({"MODEL.STANDALONE": True}).train()
+
+    def test_only_the_iou_head_has_gradients(self, detector):
+        losses = detector(images_of((64, 64), (48, 80)), [OBJECTS, NO_OBJECTS])
+        assert set(losses) == {"loss_iou"}
+        losses["loss_iou"].backward()
+        for name, parameter in detector.named_parameters():
+            assert (parameter.grad is not None) == parameter.requires_grad == name.startswith("iou_head."), name
+
+    def test_the_rest_does_not_change_its_statistics_included(self, detector):
+        before = {key: value.clone() for key, value in detector.state_dict().items()}
+        optimizer = torch.optim.SGD([p for p in detector.parameters() if p.requires_grad], lr=1.0, weight_decay=0.1)
+        for seed in range(2):
+            detector(images_of((64, 64), seed=seed), [OBJECTS])["loss_iou"].backward()
+            optimizer.step()
+        changed = {key for key, value in detector.state_dict().items() if not torch.equal(value, before[key])}
+        assert changed == {key for key in before if key.startswith("iou_head.")}
+
+    def test_its_batch_norm_stays_in_inference_mode_where_a_joint_detectors_trains(self, detector, build_tiny):
+        norm = "backbone.body.bn1"
+        assert not detector.get_submodule(norm).training
+        assert detector.iou_head.training
+        assert build_tiny().train().get_submodule(norm).training
+        assert not detector.eval().iou_head.training
+
+
+class TestInference:
+    SIZES = ((64, 64), (50, 80), (90, 41), (213, 160))
+
+    def test_boxes_lie_in_their_images_by_falling_score(self, opinionated):
+        detector = opinionated({"TEST.DETECTIONS_PER_IMAGE": 12})
+        found = detector(images_of(*self.SIZES))
+        assert len(found) == len(self.SIZES)
+        for detections, (height, width) in zip(found, self.SIZES, strict=True):
+            assert isinstance(detections, Detections)
+            assert len(detections) == 12
+            boxes = detections.boxes
+            assert (boxes >= 0).all() and (boxes[:, 2] <= width).all() and (boxes[:, 3] <= height).all()
+            assert (boxes[:, 2:] > boxes[:, :2]).all()
+            assert (detections.scores.diff() <= 0).all() and (detections.scores > 0.05).all()
+            assert set(detections.labels.tolist()) <= {1, 2, 3}
+            assert not boxes.requires_grad and not detections.ious.requires_grad
+
+    def test_at_most_100_detections_by_default(self, opinionated):
+        found = opinionated({"TEST.SCORE_THRESHOLD": 0.0, "TEST.NMS_THRESHOLD": 0.99, "MODEL.RPN.POST_NMS_TEST": 50})(
+            images_of((64, 64))
+        )
+        assert len(found[0]) == 100
+
+    def test_boxes_are_in_pixels_of_the_original_image(self, opinionated):
+        # Doubled, an image is scaled back to the same resized one.
+        detector = opinionated()
+        (image,) = images_of((64, 64))
+        small, large = (detector([given])[0] for given in (image, image.repeat_interleave(2, 1).repeat_interleave(2, 2)))
+        torch.testing.assert_close(large.boxes, 2 * small.boxes, rtol=0, atol=1e-3)
+        torch.testing.assert_close(large.scores, small.scores)
+
+    def test_a_batch_gives_what_its_images_give_alone(self, opinionated):
+        detector = opinionated()
+        images = images_of((64, 64), (64, 64), (64, 64), seed=1)
+        for together, image in zip(detector(images), images, strict=True):
+            (alone,) = detector([image])
+            assert len(alone) > 5
+            assert together.labels.tolist() == alone.labels.tolist()
+            torch.testing.assert_close(together.scores, alone.scores, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(together.boxes, alone.boxes, rtol=0, atol=1e-2)
+            torch.testing.assert_close(together.ious, alone.ious, rtol=0, atol=1e-4)
+
+    def test_no_candidates(self, opinionated):
+        for nms in ("greedy", "soft", "iou_guided"):
+            found = opinionated({"TEST.SCORE_THRESHOLD": 1.0, "TEST.NMS": nms})(images_of((64, 64), (50, 80)))
+            for detections in found:
+                assert [tuple(getattr(detections, field.name).shape) for field in dataclasses.fields(Detections)] == [
+                    (0, 4),
+                    (0,),
+                    (0,),
+                    (0,),
+                ]
+
+    def test_one_image_with_detections_beside_one_without(self, opinionated):
+        detector = opinionated()
+        features = detector.extract(images_of((64, 64), (64, 64)))
+        candidates = detector.detect(features, detector.propose(features))
+        kept = [detector.suppress(candidates[0]), detector.suppress(candidates[1])[:0]]
+        refined = detector.refine(features, kept)
+        assert [len(detections) for detections in refined] == [len(kept[0]), 0]
+        alone = detector.extract(images_of((64, 64), (64, 64))[:1])
+        torch.testing.assert_close(refined[0].boxes, detector.refine(alone, kept[:1])[0].boxes, rtol=0, atol=1e-2)
+
+    def test_the_inference_method_is_its_parts_in_a_line(self, opinionated):
+        detector = opinionated()
+        images = images_of((64, 64), (50, 80))
+        with torch.no_grad():
+            features = detector.extract(images)
+            candidates = detector.detect(features, detector.propose(features))
+            kept = [detector.suppress(candidates_in_image) for candidates_in_image in candidates]
+            expected = to_original(features, detector.refine(features, kept))
+        for found, wanted in zip(detector(images), expected, strict=True):
+            assert torch.equal(found.boxes, wanted.boxes)
+            assert torch.equal(found.ious, wanted.ious)
+
+    def test_each_kind_of_nms_is_chosen_by_the_configuration(self, opinionated):
+        scores = {
+            nms: opinionated({"TEST.NMS": nms, "TEST.REFINE.STEPS": 0})(images_of((64, 64)))[0].scores
+            for nms in ("greedy", "soft", "iou_guided")
+        }
+        # IoU-guided clusters hand on the best score of all; soft-NMS keeps the best box's too, and drops nothing.
+        assert scores["greedy"][0] == scores["soft"][0] == scores["iou_guided"][0]
+        assert len(scores["soft"]) > len(scores["greedy"])
+
+    def test_an_unknown_nms(self):
+        with pytest.raises(ValueError, match=r"unknown NMS 'hard': TEST\.NMS is one of greedy, soft, iou_guided"):
+            Postprocessing(nms="hard")
+
+
+class TestRefinement:
+    @pytest.fixture
+    def before(self, opinionated):
+        """The detector, its features of two images and its detections before refinement."""
+        detector = opinionated()
+        with torch.no_grad():
+            features = detector.extract(images_of((64, 64), (50, 80)))
+            candidates = detector.detect(features, detector.propose(features))
+        return detector, features, [detector.suppress(candidates_in_image) for candidates_in_image in candidates]
+
+    @pytest.mark.parametrize("make", ["build_tiny", "opinionated"])
+    def test_it_raises_the_predicted_iou_on_average_and_moves_boxes_alone(self, make, request):
+        detector = request.getfixturevalue(make)()
+        with torch.no_grad():
+            features = detector.extract(images_of((64, 64), (50, 80)))
+            candidates = detector.detect(features, detector.propose(features))
+        kept = [detector.suppress(candidates_in_image) for candidates_in_image in candidates]
+        refined = detector.refine(features, kept)
+        for old, new in zip(kept, refined, strict=True):
+            assert len(old) > 5
+            assert torch.equal(old.labels, new.labels)
+            assert torch.equal(old.scores, new.scores)
+            assert not torch.equal(old.boxes, new.boxes)
+            assert new.ious.mean() > old.ious.mean()
+
+    def test_the_ious_are_those_of_the_boxes(self, before):
+        detector, features, kept = before
+        with torch.no_grad():
+            predict_iou = detector.iou_predictor(features, kept)
+            torch.testing.assert_close(
+                predict_iou(torch.cat([detections.boxes for detections in kept])),
+                torch.cat([detections.ious for detections in kept]),
+            )
+            refined = detector.refine(features, kept)
+            torch.testing.assert_close(
+                predict_iou(torch.cat([detections.boxes for detections in refined])),
+                torch.cat([detections.ious for detections in refined]),
+            )
+
+    @pytest.mark.parametrize("step_size", [50.0, 1e6])
+    def test_boxes_stay_in_their_image_however_far_they_are_pushed(self, before, step_size):
+        detector, features, kept = before
+        refined = detector.refine(features, kept, replace(detector.postprocessing, step_size=step_size))
+        for old, new, (height, width) in zip(kept, refined, features.sizes, strict=True):
+            assert (new.boxes >= 0).all() and (new.boxes[:, 2] <= width).all() and (new.boxes[:, 3] <= height).all()
+            assert (new.boxes[:, 2:] > new.boxes[:, :2]).all()
+            unmoved = (new.boxes == old.boxes).all(1)
+            assert torch.equal(new.ious[unmoved], old.ious[unmoved])
+
+    def test_no_steps_change_nothing(self, before):
+        detector, features, kept = before
+        assert detector.refine(features, kept, replace(detector.postprocessing, refinement_steps=0)) == kept
+
+    def test_parameters_gather_no_gradient(self, before):
+        detector, features, kept = before
+        detector.refine(features, kept)
+        assert all(parameter.grad is None for parameter in detector.parameters())

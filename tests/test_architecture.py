@@ -1,0 +1,135 @@
+"""The rules of the house that a reader relies on: who imports whom, who reads the configuration, what may run code."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+import iounet.postprocess
+
+ROOT = Path(__file__).parents[1]
+
+# Group → the groups of iounet that it may import. Data flows from left to right; nothing looks back.
+MAY_IMPORT = {
+    "boxes": set(),
+    "detections": set(),
+    "data": set(),
+    "visualization": set(),
+    "config": set(),
+    "postprocess": {"boxes", "detections"},
+    "modeling": {"boxes", "detections", "postprocess"},
+    "training": {"boxes", "detections", "postprocess", "modeling"},
+    "evaluation": {"boxes", "detections", "postprocess", "modeling", "visualization"},
+    "build": {"config", "data", "modeling", "training"},
+    "refiner": {"boxes", "detections", "modeling", "training", "config", "build"},
+    "__init__": {"build", "config", "detections", "refiner"},
+}
+MAY_IMPORT_PRROI_POOL = {"modeling", "build"}
+MAY_READ_THE_CONFIGURATION = {"config", "build", "refiner"}
+
+MODULES = sorted([*(ROOT / "iounet").rglob("*.py"), *(ROOT / "prroi_pool").rglob("*.py"), *(ROOT / "tools").rglob("*.py")])
+OURS = [path for path in MODULES if path.is_relative_to(ROOT / "iounet")]
+PRROI_POOL = [path for path in MODULES if path.is_relative_to(ROOT / "prroi_pool")]
+
+
+def name_of(path):
+    return str(path.relative_to(ROOT))
+
+
+def group_of(path):
+    """iounet/boxes.py → boxes, iounet/modeling/detector.py → modeling, iounet/__init__.py → __init__."""
+    return path.relative_to(ROOT / "iounet").with_suffix("").parts[0]
+
+
+def imports_of(path):
+    """(module, name) of every import, wherever in the file; relative ones made absolute; name None for `import x`."""
+    package = path.relative_to(ROOT).parent.parts
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, None) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) + 1 - node.level] if node.level else ()
+            module = ".".join([*above, *(node.module.split(".") if node.module else [])])
+            yield from ((module, alias.name) for alias in node.names)
+
+
+def groups_imported_by(path):
+    for module, name in imports_of(path):
+        parts = module.split(".")
+        if parts[0] == "iounet":
+            # `from . import boxes` and `from iounet import IoURefiner` name the group, or a public name, last.
+            yield parts[1] if len(parts) > 1 else name if name in MAY_IMPORT else "__init__"
+
+
+def test_every_group_has_its_rule():
+    assert {group_of(path) for path in OURS} == set(MAY_IMPORT)
+    assert len(OURS) > 20 and len(PRROI_POOL) > 4
+
+
+def test_the_rules_have_no_cycle():
+    order, left = [], dict(MAY_IMPORT)
+    while left:
+        free = [group for group, imported in left.items() if imported <= set(order)]
+        assert free, f"a cycle among {sorted(left)}"
+        order += free
+        for group in free:
+            del left[group]
+
+
+@pytest.mark.parametrize("path", OURS, ids=name_of)
+def test_a_group_imports_only_from_its_left(path):
+    group = group_of(path)
+    assert set(groups_imported_by(path)) - {group} - MAY_IMPORT[group] == set()
+
+
+@pytest.mark.parametrize("path", OURS, ids=name_of)
+def test_who_pools(path):
+    pools = any(module.split(".")[0] == "prroi_pool" for module, _ in imports_of(path))
+    assert not pools or group_of(path) in MAY_IMPORT_PRROI_POOL
+
+
+@pytest.mark.parametrize("path", PRROI_POOL, ids=name_of)
+def test_prroi_pool_can_be_copied_alone(path):
+    tops = {module.split(".")[0] for module, _ in imports_of(path)}
+    assert tops <= {"prroi_pool", "torch", "ninja"} | sys.stdlib_module_names
+    absolute = [
+        node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom) and not node.level
+    ]
+    assert [node.module for node in absolute if node.module.startswith("prroi_pool")] == [], "use relative imports"
+
+
+@pytest.mark.parametrize("path", [path for path in OURS if group_of(path) == "modeling"], ids=name_of)
+def test_modeling_sees_only_the_public_names_of_postprocess(path):
+    used = {(module, name) for module, name in imports_of(path) if module.startswith("iounet.postprocess")}
+    assert {module for module, _ in used} <= {"iounet.postprocess"}
+    assert {name for _, name in used} <= set(iounet.postprocess.__all__)
+
+
+@pytest.mark.parametrize("path", [path for path in OURS if group_of(path) not in MAY_READ_THE_CONFIGURATION], ids=name_of)
+def test_the_configuration_stops_at_build(path):
+    assert [module for module, _ in imports_of(path) if module.split(".")[0] == "yacs"] == []
+    identifiers = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        identifiers |= {node.id} if isinstance(node, ast.Name) else set()
+        identifiers |= {node.arg} if isinstance(node, ast.arg) else set()
+        identifiers |= {node.attr} if isinstance(node, ast.Attribute) else set()
+    assert identifiers & {"cfg", "_cfg", "CfgNode"} == set()
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_no_catch_all_modules(path):
+    assert not {"utils", "util", "misc", "helpers", "common"} & set(path.relative_to(ROOT).with_suffix("").parts)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_files_are_read_without_running_code(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func)
+        assert called not in ("eval", "exec", "pickle.load", "pickle.loads", "yaml.load", "yaml.unsafe_load"), called
+        assert not called.endswith(("merge_from_file", "load_cfg")), "yacs would execute a .py file"
+        if called == "torch.load":
+            keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+            assert keywords.get("weights_only") == "True"

@@ -1,0 +1,226 @@
+import json
+import random
+import shutil
+
+import pytest
+import torch
+from PIL import Image
+
+from iounet import IoURefiner
+from iounet.data import read_image
+
+
+@pytest.fixture(scope="session")
+def weights(trained):
+    return trained / "model_final.pth"
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(entries, name="detections.json"):
+        path = tmp_path / name
+        path.write_text(json.dumps(entries))
+        return path
+
+    return write
+
+
+def entry(image_id, bbox, *, category_id=1, score=0.75, **more):
+    return {"image_id": image_id, "category_id": category_id, "bbox": bbox, "score": score, **more}
+
+
+def some_entries():
+    """Of the five validation images, in a mixed order, with keys of their own."""
+    chance = random.Random(0)
+    entries = [
+        entry(
+            image_id,
+            [chance.uniform(0, 30), chance.uniform(0, 30), chance.uniform(8, 34), chance.uniform(8, 34)],
+            category_id=chance.randint(1, 5),
+            score=chance.random(),
+            id=number,
+            track=f"track {number}",
+        )
+        for number, image_id in enumerate([1, 2, 3, 4, 5] * 4, start=100)
+    ]
+    chance.shuffle(entries)
+    return entries
+
+
+class TestDetect:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def output(cls, weights, dataset, run_tool, tmp_path_factory):
+        output = tmp_path_factory.mktemp("refined") / "out"
+        done = run_tool("refine_boxes.py", "--weights", weights, "--images", dataset / "val", "--output", output, "--pictures", 3)
+        assert done.returncode == 0, done.stderr
+        return output
+
+    def test_files(self, output):
+        assert {path.name for path in output.iterdir()} == {"detections.json", "images.json", "pictures"}
+        assert sorted(path.name for path in (output / "pictures").iterdir()) == ["000001.png", "000002.png", "000003.png"]
+        with Image.open(output / "pictures" / "000001.png") as picture:
+            assert min(picture.size) > 64
+
+    def test_images_and_detections_name_each_other(self, output, dataset):
+        content = json.loads((output / "images.json").read_text())
+        assert [image["file_name"] for image in content["images"]] == [f"00000{number}.png" for number in range(1, 6)]
+        assert {(image["width"], image["height"]) for image in content["images"]} == {(64, 64)}
+        annotated = json.loads((dataset / "annotations" / "val.json").read_text())
+        assert content["categories"] == annotated["categories"]
+        detections = json.loads((output / "detections.json").read_text())
+        assert {found["image_id"] for found in detections} == {image["id"] for image in content["images"]}
+
+    def test_detections_are_those_of_the_refiner(self, output, weights, dataset):
+        refiner = IoURefiner.from_checkpoint(weights)
+        image = (read_image(dataset / "val" / "000002.png").float() / 255).as_subclass(torch.Tensor)
+        _, after = refiner.detect(image)
+        found = [found for found in json.loads((output / "detections.json").read_text()) if found["image_id"] == 2]
+        assert len(found) == len(after) > 0
+        for one, expected in zip(found, after.to_coco(2, [1, 2, 3, 4, 5]), strict=True):
+            assert one["category_id"] == expected["category_id"]
+            assert one["bbox"] == pytest.approx(expected["bbox"], abs=1e-2)
+            assert one["predicted_iou"] == pytest.approx(expected["predicted_iou"], abs=1e-3)
+
+    def test_its_results_can_be_refined_again(self, output, weights, dataset, call_tool, tmp_path):
+        message = call_tool(
+            "refine_boxes.py", "--weights", weights, "--images", dataset / "val", "--output", tmp_path / "again",
+            "--detections", output / "detections.json", "--annotations", output / "images.json", "--pictures", 0,
+        )  # fmt: skip
+        assert message is None
+        first, again = (json.loads((folder / "detections.json").read_text()) for folder in (output, tmp_path / "again"))
+        assert [found["category_id"] for found in again] == [found["category_id"] for found in first]
+        assert not (tmp_path / "again" / "pictures").exists()
+
+
+class TestRefineOthers:
+    @pytest.fixture
+    def refine(self, call_tool, weights, dataset, tmp_path):
+        """Runs the tool on results: the message it exits with, or the refined results."""
+
+        def refine(path, *more, images=None):
+            output = tmp_path / "out"
+            message = call_tool(
+                "refine_boxes.py", "--weights", weights, "--images", images or dataset / "val", "--output", output,
+                "--detections", path, *more,
+            )  # fmt: skip
+            return message if message is not None else json.loads((output / "detections.json").read_text())
+
+        return refine
+
+    def test_same_entries_in_the_same_order_with_better_boxes(self, refine, write, weights, dataset, tmp_path):
+        given = some_entries()
+        refined = refine(write(given))
+        assert len(refined) == len(given)
+        for before, after in zip(given, refined, strict=True):
+            assert set(after) == set(before) | {"predicted_iou"}
+            assert {key: after[key] for key in before if key != "bbox"} == {k: v for k, v in before.items() if k != "bbox"}
+        assert sum(before["bbox"] != after["bbox"] for before, after in zip(given, refined, strict=True)) > 10
+        assert len(list((tmp_path / "out" / "pictures").iterdir())) == 5
+
+        refiner = IoURefiner.from_checkpoint(weights)
+        rows = [row for row, before in enumerate(given) if before["image_id"] == 3]
+        corners = torch.tensor([given[row]["bbox"] for row in rows])
+        corners[:, 2:] += corners[:, :2]
+        labels = torch.tensor([given[row]["category_id"] for row in rows])
+        image = (read_image(dataset / "val" / "000003.png").float() / 255).as_subclass(torch.Tensor)
+        expected = refiner.refine(image, corners, labels, torch.ones(len(rows)))
+        for row, (x1, y1, x2, y2), iou in zip(rows, expected.boxes.tolist(), expected.ious.tolist(), strict=True):
+            assert refined[row]["bbox"] == pytest.approx([x1, y1, x2 - x1, y2 - y1], abs=1e-2)
+            assert refined[row]["predicted_iou"] == pytest.approx(iou, abs=1e-3)
+
+    def test_the_order_does_not_matter(self, refine, write):
+        given = some_entries()
+        shuffled = list(given)
+        random.Random(1).shuffle(shuffled)
+        refined = {found["id"]: found for found in refine(write(given))}
+        for found in refine(write(shuffled)):
+            assert found["bbox"] == pytest.approx(refined[found["id"]]["bbox"], abs=1e-2)
+
+    def test_ids_of_an_annotation_file(self, refine, write, tmp_path):
+        content = {
+            "images": [{"id": 77, "file_name": "000002.png", "width": 64, "height": 64}],
+            "annotations": [],
+            "categories": [{"id": 1, "name": "anything"}],
+        }
+        by_name = refine(write([entry("000002", [5, 6, 30, 40])]))
+        by_id = refine(write([entry(77, [5, 6, 30, 40])]), "--annotations", write(content, "annotations.json"))
+        assert by_id[0]["bbox"] == by_name[0]["bbox"]
+        assert by_id[0]["image_id"] == 77
+
+    def test_no_detections(self, refine, write):
+        assert refine(write([])) == []
+
+    def test_boxes_that_cannot_be_refined_stay(self, refine, write):
+        given = [
+            entry(1, [500.0, 500.0, 10.0, 10.0]),
+            entry(1, [40.0, 40.0, -30.0, -20.0]),
+            entry(1, [10.0, 10.0, 0.0, 20.0]),
+            entry(1, [5.0, 6.0, 30.0, 40.0]),
+        ]
+        refined = refine(write(given))
+        assert isinstance(refined, list), refined
+        assert [after["bbox"] for after in refined[:3]] == [before["bbox"] for before in given[:3]]
+        assert [after["predicted_iou"] for after in refined[:3]] == [0.0] * 3
+        assert refined[3]["predicted_iou"] != 0
+
+    @pytest.mark.parametrize(
+        ("entries", "messages"),
+        [
+            ([entry(99, [1, 2, 3, 4])], ["1 image ids have no image", "99", "--annotations"]),
+            ([entry(1, [1, 2, 3, 4], category_id=7)], ["category ids [7] are not among", "1 cross", "leave those"]),
+            ([entry(1, [1, 2, 3])], ["entry 0 (image 1) has bbox [1, 2, 3]", "four finite numbers"]),
+            ([{"image_id": 1, "bbox": [1, 2, 3, 4]}], ["entry 0 lacks category_id, score"]),
+        ],
+    )
+    def test_errors(self, refine, write, tmp_path, entries, messages):
+        message = refine(write(entries))
+        assert isinstance(message, str) and message.startswith("DataError")
+        for part in ["detections.json", *messages]:
+            assert part in message
+        assert len(message.splitlines()) == 1
+        assert not (tmp_path / "out" / "detections.json").exists()
+
+    def test_the_input_is_never_overwritten(self, call_tool, write, weights, dataset):
+        path = write(some_entries())
+        before = path.read_text()
+        message = call_tool(
+            "refine_boxes.py", "--weights", weights, "--images", dataset / "val", "--output", path.parent, "--detections", path
+        )
+        assert path.read_text() == before
+        assert isinstance(message, str) and "detections.json" in message
+
+    def test_a_damaged_image_is_named(self, refine, write, dataset, tmp_path):
+        shutil.copytree(dataset / "val", tmp_path / "images")
+        damaged = tmp_path / "images" / "000001.png"
+        damaged.write_bytes(damaged.read_bytes()[:300])
+        message = refine(write([entry(1, [1, 2, 30, 40])]), images=tmp_path / "images")
+        assert message.startswith(f"DataError: {damaged}: cannot be read as an image")
+
+
+@pytest.mark.parametrize(
+    ("weights_name", "images_name", "messages"),
+    [
+        ("nowhere.pth", "val", ["CheckpointError", "nowhere.pth: no such weights file"]),
+        ("text.pth", "val", ["CheckpointError", "text.pth"]),
+        (None, "nowhere", ["DataError", "nowhere: no such image or folder; check the path"]),
+        (None, "annotations", ["DataError", "no images in"]),
+    ],
+)
+def test_errors(call_tool, weights, dataset, tmp_path, weights_name, images_name, messages):
+    (tmp_path / "text.pth").write_text("hello world\n")
+    chosen = tmp_path / weights_name if weights_name else weights
+    message = call_tool(
+        "refine_boxes.py", "--weights", chosen, "--images", dataset / images_name, "--output", tmp_path / "out"
+    )
+    for part in messages:
+        assert part in message
+    assert len(message.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_help_shows_how(run_tool):
+    done = run_tool("refine_boxes.py", "--help")
+    assert done.returncode == 0
+    for option in ("--weights", "--images", "--output", "--detections", "--annotations"):
+        assert option in done.stdout
