@@ -12,7 +12,7 @@ SEED ?= 0
 .PHONY: demo test lint clean
 
 demo: $(VENV)/installed
-	$(RUN) -m iounet.data.synthetic --output runs/synthetic --train 1000 --val 200 --test 200
+	$(RUN) -m iounet.data.synthetic --output runs/synthetic
 	$(RUN) tools/train.py --config-file configs/synthetic.yaml OUTPUT_DIR $(DEMO) SEED $(SEED)
 
 test: $(VENV)/installed

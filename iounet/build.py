@@ -6,7 +6,7 @@ from functools import partial
 
 import torch
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from yacs.config import CfgNode
@@ -15,7 +15,7 @@ from prroi_pool import MultiScalePrRoIPool
 
 from .config import ConfigError
 from .data import CocoDataset, build_transforms
-from .modeling import IoUHead, IoUNet, Postprocessing, RoIHeads, resnet_fpn
+from .modeling import HiddenLayers, IoUHead, IoUNet, Postprocessing, RoIHeads, resnet_fpn
 from .training import sample_iou_boxes, warmup_step_schedule
 from .training.checkpoint import load_detector_weights, load_weights_file, select_categories
 
@@ -29,9 +29,12 @@ def build_device(cfg: CfgNode) -> torch.device:
     if cfg.MODEL.DEVICE == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.device(cfg.MODEL.DEVICE)
+        device = torch.device(cfg.MODEL.DEVICE)
     except RuntimeError as error:
         raise ConfigError(f"MODEL.DEVICE: {error}") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"MODEL.DEVICE is {device}, but torch sees no GPU; set it to cpu or auto")
+    return device
 
 
 @contextmanager
@@ -61,6 +64,7 @@ def build_detector(cfg: CfgNode) -> IoUNet:
         cfg.MODEL.BACKBONE.NAME,
         out_channels=cfg.MODEL.FPN.CHANNELS,
         norm=cfg.MODEL.BACKBONE.NORM,
+        norm_eps=cfg.MODEL.BACKBONE.NORM_EPS,
         trainable_layers=cfg.MODEL.BACKBONE.TRAINABLE_LAYERS,
         weights=load_weights_file(backbone_weights) if backbone_weights else None,
     )
@@ -68,7 +72,8 @@ def build_detector(cfg: CfgNode) -> IoUNet:
 
     levels = len(cfg.MODEL.RPN.ANCHOR_SIZES)
     anchors = AnchorGenerator(
-        sizes=tuple((size,) for size in cfg.MODEL.RPN.ANCHOR_SIZES), aspect_ratios=(cfg.MODEL.RPN.ASPECT_RATIOS,) * levels
+        sizes=tuple((size,) for size in cfg.MODEL.RPN.ANCHOR_SIZES),
+        aspect_ratios=(cfg.MODEL.RPN.ASPECT_RATIOS,) * levels,
     )
     rpn = RegionProposalNetwork(
         anchors,
@@ -90,7 +95,7 @@ def build_detector(cfg: CfgNode) -> IoUNet:
     box_hidden_dim = cfg.MODEL.BOX_HEAD.HIDDEN_DIM
     roi_heads = RoIHeads(
         box_roi_pool=roi_pool(),
-        box_head=TwoMLPHead(channels * POOLED_SIZE**2, box_hidden_dim),
+        box_head=HiddenLayers(channels * POOLED_SIZE**2, box_hidden_dim),
         box_predictor=FastRCNNPredictor(box_hidden_dim, num_classes),
         fg_iou_thresh=0.5,
         bg_iou_thresh=0.5,
@@ -137,7 +142,9 @@ def load_initial_weights(cfg: CfgNode, detector: IoUNet, category_ids: list[int]
     """
     if not cfg.MODEL.WEIGHTS:
         if cfg.MODEL.STANDALONE:
-            raise ConfigError("MODEL.STANDALONE trains the IoU head of a finished detector: give one with MODEL.WEIGHTS")
+            raise ConfigError(
+                "MODEL.STANDALONE trains the IoU head of a finished detector: give one with MODEL.WEIGHTS"
+            )
         return
     content = load_weights_file(cfg.MODEL.WEIGHTS)
     weights = content.get("model", content)

@@ -24,6 +24,7 @@ _C.MODEL.BACKBONE = CfgNode()
 _C.MODEL.BACKBONE.NAME = "resnet50"
 _C.MODEL.BACKBONE.WEIGHTS = ""  # ImageNet classifier (torchvision's state dict, .pth); "": random
 _C.MODEL.BACKBONE.NORM = "FrozenBN"  # FrozenBN keeps ImageNet's statistics; BN learns its own (training from scratch)
+_C.MODEL.BACKBONE.NORM_EPS = 1e-5  # torchvision's; but its first published COCO detectors were trained with 0
 _C.MODEL.BACKBONE.TRAINABLE_LAYERS = 3  # of 5, from the output; 5 when training from scratch
 
 _C.MODEL.FPN = CfgNode()
@@ -133,7 +134,7 @@ def load_config(path: str | Path | None = None, overrides: list[str] = ()) -> Cf
 
 
 def merge_yaml(text: str, cfg: CfgNode, source: str) -> None:
-    """Sets the differences that a YAML text lists in cfg; ``source`` names the text in errors, as of :func:`load_config`."""
+    """Sets the differences that a YAML text lists in cfg; errors, as of :func:`load_config`, begin with ``source``."""
     try:
         differences = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -179,7 +180,9 @@ def _nearest_key(name: str) -> str:
     known = _all_keys(_C)
     by_last_part = {key.rsplit(".", 1)[-1]: key for key in known}
     nearest = difflib.get_close_matches(name, known, n=1)
-    nearest = nearest or [by_last_part[m] for m in difflib.get_close_matches(name.rsplit(".", 1)[-1], by_last_part, n=1)]
+    nearest = nearest or [
+        by_last_part[m] for m in difflib.get_close_matches(name.rsplit(".", 1)[-1], by_last_part, n=1)
+    ]
     return f"did you mean {nearest[0]}?" if nearest else "iounet/config.py lists all keys"
 
 
@@ -190,4 +193,3 @@ def _all_keys(node: CfgNode, prefix: str = "") -> list[str]:
         if isinstance(value, CfgNode):
             keys += _all_keys(value, f"{prefix}{key}.")
     return keys
-

@@ -166,11 +166,7 @@ def _texts(
     names = [""] * count
     if labels is not None:
         names = [str(label) if class_names is None else class_names[label] for label in labels.tolist()]
-    ious = [
-        [f"{iou:.2f}" for iou in values.tolist()]
-        for values in (before_ious, after_ious)
-        if values is not None
-    ]
+    ious = [[f"{iou:.2f}" for iou in values.tolist()] for values in (before_ious, after_ious) if values is not None]
     # Pillow's own font has no arrow.
     changes = [" » ".join(change) for change in zip(*ious, strict=True)] or [""] * count
     return [f"{name} {change}".strip() for name, change in zip(names, changes, strict=True)]

@@ -208,9 +208,7 @@ def find_cuda_home() -> Path:
 
 
 def nvcc_version(home: Path) -> str:
-    output = subprocess.run(
-        [home / "bin" / "nvcc", "--version"], capture_output=True, text=True, check=False
-    ).stdout
+    output = subprocess.run([home / "bin" / "nvcc", "--version"], capture_output=True, text=True, check=False).stdout
     match = re.search(r"release (\d+\.\d+)", output)
     return match[1] if match else "unknown"
 
@@ -232,9 +230,7 @@ def _cpu_model() -> str:
     """What -march=native depends on: homes are shared between the unlike machines of a cluster."""
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return "\n".join(
-            sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))})
-        )
+        return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
     return platform.processor()
 
 
@@ -263,9 +259,7 @@ def _build(device_type: str, folder: Path) -> None:
                 build_directory=str(folder),
                 with_cuda=device_type == "cuda",
             )
-    except (
-        Exception
-    ) as error:  # torch raises RuntimeError, OSError, IndexError, ... and all of them mean the same here
+    except Exception as error:  # torch raises RuntimeError, OSError, IndexError, ... and all of them mean the same here
         raise BuildError(
             f"The compilation in {folder} failed:\n{error}\n"
             f"The compiler is `{compiler_command()}`; set CXX to another one if that is not the one you want."
@@ -282,9 +276,7 @@ def _import(device_type: str, folder: Path) -> ModuleType:
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
     except ImportError as error:
-        raise BuildError(
-            f"{library} cannot be loaded: {error}. Delete its folder to have it built anew."
-        ) from error
+        raise BuildError(f"{library} cannot be loaded: {error}. Delete its folder to have it built anew.") from error
     return module
 
 
@@ -302,8 +294,7 @@ def _process_lock(folder: Path) -> Iterator[None]:
             holder = file.read().strip() or "another process"
             if time.monotonic() > deadline:
                 raise BuildError(
-                    f"{holder} has been building for {LOCK_TIMEOUT_S:.0f} s and holds {path}. "
-                    "End it if it hangs."
+                    f"{holder} has been building for {LOCK_TIMEOUT_S:.0f} s and holds {path}. End it if it hangs."
                 )
             if not waiting:
                 print(f"prroi_pool: waiting for {holder} to compile …", file=sys.stderr, flush=True)

@@ -9,9 +9,7 @@ from torch.autograd.function import once_differentiable
 from . import extension, reference
 
 
-def prroi_pool2d(
-    features: Tensor, rois: Tensor, pooled_height: int, pooled_width: int, spatial_scale: float
-) -> Tensor:
+def prroi_pool2d(features: Tensor, rois: Tensor, pooled_height: int, pooled_width: int, spatial_scale: float) -> Tensor:
     """Mean of the bilinearly interpolated features over each bin of each RoI, by exact integration.
 
     Source: Jiang et al., "Acquisition of Localization Confidence for Accurate Object Detection", ECCV 2018,
@@ -90,13 +88,9 @@ class _PrRoIPool2D(torch.autograd.Function):
         return None, grad_features, grad_rois, None, None, None
 
 
-def _check(
-    features: Tensor, rois: Tensor, pooled_height: int, pooled_width: int, spatial_scale: float
-) -> None:
+def _check(features: Tensor, rois: Tensor, pooled_height: int, pooled_width: int, spatial_scale: float) -> None:
     if features.dim() != 4:
-        raise ValueError(
-            f"features must be [N, C, H, W], got {list(features.shape)}; one image needs features[None]"
-        )
+        raise ValueError(f"features must be [N, C, H, W], got {list(features.shape)}; one image needs features[None]")
     if rois.dim() != 2 or rois.shape[1] != 5:
         raise ValueError(
             f"rois must be [K, 5] with columns (batch_index, x1, y1, x2, y2), got {list(rois.shape)}; "
@@ -110,15 +104,11 @@ def _check(
             "do so before they are computed: float16 rounds a coordinate of 1200 by up to half a pixel"
         )
     if features.device != rois.device:
-        raise ValueError(
-            f"features are on {features.device} but rois on {rois.device}; move one with .to(device)"
-        )
+        raise ValueError(f"features are on {features.device} but rois on {rois.device}; move one with .to(device)")
     if pooled_height < 1 or pooled_width < 1:
         raise ValueError(f"a RoI needs at least one bin a side, got {pooled_height} × {pooled_width}")
     if not 0 < spatial_scale < float("inf"):
-        raise ValueError(
-            f"spatial_scale must be positive and finite (1 / stride of the features), got {spatial_scale}"
-        )
+        raise ValueError(f"spatial_scale must be positive and finite (1 / stride of the features), got {spatial_scale}")
     if rois.device.type == "cpu" and len(rois):
         _check_batch_index(rois[:, 0].detach(), len(features))
 

@@ -19,6 +19,5 @@ class PrRoIPool2D(nn.Module):
 
     def extra_repr(self) -> str:
         return (
-            f"pooled_height={self.pooled_height}, pooled_width={self.pooled_width}, "
-            f"spatial_scale={self.spatial_scale}"
+            f"pooled_height={self.pooled_height}, pooled_width={self.pooled_width}, spatial_scale={self.spatial_scale}"
         )

@@ -18,9 +18,7 @@ from torch import Tensor
 MAX_PATCH_ELEMENTS = 1 << 26
 
 
-def prroi_pool2d(
-    features: Tensor, rois: Tensor, pooled_height: int, pooled_width: int, spatial_scale: float
-) -> Tensor:
+def prroi_pool2d(features: Tensor, rois: Tensor, pooled_height: int, pooled_width: int, spatial_scale: float) -> Tensor:
     """The same contract as `functional.prroi_pool2d`, without its checks of the arguments.
 
     A batch index outside of the features pools to 0, on every device. Memory is bounded by

@@ -32,9 +32,16 @@ def pairs(settings):
     return [word for key, value in settings.items() for word in (key, str(value))]
 
 
+@pytest.fixture(
+    params=["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
+)
+def device(request):
+    return torch.device(request.param)
+
+
 @pytest.fixture(scope="module")
 def one_thread():
-    """For tests of many small operations: on a busy machine, threads that wait for each other make them ten times slower."""
+    """For tests of many small operations: on a busy machine, threads that wait for each other are ten times slower."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

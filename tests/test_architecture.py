@@ -28,7 +28,9 @@ MAY_IMPORT = {
 MAY_IMPORT_PRROI_POOL = {"modeling", "build"}
 MAY_READ_THE_CONFIGURATION = {"config", "build", "refiner"}
 
-MODULES = sorted([*(ROOT / "iounet").rglob("*.py"), *(ROOT / "prroi_pool").rglob("*.py"), *(ROOT / "tools").rglob("*.py")])
+MODULES = sorted(
+    [*(ROOT / "iounet").rglob("*.py"), *(ROOT / "prroi_pool").rglob("*.py"), *(ROOT / "tools").rglob("*.py")]
+)
 OURS = [path for path in MODULES if path.is_relative_to(ROOT / "iounet")]
 PRROI_POOL = [path for path in MODULES if path.is_relative_to(ROOT / "prroi_pool")]
 
@@ -106,7 +108,9 @@ def test_modeling_sees_only_the_public_names_of_postprocess(path):
     assert {name for _, name in used} <= set(iounet.postprocess.__all__)
 
 
-@pytest.mark.parametrize("path", [path for path in OURS if group_of(path) not in MAY_READ_THE_CONFIGURATION], ids=name_of)
+@pytest.mark.parametrize(
+    "path", [path for path in OURS if group_of(path) not in MAY_READ_THE_CONFIGURATION], ids=name_of
+)
 def test_the_configuration_stops_at_build(path):
     assert [module for module, _ in imports_of(path) if module.split(".")[0] == "yacs"] == []
     identifiers = set()

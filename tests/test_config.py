@@ -167,7 +167,9 @@ def test_a_file_that_is_no_yaml(write):
 
 
 def test_a_python_file_is_refused_and_not_executed(write, tmp_path):
-    path = write(f"import pathlib\npathlib.Path({str(tmp_path / 'executed')!r}).touch()\ncfg = dict(SEED=1)\n", "config.py")
+    path = write(
+        f"import pathlib\npathlib.Path({str(tmp_path / 'executed')!r}).touch()\ncfg = dict(SEED=1)\n", "config.py"
+    )
     with pytest.raises(ConfigError, match=r"config\.py: a config file is a \.yaml file"):
         load_config(path)
     assert not (tmp_path / "executed").exists()

@@ -145,7 +145,9 @@ class TestRefine:
         refined = refiner.refine(image, boxes, labels, torch.ones(100))
         unmoved = ((refined.boxes - boxes).abs() < 1e-3).all(1)
         assert unmoved.sum() > 10
-        torch.testing.assert_close(refined.ious[unmoved], refiner.score(image, boxes, labels)[unmoved], rtol=0, atol=1e-4)
+        torch.testing.assert_close(
+            refined.ious[unmoved], refiner.score(image, boxes, labels)[unmoved], rtol=0, atol=1e-4
+        )
 
     def test_a_checkpoint_without_refinement_scores_only(self, refiner, image):
         refiner.detector.postprocessing = replace(refiner.detector.postprocessing, refinement_steps=0)
@@ -158,6 +160,17 @@ class TestRefine:
         assert refined.boxes.dtype == refined.scores.dtype == torch.float64
         single = refiner.refine(image, BOXES, LABELS, SCORES)
         torch.testing.assert_close(refined.boxes.float(), single.boxes, rtol=0, atol=1e-2)
+
+
+@pytest.mark.parametrize("boxes_on", ["cpu", "device"])
+def test_on_every_device(checkpoint, image, device, boxes_on):
+    place = device if boxes_on == "device" else torch.device("cpu")
+    refined = IoURefiner.from_checkpoint(checkpoint, device=device).refine(
+        image, BOXES.to(place), LABELS.to(place), SCORES.to(place)
+    )
+    assert refined.boxes.device.type == refined.ious.device.type == place.type
+    expected = IoURefiner.from_checkpoint(checkpoint).refine(image, BOXES, LABELS, SCORES)
+    torch.testing.assert_close(refined.boxes.cpu(), expected.boxes, rtol=0, atol=1e-1)
 
 
 class TestScore:

@@ -19,9 +19,7 @@ def is_colour(picture: Image.Image, colour: tuple[int, int, int]) -> np.ndarray:
 
 
 def test_each_outline_lies_on_its_box_in_its_colour():
-    picture = draw_refinement(
-        GREY, boxes([10, 20, 50, 60]), boxes([70, 20, 110, 60]), boxes([20, 90, 100, 130])
-    )
+    picture = draw_refinement(GREY, boxes([10, 20, 50, 60]), boxes([70, 20, 110, 60]), boxes([20, 90, 100, 130]))
     for (x1, y1, x2, y2), colour, inked in (
         ((40, 80, 200, 240), ORANGE, (0.5, 0.8)),  # dashed, so in part
         ((280, 80, 440, 240), GREEN, (1, 1)),
@@ -37,9 +35,7 @@ def test_each_outline_lies_on_its_box_in_its_colour():
         assert not mask[y1 + 4 : y2 - 4, x1 + 4 : x2 - 4].any()
 
 
-@pytest.mark.parametrize(
-    ("height", "width", "factor"), [(160, 120, 4), (300, 400, 2), (640, 480, 1), (480, 1333, 1)]
-)
+@pytest.mark.parametrize(("height", "width", "factor"), [(160, 120, 4), (300, 400, 2), (640, 480, 1), (480, 1333, 1)])
 def test_small_images_are_enlarged_by_a_whole_factor_and_a_legend_is_added(height, width, factor):
     picture = draw_refinement(torch.zeros(3, height, width), NO_BOXES, NO_BOXES)
     assert picture.mode == "RGB"

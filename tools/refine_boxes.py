@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from iounet.config import ConfigError
 from iounet.data import DataError, read_image
-from iounet.data.annotations import read_annotations
+from iounet.data.annotations import read_image_list
 from iounet.data.results import find_images, match_images, read_results
 from iounet.detections import Detections
 from iounet.evaluation import Example, draw_examples
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--images", required=True, nargs="+", metavar="PATH", help="image files, or folders of them")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="made if it is not there")
     parser.add_argument("--detections", metavar="JSON", help="COCO results of any detector, to be refined")
-    parser.add_argument("--annotations", metavar="JSON", help="COCO-form file whose 'images' name the ids in --detections")
+    parser.add_argument("--annotations", metavar="JSON", help="COCO-form file whose 'images' give the ids")
     parser.add_argument("--pictures", type=int, default=20, metavar="N", help="draw the first N images (default: 20)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
@@ -58,23 +58,36 @@ def main() -> None:
 
 
 def detect_and_refine(refiner: IoURefiner, images: list[Path], args: argparse.Namespace) -> list[dict]:
+    ids = {path: image_id for image_id, path in enumerate(images, start=1)}
+    if args.annotations:
+        listed_ids = {Path(image["file_name"]).name: image["id"] for image in read_image_list(args.annotations)}
+        unlisted = [path.name for path in images if path.name not in listed_ids]
+        if unlisted:
+            raise DataError(
+                f"{args.annotations} does not list {len(unlisted)} of the images, such as {unlisted[0]}; "
+                "leave --annotations out to have the images numbered"
+            )
+        ids = {path: listed_ids[path.name] for path in images}
     args.output.mkdir(parents=True, exist_ok=True)
     category_ids = [category["id"] for category in refiner.categories]
     results, listed = [], []
-    for image_id, path in enumerate(tqdm(images, desc="refine", unit="image"), start=1):
+    for count, path in enumerate(tqdm(images, desc="refine", unit="image"), start=1):
+        image_id = ids[path]
         image = read_image_as_float(path)
         before, after = refiner.detect(image)
         height, width = image.shape[-2:]
         listed.append({"id": image_id, "file_name": path.name, "width": width, "height": height})
         results += after.to_coco(image_id, category_ids)
-        if image_id <= args.pictures:
+        if count <= args.pictures:
             draw(refiner, image, before, after, args.output, path)
-    content = {"images": listed, "categories": refiner.categories}
+    content = {"images": listed, "annotations": [], "categories": refiner.categories}
     (args.output / "images.json").write_text(json.dumps(content))
     return results
 
 
 def refine_detections(refiner: IoURefiner, images: list[Path], args: argparse.Namespace) -> list[dict]:
+    if (args.output / "detections.json").resolve() == Path(args.detections).resolve():
+        raise DataError(f"{args.detections}: the result would overwrite it; give another folder with --output")
     results = read_results(args.detections)
     label_of = {category["id"]: label for label, category in enumerate(refiner.categories, start=1)}
     unknown = sorted({result["category_id"] for result in results} - label_of.keys())
@@ -86,7 +99,7 @@ def refine_detections(refiner: IoURefiner, images: list[Path], args: argparse.Na
         )
     file_names = None
     if args.annotations:
-        file_names = {image["id"]: image["file_name"] for image in read_annotations(args.annotations).images}
+        file_names = {image["id"]: image["file_name"] for image in read_image_list(args.annotations)}
     paths = match_images(results, images, file_names, args.detections)
 
     args.output.mkdir(parents=True, exist_ok=True)
@@ -118,6 +131,8 @@ def draw(
     refiner: IoURefiner, image: torch.Tensor, before: Detections, after: Detections, output: Path, path: Path
 ) -> None:
     class_names = [category["name"] for category in refiner.categories]
+    drawable = (before.boxes[:, 2:] >= before.boxes[:, :2]).all(1)  # another detector may have given a negative width
+    before, after = before[drawable], after[drawable]
     (output / "pictures").mkdir(exist_ok=True)
     draw_examples([Example(image, before, after, None)], class_names).save(output / "pictures" / f"{path.stem}.png")
 

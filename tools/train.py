@@ -13,6 +13,7 @@ import argparse
 import math
 import os
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -49,7 +50,9 @@ KEPT_CHECKPOINTS = 2  # one that turns out bad leaves the one before it
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="YAML file of differences from the defaults")
+    parser.add_argument(
+        "--config-file", required=True, metavar="FILE", help="YAML file of differences from the defaults"
+    )
     parser.add_argument("--resume", action="store_true", help="continue from the newest checkpoint in OUTPUT_DIR")
     parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS on DATA.VAL_*; no training")
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="config keys to override, such as SEED 1")
@@ -73,7 +76,8 @@ def join_process_group(device: torch.device) -> tuple[int, int]:
         return 0, 1
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    # The other ranks wait while rank 0 scores an evaluation, for COCO longer than the default's ten minutes.
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=1))
     return dist.get_rank(), dist.get_world_size()
 
 
@@ -93,6 +97,9 @@ def evaluate_weights(cfg: CfgNode, *, device: torch.device, rank: int, world_siz
 
 def train(cfg: CfgNode, *, device: torch.device, rank: int, world_size: int, resume: bool) -> None:
     output = Path(cfg.OUTPUT_DIR)
+    for key in ("BATCH_SIZE", "MAX_ITERATIONS", "LOG_PERIOD", "CHECKPOINT_PERIOD"):
+        if cfg.SOLVER[key] < 1:
+            raise ConfigError(f"SOLVER.{key} must be at least 1, got {cfg.SOLVER[key]}")
     train_set, val_set = build_dataset(cfg, "train"), build_dataset(cfg, "val")
     check_categories(train_set.categories, val_set, str(train_set.annotation_file))
     cfg = with_num_classes(cfg, train_set)
@@ -102,23 +109,24 @@ def train(cfg: CfgNode, *, device: torch.device, rank: int, world_size: int, res
         describe(train_set)
 
     torch.manual_seed(cfg.SEED)  # the same initial weights on every rank
-    detector = build_detector(cfg)
-    load_initial_weights(cfg, detector, train_set.category_ids)
-    detector.to(device)
+    detector = build_detector(cfg).to(device)
     optimizer = build_optimizer(cfg, detector)
     schedule = build_schedule(cfg, optimizer)
-    torch.manual_seed(cfg.SEED + rank)  # other jitter and samples on every rank
-
     done = 0
     checkpoints = resumable_checkpoints(output / "checkpoints")
-    if resume and checkpoints:
+    if not checkpoints:
+        load_initial_weights(cfg, detector, train_set.category_ids)
+    elif resume:
         done = resume_from(checkpoints[-1], detector, optimizer, schedule, train_set)
-    elif checkpoints:
+    else:
         raise ConfigError(
             f"{output} holds the checkpoints of another run: give --resume to continue it, or another OUTPUT_DIR"
         )
     if done >= cfg.SOLVER.MAX_ITERATIONS:
-        raise ConfigError(f"{checkpoints[-1]} has done all of SOLVER.MAX_ITERATIONS; use --eval-only to evaluate it")
+        if rank == 0:
+            print(f"{checkpoints[-1]} has done all {cfg.SOLVER.MAX_ITERATIONS} iterations: evaluating it")
+        evaluate_and_report(cfg, detector, val_set, output, device=device, rank=rank, world_size=world_size)
+        return
 
     folder = RunFolder(output, cfg.dump(), start_iteration=done) if rank == 0 else None
     batches = train_loader(
@@ -138,6 +146,7 @@ def train(cfg: CfgNode, *, device: torch.device, rank: int, world_size: int, res
         optimizer,
         schedule,
         device=device,
+        seed=cfg.SEED * world_size + rank,
         start_iteration=done,
         clip_gradient=cfg.SOLVER.CLIP_GRADIENT,
     )
@@ -157,7 +166,6 @@ def train(cfg: CfgNode, *, device: torch.device, rank: int, world_size: int, res
                 optimizer=optimizer.state_dict(),
                 scheduler=schedule.state_dict(),
                 iteration=step.iteration,
-                random_state=torch.get_rng_state(),
                 **description,
             )
             for old in resumable_checkpoints(output / "checkpoints")[:-KEPT_CHECKPOINTS]:
@@ -175,7 +183,14 @@ def train(cfg: CfgNode, *, device: torch.device, rank: int, world_size: int, res
 
 
 def evaluate_and_report(
-    cfg: CfgNode, detector: IoUNet, val_set: CocoDataset, output: Path, *, device: torch.device, rank: int, world_size: int
+    cfg: CfgNode,
+    detector: IoUNet,
+    val_set: CocoDataset,
+    output: Path,
+    *,
+    device: torch.device,
+    rank: int,
+    world_size: int,
 ) -> dict | None:
     """Evaluates on all processes; rank 0 writes the report, prints the table, and returns what was measured."""
     batches = eval_loader(
@@ -214,9 +229,13 @@ def resume_from(path: Path, detector, optimizer, schedule, train_set: CocoDatase
     checkpoint = load_checkpoint(path)
     check_categories(checkpoint["categories"], train_set, str(path))
     load_detector_weights(detector, checkpoint["model"], str(path), need_iou_head=True)
-    optimizer.load_state_dict(checkpoint["optimizer"])
+    try:
+        optimizer.load_state_dict(checkpoint["optimizer"])
+    except ValueError as error:
+        raise CheckpointError(
+            f"{path} is of a run that trained other parameters ({error}); resume with the configuration it began with"
+        ) from None
     schedule.load_state_dict(checkpoint["scheduler"])
-    torch.set_rng_state(checkpoint["random_state"])
     return checkpoint["iteration"]
 
 

@@ -66,9 +66,7 @@ def read_annotations(path: str | Path, *, bad_annotations: str = "error") -> Ann
         DataError: the file cannot be used; the message names the file, the item and the cure.
     """
     if bad_annotations not in ("error", "skip"):
-        raise DataError(
-            f"DATA.BAD_ANNOTATIONS (bad_annotations) is {bad_annotations!r}; make it 'error' or 'skip'"
-        )
+        raise DataError(f"DATA.BAD_ANNOTATIONS (bad_annotations) is {bad_annotations!r}; make it 'error' or 'skip'")
     try:
         content = _load_json(Path(path))
         images = _read_images(content["images"])
@@ -78,7 +76,19 @@ def read_annotations(path: str | Path, *, bad_annotations: str = "error") -> Ann
         raise DataError(f"{path}: {error}") from error.__cause__
 
 
-def _load_json(path: Path) -> dict[str, list]:
+def read_image_list(path: str | Path) -> list[dict[str, Any]]:
+    """The ``images`` of a COCO-form file, checked, whatever else it holds: test sets come without annotations.
+
+    Raises:
+        DataError: as `read_annotations`.
+    """
+    try:
+        return _read_images(_load_json(Path(path), needed=("images",))["images"])
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error.__cause__
+
+
+def _load_json(path: Path, needed: tuple[str, ...] = ("images", "annotations", "categories")) -> dict[str, list]:
     try:
         content = json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -89,16 +99,12 @@ def _load_json(path: Path) -> dict[str, list]:
         raise DataError(f"is not JSON ({error}); it may be truncated: copy or download it again") from error
     if not isinstance(content, dict):
         raise DataError(f"is not of COCO form: expected a JSON object, found a {type(content).__name__}")
-    for key in ("images", "annotations", "categories"):
+    for key in needed:
         if not isinstance(content.get(key), list):
-            raise DataError(
-                f"is not of COCO form: it has no list '{key}'; give the annotation file of a detection set"
-            )
-    for key in ("images", "categories"):
-        if not content[key]:
-            raise DataError(
-                f"its list '{key}' is empty, so there is nothing to learn; check how the file was made"
-            )
+            raise DataError(f"is not of COCO form: it has no list '{key}'; give the annotation file of a detection set")
+    for key in needed:
+        if key != "annotations" and not content[key]:
+            raise DataError(f"its list '{key}' is empty, so there is nothing to learn; check how the file was made")
     return content
 
 
@@ -118,9 +124,7 @@ def _read_images(items: list) -> list[dict[str, Any]]:
         what = f"image {image_id} ({name})"
         width, height = (_field(item, key, int, what) for key in ("width", "height"))
         if width <= 0 or height <= 0:
-            raise DataError(
-                f"{what} has width {width} and height {height}; give the size of the image in pixels"
-            )
+            raise DataError(f"{what} has width {width} and height {height}; give the size of the image in pixels")
         if image_id in images:
             raise DataError(f"{what} has the id of {images[image_id]['file_name']}; give each image its own")
         if _leaves_folder(name):
@@ -141,9 +145,7 @@ def _read_categories(items: list) -> list[dict[str, Any]]:
         category_id = _field(item, "id", int, f"entry {position} of 'categories'")
         name = _field(item, "name", str, f"category {category_id}")
         if category_id in names:
-            raise DataError(
-                f"category {category_id} ({name}) has the id of {names[category_id]}; give each its own"
-            )
+            raise DataError(f"category {category_id} ({name}) has the id of {names[category_id]}; give each its own")
         names[category_id] = name
     return [{"id": category_id, "name": names[category_id]} for category_id in sorted(names)]
 

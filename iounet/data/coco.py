@@ -131,9 +131,7 @@ class CocoDataset(torch.utils.data.Dataset):
 
     def _check_image_folder(self) -> None:
         if not self.image_folder.is_dir():
-            raise DataError(
-                f"{self.image_folder}: no such image folder (of {self.annotation_file}); check the path"
-            )
+            raise DataError(f"{self.image_folder}: no such image folder (of {self.annotation_file}); check the path")
         first = self.image_folder / self.images[0]["file_name"]
         if not first.is_file():
             raise DataError(

@@ -33,7 +33,5 @@ def read_image(path: str | Path) -> tv_tensors.Image:
             "or take it out of the list of images"
         ) from error
     if mode.startswith(("I", "F")):  # PIL would have cut these off at 255: a white picture, without a word
-        raise DataError(
-            f"{path}: has pixels of more than 8 bits (PIL mode {mode}); convert it to 8 bits per channel"
-        )
+        raise DataError(f"{path}: has pixels of more than 8 bits (PIL mode {mode}); convert it to 8 bits per channel")
     return tv_tensors.Image(F.pil_to_tensor(rgb))

@@ -27,7 +27,9 @@ def read_results(path: str | Path) -> list[dict[str, Any]]:
     except ValueError as error:
         raise DataError(f"{path}: is not JSON ({error}); the file may be truncated") from error
     if not isinstance(entries, list):
-        raise DataError(f"{path}: is not a COCO results file, which is a list; it holds a JSON {type(entries).__name__}")
+        raise DataError(
+            f"{path}: is not a COCO results file, which is a list; it holds a JSON {type(entries).__name__}"
+        )
     for position, entry in enumerate(entries):
         where = f"{path}: entry {position}"
         if not isinstance(entry, dict):
@@ -113,7 +115,7 @@ def match_images(
         candidates = candidates_of(image_id)
         if len(candidates) > 1:
             raise DataError(
-                f"{source}: image_id {image_id!r} fits {', '.join(map(str, candidates[:3]))}; give the folder of one only"
+                f"{source}: image_id {image_id!r} fits {', '.join(map(str, candidates[:3]))}; give one folder"
             )
         if candidates:
             matched[image_id] = candidates[0]
@@ -126,5 +128,7 @@ def match_images(
             if file_names is not None
             else "name the files after their ids, or give the annotation file that lists them (--annotations)"
         )
-        raise DataError(f"{source}: {len(unknown)} image ids have no image among the {len(images)} given: {listed}; {cure}")
+        raise DataError(
+            f"{source}: {len(unknown)} image ids have no image among the {len(images)} given: {listed}; {cure}"
+        )
     return matched

@@ -102,12 +102,12 @@ def _all_recognisable(instances: np.ndarray, full_areas: list[int]) -> bool:
 def _background(rng: np.random.Generator, image_size: tuple[int, int]) -> np.ndarray:
     """Soft shades, scribbles, and blobs too small for an object: float32 ``[H, W, 3]`` in [0, 1]."""
     height, width = image_size
-    base = _random_color(rng, saturation=(0.05, 0.4), value=(0.3, 0.85))
+    base = _random_color(rng, saturation=(0.0, 0.15), value=(0.25, 0.85))
     canvas = np.broadcast_to(base, (height, width, 3)).copy()
     for cells, strength in ((3, rng.uniform(0.1, 0.3)), (14, rng.uniform(0.02, 0.15))):
         noise = _soft_noise(rng, cells, image_size)
         gray = noise.mean(axis=2, keepdims=True)
-        canvas += strength * (1.5 * gray + 0.35 * (noise - gray))  # more light and shade than colour
+        canvas += strength * (1.5 * gray + 0.15 * (noise - gray))  # more light and shade than colour
     picture = Image.fromarray(_to_bytes(canvas))
     draw = ImageDraw.Draw(picture)
     scale = min(image_size) / 160
@@ -179,9 +179,7 @@ def _soft_noise(rng: np.random.Generator, cells: int, image_size: tuple[int, int
     return np.asarray(smooth, dtype=np.float32) / 255 - 0.5
 
 
-def _random_color(
-    rng: np.random.Generator, saturation: tuple[float, float], value: tuple[float, float]
-) -> np.ndarray:
+def _random_color(rng: np.random.Generator, saturation: tuple[float, float], value: tuple[float, float]) -> np.ndarray:
     hue, s, v = rng.uniform(0, 1), rng.uniform(*saturation), rng.uniform(*value)
     # HSV to RGB: each channel is a clipped triangle wave of the hue, a third of a turn from the next.
     wave = np.clip(np.abs((hue * 6 + np.array([0.0, 4.0, 2.0])) % 6 - 3) - 1, 0, 1)
@@ -190,7 +188,7 @@ def _random_color(
 
 def _apart(rng: np.random.Generator, color: np.ndarray, distance: float) -> np.ndarray:
     """A colour at that RGB distance from ``color``, or as far as there are colours in a random direction."""
-    vivid = [_random_color(rng, saturation=(0.3, 1.0), value=(0.1, 1.0)) - color for _ in range(4)]
+    vivid = [_random_color(rng, saturation=(0.6, 1.0), value=(0.4, 1.0)) - color for _ in range(4)]
     direction = max(vivid, key=np.linalg.norm)
     return color + direction * min(1, distance / np.linalg.norm(direction))
 

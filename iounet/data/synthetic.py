@@ -30,7 +30,7 @@ def make_synthetic(
     num_train: int,
     num_val: int,
     num_test: int,
-    image_size: tuple[int, int] = (160, 160),
+    image_size: tuple[int, int] = (128, 128),
     seed: int = 0,
 ) -> Path:
     """Makes the set in the folder ``output``, or finds it there already, and returns that folder.
@@ -122,10 +122,10 @@ def main() -> None:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="the folder to make")
-    parser.add_argument("--train", type=int, default=1000, metavar="N", help="number of training images")
+    parser.add_argument("--train", type=int, default=2000, metavar="N", help="number of training images")
     parser.add_argument("--val", type=int, default=200, metavar="N", help="number of validation images")
     parser.add_argument("--test", type=int, default=200, metavar="N", help="number of test images")
-    parser.add_argument("--size", type=int, default=160, metavar="PX", help="height and width of the images")
+    parser.add_argument("--size", type=int, default=128, metavar="PX", help="height and width of the images")
     parser.add_argument("--seed", type=int, default=0, help="of everything in the set")
     args = parser.parse_args()
     try:

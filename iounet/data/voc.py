@@ -146,9 +146,7 @@ def _read_image(root: Path, name: str, files: dict[str, str]) -> _Image:
     try:
         annotation = ElementTree.parse(annotation_file).getroot()
     except FileNotFoundError:
-        raise DataError(
-            f"{annotation_file}: no such file; restore it, or take {name} out of the splits"
-        ) from None
+        raise DataError(f"{annotation_file}: no such file; restore it, or take {name} out of the splits") from None
     except (OSError, ElementTree.ParseError) as error:
         raise DataError(f"{annotation_file}: is not XML ({error}); repair or restore the file") from error
     try:
@@ -251,9 +249,7 @@ def main() -> None:
     )
     parser.add_argument("root", type=Path, help="the folder that holds ImageSets, Annotations and JPEGImages")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where the JSON files go")
-    parser.add_argument(
-        "--classes", nargs="+", metavar="NAME", help="class names in the order of their category ids"
-    )
+    parser.add_argument("--classes", nargs="+", metavar="NAME", help="class names in the order of their category ids")
     args = parser.parse_args()
     try:
         splits = convert_voc(args.root, args.output, classes=args.classes)

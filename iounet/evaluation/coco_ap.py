@@ -120,14 +120,11 @@ class CocoEvaluator:
             if unknown:
                 first = ", ".join(map(repr, unknown[:5])) + (", …" if len(unknown) > 5 else "")
                 raise ValueError(
-                    f"the {label} have {len(unknown)} {key}(s) that {self._name} does not list: {first}; "
-                    f"{cure}"
+                    f"the {label} have {len(unknown)} {key}(s) that {self._name} does not list: {first}; {cure}"
                 )
 
 
-def coco_ap(
-    ground_truth: dict | str | Path, results: Sequence[dict], *, max_detections: int = 100
-) -> dict[str, float]:
+def coco_ap(ground_truth: dict | str | Path, results: Sequence[dict], *, max_detections: int = 100) -> dict[str, float]:
     """Scores one set of detections. For several sets on one ground truth, keep a `CocoEvaluator`, whose
     arguments, values and errors these are.
     """
@@ -154,9 +151,7 @@ def markdown_table(rows: dict[str, dict[str, float]], columns: Sequence[str] = A
 
 
 def _summary(evaluation: COCOeval) -> dict[str, float]:
-    precision = evaluation.eval["precision"][
-        ..., 0
-    ]  # [IoU threshold, recall, category, area]; one max_detections
+    precision = evaluation.eval["precision"][..., 0]  # [IoU threshold, recall, category, area]; one max_detections
     recall = evaluation.eval["recall"][..., 0]  # [IoU threshold, category, area]
     area = evaluation.params.areaRngLbl.index
     summary = {"AP": _percent(precision[..., area("all")])}

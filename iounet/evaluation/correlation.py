@@ -81,9 +81,7 @@ def correlation_figure(
     drawn = torch.randperm(len(ious), generator=torch.Generator().manual_seed(0))[:_MAX_DRAWN]
     _scatter(left, ious[drawn], scores[drawn], "class score", correlations["score"])
     _scatter(right, ious[drawn], predicted_ious[drawn], "predicted IoU", correlations["predicted_iou"])
-    right.plot(
-        (min_iou, 1), (min_iou, 1), color="black", linewidth=1, linestyle="--", label="perfect prediction"
-    )
+    right.plot((min_iou, 1), (min_iou, 1), color="black", linewidth=1, linestyle="--", label="perfect prediction")
     right.legend(loc="lower right", fontsize="small")
     # The whole range of both axes, so that figures of two runs compare.
     left.update_datalim([(min_iou, 0), (1, 1)])
@@ -97,9 +95,7 @@ def _scatter(axes: Axes, ious: Tensor, values: Tensor, name: str, correlation: f
     alpha = min(0.8, max(0.15, 300 / max(1, len(ious))))
     axes.margins(0.02)
     axes.scatter(ious.numpy(), values.numpy(), s=9, alpha=alpha, color="tab:blue", edgecolors="none")
-    axes.set_title(
-        f"{name}: " + ("r undefined" if math.isnan(correlation) else f"Pearson r = {correlation:.3f}")
-    )
+    axes.set_title(f"{name}: " + ("r undefined" if math.isnan(correlation) else f"Pearson r = {correlation:.3f}"))
     axes.set_xlabel("IoU with the ground truth")
     axes.set_ylabel(name)
     axes.grid(alpha=0.25)

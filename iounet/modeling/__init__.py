@@ -2,7 +2,16 @@
 
 from .backbone import resnet_fpn
 from .detector import ImageFeatures, IoUNet, Postprocessing, to_original
-from .iou_head import IoUHead
+from .iou_head import HiddenLayers, IoUHead
 from .roi_heads import RoIHeads
 
-__all__ = ["ImageFeatures", "IoUHead", "IoUNet", "Postprocessing", "RoIHeads", "resnet_fpn", "to_original"]
+__all__ = [
+    "HiddenLayers",
+    "ImageFeatures",
+    "IoUHead",
+    "IoUNet",
+    "Postprocessing",
+    "RoIHeads",
+    "resnet_fpn",
+    "to_original",
+]

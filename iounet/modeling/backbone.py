@@ -1,5 +1,7 @@
 """ResNet with a feature pyramid, from torchvision's parts and with its parameter names."""
 
+from functools import partial
+
 import torch
 from torch import nn
 from torchvision.models import resnet
@@ -19,6 +21,7 @@ def resnet_fpn(
     *,
     out_channels: int = 256,
     norm: str = "FrozenBN",
+    norm_eps: float = 1e-5,
     trainable_layers: int = 3,
     weights: dict[str, torch.Tensor] | None = None,
 ) -> BackboneWithFPN:
@@ -28,6 +31,7 @@ def resnet_fpn(
         name: one of RESNETS.
         out_channels: of every level; the paper's and torchvision's 256.
         norm: a key of NORMS.
+        norm_eps: added to the variance in every norm.
         trainable_layers: how many of the ResNet's five stages train, counted from its output; 0 to 5.
         weights: state dict of torchvision's ResNet of that name (an ImageNet classifier's), or None for random ones.
 
@@ -44,7 +48,9 @@ def resnet_fpn(
     # From scratch, blocks that start as the identity train more steadily (Goyal et al. 2017, section 5.1). A frozen
     # norm must not: it would stay zero.
     zero_init_residual = weights is None and norm != "FrozenBN"
-    body = getattr(resnet, name)(weights=None, norm_layer=NORMS[norm], zero_init_residual=zero_init_residual)
+    body = getattr(resnet, name)(
+        weights=None, norm_layer=partial(NORMS[norm], eps=norm_eps), zero_init_residual=zero_init_residual
+    )
     if weights is not None:
         # Frozen norms lack the counter that ordinary ones carry.
         expected = {key: value for key, value in body.state_dict().items() if not key.endswith("num_batches_tracked")}
@@ -70,5 +76,5 @@ def resnet_fpn(
         in_channels_list=stage_channels,
         out_channels=out_channels,
         # From scratch the pyramid needs norms as much as the body does; a frozen one there would do nothing.
-        norm_layer=nn.BatchNorm2d if norm == "BN" else None,
+        norm_layer=partial(nn.BatchNorm2d, eps=norm_eps) if norm == "BN" else None,
     )

@@ -250,9 +250,7 @@ class IoUNet(nn.Module):
             )
         return refined_detections
 
-    def iou_predictor(
-        self, features: ImageFeatures, detections: list[Detections]
-    ) -> Callable[[Tensor], Tensor]:
+    def iou_predictor(self, features: ImageFeatures, detections: list[Detections]) -> Callable[[Tensor], Tensor]:
         """The objective of refinement: boxes [K, 4] in pixels of the resized images → predicted IoUs [K].
 
         The classes, the images and the pyramid levels are those of ``detections``, whatever the boxes given later.

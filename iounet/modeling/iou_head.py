@@ -8,6 +8,20 @@ from torchvision.models.detection.faster_rcnn import TwoMLPHead
 from prroi_pool import MultiScalePrRoIPool
 
 
+class HiddenLayers(TwoMLPHead):
+    """Two fully connected layers with ReLU, of torchvision's names.
+
+    He initialisation keeps the size of features and gradients, where torch's default for linear layers shrinks their
+    variance by six in each; a head that starts from scratch, as the IoU head always does, learns faster so.
+    """
+
+    def __init__(self, in_channels: int, hidden_dim: int):
+        super().__init__(in_channels, hidden_dim)
+        for layer in (self.fc6, self.fc7):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            nn.init.zeros_(layer.bias)
+
+
 class IoUHead(nn.Module):
     """IoU predictor (paper, section 3.1 and figure 4).
 
@@ -25,13 +39,8 @@ class IoUHead(nn.Module):
         super().__init__()
         self.roi_pool = roi_pool
         pooled_height, pooled_width = roi_pool.output_size
-        self.mlp = TwoMLPHead(in_channels * pooled_height * pooled_width, hidden_dim)
+        self.mlp = HiddenLayers(in_channels * pooled_height * pooled_width, hidden_dim)
         self.predictor = nn.Linear(hidden_dim, num_classes)
-        # The errors of a regression to [-1, 1] are small, and so are its gradients: He initialisation keeps their size
-        # through the hidden layers, where torch's default for linear layers shrinks them by six each.
-        for layer in (self.mlp.fc6, self.mlp.fc7):
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-            nn.init.zeros_(layer.bias)
         # As Fast R-CNN initialises its output layers: predictions start close together, at an IoU of 0.5.
         nn.init.normal_(self.predictor.weight, std=0.01)
         nn.init.zeros_(self.predictor.bias)

@@ -37,7 +37,12 @@ def refine_boxes(
     Returns:
         boxes (Tensor[N, 4]): refined, detached.
         ious (Tensor[N]): predicted IoUs of the boxes returned, detached.
+
+    Raises:
+        RuntimeError: called under ``torch.inference_mode()``, which allows no gradient; use ``torch.no_grad()``.
     """
+    if num_steps > 0 and torch.is_inference_mode_enabled():
+        raise RuntimeError("refinement needs gradients, which torch.inference_mode() forbids: use torch.no_grad()")
     boxes = boxes.detach().clone()
     active = torch.ones(len(boxes), dtype=torch.bool, device=boxes.device)
     ious, gradient = _iou_and_gradient(predict_iou, boxes, with_gradient=num_steps > 0)

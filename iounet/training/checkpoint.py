@@ -23,7 +23,7 @@ def save_checkpoint(path: Path, **content) -> None:
         path: of the checkpoint; its folder is made.
         content: tensors, numbers, strings, and lists and dicts of them. A detector's checkpoint has ``model`` (state
             dict), ``categories`` (list of id and name, label order) and ``config`` (YAML text); one to resume from
-            also ``iteration``, ``optimizer``, ``scheduler`` and ``random_state``.
+            also ``iteration``, ``optimizer`` and ``scheduler``.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

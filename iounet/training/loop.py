@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -16,7 +17,7 @@ class NonFiniteLossError(FloatingPointError):
 
 @dataclass(frozen=True)
 class Step:
-    """What one iteration leaves behind: its number (of iterations done), losses by name, learning rate."""
+    """What an iteration leaves: how many are done, losses and gradient norm by name, learning rate."""
 
     iteration: int
     losses: dict[str, float]
@@ -30,6 +31,7 @@ def train_steps(
     scheduler: LRScheduler,
     *,
     device: torch.device,
+    seed: int,
     start_iteration: int = 0,
     clip_gradient: float = 0.0,
 ) -> Iterator[Step]:
@@ -38,32 +40,36 @@ def train_steps(
     Args:
         detector: images and targets → dict of losses, to be summed; also as wrapped by DistributedDataParallel.
         batches: (images, targets) as :func:`iounet.data.train_loader` yields them.
+        seed: what an iteration draws at random (samples, jitter) depends on it and the iteration's number alone, so
+            that a resumed run goes on as the uninterrupted one; processes take different seeds.
         start_iteration: iterations done before.
         clip_gradient: largest norm of the gradient of all parameters; 0: not clipped.
 
     Raises:
-        NonFiniteLossError: a loss is NaN or infinite. The weights are those before this iteration.
+        NonFiniteLossError: a loss or a gradient is NaN or infinite. The weights are those before this iteration.
     """
     trainable = [parameter for parameter in detector.parameters() if parameter.requires_grad]
     for iteration, (images, targets) in enumerate(batches, start=start_iteration):
         detector.train()
+        torch.manual_seed(int(np.random.SeedSequence([seed, iteration]).generate_state(1, np.uint64)[0]))
         images = [image.to(device, non_blocking=True) for image in images]
-        on_device = [{key: target[key].to(device, non_blocking=True) for key in ("boxes", "labels")} for target in targets]
+        on_device = [
+            {key: target[key].to(device, non_blocking=True) for key in ("boxes", "labels")} for target in targets
+        ]
         losses = detector(images, on_device)
         total = sum(losses.values())
-        if not math.isfinite(total.item()):
+        values = {name: loss.item() for name, loss in losses.items()} | {"loss": total.item()}
+        optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        values["gradient_norm"] = nn.utils.clip_grad_norm_(trainable, clip_gradient or math.inf).item()
+        if not all(map(math.isfinite, values.values())):
             raise NonFiniteLossError(
-                f"iteration {iteration}: the loss is not finite "
-                f"({', '.join(f'{name} {loss.item():.4g}' for name, loss in losses.items())}) "
+                f"iteration {iteration}: a loss or the gradient is not finite "
+                f"({', '.join(f'{name} {value:.4g}' for name, value in values.items())}) "
                 f"on images {[target['image_id'] for target in targets]}; look at these images, lower SOLVER.BASE_LR, "
                 "lengthen SOLVER.WARMUP_ITERATIONS, or set SOLVER.CLIP_GRADIENT"
             )
-        optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        if clip_gradient > 0:
-            nn.utils.clip_grad_norm_(trainable, clip_gradient)
         learning_rate = optimizer.param_groups[0]["lr"]
         optimizer.step()
         scheduler.step()
-        values = {name: loss.item() for name, loss in losses.items()} | {"loss": total.item()}
         yield Step(iteration + 1, values, learning_rate)

@@ -119,9 +119,7 @@ class TestFaultsOfImages:
         path = dataset.image_folder / "a.png"
         Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)).save(path)
         path.write_bytes(path.read_bytes()[:-2000])
-        with pytest.raises(
-            DataError, match="a.png: cannot be read as an image .*truncated: copy or download it again"
-        ):
+        with pytest.raises(DataError, match="a.png: cannot be read as an image .*truncated: copy or download it again"):
             dataset[0]
 
     def test_file_that_is_no_image(self, write_set, content):

@@ -28,10 +28,7 @@ def dataset(tmp_path):
 def batches_of(loader):
     """[[(image id, flipped), ...], ...]"""
     return [
-        [
-            (target["image_id"], bool(image[0, 0, -1] == 1))
-            for image, target in zip(images, targets, strict=True)
-        ]
+        [(target["image_id"], bool(image[0, 0, -1] == 1)) for image, target in zip(images, targets, strict=True)]
         for images, targets in loader
     ]
 
@@ -88,10 +85,7 @@ def test_ranks_share_one_order_without_overlap(dataset):
 
 
 def test_length_is_what_remains(dataset):
-    assert (
-        len(train_loader(dataset, batch_size=2, num_workers=0, seed=0, start_iteration=5, num_iterations=21))
-        == 16
-    )
+    assert len(train_loader(dataset, batch_size=2, num_workers=0, seed=0, start_iteration=5, num_iterations=21)) == 16
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])

@@ -69,7 +69,8 @@ class TestReadResults:
             read_results(write([ENTRY, entry]))
 
     @pytest.mark.parametrize(
-        "bbox", [[1, 2, 3], [1, 2, 3, 4, 5], [], [1, 2, 3, "4"], [1, 2, 3, None], "box!", None, 5, {"x": 1}, [[1, 2, 3, 4]]]
+        "bbox",
+        [[1, 2, 3], [1, 2, 3, 4, 5], [], [1, 2, 3, "4"], [1, 2, 3, None], "box!", None, 5, {"x": 1}, [[1, 2, 3, 4]]],
     )
     def test_a_bbox_that_is_not_four_numbers(self, write, bbox):
         with pytest.raises(DataError, match=r"detections\.json: entry 1 \(image 7\) has bbox .*four finite numbers"):
@@ -133,7 +134,9 @@ class TestMatchImages:
         assert match_images([], self.IMAGES, None, "d.json") == {}
 
     def test_unknown_ids_are_counted_and_the_first_named(self):
-        with pytest.raises(DataError, match=r"d\.json: 7 image ids have no image among the 3 given: 1, 2, 3, 4, 5, \.\.\.; name"):
+        with pytest.raises(
+            DataError, match=r"d\.json: 7 image ids have no image among the 3 given: 1, 2, 3, 4, 5, \.\.\.; name"
+        ):
             match_images(results_of(12, 1, 2, 3, 4, 5, 6, "seven", 1), self.IMAGES, None, "d.json")
 
     def test_an_image_of_the_annotation_file_that_is_not_among_those_given(self):
@@ -142,7 +145,9 @@ class TestMatchImages:
 
     def test_an_id_that_fits_two_images(self):
         images = [Path("x/a.png"), Path("y/a.png")]
-        with pytest.raises(DataError, match=r"d\.json: image_id 'a' fits x/a\.png, y/a\.png; give the folder of one only"):
+        with pytest.raises(
+            DataError, match=r"d\.json: image_id 'a' fits x/a\.png, y/a\.png; give the folder of one only"
+        ):
             match_images(results_of("a"), images, None, "d.json")
         with pytest.raises(DataError, match=r"image_id 139 fits x/139\.png, x/0139\.png"):
             match_images(results_of(139), [Path("x/139.png"), Path("x/0139.png")], None, "d.json")

@@ -37,9 +37,7 @@ def test_shapes_have_the_extent_asked_for(class_name):
     x0, y0, x1, y1 = pixel_extent(full_mask(upright, (80, 100)))
     width, height = EXTENTS[class_name]
     # The tips of triangle and star cover less than half of their last pixels.
-    assert (x1 - x0, y1 - y0) == pytest.approx(
-        (width, height), abs=4 if class_name in ("star", "triangle") else 1
-    )
+    assert (x1 - x0, y1 - y0) == pytest.approx((width, height), abs=4 if class_name in ("star", "triangle") else 1)
     if class_name in ("cross", "ellipse", "rectangle"):
         assert (x0, y0, x1, y1) == pytest.approx((30, 30, 70, 50), abs=0.6)
 

@@ -12,9 +12,7 @@ BOX = [3, 2, 9, 5]  # of an image 20 wide and 12 high
 def bright_rectangle():
     image = torch.zeros(3, 12, 20, dtype=torch.uint8)
     image[:, BOX[1] : BOX[3], BOX[0] : BOX[2]] = 255
-    boxes = tv_tensors.BoundingBoxes(
-        torch.tensor([BOX], dtype=torch.float32), format="XYXY", canvas_size=(12, 20)
-    )
+    boxes = tv_tensors.BoundingBoxes(torch.tensor([BOX], dtype=torch.float32), format="XYXY", canvas_size=(12, 20))
     return tv_tensors.Image(image), {"boxes": boxes, "labels": torch.tensor([4]), "image_id": 1}
 
 

@@ -37,8 +37,7 @@ def test_perfect_boxes_score_100_in_every_column():
         category_ids=(1, 7),
     )
     results = [
-        detection(a["bbox"], image_id=a["image_id"], category_id=a["category_id"])
-        for a in ground_truth["annotations"]
+        detection(a["bbox"], image_id=a["image_id"], category_id=a["category_id"]) for a in ground_truth["annotations"]
     ]
     assert coco_ap(ground_truth, results) == pytest.approx(
         dict.fromkeys((*AP_COLUMNS, "APs", "APm", "APl", "AR100"), 100.0)
@@ -219,9 +218,7 @@ def test_a_file_that_is_no_ground_truth_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"truth\.json is not JSON"):
         CocoEvaluator(path)
     path.write_text(json.dumps([detection(SQUARE)]))
-    with pytest.raises(
-        ValueError, match=r"truth\.json needs the lists 'images', 'categories' and 'annotations'"
-    ):
+    with pytest.raises(ValueError, match=r"truth\.json needs the lists 'images', 'categories' and 'annotations'"):
         CocoEvaluator(path)
     path.write_text(json.dumps({"images": [{"file_name": "a.jpg"}], "categories": [], "annotations": []}))
     with pytest.raises(ValueError, match=r"entry 0 of the images of .*truth\.json has no 'id'"):

@@ -53,9 +53,7 @@ def test_pearson_of_a_tight_cluster_keeps_its_precision():
     assert pearson(1e6 + x, 1e6 + x**2) == pytest.approx(pearson(x, x**2), abs=1e-9)
 
 
-@pytest.mark.parametrize(
-    ("x", "y"), [([], []), ([1.0], [2.0]), ([0.1] * 3, [1.0, 2.0, 3.0]), ([1.0, 2.0], [5.0, 5.0])]
-)
+@pytest.mark.parametrize(("x", "y"), [([], []), ([1.0], [2.0]), ([0.1] * 3, [1.0, 2.0, 3.0]), ([1.0, 2.0], [5.0, 5.0])])
 def test_pearson_is_nan_where_undefined(x, y):
     assert math.isnan(pearson(x, y))
 

@@ -62,10 +62,14 @@ def test_the_state_dict_of_torchvisions_classifier_loads(norm):
         assert torch.equal(value, weights[key]), key
 
 
-@pytest.mark.parametrize(("given", "expected"), [("resnet34", "resnet18"), ("resnet50", "resnet18"), ("resnet18", "resnet50")])
+@pytest.mark.parametrize(
+    ("given", "expected"), [("resnet34", "resnet18"), ("resnet50", "resnet18"), ("resnet18", "resnet50")]
+)
 def test_weights_of_another_resnet_are_refused(given, expected):
     weights = getattr(resnet, given)(weights=None).state_dict()
-    with pytest.raises(ValueError, match=rf"MODEL\.BACKBONE\.WEIGHTS does not fit {expected}.*torchvision\.models\.{expected}"):
+    with pytest.raises(
+        ValueError, match=rf"MODEL\.BACKBONE\.WEIGHTS does not fit {expected}.*torchvision\.models\.{expected}"
+    ):
         resnet_fpn(expected, weights=weights)
 
 

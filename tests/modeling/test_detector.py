@@ -61,7 +61,9 @@ class TestNames:
             ours = build_detector(cfg).state_dict()
             theirs = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=91).state_dict()
         assert {key: value.shape for key, value in ours.items() if not key.startswith("iou_head.")} == {
-            key: value.shape for key, value in theirs.items() if not key.endswith("num_batches_tracked")  # of unfrozen norms
+            key: value.shape
+            for key, value in theirs.items()
+            if not key.endswith("num_batches_tracked")  # of unfrozen norms
         }
         assert {key for key in ours if key.startswith("iou_head.")} == {
             f"iou_head.{layer}.{parameter}"
@@ -78,7 +80,9 @@ class TestNames:
         detector = build_detector(cfg)
         load_detector_weights(detector, select_categories(weights, category_ids), "coco.pth", need_iou_head=False)
         loaded = detector.state_dict()
-        assert torch.equal(loaded["backbone.fpn.layer_blocks.3.0.weight"], weights["backbone.fpn.layer_blocks.3.0.weight"])
+        assert torch.equal(
+            loaded["backbone.fpn.layer_blocks.3.0.weight"], weights["backbone.fpn.layer_blocks.3.0.weight"]
+        )
         key = "roi_heads.box_predictor.cls_score.bias"
         assert torch.equal(loaded[key], weights[key][torch.tensor([0, *category_ids])])
 
@@ -110,7 +114,9 @@ class TestTraining:
     def test_frozen_stages_get_no_gradient(self, build_tiny):
         detector = build_tiny({"MODEL.BACKBONE.TRAINABLE_LAYERS": 2, "MODEL.BACKBONE.NORM": "FrozenBN"}).train()
         sum(detector(images_of((64, 64)), [OBJECTS]).values()).backward()
-        with_gradient = {name.split(".")[2] for name, p in detector.named_parameters() if p.grad is not None and "body" in name}
+        with_gradient = {
+            name.split(".")[2] for name, p in detector.named_parameters() if p.grad is not None and "body" in name
+        }
         assert with_gradient == {"layer3", "layer4"}
 
     def test_the_iou_loss_has_its_weight(self, build_tiny):
@@ -142,6 +148,20 @@ class TestTraining:
         given = {key: value.clone() if torch.is_tensor(value) else value for key, value in OBJECTS.items()}
         detector(images_of((64, 64)), [given])
         assert all(torch.equal(torch.as_tensor(given[key]), torch.as_tensor(OBJECTS[key])) for key in OBJECTS)
+
+
+def test_on_every_device(opinionated, device):
+    detector = opinionated().to(device)
+    images = [image.to(device) for image in images_of((64, 64), (48, 80))]
+    for found, image in zip(detector(images), images, strict=True):
+        assert len(found) > 5
+        assert {getattr(found, field.name).device.type for field in dataclasses.fields(Detections)} == {device.type}
+        assert (found.boxes[:, 2] <= image.shape[2]).all() and (found.boxes[:, 3] <= image.shape[1]).all()
+    targets = [{key: target[key].to(device) for key in ("boxes", "labels")} for target in (OBJECTS, NO_OBJECTS)]
+    losses = detector.train()(images, targets)
+    sum(losses.values()).backward()
+    assert set(losses) == LOSSES
+    assert all(torch.isfinite(loss) for loss in losses.values())
 
 
 class TestStandalone:
@@ -200,7 +220,9 @@ class TestInference:
         # Doubled, an image is scaled back to the same resized one.
         detector = opinionated()
         (image,) = images_of((64, 64))
-        small, large = (detector([given])[0] for given in (image, image.repeat_interleave(2, 1).repeat_interleave(2, 2)))
+        small, large = (
+            detector([given])[0] for given in (image, image.repeat_interleave(2, 1).repeat_interleave(2, 2))
+        )
         torch.testing.assert_close(large.boxes, 2 * small.boxes, rtol=0, atol=1e-3)
         torch.testing.assert_close(large.scores, small.scores)
 

@@ -22,7 +22,9 @@ def make_head(*, num_classes=4, seed=0):
 def features():
     generator = torch.Generator().manual_seed(1)
     return {
-        str(level): torch.randn(2, 5, 64 // 2 ** (level + 2), 64 // 2 ** (level + 2), generator=generator, dtype=torch.float64)
+        str(level): torch.randn(
+            2, 5, 64 // 2 ** (level + 2), 64 // 2 ** (level + 2), generator=generator, dtype=torch.float64
+        )
         for level in range(4)
     }
 
@@ -30,7 +32,9 @@ def features():
 @pytest.fixture
 def boxes():
     """Of two images; on several levels."""
-    first = torch.tensor([[3.2, 4.1, 13.7, 12.9], [7.3, 9.2, 50.1, 41.6], [20.4, 30.3, 26.2, 41.7]], dtype=torch.float64)
+    first = torch.tensor(
+        [[3.2, 4.1, 13.7, 12.9], [7.3, 9.2, 50.1, 41.6], [20.4, 30.3, 26.2, 41.7]], dtype=torch.float64
+    )
     return [first, torch.tensor([[1.3, 2.6, 40.9, 60.2]], dtype=torch.float64)]
 
 
@@ -101,7 +105,9 @@ def test_predictions_start_at_half():
     torch.manual_seed(0)
     pool = MultiScalePrRoIPool(["0"], 7)
     head = IoUHead(pool, in_channels=8, num_classes=3)
-    ious = head({"0": torch.randn(1, 8, 16, 16)}, [torch.tensor([[4.0, 4.0, 40.0, 50.0]])], torch.tensor([2]), [(64, 64)])
+    ious = head(
+        {"0": torch.randn(1, 8, 16, 16)}, [torch.tensor([[4.0, 4.0, 40.0, 50.0]])], torch.tensor([2]), [(64, 64)]
+    )
     assert ious.item() == pytest.approx(0.5, abs=0.1)
     assert head.mlp.fc6.weight.shape == (1024, 8 * 7 * 7)
     assert head.mlp.fc7.weight.shape == (1024, 1024)

@@ -43,7 +43,9 @@ def test_candidates_after_greedy_nms_are_torchvisions_detections(inputs):
 @torch.no_grad()
 def test_candidates_lie_in_their_image_and_score_above_the_threshold(inputs):
     roi_heads, features, proposals, sizes = inputs
-    for boxes, labels, scores, (height, width) in zip(*roi_heads.candidates(features, proposals, sizes), sizes, strict=True):
+    for boxes, labels, scores, (height, width) in zip(
+        *roi_heads.candidates(features, proposals, sizes), sizes, strict=True
+    ):
         assert (boxes >= 0).all() and (boxes[:, 2] <= width).all() and (boxes[:, 3] <= height).all()
         assert (boxes[:, 2:] - boxes[:, :2] >= 1e-2).all()
         assert (scores > roi_heads.score_thresh).all()

@@ -87,7 +87,7 @@ def test_iou_guided_nms_is_algorithm_1(seed, num_boxes, num_classes):
     boxes, scores, ious, labels = random_case(seed, num_boxes, num_classes)
     threshold = (0.3, 0.5, 0.7)[seed % 3]
     keep, kept_scores = iou_guided_nms(boxes, scores, ious, labels, threshold)
-    expected = per_class(lambda B, S, I: algorithm_1(B, S, I, threshold), boxes, labels, scores, ious)
+    expected = per_class(lambda B, S, ious_: algorithm_1(B, S, ious_, threshold), boxes, labels, scores, ious)
     # Two boxes never share a cluster, so the scores handed on differ and the order is unique.
     assert (keep.tolist(), kept_scores.tolist()) == expected
 
@@ -176,7 +176,9 @@ class TestAll:
 
     def test_classes_do_not_touch_each_other(self, method):
         boxes = torch.tensor([[10.0, 10.0, 50.0, 50.0]]).expand(3, 4)
-        keep, scores = method(boxes, torch.tensor([0.5, 0.75, 0.25]), torch.tensor([0.9, 0.8, 0.7]), torch.tensor([2, 9, 4]))
+        keep, scores = method(
+            boxes, torch.tensor([0.5, 0.75, 0.25]), torch.tensor([0.9, 0.8, 0.7]), torch.tensor([2, 9, 4])
+        )
         assert (keep.tolist(), scores.tolist()) == ([1, 0, 2], [0.75, 0.5, 0.25])
 
 
@@ -229,3 +231,22 @@ def test_float32_close_to_float64():
         boxes, scores, ious, labels = random_case(seed, 80, 30)
         keep, _ = iou_guided_nms((boxes + 2000).float(), scores.float(), ious.float(), labels, 0.5)
         assert keep.tolist() == iou_guided_nms(boxes, scores, ious, labels, 0.5)[0].tolist()
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_on_every_device(method, device):
+    for seed in range(5):
+        inputs = random_case(seed, 60, 3)
+        keep, scores = method(*(values.to(device) for values in inputs))
+        expected, expected_scores = method(*inputs)
+        assert keep.device.type == scores.device.type == device.type
+        assert keep.tolist() == expected.tolist()
+        torch.testing.assert_close(scores.cpu(), expected_scores)
+
+
+def test_boxes_without_area_keep_their_scores():
+    # The IoU of such a box is 0/0, also with itself.
+    boxes = torch.tensor([[5.0, 5.0, 5.0, 9.0], [5.0, 5.0, 5.0, 9.0], [0.0, 0.0, 20.0, 20.0]])
+    scores, ious = torch.tensor([0.25, 0.5, 0.75]), torch.tensor([0.9, 0.8, 0.7])
+    keep, kept_scores = iou_guided_nms(boxes, scores, ious, torch.ones(3, dtype=torch.int64), 0.5)
+    assert (keep.tolist(), kept_scores.tolist()) == ([2, 1, 0], [0.75, 0.5, 0.25])

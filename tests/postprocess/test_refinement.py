@@ -1,6 +1,8 @@
 """Refinement against the paper's Algorithm 2, transcribed as a slow loop over the boxes with gradients by hand."""
 
+import itertools
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -11,13 +13,19 @@ from iounet.postprocess import refine_boxes
 
 def iou(box, target):
     """IoU of a box with its target, and its gradient in the box (its mean where two edges meet)."""
-    left, top, right, bottom = (max(box[0], target[0]), max(box[1], target[1]), min(box[2], target[2]), min(box[3], target[3]))
+    left, top, right, bottom = (
+        max(box[0], target[0]),
+        max(box[1], target[1]),
+        min(box[2], target[2]),
+        min(box[3], target[3]),
+    )
     if right <= left or bottom <= top:
         return 0.0, [0.0] * 4
     intersection = (right - left) * (bottom - top)
     (width, height), (target_width, target_height) = ((b[2] - b[0], b[3] - b[1]) for b in (box, target))
     union = width * height + target_width * target_height - intersection
-    inside = [1 if c > t else 0.5 if c == t else 0 for c, t in zip(box, target, strict=True)]  # moving it changes the overlap
+    # Moving an edge changes the overlap where it is the inner one of two.
+    inside = [1 if c > t else 0.5 if c == t else 0 for c, t in zip(box, target, strict=True)]
     inside = [*inside[:2], 1 - inside[2], 1 - inside[3]]
     gradient = []
     for axis, sign in enumerate((-1, -1, 1, 1)):
@@ -95,7 +103,7 @@ def test_is_algorithm_2(objective, settings):
     boxes, targets = case(seed=0)
     refined, ious = refine_boxes(lambda moved: of_rows(moved, targets), boxes, **settings)
     for row, (box, target) in enumerate(zip(boxes.tolist(), targets.tolist(), strict=True)):
-        expected, expected_iou, _ = algorithm_2(lambda moved, target=target: of_one(moved, target), box, **settings)
+        expected, expected_iou, _ = algorithm_2(partial(of_one, target=target), box, **settings)
         assert refined[row].tolist() == pytest.approx(expected, abs=1e-8), row
         assert ious[row].item() == pytest.approx(expected_iou, abs=1e-8), row
 
@@ -116,11 +124,10 @@ def test_the_gradients_by_hand_are_right(objective):
 
 def test_the_cases_above_end_in_every_way():
     endings = set()
-    for of_one, _ in OBJECTIVES.values():
-        boxes, targets = case(seed=0)
-        for settings in SETTINGS:
-            for box, target in zip(boxes.tolist(), targets.tolist(), strict=True):
-                endings.add(algorithm_2(lambda moved, target=target: of_one(moved, target), box, **settings)[2])
+    boxes, targets = case(seed=0)
+    for (of_one, _), settings in itertools.product(OBJECTIVES.values(), SETTINGS):
+        for box, target in zip(boxes.tolist(), targets.tolist(), strict=True):
+            endings.add(algorithm_2(partial(of_one, target=target), box, **settings)[2])
     assert endings == {"without area", "stopped early", "degenerated", "all steps"}
 
 
@@ -282,3 +289,13 @@ def test_dtype_is_that_of_the_boxes():
     boxes, targets = case(seed=9)
     refined, ious = refine_boxes(lambda moved: iou_of_rows(moved, targets.float()), boxes.float())
     assert refined.dtype == ious.dtype == torch.float32
+
+
+def test_on_every_device(device):
+    boxes, targets = case(seed=10)
+    expected, expected_ious = refine_boxes(lambda moved: bump_of_rows(moved, targets), boxes, step_size=2.0)
+    there = targets.to(device)
+    refined, ious = refine_boxes(lambda moved: bump_of_rows(moved, there), boxes.to(device), step_size=2.0)
+    assert refined.device.type == ious.device.type == device.type
+    torch.testing.assert_close(refined.cpu(), expected)
+    torch.testing.assert_close(ious.cpu(), expected_ious)

@@ -228,14 +228,8 @@ def test_the_cuda_kernels_compile():
 def test_main_reports_what_is_there_and_what_is_missing(tmp_path):
     command = [sys.executable, "-m", "prroi_pool"]
     environment = os.environ | {"PATH": "", "CXX": "", "TORCH_EXTENSIONS_DIR": str(tmp_path)}
-    report = subprocess.run(
-        command, cwd=PACKAGE.parent, env=environment, capture_output=True, text=True, check=False
-    )
-    assert (
-        report.returncode == 0
-        and "There is no C++ compiler" in report.stdout
-        and "not built yet" in report.stdout
-    )
+    report = subprocess.run(command, cwd=PACKAGE.parent, env=environment, capture_output=True, text=True, check=False)
+    assert report.returncode == 0 and "There is no C++ compiler" in report.stdout and "not built yet" in report.stdout
     report = subprocess.run(
         [*command, "--build"],
         cwd=PACKAGE.parent,

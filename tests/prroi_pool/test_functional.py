@@ -80,9 +80,7 @@ def test_float32_keeps_its_precision_down_to_tiny_rois(pool, device, size):
     features = (2 + torch.stack([torch.sin(x / 5 + y / 9), torch.cos(y / 7)])[None]).to(device)
     grad_output = torch.ones(200, 2, 3, 2, device=device)
     actual = gradients(pool, features, rois, grad_output, scale=1.0)
-    expected = gradients(
-        reference.prroi_pool2d, features.double(), rois.double(), grad_output.double(), scale=1.0
-    )
+    expected = gradients(reference.prroi_pool2d, features.double(), rois.double(), grad_output.double(), scale=1.0)
     # Autograd's derivative of the reference cancels terms that grow with 1 / size; the kernels' has none of
     # them.
     rois_tolerance = 1e-5 if pool is prroi_pool2d else max(1e-5, 1e-6 / size)
@@ -96,9 +94,7 @@ def test_kernels_equal_the_reference(kernels, device, dtype, channels):
     features = make_features(device, dtype, channels, shape=(70, 23))
     torch.manual_seed(0)
     center, size = torch.rand(60, 2) * torch.tensor([25.0, 75.0]), torch.rand(60, 2) * 30
-    rois = torch.cat([torch.randint(2, (60, 1)).float(), center - size / 2, center + size / 2], dim=1).to(
-        device, dtype
-    )
+    rois = torch.cat([torch.randint(2, (60, 1)).float(), center - size / 2, center + size / 2], dim=1).to(device, dtype)
     expected = gradients(reference.prroi_pool2d, features, rois, bins=(7, 5))
     for a, e in zip(gradients(prroi_pool2d, features, rois, bins=(7, 5)), expected, strict=True):
         torch.testing.assert_close(a, e, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype] * e.abs().max().item())
@@ -109,9 +105,7 @@ LAYOUTS = {
     "transposed": lambda t: t.transpose(2, 3).contiguous().transpose(2, 3),
     "batch innermost": lambda t: t.permute(1, 2, 3, 0).contiguous().permute(3, 0, 1, 2),
     "every other element": lambda t: torch.stack([t, -t], dim=-1).flatten(3)[..., ::2],
-    "part of a larger map": lambda t: torch.nn.functional.pad(t, (2, 3, 1, 1, 4, 4), value=9)[
-        :, 4:-4, 1:-1, 2:-3
-    ],
+    "part of a larger map": lambda t: torch.nn.functional.pad(t, (2, 3, 1, 1, 4, 4), value=9)[:, 4:-4, 1:-1, 2:-3],
     "expanded channels": lambda t: t[:, :1].expand(t.shape),
     "expanded pixels": lambda t: t[:, :, :1, :1].expand(t.shape),
 }
@@ -141,9 +135,7 @@ def test_the_gradient_of_a_sum_is_expanded(pool, device):
     features = make_features(device).requires_grad_()
     rois = torch.tensor(ROIS, dtype=torch.float64, device=device)
     pool(features, rois, 3, 2, 0.9).sum().backward()
-    torch.testing.assert_close(
-        features.grad, gradients(pool, features, rois, torch.ones(8, 3, 3, 2).to(rois))[1]
-    )
+    torch.testing.assert_close(features.grad, gradients(pool, features, rois, torch.ones(8, 3, 3, 2).to(rois))[1])
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
@@ -214,9 +206,7 @@ def test_empty_rois_pool_to_zero_with_gradient_zero(pool, device, dtype, name):
 
 def test_a_huge_roi_costs_no_more_than_the_map(pool, integrate, device):
     features = make_features(device)
-    rois = torch.tensor(
-        [[0, -1e9, -1e9, 1e9, 1e9], [0, -1e3, -1e3, 1e3, 1e3]], dtype=torch.float64, device=device
-    )
+    rois = torch.tensor([[0, -1e9, -1e9, 1e9, 1e9], [0, -1e3, -1e3, 1e3, 1e3]], dtype=torch.float64, device=device)
     output, grad_features, grad_rois = gradients(pool, features, rois, bins=(3, 3), scale=1.0)
     # Every pixel lies in the middle bin, whose area spreads it thin.
     middle = features[0].sum(dim=(1, 2)) / (2e3 / 3) ** 2
@@ -234,9 +224,7 @@ def test_empty_features(pool, device, shape):
 
 
 def test_no_rois(pool, device):
-    output, grad_features, grad_rois = gradients(
-        pool, make_features(device), torch.zeros(0, 5, device=device).double()
-    )
+    output, grad_features, grad_rois = gradients(pool, make_features(device), torch.zeros(0, 5, device=device).double())
     assert output.shape == (0, 3, 3, 2) and not grad_features.any() and grad_rois.shape == (0, 5)
 
 
@@ -257,9 +245,7 @@ def test_reference_and_kernels_skip_a_batch_index_of_no_image(pool, device, batc
     monkeypatch.setattr("prroi_pool.functional._check_batch_index", lambda *_: None)
     rois = torch.tensor([ROIS[0], [batch_index, 1, 1, 5, 5]], device=device)
     output, grad_features, grad_rois = gradients(pool, make_features(device, torch.float32), rois)
-    assert (
-        output[0].any() and not output[1].any() and not grad_rois[1].any() and grad_features.isfinite().all()
-    )
+    assert output[0].any() and not output[1].any() and not grad_rois[1].any() and grad_features.isfinite().all()
 
 
 @pytest.mark.parametrize(

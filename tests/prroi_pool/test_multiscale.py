@@ -85,11 +85,7 @@ def test_gradients_reach_every_level_and_the_boxes():
 
 def test_levels_carry_no_gradient():
     boxes = [b.requires_grad_() for b in make_boxes()]
-    assert (
-        not MultiScalePrRoIPool(list(STRIDES), 2)
-        .assign_levels(make_pyramid(), boxes, IMAGE_SHAPES)
-        .requires_grad
-    )
+    assert not MultiScalePrRoIPool(list(STRIDES), 2).assign_levels(make_pyramid(), boxes, IMAGE_SHAPES).requires_grad
 
 
 def test_boxes_without_area_pool_to_zero():
@@ -113,9 +109,9 @@ def test_a_missing_map_is_named():
 @pytest.mark.parametrize("training", [True, False])
 def test_takes_the_place_of_roi_align_in_a_torchvision_detector(training):
     torch.manual_seed(0)
-    model = fasterrcnn_resnet50_fpn(
-        weights=None, weights_backbone=None, num_classes=3, min_size=64, max_size=96
-    ).train(training)
+    model = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=3, min_size=64, max_size=96).train(
+        training
+    )
     theirs = model.roi_heads.box_roi_pool
     model.roi_heads.box_roi_pool = MultiScalePrRoIPool(theirs.featmap_names, theirs.output_size)
     image = torch.rand(3, 64, 80)

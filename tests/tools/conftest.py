@@ -67,17 +67,27 @@ def run_tool(tmp_path_factory):
     return run
 
 
-@pytest.fixture
-def call_tool(monkeypatch, one_thread):
-    """Runs a tool in this process, which is faster: None, or the message that it exits with."""
+@pytest.fixture(scope="session")
+def load_tool():
+    """A tool as a module."""
 
-    def call(tool, *arguments):
+    def load(tool):
         spec = importlib.util.spec_from_file_location(Path(tool).stem, ROOT / "tools" / tool)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
+@pytest.fixture
+def call_tool(load_tool, monkeypatch, one_thread):
+    """Runs a tool in this process, which is faster: None, or what it exits with, a message or a number."""
+
+    def call(tool, *arguments):
         monkeypatch.setattr(sys, "argv", [tool, *map(str, arguments)])
         try:
-            module.main()
+            load_tool(tool).main()
         except SystemExit as stopped:
             return stopped.code
         return None

@@ -137,7 +137,9 @@ class TestReading:
         marker = tmp_path / "executed"
         content = {"format": "iounet-1", "model": TouchesAFile(marker)}
         torch.save(content, path, _use_new_zipfile_serialization=zipped)
-        with pytest.raises(CheckpointError, match=r"checkpoint\.pth cannot be read as plain weights.*save a state_dict"):
+        with pytest.raises(
+            CheckpointError, match=r"checkpoint\.pth cannot be read as plain weights.*save a state_dict"
+        ):
             load_checkpoint(path)
         assert not marker.exists()
         torch.load(path, weights_only=False)
@@ -174,7 +176,12 @@ class TestFolder:
     def test_checkpoints_oldest_first(self, tmp_path):
         for iteration in (900, 20, 12_345_678, 100_000):
             checkpoint_path(tmp_path, iteration).touch()
-        for other in ("model_final.pth", ".iteration_0000001.pth.77.tmp", "iteration_.pth", "iteration_0000001.pth.bak"):
+        for other in (
+            "model_final.pth",
+            ".iteration_0000001.pth.77.tmp",
+            "iteration_.pth",
+            "iteration_0000001.pth.bak",
+        ):
             (tmp_path / other).touch()
         found = resumable_checkpoints(tmp_path)
         assert found == [checkpoint_path(tmp_path, iteration) for iteration in (20, 900, 100_000, 12_345_678)]

@@ -184,9 +184,7 @@ def test_sample_shares_the_boxes_among_the_objects(num_objects, num_boxes, per_o
     jittered, ious, ground_truth = sample_iou_boxes(boxes, IMAGE_SIZE, num_boxes=num_boxes, min_iou=0.6)
     assert jittered.shape == (num_objects * per_object, 4)
     assert ground_truth.bincount().tolist() == [per_object] * num_objects
-    torch.testing.assert_close(
-        box_iou(jittered, boxes).gather(1, ground_truth[:, None])[:, 0], ious, rtol=0, atol=1e-6
-    )
+    torch.testing.assert_close(box_iou(jittered, boxes).gather(1, ground_truth[:, None])[:, 0], ious, rtol=0, atol=1e-6)
     assert (ious >= 0.6).all()
     assert (jittered[:, 2] <= IMAGE_SIZE[1]).all() and (jittered[:, 3] <= IMAGE_SIZE[0]).all() and (jittered >= 0).all()
 
@@ -195,3 +193,13 @@ def test_sample_of_an_image_without_objects():
     jittered, ious, ground_truth = sample_iou_boxes(torch.zeros(0, 4), IMAGE_SIZE, num_boxes=128, min_iou=0.5)
     assert (jittered.shape, ious.shape, ground_truth.shape) == ((0, 4), (0,), (0,))
     assert ground_truth.dtype == torch.int64
+
+
+def test_on_every_device(device):
+    generator = torch.Generator(device).manual_seed(8)
+    boxes = torch.tensor([BOXES["near the border"], BOXES["middle"]], device=device)
+    jittered, ious = jitter_boxes(boxes, 5000, image_size=IMAGE_SIZE, generator=generator)
+    assert jittered.device.type == ious.device.type == device.type
+    for box, jittered_box, iou in zip(boxes.cpu(), jittered.cpu(), ious.cpu(), strict=True):
+        assert_uniform(iou, 0.5)
+        torch.testing.assert_close(box_iou(box[None], jittered_box)[0], iou, rtol=0, atol=1e-6)

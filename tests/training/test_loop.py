@@ -61,7 +61,9 @@ def test_the_learning_rate_reported_is_the_one_used():
     detector = Detector()
     last, used = detector.weight[1].item(), []
     reported = []
-    for step in run(detector, [batch(0.5, i) for i in range(4)], rate_factor=lambda iteration: (1, 2, 0.5, 3)[min(iteration, 3)]):
+    for step in run(
+        detector, [batch(0.5, i) for i in range(4)], rate_factor=lambda iteration: (1, 2, 0.5, 3)[min(iteration, 3)]
+    ):
         reported.append(step.learning_rate)
         used.append(1 - detector.weight[1].item() / last)  # its slope is itself
         last = detector.weight[1].item()

@@ -1,4 +1,5 @@
 import json
+import time
 
 import pytest
 import torch
@@ -44,6 +45,7 @@ def test_a_resumed_run_keeps_the_rows_up_to_its_checkpoint(tmp_path):
     for iteration in (20, 40, 60):
         folder.log(iteration, {"loss": float(iteration)})
     folder.close()
+    time.sleep(1.1)  # TensorBoard reads its files in the order of their names, which begin with the second
     folder = RunFolder(tmp_path, "", start_iteration=40)
     assert [row["iteration"] for row in rows(tmp_path)] == [20, 40]
     folder.log(60, {"loss": 0.5})
@@ -96,5 +98,7 @@ def test_an_evaluation_is_logged_with_its_pictures(tmp_path):
 def test_the_environment_can_be_written():
     found = environment()
     assert json.loads(json.dumps(found)) == found
-    assert {"python", "platform", "processor", "threads", "cuda", "gpu", "torch", "torchvision", "pycocotools"} <= set(found)
+    assert {"python", "platform", "processor", "threads", "cuda", "gpu", "torch", "torchvision", "pycocotools"} <= set(
+        found
+    )
     assert found["threads"] == torch.get_num_threads()

@@ -39,9 +39,7 @@ def test_the_papers_rates(iteration, learning_rate):
 
 
 def test_the_papers_schedule_a_thousand_times_shorter():
-    used = rates(
-        160, base=0.01, steps=(120,), gamma=0.1, warmup="constant", warmup_iterations=10, warmup_factor=0.4
-    )
+    used = rates(160, base=0.01, steps=(120,), gamma=0.1, warmup="constant", warmup_iterations=10, warmup_factor=0.4)
     assert used == pytest.approx([0.004] * 10 + [0.01] * 110 + [0.001] * 40)
 
 
