@@ -1,4 +1,5 @@
 # make demo   trains a small IoU-Net on synthetic pictures and shows what it does; results in runs/demo
+#             (called again it goes on where it was stopped, or evaluates; SEED=1 DEMO=runs/demo1 for another run)
 # make test   runs the tests
 # Both first make .venv with everything pyproject.toml names. PYTHON=python3.12 chooses the interpreter.
 
@@ -13,7 +14,7 @@ SEED ?= 0
 
 demo: $(VENV)/installed
 	$(RUN) -m iounet.data.synthetic --output runs/synthetic
-	$(RUN) tools/train.py --config-file configs/synthetic.yaml OUTPUT_DIR $(DEMO) SEED $(SEED)
+	$(RUN) tools/train.py --config-file configs/synthetic.yaml --resume OUTPUT_DIR $(DEMO) SEED $(SEED)
 
 test: $(VENV)/installed
 	$(RUN) -m pytest

@@ -157,7 +157,8 @@ def train(cfg: CfgNode, *, device: torch.device, rank: int, world_size: int, res
     for step in progress:
         last = step.iteration == cfg.SOLVER.MAX_ITERATIONS
         if folder and (last or step.iteration % cfg.SOLVER.LOG_PERIOD == 0):
-            folder.log(step.iteration, step.losses | {"learning_rate": step.learning_rate})
+            values = {"gradient_norm": step.gradient_norm, "learning_rate": step.learning_rate}
+            folder.log(step.iteration, step.losses | values)
             progress.set_postfix(loss=f"{step.losses['loss']:.3f}", iou=f"{step.losses['loss_iou']:.4f}", refresh=False)
         if folder and (last or step.iteration % cfg.SOLVER.CHECKPOINT_PERIOD == 0):
             save_checkpoint(

@@ -15,7 +15,7 @@ from .shapes import CLASS_NAMES, Shape, rasterise
 
 # Fewer where there is no room for so many.
 NUM_OBJECTS = (3, 8)
-# Side of a shape before it is stretched, as a fraction of the image's shorter side: 16 to 80 pixels of 160.
+# Side of a shape before it is stretched, as a fraction of the image's shorter side: 19 to 64 pixels of 128.
 RELATIVE_SIDE = (0.15, 0.5)
 # A shape is not drawn at all rather than so hidden or so small that one could only guess its class (pixels).
 MIN_VISIBLE_FRACTION = 0.35
@@ -24,6 +24,10 @@ MIN_VISIBLE_SIDE = 8
 # Distance in RGB, each channel in [0, 1], of a shape's colour from the mean of what lies behind it. The lower
 # end is where a shape can just be made out on the strongest clutter.
 CONTRAST = (0.5, 1.0)
+
+# Each class keeps to a fifth of the circle of hues, to this part of it. A detector that starts from random weights then
+# learns within minutes what the objects are, and its time goes into what the set is for: where exactly they end.
+HUE_SPREAD = (-0.3, 0.3)
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ def render_scene(rng: np.random.Generator, image_size: tuple[int, int]) -> Scene
             instances = after
             labels.append(label)
             full_areas.append(shape.full_area)
-            _paint(rng, canvas, shape)
+            _paint(rng, canvas, shape, label)
     return Scene(_photograph(rng, canvas), instances, np.array(labels, dtype=np.int64))
 
 
@@ -127,10 +131,11 @@ def _background(rng: np.random.Generator, image_size: tuple[int, int]) -> np.nda
     return np.asarray(picture, dtype=np.float32) / 255
 
 
-def _paint(rng: np.random.Generator, canvas: np.ndarray, shape: Shape) -> None:
+def _paint(rng: np.random.Generator, canvas: np.ndarray, shape: Shape, label: int) -> None:
+    hue = (label + HUE_SPREAD[0]) / len(CLASS_NAMES), (label + HUE_SPREAD[1]) / len(CLASS_NAMES)
     behind = canvas[shape.window]
     surroundings = behind.reshape(-1, 3).mean(axis=0)
-    first = _apart(rng, surroundings, math.exp(rng.uniform(*np.log(CONTRAST))))
+    first = _apart(rng, surroundings, math.exp(rng.uniform(*np.log(CONTRAST))), hue)
     second = _near(rng, first, rng.uniform(0.1, 0.35))
     pattern = _texture(rng, shape.local)[..., None]
     light = 1 + rng.uniform(0, 0.2) * _ramp(rng, shape.local)[..., None]
@@ -179,16 +184,21 @@ def _soft_noise(rng: np.random.Generator, cells: int, image_size: tuple[int, int
     return np.asarray(smooth, dtype=np.float32) / 255 - 0.5
 
 
-def _random_color(rng: np.random.Generator, saturation: tuple[float, float], value: tuple[float, float]) -> np.ndarray:
-    hue, s, v = rng.uniform(0, 1), rng.uniform(*saturation), rng.uniform(*value)
+def _random_color(
+    rng: np.random.Generator,
+    saturation: tuple[float, float],
+    value: tuple[float, float],
+    hue: tuple[float, float] = (0, 1),
+) -> np.ndarray:
+    hue, s, v = rng.uniform(*hue), rng.uniform(*saturation), rng.uniform(*value)
     # HSV to RGB: each channel is a clipped triangle wave of the hue, a third of a turn from the next.
     wave = np.clip(np.abs((hue * 6 + np.array([0.0, 4.0, 2.0])) % 6 - 3) - 1, 0, 1)
     return (v * (1 - s + s * wave)).astype(np.float32)
 
 
-def _apart(rng: np.random.Generator, color: np.ndarray, distance: float) -> np.ndarray:
-    """A colour at that RGB distance from ``color``, or as far as there are colours in a random direction."""
-    vivid = [_random_color(rng, saturation=(0.6, 1.0), value=(0.4, 1.0)) - color for _ in range(4)]
+def _apart(rng: np.random.Generator, color: np.ndarray, distance: float, hue: tuple[float, float]) -> np.ndarray:
+    """A vivid colour of that hue, at that RGB distance from ``color``, or as far as colours reach in its direction."""
+    vivid = [_random_color(rng, saturation=(0.6, 1.0), value=(0.4, 1.0), hue=hue) - color for _ in range(4)]
     direction = max(vivid, key=np.linalg.norm)
     return color + direction * min(1, distance / np.linalg.norm(direction))
 

@@ -17,10 +17,18 @@ class NonFiniteLossError(FloatingPointError):
 
 @dataclass(frozen=True)
 class Step:
-    """What an iteration leaves: how many are done, losses and gradient norm by name, learning rate."""
+    """What an iteration leaves.
+
+    Attributes:
+        iteration: how many iterations are done.
+        losses: by name, and their sum as "loss".
+        gradient_norm: of all parameters together, before it was clipped.
+        learning_rate: the one used.
+    """
 
     iteration: int
     losses: dict[str, float]
+    gradient_norm: float
     learning_rate: float
 
 
@@ -61,15 +69,15 @@ def train_steps(
         values = {name: loss.item() for name, loss in losses.items()} | {"loss": total.item()}
         optimizer.zero_grad(set_to_none=True)
         total.backward()
-        values["gradient_norm"] = nn.utils.clip_grad_norm_(trainable, clip_gradient or math.inf).item()
-        if not all(map(math.isfinite, values.values())):
+        gradient_norm = nn.utils.clip_grad_norm_(trainable, clip_gradient or math.inf).item()
+        if not math.isfinite(total.item() + gradient_norm):
+            shown = ", ".join(f"{name} {value:.4g}" for name, value in (values | {"gradient": gradient_norm}).items())
             raise NonFiniteLossError(
-                f"iteration {iteration}: a loss or the gradient is not finite "
-                f"({', '.join(f'{name} {value:.4g}' for name, value in values.items())}) "
+                f"iteration {iteration}: a loss or the norm of the gradient is not finite ({shown}) "
                 f"on images {[target['image_id'] for target in targets]}; look at these images, lower SOLVER.BASE_LR, "
                 "lengthen SOLVER.WARMUP_ITERATIONS, or set SOLVER.CLIP_GRADIENT"
             )
         learning_rate = optimizer.param_groups[0]["lr"]
         optimizer.step()
         scheduler.step()
-        yield Step(iteration + 1, values, learning_rate)
+        yield Step(iteration + 1, values, gradient_norm, learning_rate)

@@ -38,7 +38,7 @@ def batch(value, image_id, *more):
 def run(detector, batches, *, lr=0.1, rate_factor=lambda iteration: 1.0, **options):
     optimizer = torch.optim.SGD(detector.parameters(), lr=lr)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate_factor)
-    return train_steps(detector, batches, optimizer, schedule, device=torch.device("cpu"), **options)
+    return train_steps(detector, batches, optimizer, schedule, device=torch.device("cpu"), seed=0, **options)
 
 
 def test_steps_by_hand():
@@ -113,6 +113,43 @@ def test_the_detector_gets_boxes_and_labels():
     detector = Detector()
     list(run(detector, [batch(0.5, "image seven")]))
     assert [set(target) for target in detector.targets[0]] == [{"boxes", "labels"}]
+
+
+def test_what_a_step_draws_depends_on_the_seed_and_its_number_alone():
+    def drawn(start, seed):
+        numbers = []
+
+        class Drawing(Detector):
+            def forward(self, images, targets):
+                numbers.append(torch.rand(()).item())
+                return super().forward(images, targets)
+
+        detector = Drawing()
+        schedule = torch.optim.SGD(detector.parameters(), lr=0.1)
+        torch.rand(start + seed)  # whatever was drawn before
+        rate = torch.optim.lr_scheduler.LambdaLR(schedule, lambda iteration: 1.0)
+        batches = [batch(0.5, 1)] * (4 - start)
+        list(
+            train_steps(detector, batches, schedule, rate, device=torch.device("cpu"), seed=seed, start_iteration=start)
+        )
+        return numbers
+
+    whole = drawn(0, seed=3)
+    assert len(set(whole)) == 4
+    assert drawn(2, seed=3) == whole[2:]
+    assert not set(whole) & set(drawn(0, seed=4))
+
+
+def test_a_gradient_that_is_not_finite_stops_although_the_loss_is_finite():
+    class Steep(Detector):
+        def forward(self, images, targets):
+            return {"loss_root": (self.weight - self.weight.detach()).abs().sum().sqrt()}  # 0, with an infinite slope
+
+    detector = Steep()
+    before = detector.weight.detach().clone()
+    with pytest.raises(NonFiniteLossError, match="gradient nan.*images \\[7\\]"):
+        list(run(detector, [batch(0.5, 7)]))
+    assert torch.equal(detector.weight.detach(), before)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
