@@ -41,8 +41,8 @@ class IoUHead(nn.Module):
         pooled_height, pooled_width = roi_pool.output_size
         self.mlp = HiddenLayers(in_channels * pooled_height * pooled_width, hidden_dim)
         self.predictor = nn.Linear(hidden_dim, num_classes)
-        # As Fast R-CNN initialises its output layers: predictions start close together, at an IoU of 0.5.
-        nn.init.normal_(self.predictor.weight, std=0.01)
+        # Small, so that all predictions start close to an IoU of 0.5.
+        nn.init.normal_(self.predictor.weight, std=0.001)
         nn.init.zeros_(self.predictor.bias)
 
     def forward(

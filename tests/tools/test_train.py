@@ -244,7 +244,7 @@ def test_standalone_training_changes_the_iou_head_alone(trained, call_tool, argu
     changed = {key for key, value in after.items() if not torch.equal(value, before[key])}
     assert changed == {key for key in before if key.startswith("iou_head.")}
     training, _ = read_metrics(tmp_path / "run")
-    assert [set(row) for row in training] == [{"iteration", "loss", "loss_iou", "learning_rate"}] * 2
+    assert [set(row) for row in training] == [{"iteration", "loss", "loss_iou", "gradient_norm", "learning_rate"}] * 2
 
 
 def test_two_processes(run_tool, arguments, tmp_path, read_metrics):
