@@ -10,7 +10,7 @@ RUN := $(VENV)/bin/python
 DEMO ?= runs/demo
 SEED ?= 0
 
-# Threads that wait sleep instead of spinning: no slower on an idle machine, nine times faster beside another busy process.
+# Threads that wait sleep instead of spinning, which beside another busy process slowed training several times over.
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: demo test lint clean

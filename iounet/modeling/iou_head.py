@@ -12,7 +12,7 @@ class HiddenLayers(TwoMLPHead):
     """Two fully connected layers with ReLU, of torchvision's names.
 
     He initialisation keeps the size of features and gradients, where torch's default for linear layers shrinks their
-    variance by six in each; a head that starts from scratch, as the IoU head always does, learns faster so.
+    variance by six in each.
     """
 
     def __init__(self, in_channels: int, hidden_dim: int):
