@@ -82,8 +82,8 @@ class IoUNet(nn.Module):
         rpn: features → proposals.
         roi_heads: proposals → boxes and class scores.
         iou_head: boxes → predicted IoUs.
-        sample_iou_boxes: ground-truth boxes [N, 4] and image size → boxes [M, 4], their IoUs [M] and the
-            ground truth each came from [M]; the training set of the IoU head.
+        sample_iou_boxes: ground-truth boxes of each image and the image sizes → boxes of each image, their IoUs [M]
+            and the ground truth each came from [M]; the training set of the IoU head.
         iou_loss_weight: factor of its loss.
         standalone: only the IoU head trains; the rest is frozen and in inference mode.
         postprocessing: NMS and refinement at inference.
@@ -97,7 +97,7 @@ class IoUNet(nn.Module):
         rpn: RegionProposalNetwork,
         roi_heads: RoIHeads,
         iou_head: IoUHead,
-        sample_iou_boxes: Callable[[Tensor, tuple[int, int]], tuple[Tensor, Tensor, Tensor]],
+        sample_iou_boxes: Callable[[list[Tensor], list[tuple[int, int]]], tuple[list[Tensor], Tensor, Tensor]],
         iou_loss_weight: float = 1.0,
         standalone: bool = False,
         postprocessing: Postprocessing = Postprocessing(),
@@ -157,14 +157,9 @@ class IoUNet(nn.Module):
     def _iou_loss(
         self, maps: dict[str, Tensor], image_sizes: list[tuple[int, int]], targets: list[dict[str, Tensor]]
     ) -> Tensor:
-        boxes, labels, true_ious = [], [], []
-        for target, image_size in zip(targets, image_sizes, strict=True):
-            jittered, ious, ground_truth = self.sample_iou_boxes(target["boxes"], image_size)
-            boxes.append(jittered)
-            labels.append(target["labels"][ground_truth])
-            true_ious.append(ious)
-        predicted = self.iou_head(maps, boxes, torch.cat(labels), image_sizes)
-        return iou_loss(predicted, torch.cat(true_ious))
+        boxes, true_ious, ground_truth = self.sample_iou_boxes([target["boxes"] for target in targets], image_sizes)
+        labels = torch.cat([target["labels"] for target in targets])[ground_truth]
+        return iou_loss(self.iou_head(maps, boxes, labels, image_sizes), true_ious)
 
     @torch.no_grad()
     def inference(self, images: list[Tensor]) -> list[Detections]:

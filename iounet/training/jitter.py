@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor
-from torchvision.ops import clip_boxes_to_image
 
 from ..boxes import box_sizes, elementwise_iou
 
@@ -16,7 +15,7 @@ def jitter_boxes(
     num_per_box: int,
     *,
     min_iou: float = 0.5,
-    image_size: tuple[int, int] | None = None,
+    image_size: tuple[int, int] | Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Displaces the four edges of each box at random so that the IoU with it is uniform over [min_iou, 1].
@@ -31,7 +30,8 @@ def jitter_boxes(
         boxes (Tensor[N, 4]): ground truth, xyxy with positive width and height; inside the image if one is given.
         num_per_box: boxes to draw for each.
         min_iou: Omega_train of the paper, in (0, 1].
-        image_size: (height, width) of the image to which the jittered boxes are clipped; None: they are not.
+        image_size: (height, width) of the image to which the jittered boxes are clipped, or a Tensor[N, 2] of those of
+            each box's own image; None: they are not clipped.
         generator: of the random numbers, on the device of ``boxes``; None: torch's global one.
 
     Returns:
@@ -56,10 +56,13 @@ def jitter_boxes(
     direction = direction / direction.abs().amax(-1, keepdim=True).clamp(min=torch.finfo(boxes.dtype).tiny)
     original = boxes[:, None]
     edge_unit = box_sizes(original).repeat(1, 1, 2)
+    if image_size is not None:
+        height_width = torch.as_tensor(image_size, dtype=boxes.dtype, device=boxes.device)
+        image_end = height_width.flip(-1).repeat(1, 2).view(-1, 1, 4)
 
     def displaced(length: Tensor) -> Tensor:
         moved = original + length[..., None] * direction * edge_unit
-        return moved if image_size is None else clip_boxes_to_image(moved, image_size)
+        return moved if image_size is None else moved.clamp(min=0).minimum(image_end)
 
     # The edge that moves most moves by its whole box at length 1. Inwards, the overlap is gone then; outwards, the
     # box is 1 + length as long, so the IoU is at most 1 / (1 + length). Either way the target lies below this length.
@@ -80,20 +83,33 @@ def jitter_boxes(
 
 
 def sample_iou_boxes(
-    boxes: Tensor, image_size: tuple[int, int], *, num_boxes: int, min_iou: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The IoU head's training boxes of one image: its ground truth in equal shares, jittered.
+    boxes: list[Tensor], image_sizes: list[tuple[int, int]], *, num_boxes: int, min_iou: float
+) -> tuple[list[Tensor], Tensor, Tensor]:
+    """The IoU head's training boxes of a batch: each image's ground truth in equal shares, jittered.
 
     Args:
-        boxes (Tensor[N, 4]): ground truth, xyxy in pixels of the image; N may be 0.
-        image_size: (height, width).
-        num_boxes: about how many to draw in all: each of the N gives ``num_boxes // N``, at least one.
+        boxes (list of B Tensor[N_i, 4]): ground truth, xyxy in pixels of its image; N_i may be 0.
+        image_sizes: (height, width) of each image.
+        num_boxes: about how many to draw in each image: each of its N_i objects gives ``num_boxes // N_i``, at least
+            one.
         min_iou: of :func:`jitter_boxes`.
 
     Returns:
-        jittered (Tensor[M, 4]), their ious (Tensor[M]) and the index of the ground truth of each (Tensor[M]).
+        jittered (list of B Tensor[M_i, 4]).
+        ious (Tensor[M]): their IoUs, all images' one after the other.
+        ground_truth (Tensor[M]): which of the N objects of all images each comes from.
     """
-    num_per_box = max(num_boxes // max(len(boxes), 1), 1)
-    jittered, ious = jitter_boxes(boxes, num_per_box, min_iou=min_iou, image_size=image_size)
-    ground_truth = torch.arange(len(boxes), device=boxes.device).repeat_interleave(num_per_box)
-    return jittered.flatten(0, 1), ious.flatten(), ground_truth
+    device = boxes[0].device
+    objects_per_image = [len(boxes_in_image) for boxes_in_image in boxes]
+    shares = [max(num_boxes // max(count, 1), 1) for count in objects_per_image]
+    num_per_object = torch.tensor(shares, device=device).repeat_interleave(
+        torch.tensor(objects_per_image, device=device)
+    )
+    ground_truth = torch.arange(len(num_per_object), device=device).repeat_interleave(num_per_object)
+    sizes = torch.tensor(image_sizes, device=device).repeat_interleave(
+        torch.tensor(objects_per_image, device=device), 0
+    )
+    # All images at once: the bisection's cost lies in its many small operations, not in the number of boxes.
+    jittered, ious = jitter_boxes(torch.cat(boxes)[ground_truth], 1, min_iou=min_iou, image_size=sizes[ground_truth])
+    per_image = [count * share for count, share in zip(objects_per_image, shares, strict=True)]
+    return list(jittered[:, 0].split(per_image)), ious[:, 0], ground_truth

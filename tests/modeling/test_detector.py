@@ -131,15 +131,15 @@ class TestTraining:
         detector = build_tiny({"INPUT.MIN_SIZE": 128, "INPUT.MAX_SIZE": 256}).train()
         calls, sample = [], detector.sample_iou_boxes
 
-        def spy(boxes, image_size):
-            calls.append((boxes.tolist(), tuple(image_size)))
-            return sample(boxes, image_size)
+        def spy(boxes, image_sizes):
+            calls.append(([boxes_in_image.tolist() for boxes_in_image in boxes], image_sizes))
+            return sample(boxes, image_sizes)
 
         detector.sample_iou_boxes = spy
         detector(images_of((64, 64)), [OBJECTS])
-        ((boxes, image_size),) = calls
-        assert image_size == (128, 128)
-        assert boxes == [[8, 12, 60, 80], [40, 40, 120, 100], [0, 0, 128, 128]]
+        ((boxes, image_sizes),) = calls
+        assert image_sizes == [(128, 128)]
+        assert boxes == [[[8, 12, 60, 80], [40, 40, 120, 100], [0, 0, 128, 128]]]
 
     def test_targets_are_needed_and_left_as_they_were(self, build_tiny):
         detector = build_tiny().train()

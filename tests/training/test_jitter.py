@@ -178,20 +178,46 @@ def test_a_box_without_area_is_named(bad):
         jitter_boxes(torch.tensor([BOXES["middle"], bad]), 1)
 
 
-@pytest.mark.parametrize(("num_objects", "num_boxes", "per_object"), [(1, 128, 128), (3, 128, 42), (5, 4, 1)])
-def test_sample_shares_the_boxes_among_the_objects(num_objects, num_boxes, per_object):
-    boxes = torch.tensor(list(BOXES.values()))[:num_objects]
-    jittered, ious, ground_truth = sample_iou_boxes(boxes, IMAGE_SIZE, num_boxes=num_boxes, min_iou=0.6)
-    assert jittered.shape == (num_objects * per_object, 4)
-    assert ground_truth.bincount().tolist() == [per_object] * num_objects
-    torch.testing.assert_close(box_iou(jittered, boxes).gather(1, ground_truth[:, None])[:, 0], ious, rtol=0, atol=1e-6)
+def test_every_box_may_have_an_image_of_its_own():
+    boxes = torch.tensor([BOXES["corner"], BOXES["corner"], BOXES["middle"]])
+    image_sizes = torch.tensor([(40, 60), (300, 60), (180, 400)])
+    jittered, ious = jitter_boxes(boxes, 3000, image_size=image_sizes, generator=torch.Generator().manual_seed(9))
+    for box, (height, width), jittered_box, iou in zip(boxes, image_sizes, jittered, ious, strict=True):
+        furthest = jittered_box.amax(0)
+        assert (jittered_box >= 0).all() and (furthest <= torch.stack([width, height, width, height])).all()
+        torch.testing.assert_close(box_iou(box[None], jittered_box)[0], iou, rtol=0, atol=1e-6)
+        assert_uniform(iou, 0.5)
+    assert (jittered[0, :, 2:].amax(0) == torch.tensor([60, 40])).all()  # that box fills its image
+    assert (jittered[1, :, 3] > 40).any()
+
+
+def test_sample_shares_each_images_boxes_among_its_objects():
+    all_boxes = torch.tensor(list(BOXES.values()))
+    boxes = [all_boxes[:1], all_boxes[:0], all_boxes[1:4], all_boxes[4:]]
+    jittered, ious, ground_truth = sample_iou_boxes(boxes, [IMAGE_SIZE] * 4, num_boxes=5, min_iou=0.6)
+    assert [len(jittered_in_image) for jittered_in_image in jittered] == [
+        5,
+        0,
+        3,
+        6,
+    ]  # 5 // 1, none, 3 * (5 // 3), 6 * 1
+    assert ground_truth.tolist() == [0] * 5 + [1, 2, 3] + [4, 5, 6, 7, 8, 9]
+    expected = box_iou(torch.cat(jittered), all_boxes).gather(1, ground_truth[:, None])[:, 0]
+    torch.testing.assert_close(expected, ious, rtol=0, atol=1e-6)
     assert (ious >= 0.6).all()
-    assert (jittered[:, 2] <= IMAGE_SIZE[1]).all() and (jittered[:, 3] <= IMAGE_SIZE[0]).all() and (jittered >= 0).all()
 
 
-def test_sample_of_an_image_without_objects():
-    jittered, ious, ground_truth = sample_iou_boxes(torch.zeros(0, 4), IMAGE_SIZE, num_boxes=128, min_iou=0.5)
-    assert (jittered.shape, ious.shape, ground_truth.shape) == ((0, 4), (0,), (0,))
+def test_sample_clips_to_each_image():
+    boxes = [torch.tensor([BOXES["corner"]])] * 2
+    jittered, _, _ = sample_iou_boxes(boxes, [(40, 60), (300, 400)], num_boxes=500, min_iou=0.5)
+    assert (jittered[0] >= 0).all() and (jittered[0].amax(0)[2:] == torch.tensor([60, 40])).all()
+    assert jittered[1][:, 2].max() > 60 and jittered[1][:, 3].max() > 40
+
+
+def test_sample_of_images_without_objects():
+    jittered, ious, ground_truth = sample_iou_boxes([torch.zeros(0, 4)] * 2, [IMAGE_SIZE] * 2, num_boxes=8, min_iou=0.5)
+    assert [tuple(jittered_in_image.shape) for jittered_in_image in jittered] == [(0, 4), (0, 4)]
+    assert (ious.shape, ground_truth.shape) == ((0,), (0,))
     assert ground_truth.dtype == torch.int64
 
 
