@@ -25,15 +25,20 @@ IMAGENET_STD = [0.229, 0.224, 0.225]
 POOLED_SIZE = 7
 
 
-def build_device(cfg: CfgNode) -> torch.device:
-    if cfg.MODEL.DEVICE == "auto":
+def build_device(name: str) -> torch.device:
+    """The device of a name such as "cpu" or "cuda:1"; "auto": a GPU if there is one, else the CPU.
+
+    Raises:
+        ConfigError: torch knows no such device, or sees no GPU.
+    """
+    if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.device(cfg.MODEL.DEVICE)
+        device = torch.device(name)
     except RuntimeError as error:
-        raise ConfigError(f"MODEL.DEVICE: {error}") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"MODEL.DEVICE is {device}, but torch sees no GPU; set it to cpu or auto")
+        raise ConfigError(f"unknown device '{name}': {error}") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"no device {name}: torch sees {torch.cuda.device_count()} GPUs; choose cpu or auto")
     return device
 
 

@@ -24,6 +24,7 @@ import torch
 from torchvision.transforms.v2.functional import to_dtype
 from tqdm import tqdm
 
+from iounet.build import build_device
 from iounet.config import ConfigError
 from iounet.data import DataError, read_image
 from iounet.data.annotations import read_image_list
@@ -42,10 +43,10 @@ def main() -> None:
     parser.add_argument("--detections", metavar="JSON", help="COCO results of any detector, to be refined")
     parser.add_argument("--annotations", metavar="JSON", help="COCO-form file whose 'images' give the ids")
     parser.add_argument("--pictures", type=int, default=20, metavar="N", help="draw the first N images (default: 20)")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, or auto: a GPU if there is one (default)")
     args = parser.parse_args()
     try:
-        refiner = IoURefiner.from_checkpoint(args.weights, device=args.device)
+        refiner = IoURefiner.from_checkpoint(args.weights, device=build_device(args.device))
         images = find_images(args.images)
         if args.detections:
             results = refine_detections(refiner, images, args)

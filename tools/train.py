@@ -59,7 +59,7 @@ def main() -> None:
     args = parser.parse_intermixed_args()
     try:
         cfg = load_config(args.config_file, args.overrides)
-        device = build_device(cfg)
+        device = build_device(cfg.MODEL.DEVICE)
         rank, world_size = join_process_group(device)
         run = evaluate_weights if args.eval_only else train
         run(cfg, device=device, rank=rank, world_size=world_size, **({} if args.eval_only else {"resume": args.resume}))

@@ -235,6 +235,15 @@ def test_errors(call_tool, weights, dataset, tmp_path, weights_name, images_name
     assert not (tmp_path / "out").exists()
 
 
+def test_an_unknown_device(call_tool, weights, dataset, tmp_path):
+    message = call_tool(
+        *("refine_boxes.py", "--weights", weights, "--images", dataset / "val", "--output", tmp_path / "out"),
+        *("--device", "abacus"),
+    )
+    assert message.startswith("ConfigError: unknown device 'abacus'") and len(message.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
 def test_help_shows_how(call_tool, capsys):
     assert call_tool("refine_boxes.py", "--help") == 0
     text = capsys.readouterr().out

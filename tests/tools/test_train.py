@@ -300,7 +300,7 @@ class TestErrors:
             ({"MODEL.BACKBONE.TRAINABLE_LAYERS": 6}, ["MODEL.BACKBONE.TRAINABLE_LAYERS must lie in 0..5"]),
             ({"MODEL.NUM_CLASSES": 3}, ["MODEL.NUM_CLASSES is 3", "train.json has 5 categories", "leave it at 0"]),
             ({"MODEL.STANDALONE": True}, ["MODEL.STANDALONE", "MODEL.WEIGHTS"]),
-            ({"MODEL.DEVICE": "abacus"}, ["MODEL.DEVICE"]),
+            ({"MODEL.DEVICE": "abacus"}, ["ConfigError", "unknown device 'abacus'"]),
             ({"TEST.NMS": "hard"}, ["TEST.NMS is one of greedy, soft, iou_guided"]),
             ({"SOLVER.WARMUP": "cosine"}, ["SOLVER.WARMUP is constant or linear"]),
             ({"SOLVER.STEPS": "[3, 1]"}, ["SOLVER.STEPS must rise"]),
@@ -322,7 +322,7 @@ class TestErrors:
     @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
     def test_a_gpu_that_is_not_there(self, call_tool, arguments, tmp_path):
         message = call_tool("train.py", *arguments(tmp_path / "run", {"MODEL.DEVICE": "cuda"}))
-        assert isinstance(message, str) and "MODEL.DEVICE" in message
+        assert message == "ConfigError: no device cuda: torch sees 0 GPUs; choose cpu or auto"
 
     @pytest.mark.parametrize("flags", [[], ["--eval-only"]])
     @pytest.mark.parametrize(
