@@ -8,7 +8,11 @@ writes ``DIR/{train,val,test}/000001.png ...``, ``DIR/annotations/{train,val,tes
 
 import argparse
 import json
+import os
 import shutil
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +36,7 @@ def make_synthetic(
     num_test: int,
     image_size: tuple[int, int] = (128, 128),
     seed: int = 0,
+    num_workers: int = 0,
 ) -> Path:
     """Makes the set in the folder ``output``, or finds it there already, and returns that folder.
 
@@ -41,6 +46,7 @@ def make_synthetic(
         num_train, num_val, num_test: images per split, at least 1 each.
         image_size: (height, width) in pixels, each at least 64.
         seed: image i of a split depends on the seed, the split and i alone, not on how many there are.
+        num_workers: processes that draw; 0: this one does.
 
     Raises:
         DataError: ``output`` holds something else: files of another origin, or a set of other parameters.
@@ -61,17 +67,17 @@ def make_synthetic(
     }
     if _is_complete(output, parameters):
         return output
-    partial = output.with_name(output.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    (partial / "annotations").mkdir(parents=True)
+    unfinished = output.with_name(output.name + ".partial")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    (unfinished / "annotations").mkdir(parents=True)
     for split_number, (split, num_images) in enumerate(counts.items()):
-        (partial / split).mkdir()
-        annotations = _write_split(partial / split, num_images, image_size, (seed, split_number))
-        (partial / "annotations" / f"{split}.json").write_text(json.dumps(annotations))
-    (partial / "dataset.json").write_text(json.dumps(parameters, indent=2) + "\n")
+        (unfinished / split).mkdir()
+        annotations = _write_split(unfinished / split, num_images, image_size, (seed, split_number), num_workers)
+        (unfinished / "annotations" / f"{split}.json").write_text(json.dumps(annotations))
+    (unfinished / "dataset.json").write_text(json.dumps(parameters, indent=2) + "\n")
     if output.exists():
         output.rmdir()  # it is empty, and not every system renames onto a folder
-    partial.rename(output)
+    unfinished.rename(output)
     return output
 
 
@@ -91,19 +97,36 @@ def _is_complete(output: Path, parameters: dict[str, Any]) -> bool:
 
 
 def _write_split(
-    folder: Path, num_images: int, image_size: tuple[int, int], seed: tuple[int, int]
+    folder: Path, num_images: int, image_size: tuple[int, int], seed: tuple[int, int], num_workers: int
 ) -> dict[str, list[dict[str, Any]]]:
     height, width = image_size
     images, annotations = [], []
-    for image_id in tqdm(range(1, num_images + 1), desc=f"drawing {folder.name}", unit="image", disable=None):
-        scene = render_scene(np.random.default_rng([*seed, image_id]), image_size)
-        file_name = f"{image_id:06d}.png"
-        Image.fromarray(scene.image).save(folder / file_name, compress_level=1)
-        images.append({"id": image_id, "file_name": file_name, "width": width, "height": height})
-        for annotation in _annotations(scene):
-            annotations.append({"id": len(annotations) + 1, "image_id": image_id, **annotation})
+    image_ids = range(1, num_images + 1)
+    draw = partial(_write_image, folder, image_size, seed)
+    with ProcessPoolExecutor(num_workers) if num_workers else nullcontext() as pool:
+        drawn = pool.map(draw, image_ids, chunksize=16) if pool else map(draw, image_ids)
+        for image_id, objects in zip(
+            image_ids,
+            tqdm(drawn, desc=f"drawing {folder.name}", total=num_images, unit="image", disable=None),
+            strict=True,
+        ):
+            images.append({"id": image_id, "file_name": _file_name(image_id), "width": width, "height": height})
+            for annotation in objects:
+                annotations.append({"id": len(annotations) + 1, "image_id": image_id, **annotation})
     categories = [{"id": label, "name": name} for label, name in enumerate(CLASS_NAMES, start=1)]
     return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def _write_image(
+    folder: Path, image_size: tuple[int, int], seed: tuple[int, int], image_id: int
+) -> list[dict[str, Any]]:
+    scene = render_scene(np.random.default_rng([*seed, image_id]), image_size)
+    Image.fromarray(scene.image).save(folder / _file_name(image_id), compress_level=1)
+    return _annotations(scene)
+
+
+def _file_name(image_id: int) -> str:
+    return f"{image_id:06d}.png"
 
 
 def _annotations(scene: Scene) -> list[dict[str, Any]]:
@@ -136,6 +159,7 @@ def main() -> None:
             num_test=args.test,
             image_size=(args.size, args.size),
             seed=args.seed,
+            num_workers=os.cpu_count() or 1,
         )
     except ValueError as error:
         parser.exit(1, f"{error}\n")

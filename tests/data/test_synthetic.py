@@ -47,6 +47,10 @@ def test_the_same_seed_gives_the_same_files(made, tmp_path):
     assert hashes(make_synthetic(tmp_path / "set", **PARAMETERS)) == hashes(made)
 
 
+def test_workers_draw_the_same(made, tmp_path):
+    assert hashes(make_synthetic(tmp_path / "set", **PARAMETERS, num_workers=2)) == hashes(made)
+
+
 def test_another_seed_gives_other_pictures(made, tmp_path):
     other = make_synthetic(tmp_path / "set", **PARAMETERS | {"seed": 6})
     assert hashes(other)["train/000001.png"] != hashes(made)["train/000001.png"]
