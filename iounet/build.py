@@ -16,7 +16,7 @@ from prroi_pool import MultiScalePrRoIPool
 from .config import ConfigError
 from .data import CocoDataset, build_transforms
 from .modeling import HiddenLayers, IoUHead, IoUNet, Postprocessing, RoIHeads, resnet_fpn
-from .training import sample_iou_boxes, warmup_step_schedule
+from .training import learning_rate_schedule, sample_iou_boxes
 from .training.checkpoint import load_detector_weights, load_weights_file, select_categories
 
 # What ImageNet classifiers, ours among them, expect of RGB in [0, 1].
@@ -182,20 +182,23 @@ def build_dataset(cfg: CfgNode, split: str) -> CocoDataset:
 
 @_naming_the_key()
 def build_optimizer(cfg: CfgNode, detector: IoUNet) -> torch.optim.Optimizer:
-    """SGD over what trains."""
-    return torch.optim.SGD(
-        [parameter for parameter in detector.parameters() if parameter.requires_grad],
-        lr=cfg.SOLVER.BASE_LR,
-        momentum=cfg.SOLVER.MOMENTUM,
-        weight_decay=cfg.SOLVER.WEIGHT_DECAY,
-        fused=True,  # one pass over the weights instead of one for each of its operations
-    )
+    """SGD or AdamW over what trains."""
+    # Fused: one pass over the weights instead of one for each of the update's operations.
+    options = {"lr": cfg.SOLVER.BASE_LR, "weight_decay": cfg.SOLVER.WEIGHT_DECAY, "fused": True}
+    trainable = [parameter for parameter in detector.parameters() if parameter.requires_grad]
+    if cfg.SOLVER.OPTIMIZER == "SGD":
+        return torch.optim.SGD(trainable, momentum=cfg.SOLVER.MOMENTUM, **options)
+    if cfg.SOLVER.OPTIMIZER == "AdamW":
+        return torch.optim.AdamW(trainable, **options)
+    raise ValueError(f"unknown optimizer '{cfg.SOLVER.OPTIMIZER}': SOLVER.OPTIMIZER is SGD or AdamW")
 
 
 @_naming_the_key()
 def build_schedule(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
-    return warmup_step_schedule(
+    return learning_rate_schedule(
         optimizer,
+        decay=cfg.SOLVER.DECAY,
+        num_iterations=cfg.SOLVER.MAX_ITERATIONS,
         steps=cfg.SOLVER.STEPS,
         gamma=cfg.SOLVER.GAMMA,
         warmup=cfg.SOLVER.WARMUP,

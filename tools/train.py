@@ -230,11 +230,14 @@ def resume_from(path: Path, detector, optimizer, schedule, train_set: CocoDatase
     checkpoint = load_checkpoint(path)
     check_categories(checkpoint["categories"], train_set, str(path))
     load_detector_weights(detector, checkpoint["model"], str(path), need_iou_head=True)
+    saved = checkpoint["optimizer"]
     try:
-        optimizer.load_state_dict(checkpoint["optimizer"])
+        if saved["param_groups"][0].keys() != optimizer.param_groups[0].keys():  # torch would load it all the same
+            raise ValueError(f"not those of {type(optimizer).__name__}")
+        optimizer.load_state_dict(saved)
     except ValueError as error:
         raise CheckpointError(
-            f"{path} is of a run that trained other parameters ({error}); resume with the configuration it began with"
+            f"{path} holds the optimizer's state of another run ({error}); resume with the configuration it began with"
         ) from None
     schedule.load_state_dict(checkpoint["scheduler"])
     return checkpoint["iteration"]

@@ -2,6 +2,6 @@
 
 from .jitter import jitter_boxes, sample_iou_boxes
 from .loop import NonFiniteLossError, train_steps
-from .schedule import warmup_step_schedule
+from .schedule import learning_rate_schedule
 
-__all__ = ["NonFiniteLossError", "jitter_boxes", "sample_iou_boxes", "train_steps", "warmup_step_schedule"]
+__all__ = ["NonFiniteLossError", "jitter_boxes", "sample_iou_boxes", "train_steps", "learning_rate_schedule"]

@@ -1,4 +1,4 @@
-"""Learning-rate schedule: warm-up, then step decay (paper, section 5)."""
+"""Learning-rate schedule: warm-up, then step decay (paper, section 5) or a straight fall to zero."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -7,9 +7,11 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 
-def warmup_step_schedule(
+def learning_rate_schedule(
     optimizer: Optimizer,
     *,
+    decay: str,
+    num_iterations: int,
     steps: Sequence[int],
     gamma: float,
     warmup: str,
@@ -19,23 +21,29 @@ def warmup_step_schedule(
     """Multiplies the optimizer's learning rates, by iteration; to be stepped after each.
 
     Args:
-        steps: iterations from which on the rate is multiplied by ``gamma`` once more.
+        decay: "step", or "linear": from 1 at the first iteration to 0 after the last of ``num_iterations``.
+        steps: iterations from which on the rate is multiplied by ``gamma`` once more, if decay is "step".
         warmup: for the first ``warmup_iterations`` iterations the rate is multiplied by ``warmup_factor``
             ("constant"), or by a factor that rises from there to 1 ("linear").
 
     Raises:
-        ValueError: an unknown warm-up, or steps that do not rise.
+        ValueError: an unknown decay or warm-up, or steps that do not rise.
     """
     if warmup not in ("constant", "linear"):
         raise ValueError(f"unknown warm-up '{warmup}': SOLVER.WARMUP is constant or linear")
+    if decay not in ("step", "linear"):
+        raise ValueError(f"unknown decay '{decay}': SOLVER.DECAY is step or linear")
     if list(steps) != sorted(steps):
         raise ValueError(f"SOLVER.STEPS must rise, got {tuple(steps)}")
 
     def factor(iteration: int) -> float:
-        decay = gamma ** bisect_right(steps, iteration)
+        if decay == "linear":
+            decayed = max(0.0, 1 - iteration / num_iterations)
+        else:
+            decayed = gamma ** bisect_right(steps, iteration)
         if iteration >= warmup_iterations:
-            return decay
+            return decayed
         progress = iteration / warmup_iterations if warmup == "linear" else 0.0
-        return decay * (warmup_factor + (1 - warmup_factor) * progress)
+        return decayed * (warmup_factor + (1 - warmup_factor) * progress)
 
     return LambdaLR(optimizer, factor)

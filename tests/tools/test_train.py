@@ -119,6 +119,17 @@ class TestResuming:
         assert same(weights(interrupted / "model_final.pth"), weights(trained / "model_final.pth"))
         assert (interrupted / "detections.json").read_text() == (trained / "detections.json").read_text()
 
+    def test_with_adamw_and_linear_decay(self, call_tool, arguments, tmp_path, read_metrics):
+        settings = {"SOLVER.OPTIMIZER": "AdamW", "SOLVER.BASE_LR": 1e-3, "SOLVER.DECAY": "linear"}
+        assert call_tool("train.py", *arguments(tmp_path / "whole", settings)) is None
+        shutil.copytree(tmp_path / "whole", tmp_path / "resumed")
+        (tmp_path / "resumed" / "checkpoints" / "iteration_0000004.pth").unlink()
+        assert call_tool("train.py", *arguments(tmp_path / "resumed", settings), "--resume") is None
+        training, _ = read_metrics(tmp_path / "resumed")
+        assert [row["learning_rate"] for row in training] == pytest.approx([5e-4, 7.5e-4, 5e-4, 2.5e-4])
+        whole, resumed = (weights(tmp_path / run / "model_final.pth") for run in ("whole", "resumed"))
+        assert same(whole, resumed)
+
     def test_a_run_is_not_overwritten_without_being_told(self, interrupted, call_tool, arguments):
         before = hashes(interrupted)
         message = call_tool("train.py", *arguments(interrupted))
@@ -144,8 +155,10 @@ class TestResuming:
         assert message.startswith("CheckpointError") and str(path) in message and "damaged" in message
         assert hashes(interrupted) == before
 
-    def test_a_checkpoint_of_another_optimizer_is_refused_with_a_message(self, interrupted, call_tool, arguments):
-        settings = {"MODEL.BACKBONE.TRAINABLE_LAYERS": 2}
+    @pytest.mark.parametrize("settings", [{"MODEL.BACKBONE.TRAINABLE_LAYERS": 2}, {"SOLVER.OPTIMIZER": "AdamW"}])
+    def test_a_checkpoint_of_another_optimizer_is_refused_with_a_message(
+        self, interrupted, call_tool, arguments, settings
+    ):
         message = call_tool("train.py", *arguments(interrupted, settings), "--resume")
         assert isinstance(message, str) and "iteration_0000002.pth" in message and "\n" not in message
 
@@ -303,6 +316,8 @@ class TestErrors:
             ({"MODEL.DEVICE": "abacus"}, ["ConfigError", "unknown device 'abacus'"]),
             ({"TEST.NMS": "hard"}, ["TEST.NMS is one of greedy, soft, iou_guided"]),
             ({"SOLVER.WARMUP": "cosine"}, ["SOLVER.WARMUP is constant or linear"]),
+            ({"SOLVER.DECAY": "cosine"}, ["SOLVER.DECAY is step or linear"]),
+            ({"SOLVER.OPTIMIZER": "LAMB"}, ["SOLVER.OPTIMIZER is SGD or AdamW"]),
             ({"SOLVER.STEPS": "[3, 1]"}, ["SOLVER.STEPS must rise"]),
             ({"SOLVER.BATCH_SIZE": 0}, ["SOLVER.BATCH_SIZE"]),
             ({"SOLVER.MAX_ITERATIONS": 0}, ["SOLVER.MAX_ITERATIONS"]),

@@ -1,19 +1,19 @@
 import pytest
 import torch
 
-from iounet.training import warmup_step_schedule
+from iounet.training import learning_rate_schedule
 
 
 def optimizer_at(learning_rate):
     return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=learning_rate)
 
 
-def rates(num_iterations, *, base=1.0, **options):
-    """The learning rate that each iteration of a training loop uses."""
+def rates(num_used, *, base=1.0, **options):
+    """The learning rates that a training loop's first iterations use."""
     optimizer = optimizer_at(base)
-    schedule = warmup_step_schedule(optimizer, **options)
+    schedule = learning_rate_schedule(optimizer, **{"decay": "step", "num_iterations": num_used} | options)
     used = []
-    for _ in range(num_iterations):
+    for _ in range(num_used):
         used.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         schedule.step()
@@ -32,8 +32,10 @@ def rates(num_iterations, *, base=1.0, **options):
     ],
 )
 def test_the_papers_rates(iteration, learning_rate):
-    schedule = warmup_step_schedule(
-        optimizer_at(0.01), steps=(120_000,), gamma=0.1, warmup="constant", warmup_iterations=10_000, warmup_factor=0.4
+    schedule = learning_rate_schedule(
+        optimizer_at(0.01),
+        **{"decay": "step", "num_iterations": 160_000, "steps": (120_000,), "gamma": 0.1},
+        **{"warmup": "constant", "warmup_iterations": 10_000, "warmup_factor": 0.4},
     )
     assert 0.01 * schedule.lr_lambdas[0](iteration) == pytest.approx(learning_rate, rel=1e-12)
 
@@ -48,6 +50,17 @@ def test_linear_warm_up():
     assert used == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
 
 
+def test_linear_decay():
+    used = rates(4, decay="linear", steps=(1,), gamma=0.1, warmup="linear", warmup_iterations=0, warmup_factor=0.1)
+    assert used == pytest.approx([1.0, 0.75, 0.5, 0.25])
+
+
+def test_linear_decay_after_warm_up_and_beyond_the_last_iteration():
+    options = dict(decay="linear", num_iterations=4, steps=(), gamma=0.1)
+    used = rates(6, warmup="constant", warmup_iterations=2, warmup_factor=0.1, **options)
+    assert used == pytest.approx([0.1, 0.075, 0.5, 0.25, 0.0, 0.0])
+
+
 def test_several_steps():
     used = rates(5, steps=(1, 3), gamma=0.5, warmup="linear", warmup_iterations=0, warmup_factor=0.1)
     assert used == pytest.approx([1.0, 0.5, 0.5, 0.25, 0.25])
@@ -59,16 +72,18 @@ def test_a_step_within_the_warm_up_counts_too():
 
 
 def test_a_restored_schedule_goes_on():
-    options = dict(steps=(4,), gamma=0.1, warmup="linear", warmup_iterations=3, warmup_factor=0.1)
+    options = dict(
+        decay="step", num_iterations=6, steps=(4,), gamma=0.1, warmup="linear", warmup_iterations=3, warmup_factor=0.1
+    )
     whole = rates(6, **options)
     optimizer = optimizer_at(1.0)
-    schedule = warmup_step_schedule(optimizer, **options)
+    schedule = learning_rate_schedule(optimizer, **options)
     for _ in range(3):
         optimizer.step()
         schedule.step()
     optimizer_state, state = optimizer.state_dict(), schedule.state_dict()
     optimizer = optimizer_at(1.0)
-    schedule = warmup_step_schedule(optimizer, **options)
+    schedule = learning_rate_schedule(optimizer, **options)
     optimizer.load_state_dict(optimizer_state)
     schedule.load_state_dict(state)
     used = []
@@ -83,10 +98,12 @@ def test_a_restored_schedule_goes_on():
     ("change", "message"),
     [
         ({"warmup": "cosine"}, r"unknown warm-up 'cosine': SOLVER\.WARMUP is constant or linear"),
+        ({"decay": "cosine"}, r"unknown decay 'cosine': SOLVER\.DECAY is step or linear"),
         ({"steps": (5, 3)}, r"SOLVER\.STEPS must rise, got \(5, 3\)"),
     ],
 )
 def test_errors(change, message):
-    options = dict(steps=(), gamma=0.1, warmup="constant", warmup_iterations=1, warmup_factor=0.4)
+    options = dict(decay="step", num_iterations=9, steps=(), gamma=0.1)
+    options |= dict(warmup="constant", warmup_iterations=1, warmup_factor=0.4)
     with pytest.raises(ValueError, match=message):
-        warmup_step_schedule(optimizer_at(1.0), **options | change)
+        learning_rate_schedule(optimizer_at(1.0), **options | change)
