@@ -25,7 +25,7 @@ from .scene import Scene, render_scene, visible_boxes
 from .shapes import CLASS_NAMES
 
 # To be raised with every change that alters a pixel or a box, lest an old set be taken for a new one.
-VERSION = 1
+VERSION = 2
 
 
 def make_synthetic(
@@ -145,7 +145,7 @@ def main() -> None:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="the folder to make")
-    parser.add_argument("--train", type=int, default=2000, metavar="N", help="number of training images")
+    parser.add_argument("--train", type=int, default=1500, metavar="N", help="number of training images")
     parser.add_argument("--val", type=int, default=200, metavar="N", help="number of validation images")
     parser.add_argument("--test", type=int, default=200, metavar="N", help="number of test images")
     parser.add_argument("--size", type=int, default=128, metavar="PX", help="height and width of the images")
