@@ -1,6 +1,7 @@
-"""Checks a finished `make demo`: its files are there, and what held in every run so far holds.
+"""Checks a finished `make demo`: its files are there, and the paper's effects show.
 
-The goal of +1.0 AP and +3 AP90 on three seeds is not checked: docs/results.md shows that it is not reached yet.
+Over three seeds the last row beat the first by 2.5 to 3.5 AP and by 3.9 to 7.6 AP90 (docs/results.md). One run on another
+machine takes another course, so less is demanded of it.
 """
 
 import json
@@ -19,9 +20,12 @@ evaluation = json.loads((folder / "evaluation.json").read_text())
 greedy, _, guided, refined = evaluation["table"].values()
 correlation = evaluation["correlation"]
 for claim, holds in {
-    "the detector detects": greedy["AP50"] > 60,
+    "the detector detects": greedy["AP50"] > 80,
     "predicted IoU tells a box's IoU better than its class score": correlation["predicted_iou"] > correlation["score"],
+    "IoU-guided NMS raises AP": guided["AP"] > greedy["AP"],
     "refinement raises AP": refined["AP"] > guided["AP"],
+    "both raise AP by 1.0 or more": refined["AP"] - greedy["AP"] >= 1.0,
+    "both raise AP90 by 1.5 or more": refined["AP90"] - greedy["AP90"] >= 1.5,
 }.items():
     print(f"{'holds' if holds else 'FAILS'}: {claim}")
     if not holds:
