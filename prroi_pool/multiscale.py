@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .functional import prroi_pool2d
+from .functional import prroi_pool2d, rois_of_images
 
 
 class MultiScalePrRoIPool(nn.Module):
@@ -60,7 +60,7 @@ class MultiScalePrRoIPool(nn.Module):
             boxes.
         """
         maps = self._maps(x)
-        rois = _rois(boxes)
+        rois = rois_of_images(boxes)
         if levels is None:
             levels = self.assign_levels(x, boxes, image_shapes)
         if levels.shape != rois.shape[:1]:
@@ -99,11 +99,6 @@ class MultiScalePrRoIPool(nn.Module):
             f"featmap_names={self.featmap_names}, output_size={self.output_size}, "
             f"canonical_scale={self.canonical_scale}, canonical_level={self.canonical_level}"
         )
-
-
-def _rois(boxes: Sequence[Tensor]) -> Tensor:
-    """Tensor[K, 5] of (index of the image, x1, y1, x2, y2) from the boxes of each image."""
-    return torch.cat([torch.cat([b.new_full((len(b), 1), n), b], dim=1) for n, b in enumerate(boxes)])
 
 
 def _scales(maps: Sequence[Tensor], image_shapes: Sequence[tuple[int, int]]) -> list[float]:

@@ -9,12 +9,13 @@ namespace prroi_pool {
 // features [N, C, H, W] and rois [K, 5] share dtype, float or double, and device; `functional.py` has checked
 // them. A RoI whose batch index names no image pools to 0, like one without area.
 
-// Returns [K, C, pooled_height, pooled_width] in the memory format of the features.
+// Returns [K, C, pooled_height, pooled_width], in channels-last memory if so asked.
 at::Tensor forward(
     const at::Tensor& features,
     const at::Tensor& rois,
     int64_t pooled_height,
     int64_t pooled_width,
+    bool channels_last,
     double spatial_scale);
 
 // Returns the gradient [N, C, H, W] of the features, in channels-last memory if so asked.

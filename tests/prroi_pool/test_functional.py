@@ -18,6 +18,7 @@ ROIS = [
     [0, 3.3, 3.6, 3.31, 3.61],
     [1, 0.4, 5.15, 9.6, 5.2],
 ]
+BINS = {"pooled_height": 3, "pooled_width": 2, "spatial_scale": 0.9}
 TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-12}
 
 
@@ -242,7 +243,7 @@ def test_batch_index_of_no_image(device, kernels, batch_index):
 
 @pytest.mark.parametrize("batch_index", [-1.0, 2.0, NAN, 1e20])
 def test_reference_and_kernels_skip_a_batch_index_of_no_image(pool, device, batch_index, monkeypatch):
-    monkeypatch.setattr("prroi_pool.functional._check_batch_index", lambda *_: None)
+    monkeypatch.setattr("prroi_pool.ops.check_batch_index", lambda *_: None)
     rois = torch.tensor([ROIS[0], [batch_index, 1, 1, 5, 5]], device=device)
     output, grad_features, grad_rois = gradients(pool, make_features(device, torch.float32), rois)
     assert output[0].any() and not output[1].any() and not grad_rois[1].any() and grad_features.isfinite().all()
@@ -297,18 +298,67 @@ def test_only_the_gradient_that_is_needed_is_computed(kernels, device, wanted, m
     assert called == ["forward", f"{wanted}_backward"]
 
 
-def test_second_derivatives_raise(kernels, device):
-    features = make_features(device).requires_grad_()
-    output = prroi_pool2d(features, torch.tensor(ROIS, device=device), 3, 2, 1.0)
-    grad = torch.autograd.grad(output.square().sum(), features, create_graph=True)[0]
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        grad.sum().backward()
+def test_rois_as_a_list_of_boxes_per_image(pool, device):
+    features, rois = make_features(device), torch.tensor(ROIS, device=device).double()
+    rois = rois[rois[:, 0].argsort(stable=True)]
+    boxes = [rois[rois[:, 0] == image, 1:].requires_grad_() for image in (0, 1)]
+    output = prroi_pool2d(features, boxes, 3, 2, 0.9)
+    expected, _, grad_rois = gradients(pool, features, rois, torch.ones_like(output))
+    torch.testing.assert_close(output, expected)
+    torch.testing.assert_close(torch.cat(torch.autograd.grad(output.sum(), boxes)), grad_rois[:, 1:])
 
 
-def test_forward_mode_raises(kernels, device):
+def test_a_list_with_boxes_in_no_image_or_one(device):
+    features = make_features(device, torch.float32)
+    assert prroi_pool2d(features, [torch.zeros(0, 4, device=device)] * 2, 3, 2, 1.0).shape == (0, 3, 3, 2)
+    with pytest.raises(ValueError, match=r"boxes of 3 images, but features of 2"):
+        prroi_pool2d(features, [torch.zeros(1, 4, device=device)] * 3, 3, 2, 1.0)
+    with pytest.raises(ValueError, match=r"must be \[K, 4\], got \[1, 5\] for image 1"):
+        prroi_pool2d(features, [torch.zeros(1, size, device=device) for size in (4, 5)], 3, 2, 1.0)
+
+
+def test_second_derivatives_equal_finite_differences(kernels, device):
+    rois = torch.tensor(ROIS[:3], dtype=torch.float64, device=device)
+    boxes = rois[:, 1:].clone().requires_grad_()
+
+    def pool_boxes(features, boxes):
+        return prroi_pool2d(features, torch.cat([rois[:, :1], boxes], dim=1), 2, 2, 0.9)
+
+    features = make_features(device, channels=1).requires_grad_()
+    assert gradgradcheck(pool_boxes, (features, boxes))
+    assert gradgradcheck(lambda features: pool_boxes(features, boxes.detach()), (features,))
+
+
+def test_third_derivatives_are_those_of_the_reference(kernels, device):
+    def third(pool):
+        features = make_features(device).requires_grad_()
+        rois = torch.tensor(ROIS[:3], dtype=torch.float64, device=device, requires_grad=True)
+        value = pool(features, rois, 2, 2, 0.9).square().sum()
+        for _ in range(2):
+            (value,) = torch.autograd.grad(value, rois, create_graph=True)
+            value = value.square().sum()
+        return torch.autograd.grad(value, (features, rois))
+
+    torch.testing.assert_close(third(prroi_pool2d), third(reference.prroi_pool2d))
+
+
+def test_forward_mode_raises(pool, device):
     features, rois = make_features(device), torch.tensor(ROIS, device=device)
-    with forward_ad.dual_level(), pytest.raises((NotImplementedError, RuntimeError), match="jvp|forward"):
-        prroi_pool2d(forward_ad.make_dual(features, torch.ones_like(features)), rois, 3, 2, 1.0)
+    for name, tensor in {"features": features, "rois": rois}.items():
+        with forward_ad.dual_level(), pytest.raises(NotImplementedError, match="no forward-mode derivative"):
+            dual = forward_ad.make_dual(tensor, torch.ones_like(tensor))
+            prroi_pool2d(**{"features": features, "rois": rois} | {name: dual}, **BINS)
+    with pytest.raises(NotImplementedError, match="no forward-mode derivative"):
+        torch.func.jvp(lambda features: prroi_pool2d(features, rois, **BINS), (features,), (features,))
+
+
+def test_under_autocast_features_keep_their_dtype_and_rois_theirs(pool, device):
+    features, rois = make_features(device, torch.float32), torch.tensor(ROIS, device=device)
+    with torch.autocast(device, torch.bfloat16):
+        assert torch.equal(prroi_pool2d(features, rois, **BINS), prroi_pool2d(features, rois, **BINS).float())
+        half = prroi_pool2d(features.bfloat16(), rois, **BINS)
+    assert half.dtype == torch.bfloat16
+    assert torch.equal(half, prroi_pool2d(features.bfloat16(), rois, **BINS))
 
 
 @pytest.mark.parametrize("channels_last", [False, True])

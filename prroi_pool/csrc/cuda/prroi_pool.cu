@@ -228,11 +228,13 @@ at::Tensor forward(
     const at::Tensor& rois,
     int64_t pooled_height,
     int64_t pooled_width,
+    bool channels_last,
     double spatial_scale) {
   const c10::cuda::CUDAGuard guard(features.device());
   at::Tensor output = at::empty(
       {rois.size(0), features.size(1), pooled_height, pooled_width},
-      features.options().memory_format(features.suggest_memory_format()));
+      features.options().memory_format(
+          channels_last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous));
   if (output.numel() == 0) {
     return output;
   }

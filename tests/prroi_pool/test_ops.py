@@ -1,0 +1,117 @@
+"""The operators under PyTorch's compilers, and their registration."""
+
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from torch.library import opcheck
+
+import prroi_pool
+from prroi_pool import MultiScalePrRoIPool, PrRoIPool2D, ops, prroi_pool2d
+
+pytestmark = pytest.mark.usefixtures("kernels")
+
+ROIS = [[0, 1.3, 2.2, 7.6, 6.9], [1, -3.2, -1.1, 4.7, 3.3], [1, 6.4, 4.6, 14.2, 12.8], [0, 4.1, 4.2, 4.7, 4.8]]
+
+
+def make_features(device, dtype, channels_last=False):
+    features = torch.randn(2, 3, 9, 11, generator=torch.Generator().manual_seed(0)).to(device, dtype)
+    return features.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+
+
+def make_rois(device, dtype=torch.float32):
+    return torch.tensor(ROIS, dtype=dtype, device=device)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_opcheck(device, dtype, channels_last):
+    operators = getattr(torch.ops, ops.NAMESPACE)
+    features = make_features(device, dtype, channels_last).requires_grad_()
+    rois = make_rois(device, torch.float64 if dtype == torch.float64 else torch.float32).requires_grad_()
+    opcheck(operators.prroi_pool2d.default, (features, rois, 3, 2, 0.9))
+    opcheck(operators.prroi_pool2d.default, (features, rois[:0], 3, 2, 0.9))
+    grad_output = torch.randn(len(ROIS), 3, 3, 2, device=device).to(dtype).requires_grad_()
+    opcheck(operators.features_backward.default, (grad_output, rois, features.shape, channels_last, 0.9))
+    # Its own derivative is the reference's, which takes its sizes from the RoIs, and compilers do not know these.
+    detached = [tensor.detach() for tensor in (grad_output, features, rois)]
+    opcheck(operators.rois_backward.default, (*detached, 0.9))
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_compiles_to_one_graph_for_any_number_of_rois(device, backend):
+    torch.compiler.reset()
+    module = PrRoIPool2D(3, 2, 0.9)
+    compiled = torch.compile(module, fullgraph=True, dynamic=True, backend=backend)
+    for num_rois in (4, 3, 2):
+        results = []
+        for pool in (module, compiled):
+            features = make_features(device, torch.float32).requires_grad_()
+            rois = make_rois(device)[:num_rois].clone().requires_grad_()
+            with torch.compiler.set_stance("default" if num_rois == 4 else "fail_on_recompile"):
+                output = pool(features, rois)
+            results.append((output, *torch.autograd.grad(output.square().sum(), (features, rois))))
+        torch.testing.assert_close(*results)
+
+
+def test_exports_with_a_dynamic_number_of_rois(device):
+    features, rois = make_features(device, torch.float32), make_rois(device)
+    shapes = {"features": None, "rois": {0: torch.export.Dim("K")}}
+    exported = torch.export.export(PrRoIPool2D(3, 2, 0.9), (features, rois), dynamic_shapes=shapes).module()
+    for num_rois in (4, 2):
+        torch.testing.assert_close(
+            exported(features, rois[:num_rois]), prroi_pool2d(features, rois[:num_rois], 3, 2, 0.9)
+        )
+
+
+def test_a_wrong_batch_index_raises_from_a_compiled_graph_too():
+    compiled = torch.compile(PrRoIPool2D(3, 2, 0.9), fullgraph=True, backend="eager")
+    with pytest.raises(ValueError, match=r"rois\[0, 0\], the batch index, is 7"):
+        compiled(make_features("cpu", torch.float32), torch.tensor([[7.0, 1, 1, 5, 5]]))
+
+
+def test_two_copies_in_one_process(tmp_path):
+    """Vendored by two projects, each under a path of its own."""
+    for parent in ("one", "two/external"):
+        package = Path(prroi_pool.__file__).parent
+        shutil.copytree(package, tmp_path / parent / "prroi_pool", ignore=shutil.ignore_patterns("__pycache__"))
+    script = """
+        import torch
+        import one.prroi_pool, two.external.prroi_pool
+        features, rois = torch.randn(1, 2, 5, 5), torch.tensor([[0.0, 1, 1, 4, 4]], requires_grad=True)
+        results = [p.prroi_pool2d(features, rois, 2, 2, 1.0) for p in (one.prroi_pool, two.external.prroi_pool)]
+        assert torch.equal(*results)
+        sum(results).sum().backward()
+        print(results[0].grad_fn.name(), results[1].grad_fn.name())
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.split()
+    assert "one_prroi_pool" in first and "two_external_prroi_pool" in second
+
+
+def test_importing_anew_keeps_working():
+    script = """
+        import sys, torch
+        import prroi_pool
+        for name in [name for name in sys.modules if name.startswith("prroi_pool")]:
+            del sys.modules[name]
+        import prroi_pool
+        assert prroi_pool.prroi_pool2d(torch.ones(1, 1, 5, 5), torch.tensor([[0.0, 1, 1, 3, 3]]), 1, 1, 1.0).item() == 1
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True)
+
+
+def test_a_pyramid_compiles(device):
+    torch.compiler.reset()
+    pool = MultiScalePrRoIPool(["0", "1"], 3, canonical_scale=20, canonical_level=3)
+    maps = {"0": torch.randn(1, 2, 16, 16, device=device), "1": torch.randn(1, 2, 8, 8, device=device)}
+    boxes = torch.tensor([[3.0, 3, 20, 20], [4, 4, 60, 60], [5, 5, 9, 9]], device=device)
+    compiled = torch.compile(lambda maps, boxes: pool(maps, [boxes], [(64, 64)]), backend="aot_eager")
+    torch.testing.assert_close(compiled(maps, boxes), pool(maps, [boxes], [(64, 64)]))

@@ -1,0 +1,355 @@
+"""How fast prroi_pool is, side by side with its peers in one process.
+
+    python tools/benchmark_prroi.py --output runs/benchmark.json
+    python tools/benchmark_prroi.py --device cuda --original PreciseRoIPooling   # a checkout of the authors'
+
+Peers: torchvision's roi_align, which samples (sampling_ratio 2, and 0: adaptive); this project's reference.py in plain
+torch; and, on a GPU with --original, the kernels of github.com/vacancy/PreciseRoIPooling. Their calls take turns, so
+that whatever else the machine does falls on all of them; times are medians. Beside them stands the floor: the bytes
+that have to move (each pixel that a RoI touches once, each output once, whole maps of gradients) over the bandwidth of
+a copy measured in the same process.
+"""
+
+import argparse
+import ctypes
+import json
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torchvision
+from torch import Tensor
+from torchvision.ops import roi_align
+
+from prroi_pool import extension, prroi_pool2d, reference
+
+BINS = 7
+CHANNELS = 256
+OPERATIONS = ("forward", "forward + feature gradient", "RoI gradient")
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Workload:
+    """RoIs on the levels of a feature pyramid.
+
+    Attributes:
+        levels: for each level its stride in pixels of the image, the number of images, and the map's (height, width).
+        num_rois: on each level.
+        sides: the smallest and the largest side of a RoI in pixels of the map, drawn evenly in the logarithm.
+        operations: those of OPERATIONS that matter here.
+    """
+
+    name: str
+    levels: tuple[tuple[int, int, tuple[int, int]], ...]
+    num_rois: tuple[int, ...]
+    sides: tuple[float, float]
+    operations: tuple[str, ...] = OPERATIONS
+
+
+def pyramid(images: int) -> tuple[tuple[int, int, tuple[int, int]], ...]:
+    """The levels of an image of 800 x 1216 pixels."""
+    return tuple((stride, images, (800 // stride, 1216 // stride)) for stride in (4, 8, 16, 32))
+
+
+WORKLOADS = (
+    Workload("512 RoIs of 14-28 px on 200x304", ((4, 1, (200, 304)),), (512,), (14, 28)),
+    Workload("COCO image, 1000 RoIs on 4 levels", pyramid(1), (550, 200, 150, 100), (14, 28)),
+    Workload("training batch, 2 x 512 RoIs on 4 levels", pyramid(2), (564, 204, 154, 102), (14, 28)),
+    Workload("refinement, 100 RoIs on 4 levels", pyramid(1), (55, 20, 15, 10), (14, 28), ("forward", "RoI gradient")),
+    Workload("large: 64 RoIs of 100-200 px", ((4, 1, (200, 304)),), (64,), (100, 200)),
+    Workload("tiny: 512 RoIs of 0.5-2 px", ((4, 1, (200, 304)),), (512,), (0.5, 2)),
+)
+
+
+@dataclass(frozen=True)
+class Level:
+    features: Tensor  # [N, C, H, W]
+    rois: Tensor  # [K, 5] in pixels of the image
+    grad_output: Tensor  # [K, C, BINS, BINS]
+    scale: float
+
+
+def make_levels(workload: Workload, dtype: torch.dtype, channels_last: bool, device: torch.device) -> list[Level]:
+    generator = torch.Generator().manual_seed(0)
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    levels = []
+    for (stride, images, (height, width)), num_rois in zip(workload.levels, workload.num_rois, strict=True):
+        features = torch.randn(images, CHANNELS, height, width, generator=generator)
+        low, high = (torch.tensor(side).log() for side in workload.sides)
+        extent = torch.tensor([width, height])
+        sides = (low + (high - low) * torch.rand(num_rois, 2, generator=generator)).exp().minimum(0.95 * extent)
+        start = torch.rand(num_rois, 2, generator=generator) * (extent - sides)
+        image = torch.randint(images, (num_rois, 1), generator=generator)
+        rois = torch.cat([image, stride * start, stride * (start + sides)], 1)
+        grad_output = torch.randn(num_rois, CHANNELS, BINS, BINS, generator=generator)
+        levels.append(
+            Level(
+                features.to(device, dtype, memory_format=memory_format),
+                rois.to(device),
+                grad_output.to(device, dtype, memory_format=memory_format),
+                1 / stride,
+            )
+        )
+    return levels
+
+
+Pool = Callable[[Tensor, Tensor, float], Tensor]
+
+
+def peers(dtype: torch.dtype) -> dict[str, Pool]:
+    """Name → features, rois, scale → pooled; with a gradient for the RoIs unless the name begins with roi_align."""
+
+    def aligned(sampling_ratio: int) -> Pool:
+        return lambda features, rois, scale: roi_align(features, rois.to(dtype), BINS, scale, sampling_ratio)
+
+    return {
+        "prroi_pool": lambda features, rois, scale: prroi_pool2d(features, rois, BINS, BINS, scale),
+        "roi_align(2)": aligned(2),
+        "roi_align(0)": aligned(0),
+        "reference": lambda features, rois, scale: reference.prroi_pool2d(features.float(), rois, BINS, BINS, scale).to(
+            dtype
+        ),
+    }
+
+
+def prepare(pool: Pool, operation: str, levels: list[Level]) -> Callable[[], None]:
+    """The call to be timed: all levels one after the other."""
+    if operation == "forward":
+
+        def run() -> None:
+            with torch.no_grad():
+                for level in levels:
+                    pool(level.features, level.rois, level.scale)
+
+    elif operation == "forward + feature gradient":
+        all_features = [level.features.detach().requires_grad_() for level in levels]
+
+        def run() -> None:
+            for level, features in zip(levels, all_features, strict=True):
+                torch.autograd.grad(pool(features, level.rois, level.scale), features, level.grad_output)
+
+    else:
+        all_rois = [level.rois.detach().requires_grad_() for level in levels]
+        outputs = [pool(level.features, rois, level.scale) for level, rois in zip(levels, all_rois, strict=True)]
+
+        def run() -> None:
+            for level, rois, output in zip(levels, all_rois, outputs, strict=True):
+                torch.autograd.grad(output, rois, level.grad_output, retain_graph=True)
+
+    return run
+
+
+def prepare_original(library: ctypes.CDLL, operation: str, levels: list[Level]) -> Callable[[], None]:
+    """The authors' kernels, float32 and contiguous, called as their wrapper calls them but without its checks."""
+
+    def arguments(level: Level) -> tuple:
+        _, channels, height, width = level.features.shape
+        sizes = [ctypes.c_int(size) for size in (channels, height, width, BINS, BINS)]
+        return *sizes, ctypes.c_float(level.scale), ctypes.c_int(level.grad_output.numel())
+
+    def pointers(*tensors: Tensor) -> list[ctypes.c_void_p]:
+        return [ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
+
+    stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
+    outputs = [torch.empty_like(level.grad_output) for level in levels]
+
+    def forward(level: Level, output: Tensor) -> None:
+        output.zero_()
+        library.PrRoIPoolingForwardGpu(stream, *pointers(level.features, level.rois, output), *arguments(level))
+
+    def gradient(name: str, level: Level, output: Tensor, result: Tensor) -> None:
+        result.zero_()
+        tensors = pointers(level.features, level.rois, output, level.grad_output, result)
+        getattr(library, name)(stream, *tensors, *arguments(level), ctypes.c_int(result.numel()))
+
+    feature_gradients = [torch.empty_like(level.features) for level in levels]
+    roi_gradients = [torch.empty_like(level.rois) for level in levels]
+
+    def run() -> None:
+        for level, output, grad_features, grad_rois in zip(
+            levels, outputs, feature_gradients, roi_gradients, strict=True
+        ):
+            if operation != "RoI gradient":
+                forward(level, output)
+            if operation == "forward + feature gradient":
+                gradient("PrRoIPoolingBackwardGpu", level, output, grad_features)
+            if operation == "RoI gradient":
+                gradient("PrRoIPoolingCoorBackwardGpu", level, output, grad_rois)
+
+    for level, output in zip(levels, outputs, strict=True):
+        forward(level, output)
+    return run
+
+
+def compile_original(checkout: Path) -> ctypes.CDLL:
+    source = checkout / "src" / "prroi_pooling_gpu_impl.cu"
+    if not source.is_file():
+        sys.exit(f"{source} is missing: --original takes a checkout of github.com/vacancy/PreciseRoIPooling")
+    library = Path(tempfile.mkdtemp()) / "original.so"
+    nvcc = extension.find_cuda_home() / "bin" / "nvcc"
+    architectures = [
+        f"-gencode=arch=compute_{a},code=sm_{a}" for a in {a.replace(".", "") for a in gpu_architectures()}
+    ]
+    subprocess.run([nvcc, "-O3", "-shared", "-Xcompiler", "-fPIC", *architectures, source, "-o", library], check=True)
+    return ctypes.CDLL(str(library))
+
+
+def gpu_architectures() -> list[str]:
+    major, minor = torch.cuda.get_device_capability()
+    return [f"{major}.{minor}"]
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def take_turns(calls: dict[str, Callable[[], None]], device: torch.device, seconds: float) -> dict[str, float]:
+    """Median seconds of each call; those called in turns, for about ``seconds`` in all but at least five times."""
+    for call in calls.values():
+        call()
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or min(map(len, times.values())) < 5:
+        for name, call in calls.items():
+            synchronize(device)
+            start = time.perf_counter()
+            call()
+            synchronize(device)
+            times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(measured) for name, measured in times.items()}
+
+
+def copy_bandwidth(device: torch.device) -> float:
+    """Bytes read and written per second by a copy of 256 MiB."""
+    source = torch.zeros(1 << 26, device=device)
+    target = torch.empty_like(source)
+    seconds = take_turns({"copy": lambda: target.copy_(source)}, device, 1.0)["copy"]
+    return 2 * source.numel() * source.element_size() / seconds
+
+
+def floor_bytes(operation: str, levels: list[Level]) -> int:
+    """Bytes that any implementation has to read or write."""
+    total = 0
+    for level in levels:
+        touched = torch.zeros(level.features.shape[0], *level.features.shape[2:], dtype=torch.bool)
+        for image, *corners in level.rois.cpu().tolist():
+            x1, y1, x2, y2 = (corner * level.scale for corner in corners)
+            touched[int(image), int(y1) : int(-(-y2 // 1)) + 1, int(x1) : int(-(-x2 // 1)) + 1] = True
+        pixels = int(touched.sum()) * CHANNELS
+        outputs = level.grad_output.numel()
+        elements = {
+            "forward": pixels + outputs,
+            "forward + feature gradient": pixels + 2 * outputs + level.features.numel(),
+            "RoI gradient": pixels + outputs,
+        }[operation]
+        total += elements * level.features.element_size()
+    return total
+
+
+def markdown(rows: list[dict], names: list[str]) -> str:
+    """A table of milliseconds, the floor, and how many times as long as prroi_pool each peer took."""
+    lines = [
+        "| workload | dtype, layout | operation | floor | " + " | ".join(f"{name}" for name in names) + " |",
+        "| --- " * 4 + "| ---: " * len(names) + "|",
+    ]
+    for row in rows:
+        ours = row["milliseconds"]["prroi_pool"]
+        cells = []
+        for name in names:
+            time_ms = row["milliseconds"].get(name)
+            ratio = f" ({time_ms / ours:.1f}x)" if time_ms and name != "prroi_pool" else ""
+            cells.append("" if time_ms is None else f"{time_ms:.2f}{ratio}")
+        setting = f"{row['dtype']}, {row['layout']}"
+        lines.append(
+            f"| {row['workload']} | {setting} | {row['operation']} | {row['floor_milliseconds']:.2f} | "
+            + " | ".join(cells)
+            + " |"
+        )
+    return "\n".join(lines)
+
+
+def device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        name = platform.processor() or platform.machine()
+    return f"{name}, {torch.get_num_threads()} threads"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--original", type=Path, metavar="DIR", help="checkout of vacancy/PreciseRoIPooling (cuda)")
+    parser.add_argument(
+        "--workloads", nargs="*", metavar="TEXT", help="only those whose name contains one of the texts"
+    )
+    parser.add_argument("--seconds", type=float, default=4.0, help="to spend on each row (default: 4)")
+    parser.add_argument("--output", type=Path, metavar="JSON", help="also write the figures to this file")
+    args = parser.parse_args()
+    device = torch.device(args.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        sys.exit("torch sees no GPU: leave --device cuda away")
+    if args.original and (device.type != "cuda" or shutil.which("nvcc") is None):
+        sys.exit("--original needs --device cuda and nvcc: the authors' kernels are CUDA alone")
+    original = compile_original(args.original) if args.original else None
+    workloads = [w for w in WORKLOADS if not args.workloads or any(text in w.name for text in args.workloads)]
+    dtypes = ["float32", "float16", "bfloat16"] if device.type == "cuda" else ["float32"]
+    extension.load(device.type)
+    bandwidth = copy_bandwidth(device)
+    print(f"{device_name(device)}, torch {torch.__version__}, copy {bandwidth / 1e9:.1f} GB/s")
+
+    rows = []
+    for workload in workloads:
+        for dtype in dtypes:
+            for layout in ("channels-last", "contiguous"):
+                levels = make_levels(workload, DTYPES[dtype], layout == "channels-last", device)
+                for operation in workload.operations:
+                    # roi_align has no gradient of the RoIs; its bfloat16 exists on no device.
+                    calls = {
+                        name: prepare(pool, operation, levels)
+                        for name, pool in peers(DTYPES[dtype]).items()
+                        if not (name.startswith("roi_align") and (operation == "RoI gradient" or dtype == "bfloat16"))
+                    }
+                    if original and (dtype, layout) == ("float32", "contiguous"):
+                        calls["original"] = prepare_original(original, operation, levels)
+                    seconds = take_turns(calls, device, args.seconds)
+                    rows.append(
+                        {
+                            "workload": workload.name,
+                            "dtype": dtype,
+                            "layout": layout,
+                            "operation": operation,
+                            "floor_milliseconds": 1e3 * floor_bytes(operation, levels) / bandwidth,
+                            "milliseconds": {name: 1e3 * value for name, value in seconds.items()},
+                        }
+                    )
+                    print(f"{workload.name}, {dtype}, {layout}, {operation}: done", file=sys.stderr)
+    names = ["prroi_pool", "roi_align(2)", "roi_align(0)", "reference", *(["original"] if original else [])]
+    print(markdown(rows, names))
+    if args.output:
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        content = {
+            "device": device_name(device),
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+            "copy_gigabytes_per_second": bandwidth / 1e9,
+            "rows": rows,
+        }
+        args.output.write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
