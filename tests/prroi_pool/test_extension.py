@@ -67,11 +67,13 @@ def test_two_processes_build_once_despite_an_orphan_lock(compiler, tmp_path, mon
 
 
 @pytest.mark.build
-def test_a_copy_of_the_folder_works_at_any_depth(compiler, tmp_path):
+@pytest.mark.parametrize("parent", ["a.b.c", "ltr.external.PreciseRoIPooling.pytorch"])
+def test_a_copy_of_the_folder_works_at_any_depth(compiler, tmp_path, parent):
+    """The second is where visionml/pytracking imports it from."""
     extension.load("cpu")
-    copy = tmp_path / "thirdparty" / "x" / "prroi_pool"
+    copy = tmp_path.joinpath(*parent.split("."), "prroi_pool")
     shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
-    code = POOL.replace("from prroi_pool", "from thirdparty.x.prroi_pool") + "import sys; print(*sys.modules)"
+    code = POOL.replace("from prroi_pool", f"from {parent}.prroi_pool") + "import sys; print(*sys.modules)"
     stdout, stderr = run(code, path=tmp_path)
     assert stdout.startswith(POOLED) and "Warning" not in stderr
     modules = stdout.removeprefix(POOLED).split()
