@@ -1,6 +1,9 @@
 # make demo   trains a small IoU-Net on synthetic pictures and shows what it does; results in runs/demo
 #             (called again it goes on where it was stopped, or evaluates; SEED=1 DEMO=runs/demo1 for another run)
 # make test   runs the tests
+# make fuzz   compares prroi_pool's kernels with the reference on a million random RoIs, with sanitizers
+# make gpu    on a machine with a CUDA GPU: the GPU's tests, benchmarks (ORIGINAL=DIR adds the authors' kernels) and
+#             compute-sanitizer; figures in docs/benchmarks/
 # Both first make .venv with everything pyproject.toml names. PYTHON=python3.12 chooses the interpreter.
 
 PYTHON ?= python3
@@ -13,7 +16,11 @@ SEED ?= 0
 # Threads that wait sleep instead of spinning, which beside another busy process slowed training several times over.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test lint clean
+# With RUN=python the Python at hand is used, with what it has installed.
+INSTALLED := $(if $(filter command line,$(origin RUN)),,$(VENV)/installed)
+ROIS ?= 1000000
+
+.PHONY: demo test fuzz gpu lint clean
 
 demo: $(VENV)/installed
 	$(RUN) -m iounet.data.synthetic --output runs/synthetic
@@ -21,6 +28,14 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed
 	$(RUN) -m pytest
+
+fuzz: $(INSTALLED)
+	$(RUN) tests/prroi_pool/fuzz.py --sanitize --rois $(ROIS)
+
+gpu: $(INSTALLED)
+	$(RUN) -m pytest -k cuda
+	$(RUN) tools/benchmark_prroi.py --device cuda $(if $(ORIGINAL),--original $(ORIGINAL)) --output docs/benchmarks/cuda.json
+	compute-sanitizer --error-exitcode 1 $(RUN) tests/prroi_pool/fuzz.py --device cuda --rois 20000
 
 lint: $(VENV)/installed
 	$(VENV)/bin/ruff check .

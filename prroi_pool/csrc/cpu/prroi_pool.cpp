@@ -10,6 +10,8 @@
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
+#include <array>
+#include <memory>
 #include <vector>
 
 #include "axis_weights.h"
@@ -21,6 +23,9 @@ namespace {
 // Channels a kernel works on at once: 128 floats of a pixel are read in one go, and those of a 7 × 7 output
 // still fit in the L1 cache.
 constexpr int64_t kBlock = 128;
+// Channels of a map that is not channels-last which are copied at once: of a map of 200 x 304 pixels they stay in the L3
+// cache until they are pooled.
+constexpr int64_t kCopiedChannels = 64;
 // Rows of the map that one task of the feature gradient owns. Fixed, and every task adds its RoIs in their
 // order, so that the gradient has the same bits for any number of threads.
 constexpr int64_t kBandRows = 40;
@@ -52,34 +57,42 @@ struct RoIWeights {
   }
 };
 
-// Reads rows of a block of channels. A map that is not channels-last is gathered into a buffer.
+// Some channels of the features as the kernels read them.
+template <typename T>
+struct FeatureView {
+  const T* data;  // of the first of these channels
+  int64_t strides[4];
+  int64_t first_channel, end_channel;
+};
+
+// Reads rows of a block of channels, each pixel's next to one another. Where the view's are not, they are gathered into a
+// buffer.
 template <typename T>
 class RowReader {
  public:
-  explicit RowReader(const at::Tensor& features)
-      : data_(features.const_data_ptr<T>()), strides_(features.strides()) {}
+  explicit RowReader(const FeatureView<T>& view) : view_(view) {}
 
   // Elements from a pixel to its right neighbour in what `row` returns.
-  int64_t pixel_stride(int64_t channels) const { return strides_[1] == 1 ? strides_[3] : channels; }
+  int64_t pixel_stride(int64_t channels) const { return view_.strides[1] == 1 ? view_.strides[3] : channels; }
 
   const T* row(int64_t image, int64_t channel, int64_t channels, int64_t row, const PixelRange& columns) {
-    const T* source =
-        data_ + image * strides_[0] + channel * strides_[1] + row * strides_[2] + columns.first * strides_[3];
-    if (strides_[1] == 1) {
+    const int64_t* strides = view_.strides;
+    const T* source = view_.data + image * strides[0] + (channel - view_.first_channel) * strides[1] +
+        row * strides[2] + columns.first * strides[3];
+    if (strides[1] == 1) {
       return source;
     }
     buffer_.resize(columns.count * channels);
     for (int64_t c = 0; c < channels; ++c) {
       for (int64_t i = 0; i < columns.count; ++i) {
-        buffer_[i * channels + c] = source[c * strides_[1] + i * strides_[3]];
+        buffer_[i * channels + c] = source[c * strides[1] + i * strides[3]];
       }
     }
     return buffer_.data();
   }
 
  private:
-  const T* data_;
-  at::IntArrayRef strides_;
+  const FeatureView<T>& view_;
   std::vector<T> buffer_;
 };
 
@@ -111,43 +124,102 @@ void write_bins(at::Tensor& tensor, const T* block, int64_t roi, int64_t channel
   }
 }
 
-// The features as they are, or a channels-last copy where the RoIs together cover more than the copy costs.
+// The RoIs of each image, in their order; last, those whose index names no image.
 template <typename T>
-at::Tensor readable_features(const at::Tensor& features, const at::Tensor& rois, T spatial_scale) {
-  if (features.stride(1) == 1) {
-    return features;
+std::vector<std::vector<int64_t>> group_by_image(const at::Tensor& rois, int64_t num_images) {
+  std::vector<std::vector<int64_t>> rois_of_image(num_images + 1);
+  const auto roi = rois.accessor<T, 2>();
+  for (int64_t k = 0; k < rois.size(0); ++k) {
+    const int64_t image = image_of(roi[k][0], num_images);
+    rois_of_image[image >= 0 ? image : num_images].push_back(k);
   }
+  return rois_of_image;
+}
+
+// Whether the RoIs together cover more than a copy of all pixels costs.
+template <typename T>
+bool is_worth_copying(const at::Tensor& features, const at::Tensor& rois, T spatial_scale) {
   const auto roi = rois.accessor<T, 2>();
   int64_t covered = 0;
   for (int64_t k = 0; k < rois.size(0); ++k) {
     covered += touched_pixels(roi[k][1] * spatial_scale, roi[k][3] * spatial_scale, features.size(3)).count *
         touched_pixels(roi[k][2] * spatial_scale, roi[k][4] * spatial_scale, features.size(2)).count;
   }
-  const int64_t pixels = features.size(0) * features.size(2) * features.size(3);
-  return covered > pixels ? features.contiguous(at::MemoryFormat::ChannelsLast) : features;
+  return covered > features.size(0) * features.size(2) * features.size(3);
+}
+
+// Copies channels [first, end) of an image to target[row][column][channel].
+template <typename T>
+void copy_channels_last(T* target, const at::Tensor& features, int64_t image, int64_t first, int64_t end) {
+  constexpr int64_t kTile = 64 / sizeof(T);  // a cache line on both sides
+  const int64_t width = features.size(3), channels = end - first;
+  const int64_t channel_stride = features.stride(1), column_stride = features.stride(3);
+  const T* source = features.const_data_ptr<T>() + image * features.stride(0) + first * channel_stride;
+  at::parallel_for(0, features.size(2), 1, [&](int64_t begin_row, int64_t end_row) {
+    for (int64_t row = begin_row; row < end_row; ++row) {
+      const T* from = source + row * features.stride(2);
+      T* to = target + row * width * channels;
+      for (int64_t channel = 0; channel < channels; channel += kTile) {
+        const int64_t tile_channels = std::min(kTile, channels - channel);
+        for (int64_t column = 0; column < width; column += kTile) {
+          const int64_t tile_columns = std::min(kTile, width - column);
+          for (int64_t i = column; i < column + tile_columns; ++i) {
+            for (int64_t c = channel; c < channel + tile_channels; ++c) {
+              to[i * channels + c] = from[c * channel_stride + i * column_stride];
+            }
+          }
+        }
+      }
+    }
+  });
+}
+
+// Calls visit(view, indices of RoIs) until every RoI has met every channel; those whose index names no image meet a view
+// that holds nothing. In a layout other than channels-last, an image's channels are copied some at a time if the RoIs are
+// many.
+template <typename T, typename Visit>
+void for_each_view(const at::Tensor& features, const at::Tensor& rois, T spatial_scale, const Visit& visit) {
+  const int64_t num_images = features.size(0), channels = features.size(1);
+  const auto rois_of_image = group_by_image<T>(rois, num_images);
+  visit(FeatureView<T>{nullptr, {}, 0, channels}, rois_of_image[num_images]);
+  if (features.stride(1) == 1 || !is_worth_copying(features, rois, spatial_scale)) {
+    FeatureView<T> view{features.const_data_ptr<T>(), {}, 0, channels};
+    std::copy_n(features.strides().begin(), 4, view.strides);
+    for (int64_t image = 0; image < num_images; ++image) {
+      visit(view, rois_of_image[image]);
+    }
+    return;
+  }
+  const int64_t height = features.size(2), width = features.size(3);
+  const std::unique_ptr<T[]> copy(new T[height * width * std::min(kCopiedChannels, channels)]);  // uninitialised
+  for (int64_t image = 0; image < num_images; ++image) {
+    for (int64_t first = 0; first < channels && !rois_of_image[image].empty(); first += kCopiedChannels) {
+      const int64_t end = std::min(first + kCopiedChannels, channels), count = end - first;
+      copy_channels_last(copy.get(), features, image, first, end);
+      visit(FeatureView<T>{copy.get(), {0, 1, width * count, count}, first, end}, rois_of_image[image]);
+    }
+  }
 }
 
 template <typename T>
-void forward_kernel(
-    at::Tensor& output, const at::Tensor& all_features, const at::Tensor& rois, T spatial_scale) {
-  const at::Tensor features = readable_features(all_features, rois, spatial_scale);
-  const int64_t channels = features.size(1);
+void forward_kernel(at::Tensor& output, const at::Tensor& features, const at::Tensor& rois, T spatial_scale) {
   const int64_t pooled_height = output.size(2), pooled_width = output.size(3);
-
-  at::parallel_for(0, rois.size(0), 1, [&](int64_t begin, int64_t end) {
-    RoIWeights<T> weights;
-    RowReader<T> reader(features);
-    std::vector<T> bins(pooled_height * pooled_width * kBlock), row_bins(pooled_width * kBlock);
-    for (int64_t k = begin; k < end; ++k) {
-      const T* roi = rois.const_data_ptr<T>() + k * rois.stride(0);
-      const bool pools =
-          weights.compute(roi, rois.stride(1), spatial_scale, features.sizes(), pooled_height, pooled_width);
-      for (int64_t channel = 0; channel < channels; channel += kBlock) {
-        const int64_t block = std::min(kBlock, channels - channel);
-        std::fill_n(bins.begin(), pooled_height * pooled_width * block, T(0));
-        if (pools) {
-          const PixelRange rows = weights.y.pixels(), columns = weights.x.pixels();
+  const auto pool = [&](const FeatureView<T>& view, const std::vector<int64_t>& indices) {
+    at::parallel_for(0, indices.size(), 1, [&](int64_t begin, int64_t end) {
+      RoIWeights<T> weights;
+      RowReader<T> reader(view);
+      std::vector<T> bins(pooled_height * pooled_width * kBlock), row_bins(pooled_width * kBlock);
+      for (int64_t n = begin; n < end; ++n) {
+        const T* roi = rois.const_data_ptr<T>() + indices[n] * rois.stride(0);
+        // Without pixels the loops below leave the zeros as they are.
+        const bool pools =
+            weights.compute(roi, rois.stride(1), spatial_scale, features.sizes(), pooled_height, pooled_width);
+        const PixelRange rows = pools ? weights.y.pixels() : PixelRange{};
+        const PixelRange columns = pools ? weights.x.pixels() : PixelRange{};
+        for (int64_t channel = view.first_channel; channel < view.end_channel; channel += kBlock) {
+          const int64_t block = std::min(kBlock, view.end_channel - channel);
           const int64_t pixel_stride = reader.pixel_stride(block);
+          std::fill_n(bins.begin(), pooled_height * pooled_width * block, T(0));
           for (int64_t j = rows.first; j < rows.first + rows.count; ++j) {
             const T* row = reader.row(weights.image, channel, block, j, columns);
             std::fill_n(row_bins.begin(), pooled_width * block, T(0));
@@ -164,25 +236,12 @@ void forward_kernel(
                   pooled_width * block);
             }
           }
+          write_bins(output, bins.data(), indices[n], channel, block);
         }
-        write_bins(output, bins.data(), k, channel, block);
       }
-    }
-  });
-}
-
-// The RoIs of each image, in their order.
-template <typename T>
-std::vector<std::vector<int64_t>> group_by_image(const at::Tensor& rois, int64_t num_images) {
-  std::vector<std::vector<int64_t>> rois_of_image(num_images);
-  const auto roi = rois.accessor<T, 2>();
-  for (int64_t k = 0; k < rois.size(0); ++k) {
-    const int64_t image = image_of(roi[k][0], num_images);
-    if (image >= 0) {
-      rois_of_image[image].push_back(k);
-    }
-  }
-  return rois_of_image;
+    });
+  };
+  for_each_view<T>(features, rois, spatial_scale, pool);
 }
 
 // Some rows and channels of the gradient of one image's features, which one task computes. They are summed in
@@ -293,81 +352,88 @@ template <typename T>
 void rois_backward_kernel(
     at::Tensor& grad_rois,
     const at::Tensor& grad_output,
-    const at::Tensor& all_features,
+    const at::Tensor& features,
     const at::Tensor& rois,
     T spatial_scale) {
-  const at::Tensor features = readable_features(all_features, rois, spatial_scale);
-  const int64_t channels = features.size(1);
   const int64_t pooled_height = grad_output.size(2), pooled_width = grad_output.size(3);
+  const int64_t row_size = pooled_width * kBlock;
+  // x1, y1, x2, y2's of each RoI, summed over views in their order.
+  std::vector<std::array<double, 4>> totals(rois.size(0), std::array<double, 4>{});
 
-  at::parallel_for(0, rois.size(0), 1, [&](int64_t begin, int64_t end) {
-    RoIWeights<T> weights;
-    RowReader<T> reader(features);
-    const int64_t row_size = pooled_width * kBlock;
-    std::vector<T> bins(pooled_height * row_size);
-    // Along x a row of pixels is summed to a row of bins; along y the rows of the output's gradient are. Each
-    // with the weights, their derivatives by the low, and those by the high end of the RoI.
-    std::vector<T> x_value(row_size), x_low(row_size), x_high(row_size);
-    std::vector<T> y_value(row_size), y_low(row_size), y_high(row_size);
-    // Sums over rows of x1, y1, x2, y2's gradients, still apart by bin and channel: adding them up last keeps
-    // the inner loop free of reductions.
-    std::vector<T> grad_x1(row_size), grad_y1(row_size), grad_x2(row_size), grad_y2(row_size);
-    for (int64_t k = begin; k < end; ++k) {
-      const T* roi = rois.const_data_ptr<T>() + k * rois.stride(0);
-      if (!weights.compute(
-              roi, rois.stride(1), spatial_scale, features.sizes(), pooled_height, pooled_width)) {
-        continue;
-      }
-      for (auto* sum : {&grad_x1, &grad_y1, &grad_x2, &grad_y2}) {
-        std::fill(sum->begin(), sum->end(), T(0));
-      }
-      const PixelRange rows = weights.y.pixels(), columns = weights.x.pixels();
-      for (int64_t channel = 0; channel < channels; channel += kBlock) {
-        const int64_t block = std::min(kBlock, channels - channel);
-        const int64_t pixel_stride = reader.pixel_stride(block);
-        read_bins(bins.data(), grad_output, k, channel, block);
-        for (int64_t j = rows.first; j < rows.first + rows.count; ++j) {
-          for (auto* sum : {&x_value, &x_low, &x_high, &y_value, &y_low, &y_high}) {
-            std::fill_n(sum->begin(), pooled_width * block, T(0));
-          }
-          const T* row = reader.row(weights.image, channel, block, j, columns);
-          for (int64_t bin = 0; bin < pooled_width; ++bin) {
-            const PixelRange pixels = weights.x.pixels_of(bin);
-            const T* source = row + (pixels.first - columns.first) * pixel_stride;
-            const auto sum_pixels = [&](std::vector<T>& sums, const T* weight) {
-              add_weighted(&sums[bin * block], source, pixel_stride, weight, 1, pixels.count, block);
+  const auto accumulate = [&](const FeatureView<T>& view, const std::vector<int64_t>& indices) {
+    at::parallel_for(0, indices.size(), 1, [&](int64_t begin, int64_t end) {
+      RoIWeights<T> weights;
+      RowReader<T> reader(view);
+      std::vector<T> bins(pooled_height * row_size);
+      // Along x a row of pixels is summed to a row of bins; along y the rows of the output's gradient are. Each
+      // with the weights, their derivatives by the low, and those by the high end of the RoI.
+      std::vector<T> x_value(row_size), x_low(row_size), x_high(row_size);
+      std::vector<T> y_value(row_size), y_low(row_size), y_high(row_size);
+      // Sums over rows of x1, y1, x2, y2's gradients, still apart by bin and channel: adding them up last keeps
+      // the inner loop free of reductions.
+      std::array<std::vector<T>, 4> grads;
+      for (int64_t n = begin; n < end; ++n) {
+        const T* roi = rois.const_data_ptr<T>() + indices[n] * rois.stride(0);
+        if (!weights.compute(
+                roi, rois.stride(1), spatial_scale, features.sizes(), pooled_height, pooled_width)) {
+          continue;
+        }
+        for (auto& grad : grads) {
+          grad.assign(row_size, T(0));
+        }
+        auto& [grad_x1, grad_y1, grad_x2, grad_y2] = grads;
+        const PixelRange rows = weights.y.pixels(), columns = weights.x.pixels();
+        for (int64_t channel = view.first_channel; channel < view.end_channel; channel += kBlock) {
+          const int64_t block = std::min(kBlock, view.end_channel - channel);
+          const int64_t pixel_stride = reader.pixel_stride(block);
+          read_bins(bins.data(), grad_output, indices[n], channel, block);
+          for (int64_t j = rows.first; j < rows.first + rows.count; ++j) {
+            for (auto* sum : {&x_value, &x_low, &x_high, &y_value, &y_low, &y_high}) {
+              std::fill_n(sum->begin(), pooled_width * block, T(0));
+            }
+            const T* row = reader.row(weights.image, channel, block, j, columns);
+            for (int64_t bin = 0; bin < pooled_width; ++bin) {
+              const PixelRange pixels = weights.x.pixels_of(bin);
+              const T* source = row + (pixels.first - columns.first) * pixel_stride;
+              const auto sum_pixels = [&](std::vector<T>& sums, const T* weight) {
+                add_weighted(&sums[bin * block], source, pixel_stride, weight, 1, pixels.count, block);
+              };
+              sum_pixels(x_value, weights.x.value(bin, pixels.first));
+              sum_pixels(x_low, weights.x.d_low(bin, pixels.first));
+              sum_pixels(x_high, weights.x.d_high(bin, pixels.first));
+            }
+            const BinRange row_of_bins = weights.y.bins_of(j);
+            const auto sum_bins = [&](std::vector<T>& sums, const T* weight) {
+              add_weighted(
+                  sums.data(), &bins[row_of_bins.first * pooled_width * block], pooled_width * block, weight,
+                  weights.y.bin_stride(), row_of_bins.count, pooled_width * block);
             };
-            sum_pixels(x_value, weights.x.value(bin, pixels.first));
-            sum_pixels(x_low, weights.x.d_low(bin, pixels.first));
-            sum_pixels(x_high, weights.x.d_high(bin, pixels.first));
+            sum_bins(y_value, weights.y.value(row_of_bins.first, j));
+            sum_bins(y_low, weights.y.d_low(row_of_bins.first, j));
+            sum_bins(y_high, weights.y.d_high(row_of_bins.first, j));
+            for (int64_t c = 0; c < pooled_width * block; ++c) {
+              grad_x1[c] += x_low[c] * y_value[c];
+              grad_y1[c] += x_value[c] * y_low[c];
+              grad_x2[c] += x_high[c] * y_value[c];
+              grad_y2[c] += x_value[c] * y_high[c];
+            }
           }
-          const BinRange row_of_bins = weights.y.bins_of(j);
-          const auto sum_bins = [&](std::vector<T>& sums, const T* weight) {
-            add_weighted(
-                sums.data(), &bins[row_of_bins.first * pooled_width * block], pooled_width * block, weight,
-                weights.y.bin_stride(), row_of_bins.count, pooled_width * block);
-          };
-          sum_bins(y_value, weights.y.value(row_of_bins.first, j));
-          sum_bins(y_low, weights.y.d_low(row_of_bins.first, j));
-          sum_bins(y_high, weights.y.d_high(row_of_bins.first, j));
-          for (int64_t c = 0; c < pooled_width * block; ++c) {
-            grad_x1[c] += x_low[c] * y_value[c];
-            grad_y1[c] += x_value[c] * y_low[c];
-            grad_x2[c] += x_high[c] * y_value[c];
-            grad_y2[c] += x_value[c] * y_high[c];
+        }
+        for (int axis = 0; axis < 4; ++axis) {
+          for (const T term : grads[axis]) {
+            totals[indices[n]][axis] += term;
           }
         }
       }
-      T* grad = grad_rois.mutable_data_ptr<T>() + k * 5;
-      for (const auto* sum : {&grad_x1, &grad_y1, &grad_x2, &grad_y2}) {
-        double total = 0;
-        for (const T term : *sum) {
-          total += term;
-        }
-        *++grad = static_cast<T>(total) * spatial_scale;
-      }
+    });
+  };
+  for_each_view<T>(features, rois, spatial_scale, accumulate);
+  auto grad = grad_rois.accessor<T, 2>();
+  for (int64_t k = 0; k < rois.size(0); ++k) {
+    for (int axis = 0; axis < 4; ++axis) {
+      grad[k][axis + 1] = static_cast<T>(totals[k][axis]) * spatial_scale;
     }
-  });
+  }
 }
 
 }  // namespace
