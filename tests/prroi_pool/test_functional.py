@@ -387,3 +387,21 @@ def test_the_module_calls_the_function(device):
     module = PrRoIPool2D(3, 2, 0.9)
     assert torch.equal(module(features, rois), prroi_pool2d(features, rois, 3, 2, 0.9))
     assert repr(module) == "PrRoIPool2D(pooled_height=3, pooled_width=2, spatial_scale=0.9)"
+
+
+@pytest.mark.parametrize("device", ["cpu"], indirect=True)
+def test_a_map_of_more_than_2_to_the_31_elements(kernels, device):
+    side = 46_400
+    try:
+        features = torch.empty(1, 1, side, side)  # 8.6 GB of addresses; memory is used where it is written
+    except RuntimeError as error:
+        pytest.skip(f"the system does not lend so many addresses: {error}")
+    corner = torch.randn(1, 1, 9, 9, generator=torch.Generator().manual_seed(0))
+    features[..., -9:, -9:] = corner
+    offset = side - 9
+    box = torch.tensor([[0, 1.5, 2.25, 7.5, 8.0]])
+    far = (box + torch.tensor([0.0, offset, offset, offset, offset])).requires_grad_()  # exact in float32
+    output = prroi_pool2d(features, far, 3, 2, 1.0)
+    expected, _, grad_box = gradients(prroi_pool2d, corner, box, torch.ones_like(output), scale=1.0)
+    torch.testing.assert_close(output, expected)
+    torch.testing.assert_close(torch.autograd.grad(output.sum(), far)[0], grad_box)
