@@ -8,7 +8,7 @@ row. On an axis where the RoI starts at `low`, bin b is the set of points low + 
     ∫₀¹ K(low - i + width * (b + t)) dt,    K(x) = max(0, 1 - |x|).
 
 No area divides and no antiderivatives are subtracted, so a RoI of 0.01 px keeps its precision.
-`csrc/bilinear_integral.h` is the same formula in C++. Autograd derives both gradients here, of any order.
+`csrc/bilinear_integral.h` is the same formula in C++. Both have gradients of any order here.
 """
 
 import torch
@@ -59,13 +59,46 @@ def mean_of_hat(low: Tensor, width: Tensor, bins: Tensor, pixels: Tensor) -> Ten
     The hat is linear between its knots -1, 0 and 1, so the mean is, for its rising and its falling side, the
     share of the bin on that side times the hat at the middle of that share.
     """
+    return _MeanOfHat.apply(low, width, bins, pixels)
+
+
+class _MeanOfHat(torch.autograd.Function):
+    """With its derivatives by low and width written out, and themselves left to autograd.
+
+    Autograd alone would differentiate the knots' places in the bin, too. That adds nothing, as K is continuous there, but
+    in floating point it adds nothing times 1 / width, which for tiny bins is noise or NaN.
+    """
+
+    @staticmethod
+    def forward(ctx, low: Tensor, width: Tensor, bins: Tensor, pixels: Tensor) -> Tensor:
+        ctx.save_for_backward(low, width, bins, pixels)
+        rising, falling, t_rising, t_falling = _sides(low, width, bins, pixels)
+        offset = low - pixels
+        return rising * (1 + (offset + width * t_rising)) + falling * (1 - (offset + width * t_falling))
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        low, width, bins, pixels = ctx.saved_tensors
+        rising, falling, t_rising, t_falling = _sides(low, width, bins, pixels)
+        grad_low = grad * (rising - falling)  # K' is 1 on the rising side and -1 on the falling one
+        grad_width = grad * (rising * t_rising - falling * t_falling)
+        return grad_low.sum_to_size(low.shape), grad_width.sum_to_size(width.shape), None, None
+
+
+def _sides(low: Tensor, width: Tensor, bins: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The bin's shares on the rising and the falling side of the hat, and their middles in bins from the RoI's start."""
     # Differences between pixel and RoI come first, as they are exact nearby: tiny bins must tell pixels
     # apart.
     offset = low - pixels
-    enter, peak, leave = (((knot - offset) / width - bins).clamp(0, 1) for knot in (-1, 0, 1))
-    rising = (peak - enter) * (1 + (offset + width * (bins + (enter + peak) / 2)))
-    falling = (leave - peak) * (1 - (offset + width * (bins + (peak + leave) / 2)))
-    return rising + falling
+    enter, peak, leave = (_clamp_to_unit(knot - offset, width, bins) for knot in (-1, 0, 1))
+    return peak - enter, leave - peak, bins + (enter + peak) / 2, bins + (peak + leave) / 2
+
+
+def _clamp_to_unit(distance: Tensor, width: Tensor, bins: Tensor) -> Tensor:
+    """distance / width - bins, clamped to [0, 1]. Where it is clamped nothing infinite reaches a derivative."""
+    t = (distance / width).detach() - bins
+    inside = (t > 0) & (t < 1)
+    return torch.where(inside, torch.where(inside, distance, 0) / width - bins, (t >= 1).to(t.dtype))
 
 
 def _bins(
