@@ -65,8 +65,8 @@ def mean_of_hat(low: Tensor, width: Tensor, bins: Tensor, pixels: Tensor) -> Ten
 class _MeanOfHat(torch.autograd.Function):
     """With its derivatives by low and width written out, and themselves left to autograd.
 
-    Autograd alone would differentiate the knots' places in the bin, too. That adds nothing, as K is continuous there, but
-    in floating point it adds nothing times 1 / width, which for tiny bins is noise or NaN.
+    Autograd alone would differentiate the knots' places in the bin, too. That adds nothing, as K is
+    continuous there, but in floating point it adds nothing times 1 / width: for tiny bins noise, or NaN.
     """
 
     @staticmethod
@@ -86,7 +86,8 @@ class _MeanOfHat(torch.autograd.Function):
 
 
 def _sides(low: Tensor, width: Tensor, bins: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The bin's shares on the rising and the falling side of the hat, and their middles in bins from the RoI's start."""
+    """The bin's shares on the rising and the falling side of the hat, and their middles, in bins from the
+    RoI's start."""
     # Differences between pixel and RoI come first, as they are exact nearby: tiny bins must tell pixels
     # apart.
     offset = low - pixels
