@@ -124,7 +124,8 @@ void write_bins(at::Tensor& tensor, const T* block, int64_t roi, int64_t channel
   }
 }
 
-// The RoIs of each image, in their order; last, those whose index names no image.
+// The RoIs of each image from the top to the bottom, so that pixels below several of them are found in the cache; last,
+// those whose index names no image.
 template <typename T>
 std::vector<std::vector<int64_t>> group_by_image(const at::Tensor& rois, int64_t num_images) {
   std::vector<std::vector<int64_t>> rois_of_image(num_images + 1);
@@ -132,6 +133,13 @@ std::vector<std::vector<int64_t>> group_by_image(const at::Tensor& rois, int64_t
   for (int64_t k = 0; k < rois.size(0); ++k) {
     const int64_t image = image_of(roi[k][0], num_images);
     rois_of_image[image >= 0 ? image : num_images].push_back(k);
+  }
+  for (int64_t image = 0; image < num_images; ++image) {
+    // NaN is no number to sort by; such RoIs pool nothing.
+    const auto top = [&](int64_t k) { return roi[k][2] == roi[k][2] ? roi[k][2] : T(0); };
+    std::stable_sort(rois_of_image[image].begin(), rois_of_image[image].end(), [&](int64_t a, int64_t b) {
+      return top(a) < top(b);
+    });
   }
   return rois_of_image;
 }
