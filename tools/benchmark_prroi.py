@@ -214,12 +214,12 @@ def synchronize(device: torch.device) -> None:
 
 
 def take_turns(calls: dict[str, Callable[[], None]], device: torch.device, seconds: float) -> dict[str, float]:
-    """Median seconds of each call; those called in turns, for about ``seconds`` in all but at least five times."""
+    """Median seconds of each call; those called in turns, for about ``seconds`` in all but at least three times."""
     for call in calls.values():
         call()
     times: dict[str, list[float]] = {name: [] for name in calls}
     end = time.perf_counter() + seconds
-    while time.perf_counter() < end or min(map(len, times.values())) < 5:
+    while time.perf_counter() < end or min(map(len, times.values())) < 3:
         for name, call in calls.items():
             synchronize(device)
             start = time.perf_counter()
