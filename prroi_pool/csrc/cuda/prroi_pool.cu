@@ -239,12 +239,12 @@ at::Tensor forward(
     return output;
   }
   // The copy is made at the bandwidth of the memory, and saves the kernel reads that are a map apart.
-  const at::Tensor channels_last = features.contiguous(at::MemoryFormat::ChannelsLast);
+  const at::Tensor readable = features.contiguous(at::MemoryFormat::ChannelsLast);
   const at::Tensor contiguous_rois = rois.contiguous();
   AT_DISPATCH_FLOATING_TYPES(features.scalar_type(), "prroi_pool forward", [&] {
     forward_kernel<scalar_t>
         <<<grid_of(rois.size(0), features.size(1)), kThreads, 0, c10::cuda::getCurrentCUDAStream()>>>(
-            mutable_view<scalar_t>(output), view<scalar_t>(channels_last),
+            mutable_view<scalar_t>(output), view<scalar_t>(readable),
             contiguous_rois.const_data_ptr<scalar_t>(), static_cast<scalar_t>(spatial_scale));
   });
   C10_CUDA_KERNEL_LAUNCH_CHECK();
