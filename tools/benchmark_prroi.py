@@ -196,16 +196,8 @@ def compile_original(checkout: Path) -> ctypes.CDLL:
         sys.exit(f"{source} is missing: --original takes a checkout of github.com/vacancy/PreciseRoIPooling")
     library = Path(tempfile.mkdtemp()) / "original.so"
     nvcc = extension.find_cuda_home() / "bin" / "nvcc"
-    architectures = [
-        f"-gencode=arch=compute_{a},code=sm_{a}" for a in {a.replace(".", "") for a in gpu_architectures()}
-    ]
-    subprocess.run([nvcc, "-O3", "-shared", "-Xcompiler", "-fPIC", *architectures, source, "-o", library], check=True)
+    subprocess.run([nvcc, "-O3", "-arch=native", "-shared", "-Xcompiler", "-fPIC", source, "-o", library], check=True)
     return ctypes.CDLL(str(library))
-
-
-def gpu_architectures() -> list[str]:
-    major, minor = torch.cuda.get_device_capability()
-    return [f"{major}.{minor}"]
 
 
 def synchronize(device: torch.device) -> None:
@@ -259,7 +251,7 @@ def floor_bytes(operation: str, levels: list[Level]) -> int:
 def markdown(rows: list[dict], names: list[str]) -> str:
     """A table of milliseconds, the floor, and how many times as long as prroi_pool each peer took."""
     lines = [
-        "| workload | dtype, layout | operation | floor | " + " | ".join(f"{name}" for name in names) + " |",
+        "| workload | dtype, layout | operation | floor | " + " | ".join(names) + " |",
         "| --- " * 4 + "| ---: " * len(names) + "|",
     ]
     for row in rows:

@@ -102,14 +102,10 @@ def sample_iou_boxes(
     device = boxes[0].device
     objects_per_image = [len(boxes_in_image) for boxes_in_image in boxes]
     shares = [max(num_boxes // max(count, 1), 1) for count in objects_per_image]
-    num_per_object = torch.tensor(shares, device=device).repeat_interleave(
-        torch.tensor(objects_per_image, device=device)
-    )
-    ground_truth = torch.arange(len(num_per_object), device=device).repeat_interleave(num_per_object)
-    sizes = torch.tensor(image_sizes, device=device).repeat_interleave(
-        torch.tensor(objects_per_image, device=device), 0
-    )
-    # All images at once: the bisection's cost lies in its many small operations, not in the number of boxes.
-    jittered, ious = jitter_boxes(torch.cat(boxes)[ground_truth], 1, min_iou=min_iou, image_size=sizes[ground_truth])
     per_image = [count * share for count, share in zip(objects_per_image, shares, strict=True)]
+    per_object = torch.tensor(shares).repeat_interleave(torch.tensor(objects_per_image)).to(device)
+    ground_truth = torch.arange(len(per_object), device=device).repeat_interleave(per_object)
+    sizes = torch.tensor(image_sizes).repeat_interleave(torch.tensor(per_image), 0).to(device)
+    # All images at once: the bisection's cost lies in its many small operations, not in the number of boxes.
+    jittered, ious = jitter_boxes(torch.cat(boxes)[ground_truth], 1, min_iou=min_iou, image_size=sizes)
     return list(jittered[:, 0].split(per_image)), ious[:, 0], ground_truth

@@ -42,7 +42,7 @@ SPECIAL = [
 ROIS_PER_BATCH = 500
 
 
-def random_rois(generator: torch.Generator, num_images: int, extent: float, any_image: bool) -> Tensor:
+def random_rois(generator: torch.Generator, num_images: int, extent: float) -> Tensor:
     def uniform(low: float, high: float, *shape: int) -> Tensor:
         return low + (high - low) * torch.rand(shape, generator=generator, dtype=torch.float64)
 
@@ -62,10 +62,9 @@ def random_rois(generator: torch.Generator, num_images: int, extent: float, any_
     special = torch.tensor(SPECIAL, dtype=torch.float64)[torch.randint(len(SPECIAL), (count, 4), generator=generator)]
     corners = torch.where(choose(0.03, count, 4), special, corners)
     image = torch.randint(num_images, (count, 1), generator=generator).double()
-    if any_image:
-        wrong = torch.tensor([-1.0, num_images, 1e20, float("nan"), -float("inf")], dtype=torch.float64)
-        wrong = wrong[torch.randint(len(wrong), (count, 1), generator=generator)]
-        image = torch.where(choose(0.02, count, 1), wrong, image)
+    wrong = torch.tensor([-1.0, num_images, 1e20, float("nan"), -float("inf")], dtype=torch.float64)
+    wrong = wrong[torch.randint(len(wrong), (count, 1), generator=generator)]
+    image = torch.where(choose(0.02, count, 1), wrong, image)
     return torch.cat([image, corners], 1)
 
 
@@ -83,7 +82,7 @@ def check_batch(seed: int, device: str) -> str | None:
     memory_format = [torch.contiguous_format, torch.channels_last][integer(0, 1)]
     features = torch.randn(num_images, channels, height, width, generator=generator, dtype=torch.float64)
     features = features.to(device, dtype).to(memory_format=memory_format).requires_grad_()
-    rois = random_rois(generator, num_images, max(height, width) / scale, any_image=True)
+    rois = random_rois(generator, num_images, max(height, width) / scale)
     rois = rois.to(device, dtype).requires_grad_()
     grad_output = torch.randn(len(rois), channels, *bins, generator=generator, dtype=torch.float64).to(device, dtype)
 
