@@ -113,7 +113,7 @@ def is_built(folder: Path) -> bool:
 
 def sources(device_type: str, *, with_headers: bool = False) -> list[Path]:
     files = [*SOURCES.glob("*"), *(SOURCES / device_type).glob("*")]
-    suffixes = {".cpp", ".cu", ".h"} if with_headers else {".cpp", ".cu"}
+    suffixes = {".cpp", ".cu", ".cuh", ".h"} if with_headers else {".cpp", ".cu"}
     return sorted(path for path in files if path.suffix in suffixes)
 
 

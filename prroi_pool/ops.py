@@ -46,8 +46,18 @@ def _empty(shape: tuple[int, ...], like: Tensor, channels_last: bool) -> Tensor:
 
 
 def computed(tensor: Tensor) -> Tensor:
-    """In the dtype that the kernels compute in."""
+    """In the dtype that the sums are computed in."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def _readable(tensor: Tensor) -> Tensor:
+    """As the kernels take features: those for CUDA read half types, too."""
+    return tensor if tensor.is_cuda else computed(tensor)
+
+
+def _rois_for(tensor: Tensor, rois: Tensor) -> Tensor:
+    """The RoIs in the dtype that the kernels take beside features of this tensor's dtype."""
+    return rois.to(torch.float64 if tensor.dtype == torch.float64 else torch.float32)
 
 
 # ---- forward
@@ -56,9 +66,13 @@ def computed(tensor: Tensor) -> Tensor:
 def _forward(features: Tensor, rois: Tensor, pooled_height: int, pooled_width: int, spatial_scale: float) -> Tensor:
     if rois.device.type == "cpu":
         check_batch_index(rois, len(features))
-    values = computed(features)
     pooled = _kernels(features).forward(
-        values, rois.to(values.dtype), pooled_height, pooled_width, _is_channels_last(features), spatial_scale
+        _readable(features),
+        _rois_for(features, rois),
+        pooled_height,
+        pooled_width,
+        _is_channels_last(features),
+        spatial_scale,
     )
     return pooled.to(features.dtype)
 
@@ -72,10 +86,10 @@ def _forward_fake(
 
 def check_batch_index(rois: Tensor, num_images: int) -> None:
     """Raises ValueError for a RoI whose image does not exist. On the CPU only: a GPU would have to be waited for."""
-    batch_index = rois[:, 0].detach()
-    wrong = ~((batch_index >= 0) & (batch_index < num_images) & (batch_index == batch_index.floor()))
-    if wrong.any():
-        row = int(wrong.nonzero()[0])
+    batch_index = rois.detach()[:, 0]
+    nearest = batch_index.floor().clamp(0, num_images - 1)
+    if not torch.equal(batch_index, nearest):
+        row = int((batch_index != nearest).nonzero()[0])
         raise ValueError(
             f"rois[{row}, 0], the batch index, is {batch_index[row].item():g}, but must be an integer in "
             f"[0, {num_images}) for features of {num_images} image(s); are the columns "
@@ -109,9 +123,8 @@ def _gradients_of_forward(ctx, grad_output: Tensor):
 def _features_backward(
     grad_output: Tensor, rois: Tensor, features_shape: list[int], channels_last: bool, spatial_scale: float
 ) -> Tensor:
-    values = computed(grad_output)
     grad_features = _kernels(grad_output).features_backward(
-        values, rois.to(values.dtype), features_shape, channels_last, spatial_scale
+        _readable(grad_output), _rois_for(grad_output, rois), features_shape, channels_last, spatial_scale
     )
     return grad_features.to(grad_output.dtype)
 
@@ -142,9 +155,9 @@ def _gradients_of_features_backward(ctx, grad: Tensor):
 
 
 def _rois_backward(grad_output: Tensor, features: Tensor, rois: Tensor, spatial_scale: float) -> Tensor:
-    values = computed(features)
+    values = _readable(features)
     grad_rois = _kernels(features).rois_backward(
-        grad_output.to(values.dtype), values, rois.to(values.dtype), spatial_scale
+        grad_output.to(values.dtype), values, _rois_for(features, rois), spatial_scale
     )
     return grad_rois.to(rois.dtype)
 

@@ -48,6 +48,8 @@ PRROI_POOL_INLINE bool is_valid(const Extent<T>& extent) {
 struct PixelRange {
   int64_t first;
   int64_t count;
+
+  PRROI_POOL_INLINE int64_t end() const { return first + count; }
 };
 
 // The pixels of an axis of `size` pixels whose hats reach into [low, high]. Clipped before the conversion to
@@ -68,12 +70,26 @@ PRROI_POOL_INLINE PixelRange touched_pixels(const Extent<T>& extent, int64_t bin
   return touched_pixels(start, start + extent.bin_width, size);
 }
 
+// Bins first, ..., first + count - 1 of a RoI.
+struct BinRange {
+  int64_t first;
+  int64_t count;
+
+  PRROI_POOL_INLINE int64_t end() const { return first + count; }
+};
+
 // A pixel's weight in a bin, and the weight's derivatives by the two ends of the RoI.
 template <typename T>
 struct Weight {
   T value;
   T d_low;
   T d_high;
+
+  PRROI_POOL_INLINE void add(T factor, const Weight& other) {
+    value += factor * other.value;
+    d_low += factor * other.d_low;
+    d_high += factor * other.d_high;
+  }
 };
 
 template <typename T>

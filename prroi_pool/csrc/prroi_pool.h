@@ -6,8 +6,9 @@
 
 namespace prroi_pool {
 
-// features [N, C, H, W] and rois [K, 5] share dtype, float or double, and device; `functional.py` has checked
-// them. A RoI whose batch index names no image pools to 0, like one without area.
+// features [N, C, H, W] and rois [K, 5] share device and dtype, float or double. On CUDA, features may be of a half type,
+// with RoIs of float, in which the sums are computed. `functional.py` and `ops.py` see to that. A RoI whose batch index
+// names no image pools to 0, like one without area.
 
 // Returns [K, C, pooled_height, pooled_width], in channels-last memory if so asked.
 at::Tensor forward(

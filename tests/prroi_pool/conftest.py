@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from cuda_on_cpu import CudaOnCpu
 from torch import Tensor
 
 from prroi_pool import extension, functional, reference
@@ -19,14 +20,25 @@ def device(request) -> str:
     return request.param
 
 
-@pytest.fixture(params=["reference", "kernels"])
-def pool(request, device) -> Callable[..., Tensor]:
+@pytest.fixture(scope="session")
+def cuda_on_cpu(tmp_path_factory) -> CudaOnCpu:
+    if shutil.which(extension.compiler_command()) is None:
+        pytest.skip("needs a C++ compiler")
+    return CudaOnCpu(tmp_path_factory.mktemp("cuda_on_cpu"))
+
+
+@pytest.fixture(params=["reference", "kernels", "CUDA kernels on the CPU"])
+def pool(request, device, monkeypatch) -> Callable[..., Tensor]:
     """`prroi_pool2d` of each implementation."""
     if request.param == "reference":
         return reference.prroi_pool2d
-    if shutil.which(extension.compiler_command()) is None:
-        pytest.skip("needs a C++ compiler")
-    extension.load(device)
+    if request.param == "CUDA kernels on the CPU":
+        if device != "cpu":
+            pytest.skip("with a GPU at hand they run there")
+        emulated = request.getfixturevalue("cuda_on_cpu")
+        monkeypatch.setattr(extension, "kernels", lambda device_type: emulated)
+        return functional.prroi_pool2d
+    request.getfixturevalue("kernels")
     return functional.prroi_pool2d
 
 

@@ -90,23 +90,27 @@ def test_float32_keeps_its_precision_down_to_tiny_rois(pool, device, size):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("channels", [1, 5, 64, 130])
-def test_kernels_equal_the_reference(kernels, device, dtype, channels):
+@pytest.mark.parametrize("channels", [1, 5, 64, 130, 260])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_kernels_equal_the_reference(pool, device, dtype, channels, channels_last):
     features = make_features(device, dtype, channels, shape=(70, 23))
+    if channels_last:
+        features = features.contiguous(memory_format=torch.channels_last)
     torch.manual_seed(0)
     center, size = torch.rand(60, 2) * torch.tensor([25.0, 75.0]), torch.rand(60, 2) * 30
     rois = torch.cat([torch.randint(2, (60, 1)).float(), center - size / 2, center + size / 2], dim=1).to(device, dtype)
     expected = gradients(reference.prroi_pool2d, features, rois, bins=(7, 5))
-    for a, e in zip(gradients(prroi_pool2d, features, rois, bins=(7, 5)), expected, strict=True):
+    for a, e in zip(gradients(pool, features, rois, bins=(7, 5)), expected, strict=True):
         torch.testing.assert_close(a, e, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype] * e.abs().max().item())
 
 
+NAN, INF = float("nan"), float("inf")
 LAYOUTS = {
     "channels-last": lambda t: t.contiguous(memory_format=torch.channels_last),
     "transposed": lambda t: t.transpose(2, 3).contiguous().transpose(2, 3),
     "batch innermost": lambda t: t.permute(1, 2, 3, 0).contiguous().permute(3, 0, 1, 2),
     "every other element": lambda t: torch.stack([t, -t], dim=-1).flatten(3)[..., ::2],
-    "part of a larger map": lambda t: torch.nn.functional.pad(t, (2, 3, 1, 1, 4, 4), value=9)[:, 4:-4, 1:-1, 2:-3],
+    "part of a larger map": lambda t: torch.nn.functional.pad(t, (2, 3, 1, 1, 4, 4), value=NAN)[:, 4:-4, 1:-1, 2:-3],
     "expanded channels": lambda t: t[:, :1].expand(t.shape),
     "expanded pixels": lambda t: t[:, :, :1, :1].expand(t.shape),
 }
@@ -167,7 +171,6 @@ def test_unit_bins_on_integers_are_an_average_pooling(pool, device):
     torch.testing.assert_close(pool(features, rois, 7, 7, 0.5), expected)
 
 
-NAN, INF = float("nan"), float("inf")
 EMPTY_ROIS = {
     "without area": [0, 3.5, 4.5, 3.5, 4.5],
     "without width": [0, 3.5, 4.5, 3.5, 6.5],

@@ -9,12 +9,6 @@
 
 namespace prroi_pool {
 
-// Bins first, ..., first + count - 1 of a RoI.
-struct BinRange {
-  int64_t first = 0;
-  int64_t count = 0;
-};
-
 // `compute` keeps the memory of the RoI before.
 template <typename T>
 class AxisWeights {

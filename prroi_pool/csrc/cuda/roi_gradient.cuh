@@ -1,0 +1,48 @@
+// The gradient of one RoI, summed over the block that works on it: no atomics, and in a fixed order.
+
+#pragma once
+
+#include "tensor_view.cuh"
+
+namespace prroi_pool {
+
+constexpr int kMaxWarps = 16;
+
+template <typename Acc>
+struct RoIGradient {
+  Acc x1 = 0, y1 = 0, x2 = 0, y2 = 0;
+
+  // A product of weights on the two axes, one of them times what they weigh.
+  __device__ void add(const Weight<Acc>& x, const Weight<Acc>& y) {
+    x1 += x.d_low * y.value;
+    y1 += x.value * y.d_low;
+    x2 += x.d_high * y.value;
+    y2 += x.value * y.d_high;
+  }
+
+  // To be called by all threads of the block. `target` receives x1, y1, x2, y2.
+  __device__ void sum_over_block_and_write(Acc* target, Acc spatial_scale) const {
+    __shared__ Acc of_warps[kMaxWarps][4];
+    Acc sums[4] = {x1, y1, x2, y2};
+#pragma unroll
+    for (int n = 0; n < 4; ++n) {
+#pragma unroll
+      for (int offset = kWarp / 2; offset > 0; offset /= 2) {
+        sums[n] += __shfl_down_sync(0xffffffff, sums[n], offset);
+      }
+      if (threadIdx.x == 0) {
+        of_warps[threadIdx.y][n] = sums[n];
+      }
+    }
+    __syncthreads();
+    if (threadIdx.y == 0 && threadIdx.x < 4) {
+      Acc total = 0;
+      for (unsigned warp = 0; warp < blockDim.y; ++warp) {
+        total += of_warps[warp][threadIdx.x];
+      }
+      target[threadIdx.x] = total * spatial_scale;
+    }
+  }
+};
+
+}  // namespace prroi_pool

@@ -1,0 +1,62 @@
+"""What is special to the CUDA kernels, on the CPU; test_functional.py runs on them, too."""
+
+import fuzz
+import pytest
+import torch
+
+from prroi_pool import extension, ops, reference
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_random_rois(cuda_on_cpu, monkeypatch, seed):
+    monkeypatch.setattr(extension, "kernels", lambda device_type: cuda_on_cpu)
+    monkeypatch.setattr(ops, "check_batch_index", lambda *_: None)
+    assert fuzz.check_batch(seed, "cpu") is None
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("channels", [3, 16, 300])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_features_are_accumulated_in_float32(cuda_on_cpu, dtype, channels, channels_last):
+    generator = torch.Generator().manual_seed(0)
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    features = torch.randn(1, channels, 20, 30, generator=generator).to(dtype, memory_format=memory_format)
+    start, size = torch.rand(2, 40, 2, generator=generator) * torch.tensor([30.0, 20.0])
+    rois = torch.cat([torch.zeros(40, 1), start, start + size], 1)
+    grad_output = torch.randn(40, channels, 7, 7, generator=generator).to(dtype)
+
+    output = cuda_on_cpu.forward(features, rois, 7, 7, channels_last, 0.7)
+    grad_features = cuda_on_cpu.features_backward(grad_output, rois, features.shape, channels_last, 0.7)
+    grad_rois = cuda_on_cpu.rois_backward(grad_output, features, rois, 0.7)
+
+    exact_features, exact_rois = features.double().requires_grad_(), rois.double().requires_grad_()
+    expected = reference.prroi_pool2d(exact_features, exact_rois, 7, 7, 0.7)
+    expected_gradients = torch.autograd.grad(expected, (exact_features, exact_rois), grad_output.double())
+    # Only the result is rounded to half, not the terms of its sum; and the RoIs' gradient is no half at all.
+    for actual, exact, eps in zip(
+        (output, grad_features, grad_rois),
+        (expected, *expected_gradients),
+        (torch.finfo(dtype).eps, torch.finfo(dtype).eps, 1e-5),
+        strict=True,
+    ):
+        torch.testing.assert_close(actual.double(), exact, rtol=eps, atol=2e-5 * exact.abs().max().item())
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize(("bins", "size"), [((2, 2), 700.0), ((70, 1), 30.0), ((1, 70), 30.0), ((9, 40), 20.0)])
+def test_rois_too_large_for_the_tables_and_unusual_numbers_of_bins(cuda_on_cpu, bins, size, channels_last):
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(1, 4, 710, 60, generator=generator, dtype=torch.float64)
+    if channels_last:
+        features = features.contiguous(memory_format=torch.channels_last)
+    rois = torch.tensor([[0, 1.2, 3.4, 1.2 + size / 2, 3.4 + size], [0, 4, 5, 7, 9]], dtype=torch.float64)
+    grad_output = torch.randn(2, 4, *bins, generator=generator, dtype=torch.float64)
+    actual = (
+        cuda_on_cpu.forward(features, rois, *bins, channels_last, 1.0),
+        cuda_on_cpu.features_backward(grad_output, rois, features.shape, channels_last, 1.0),
+        cuda_on_cpu.rois_backward(grad_output, features, rois, 1.0),
+    )
+    features.requires_grad_(), rois.requires_grad_()
+    expected = reference.prroi_pool2d(features, rois, *bins, 1.0)
+    expected = (expected, *torch.autograd.grad(expected, (features, rois), grad_output))
+    torch.testing.assert_close(actual, expected)
