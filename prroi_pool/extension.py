@@ -30,6 +30,8 @@ import torch
 
 SOURCES = Path(__file__).resolve().parent / "csrc"
 DEVICE_TYPES = ("cpu", "cuda")
+# Of the operators. Two copies of this folder, vendored by two projects, can be imported into one process.
+NAMESPACE = __package__.replace(".", "_")
 # A build takes about a minute; ten are a hint that something is stuck.
 LOCK_TIMEOUT_S = 600.0
 
@@ -275,6 +277,7 @@ def _import(device_type: str, folder: Path) -> ModuleType:
     try:
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
+        module.register_operators(NAMESPACE, device_type.upper())
     except ImportError as error:
         raise BuildError(f"{library} cannot be loaded: {error}. Delete its folder to have it built anew.") from error
     return module

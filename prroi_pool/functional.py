@@ -56,10 +56,25 @@ def prroi_pool2d(
     # Compilers trace the operator, whose kernels are then looked for when the compiled code runs.
     if torch.compiler.is_compiling() or extension.kernels(features.device.type) is not None:
         return ops.prroi_pool2d(features, rois, pooled_height, pooled_width, spatial_scale)
+    return _by_reference(features, rois, pooled_height, pooled_width, spatial_scale)
+
+
+def _by_reference(
+    features: Tensor, rois: Tensor, pooled_height: int, pooled_width: int, spatial_scale: float
+) -> Tensor:
+    """As the compiled operator does it: the same dtypes, the same error."""
     if rois.device.type == "cpu":
-        ops.check_batch_index(rois, len(features))
-    computed = ops.computed(features)
-    pooled = reference.prroi_pool2d(computed, rois.to(computed.dtype), pooled_height, pooled_width, spatial_scale)
+        batch_index, num_images = rois.detach()[:, 0], len(features)
+        wrong = batch_index != batch_index.floor().clamp(0, num_images - 1)
+        if wrong.any():
+            row = int(wrong.nonzero()[0])
+            raise ValueError(
+                f"rois[{row}, 0], the batch index, is {batch_index[row].item():g}, but must be an integer in "
+                f"[0, {num_images}) for features of {num_images} image(s); are the columns "
+                "(batch_index, x1, y1, x2, y2)?"
+            )
+    dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
+    pooled = reference.prroi_pool2d(features.to(dtype), rois.to(dtype), pooled_height, pooled_width, spatial_scale)
     return pooled.to(features.dtype)
 
 

@@ -1,20 +1,16 @@
 """The operator as PyTorch's dispatcher knows it: what makes torch.compile, torch.export, autograd and autocast work.
 
-Three operators are registered: `prroi_pool2d` and its two gradients. A compiler sees each as one node, with the shape,
-dtype and strides that its fake kernel tells. They run the compiled kernels; `functional.py` calls them.
+Three operators are declared: `prroi_pool2d` and its two gradients. A compiler sees each as one node, with the shape,
+dtype and strides that its fake kernel tells. csrc/operators.cpp implements them; `functional.py` calls them.
 
 Autocast needs no rule here: features of any floating dtype are pooled as they are, and RoIs stay float32.
 """
-
-from types import ModuleType
 
 import torch
 from torch import Tensor
 
 from . import extension, reference
-
-# Two copies of this folder, vendored by two projects, can be imported into one process: each has its own operators.
-NAMESPACE = __package__.replace(".", "_")
+from .extension import NAMESPACE
 
 
 def prroi_pool2d(features: Tensor, rois: Tensor, pooled_height: int, pooled_width: int, spatial_scale: float) -> Tensor:
@@ -26,16 +22,6 @@ def _operators():
     return getattr(torch.ops, NAMESPACE)
 
 
-def _kernels(tensor: Tensor) -> ModuleType:
-    kernels = extension.kernels(tensor.device.type)
-    if kernels is None:
-        raise RuntimeError(
-            f"prroi_pool has no compiled kernels for {tensor.device.type} tensors, and torch.compile and torch.export "
-            "need them; `python -m prroi_pool` says why they are missing"
-        )
-    return kernels
-
-
 def _is_channels_last(features: Tensor) -> bool:
     return features.is_contiguous(memory_format=torch.channels_last) and not features.is_contiguous()
 
@@ -45,36 +31,7 @@ def _empty(shape: tuple[int, ...], like: Tensor, channels_last: bool) -> Tensor:
     return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=memory_format)
 
 
-def computed(tensor: Tensor) -> Tensor:
-    """In the dtype that the sums are computed in."""
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
-
-
-def _readable(tensor: Tensor) -> Tensor:
-    """As the kernels take features: those for CUDA read half types, too."""
-    return tensor if tensor.is_cuda else computed(tensor)
-
-
-def _rois_for(tensor: Tensor, rois: Tensor) -> Tensor:
-    """The RoIs in the dtype that the kernels take beside features of this tensor's dtype."""
-    return rois.to(torch.float64 if tensor.dtype == torch.float64 else torch.float32)
-
-
 # ---- forward
-
-
-def _forward(features: Tensor, rois: Tensor, pooled_height: int, pooled_width: int, spatial_scale: float) -> Tensor:
-    if rois.device.type == "cpu":
-        check_batch_index(rois, len(features))
-    pooled = _kernels(features).forward(
-        _readable(features),
-        _rois_for(features, rois),
-        pooled_height,
-        pooled_width,
-        _is_channels_last(features),
-        spatial_scale,
-    )
-    return pooled.to(features.dtype)
 
 
 def _forward_fake(
@@ -82,19 +39,6 @@ def _forward_fake(
 ) -> Tensor:
     shape = (rois.shape[0], features.shape[1], pooled_height, pooled_width)
     return _empty(shape, features, _is_channels_last(features))
-
-
-def check_batch_index(rois: Tensor, num_images: int) -> None:
-    """Raises ValueError for a RoI whose image does not exist. On the CPU only: a GPU would have to be waited for."""
-    batch_index = rois.detach()[:, 0]
-    nearest = batch_index.floor().clamp(0, num_images - 1)
-    if not torch.equal(batch_index, nearest):
-        row = int((batch_index != nearest).nonzero()[0])
-        raise ValueError(
-            f"rois[{row}, 0], the batch index, is {batch_index[row].item():g}, but must be an integer in "
-            f"[0, {num_images}) for features of {num_images} image(s); are the columns "
-            "(batch_index, x1, y1, x2, y2)?"
-        )
 
 
 def _save_for_forwards_gradients(ctx, inputs, output) -> None:
@@ -118,15 +62,6 @@ def _gradients_of_forward(ctx, grad_output: Tensor):
 
 
 # ---- gradient of the features
-
-
-def _features_backward(
-    grad_output: Tensor, rois: Tensor, features_shape: list[int], channels_last: bool, spatial_scale: float
-) -> Tensor:
-    grad_features = _kernels(grad_output).features_backward(
-        _readable(grad_output), _rois_for(grad_output, rois), features_shape, channels_last, spatial_scale
-    )
-    return grad_features.to(grad_output.dtype)
 
 
 def _features_backward_fake(
@@ -154,14 +89,6 @@ def _gradients_of_features_backward(ctx, grad: Tensor):
 # ---- gradient of the RoIs
 
 
-def _rois_backward(grad_output: Tensor, features: Tensor, rois: Tensor, spatial_scale: float) -> Tensor:
-    values = _readable(features)
-    grad_rois = _kernels(features).rois_backward(
-        grad_output.to(values.dtype), values, _rois_for(features, rois), spatial_scale
-    )
-    return grad_rois.to(rois.dtype)
-
-
 def _rois_backward_fake(grad_output: Tensor, features: Tensor, rois: Tensor, spatial_scale: float) -> Tensor:
     return torch.empty(rois.shape, dtype=rois.dtype, device=rois.device)
 
@@ -182,31 +109,44 @@ def _gradients_of_rois_backward(ctx, grad: Tensor):
     return *torch.autograd.grad(grad_rois, inputs, grad, create_graph=torch.is_grad_enabled()), None
 
 
-# ---- registration
+# ---- declaration
 
 
-def _register(library: torch.library.Library) -> None:
+def _load_and_call(name: str):
+    """An implementation for all devices, until that of the compiled kernels is there: it fetches it."""
+
+    def call(*arguments):
+        device_type = arguments[0].device.type
+        if extension.kernels(device_type) is None:
+            raise RuntimeError(
+                f"prroi_pool has no compiled kernels for {device_type} tensors, and torch.compile and torch.export "
+                "need them; `python -m prroi_pool` says why they are missing"
+            )
+        return getattr(_operators(), name)(*arguments)
+
+    return call
+
+
+def _declare(library: torch.library.Library) -> None:
     operators = {
         "prroi_pool2d(Tensor features, Tensor rois, SymInt pooled_height, SymInt pooled_width, float spatial_scale) "
-        "-> Tensor": (_forward, _forward_fake, _save_for_forwards_gradients, _gradients_of_forward),
+        "-> Tensor": (_forward_fake, _save_for_forwards_gradients, _gradients_of_forward),
         "features_backward(Tensor grad_output, Tensor rois, SymInt[] features_shape, bool channels_last, "
         "float spatial_scale) -> Tensor": (
-            _features_backward,
             _features_backward_fake,
             _save_for_features_backwards_gradients,
             _gradients_of_features_backward,
         ),
         "rois_backward(Tensor grad_output, Tensor features, Tensor rois, float spatial_scale) -> Tensor": (
-            _rois_backward,
             _rois_backward_fake,
             _save_for_rois_backwards_gradients,
             _gradients_of_rois_backward,
         ),
     }
-    for schema, (implementation, fake, setup_context, backward) in operators.items():
+    for schema, (fake, setup_context, backward) in operators.items():
         library.define(schema, tags=(torch.Tag.pt2_compliant_tag, torch.Tag.needs_fixed_stride_order))
         name = schema.split("(")[0]
-        library.impl(name, implementation, "CompositeExplicitAutograd")
+        library.impl(name, _load_and_call(name), "CompositeExplicitAutograd")
         torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=library)
         torch.library.register_autograd(f"{NAMESPACE}::{name}", backward, setup_context=setup_context, lib=library)
 
@@ -214,4 +154,4 @@ def _register(library: torch.library.Library) -> None:
 # A module imported anew, in a notebook say, finds the operators of the first time.
 if not hasattr(_operators(), "prroi_pool2d"):
     _library = torch.library.Library(NAMESPACE, "FRAGMENT")
-    _register(_library)
+    _declare(_library)

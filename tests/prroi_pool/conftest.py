@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from cuda_on_cpu import CudaOnCpu
+from raw_kernels import pool_with
 from torch import Tensor
 
 from prroi_pool import extension, functional, reference
@@ -28,18 +29,16 @@ def cuda_on_cpu(tmp_path_factory) -> CudaOnCpu:
 
 
 @pytest.fixture(params=["reference", "kernels", "CUDA kernels on the CPU"])
-def pool(request, device, monkeypatch) -> Callable[..., Tensor]:
+def pool(request, device) -> Callable[..., Tensor]:
     """`prroi_pool2d` of each implementation."""
     if request.param == "reference":
         return reference.prroi_pool2d
-    if request.param == "CUDA kernels on the CPU":
-        if device != "cpu":
-            pytest.skip("with a GPU at hand they run there")
-        emulated = request.getfixturevalue("cuda_on_cpu")
-        monkeypatch.setattr(extension, "kernels", lambda device_type: emulated)
+    if request.param == "kernels":
+        request.getfixturevalue("kernels")
         return functional.prroi_pool2d
-    request.getfixturevalue("kernels")
-    return functional.prroi_pool2d
+    if device != "cpu":
+        pytest.skip("with a GPU at hand they run there")
+    return pool_with(request.getfixturevalue("cuda_on_cpu"))
 
 
 @pytest.fixture

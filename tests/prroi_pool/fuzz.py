@@ -19,7 +19,9 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from prroi_pool import extension, ops, prroi_pool2d, reference
+from raw_kernels import pool_with
+
+from prroi_pool import extension, reference
 
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer", "-g"]
 SPECIAL = [
@@ -68,8 +70,8 @@ def random_rois(generator: torch.Generator, num_images: int, extent: float) -> T
     return torch.cat([image, corners], 1)
 
 
-def check_batch(seed: int, device: str) -> str | None:
-    """What differs, or None."""
+def check_batch(seed: int, device: str, kernels) -> str | None:
+    """What differs between an object with the kernels' functions and the reference, or None."""
     generator = torch.Generator().manual_seed(seed)
 
     def integer(low: int, high: int) -> int:
@@ -87,7 +89,7 @@ def check_batch(seed: int, device: str) -> str | None:
     grad_output = torch.randn(len(rois), channels, *bins, generator=generator, dtype=torch.float64).to(device, dtype)
 
     results = []
-    for pool in (prroi_pool2d, reference.prroi_pool2d):
+    for pool in (pool_with(kernels), reference.prroi_pool2d):
         output = pool(features, rois, *bins, scale)
         results.append([output, *torch.autograd.grad(output, (features, rois), grad_output)])
     # All of it is bounded by the features: a mean, and a mean of their slopes. Only sums over many terms grow.
@@ -137,12 +139,11 @@ def main() -> None:
     if args.sanitize:
         flags = [flag for flag in extension.compile_flags() if flag != "-O3"]
         extension.compile_flags = lambda: [*flags, "-O1", *SANITIZERS]
-    extension.load(args.device)
-    ops.check_batch_index = lambda rois, num_images: None  # its errors would keep the kernels from being tried
+    kernels = extension.load(args.device)
     failures = 0
     batches = -(-args.rois // ROIS_PER_BATCH)
     for seed in range(args.seed, args.seed + batches):
-        if message := check_batch(seed, args.device):
+        if message := check_batch(seed, args.device, kernels):
             failures += 1
             print(f"seed {seed}: {message}", flush=True)
     print(f"{batches * ROIS_PER_BATCH} RoIs, {failures} of {batches} batches failed")

@@ -1,7 +1,10 @@
 """The operator's values, gradients and contract, for every implementation and device."""
 
+import re
+
 import pytest
 import torch
+from raw_kernels import pool_with
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
 
 from prroi_pool import PrRoIPool2D, extension, prroi_pool2d, reference
@@ -232,21 +235,31 @@ def test_no_rois(pool, device):
     assert output.shape == (0, 3, 3, 2) and not grad_features.any() and grad_rois.shape == (0, 5)
 
 
-@pytest.mark.parametrize("batch_index", [-1.0, 2.0, 0.5, NAN, 1e20])
-def test_batch_index_of_no_image(device, kernels, batch_index):
+@pytest.mark.parametrize("backend", ["kernels", "reference"])
+@pytest.mark.parametrize("batch_index", ["-1", "2", "0.5", "nan", "1e+20"])
+def test_batch_index_of_no_image(device, kernels, backend, batch_index, monkeypatch):
+    if backend == "reference":
+        monkeypatch.setattr(extension, "kernels", lambda device_type: None)
     features = make_features(device, torch.float32)
-    rois = torch.tensor([ROIS[0], [batch_index, 1, 1, 5, 5]], device=device)
+    rois = torch.tensor([ROIS[0], [float(batch_index), 1, 1, 5, 5]], device=device)
     if device == "cpu":
-        with pytest.raises(ValueError, match=r"rois\[1, 0\], the batch index, is .* in \[0, 2\)"):
+        with pytest.raises(
+            ValueError, match=rf"rois\[1, 0\], the batch index, is {re.escape(batch_index)}, .* in \[0, 2\)"
+        ):
             prroi_pool2d(features, rois, 3, 2, 1.0)
-    elif batch_index != 0.5:
+    elif batch_index != "0.5":
         output, _, grad_rois = gradients(prroi_pool2d, features, rois)
         assert not output[1].any() and not grad_rois[1].any()
 
 
 @pytest.mark.parametrize("batch_index", [-1.0, 2.0, NAN, 1e20])
-def test_reference_and_kernels_skip_a_batch_index_of_no_image(pool, device, batch_index, monkeypatch):
-    monkeypatch.setattr("prroi_pool.ops.check_batch_index", lambda *_: None)
+@pytest.mark.parametrize("implementation", ["reference", "kernels", "cuda_on_cpu"])
+def test_implementations_skip_a_batch_index_of_no_image(request, kernels, implementation, device, batch_index):
+    pool = {
+        "reference": lambda: reference.prroi_pool2d,
+        "kernels": lambda: pool_with(extension.load(device)),
+        "cuda_on_cpu": lambda: pool_with(request.getfixturevalue("cuda_on_cpu")),
+    }[implementation]()
     rois = torch.tensor([ROIS[0], [batch_index, 1, 1, 5, 5]], device=device)
     output, grad_features, grad_rois = gradients(pool, make_features(device, torch.float32), rois)
     assert output[0].any() and not output[1].any() and not grad_rois[1].any() and grad_features.isfinite().all()
@@ -286,19 +299,13 @@ def test_dtypes(kernels, device, dtype, rois_dtype):
 
 
 @pytest.mark.parametrize("wanted", ["features", "rois"])
-def test_only_the_gradient_that_is_needed_is_computed(kernels, device, wanted, monkeypatch):
-    called = []
-
-    class Spy:
-        def __getattr__(self, name):
-            called.append(name)
-            return getattr(extension.load(device), name)
-
-    monkeypatch.setattr(extension, "kernels", lambda device_type: Spy())
+def test_only_the_gradient_that_is_needed_is_computed(kernels, device, wanted):
     features, rois = make_features(device), torch.tensor(ROIS, device=device)
     (features if wanted == "features" else rois).requires_grad_()
-    prroi_pool2d(features, rois, 3, 2, 1.0).sum().backward()
-    assert called == ["forward", f"{wanted}_backward"]
+    with torch.profiler.profile() as profile:
+        prroi_pool2d(features, rois, 3, 2, 1.0).sum().backward()
+    operators = [event.name for event in profile.events() if event.name.startswith(f"{extension.NAMESPACE}::")]
+    assert operators == [f"{extension.NAMESPACE}::prroi_pool2d", f"{extension.NAMESPACE}::{wanted}_backward"]
 
 
 def test_rois_as_a_list_of_boxes_per_image(pool, device):

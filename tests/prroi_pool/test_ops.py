@@ -11,7 +11,7 @@ import torch
 from torch.library import opcheck
 
 import prroi_pool
-from prroi_pool import MultiScalePrRoIPool, PrRoIPool2D, ops, prroi_pool2d
+from prroi_pool import MultiScalePrRoIPool, PrRoIPool2D, extension, prroi_pool2d
 
 pytestmark = pytest.mark.usefixtures("kernels")
 
@@ -30,7 +30,7 @@ def make_rois(device, dtype=torch.float32):
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
 def test_opcheck(device, dtype, channels_last):
-    operators = getattr(torch.ops, ops.NAMESPACE)
+    operators = getattr(torch.ops, extension.NAMESPACE)
     features = make_features(device, dtype, channels_last).requires_grad_()
     rois = make_rois(device, torch.float64 if dtype == torch.float64 else torch.float32).requires_grad_()
     opcheck(operators.prroi_pool2d.default, (features, rois, 3, 2, 0.9))

@@ -1,0 +1,32 @@
+"""The kernels without the operator's checks: also for RoIs that it refuses, and for kernels that it does not know."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def pool_with(kernels) -> Callable[..., Tensor]:
+    """`prroi_pool2d` by an object with the functions of csrc/prroi_pool.h."""
+
+    def pool(features: Tensor, rois: Tensor, height: int, width: int, spatial_scale: float) -> Tensor:
+        return _Pool.apply(kernels, features, rois, height, width, spatial_scale)
+
+    return pool
+
+
+class _Pool(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, kernels, features, rois, height, width, spatial_scale):
+        ctx.kernels, ctx.spatial_scale = kernels, spatial_scale
+        ctx.channels_last = features.is_contiguous(memory_format=torch.channels_last) and not features.is_contiguous()
+        ctx.save_for_backward(features, rois)
+        return kernels.forward(features, rois, height, width, ctx.channels_last, spatial_scale)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        features, rois = ctx.saved_tensors
+        grad_features = ctx.kernels.features_backward(grad, rois, features.shape, ctx.channels_last, ctx.spatial_scale)
+        grad_rois = ctx.kernels.rois_backward(grad, features, rois, ctx.spatial_scale)
+        return None, grad_features, grad_rois, None, None, None
