@@ -47,7 +47,7 @@ def prroi_pool2d(
     if not isinstance(rois, Tensor):
         if len(rois) != features.shape[0]:
             raise ValueError(f"rois are boxes of {len(rois)} images, but features of {features.shape[0]}")
-        rois = rois_of_images(rois)
+        rois = rois_of_images(rois) if rois else torch.zeros(0, 5, device=features.device)
     _check(features, rois, pooled_height, pooled_width, spatial_scale)
     if any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in (features, rois)):
         raise NotImplementedError(

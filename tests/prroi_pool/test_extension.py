@@ -3,8 +3,10 @@ own."""
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -33,6 +35,7 @@ def start(code: str, *, path: Path = PACKAGE.parent, **environment: str) -> subp
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
 
 
@@ -64,6 +67,18 @@ def test_two_processes_build_once_despite_an_orphan_lock(compiler, tmp_path, mon
     assert sum("prroi_pool: compiling the CPU kernels" in stderr for _, stderr in outputs) == 1
     assert not any("Warning" in stderr for _, stderr in outputs)
     assert run(POOL) == (POOLED, "")  # and never again
+
+
+@pytest.mark.build
+@pytest.mark.skipif(sys.platform == "win32", reason="kills a process group")
+def test_a_killed_build_is_done_again(compiler, tmp_path):
+    killed = start(POOL, TORCH_EXTENSIONS_DIR=str(tmp_path))
+    assert "compiling the CPU kernels" in killed.stderr.readline()
+    time.sleep(3)  # in the midst of it, as a build takes at least ten
+    os.killpg(killed.pid, signal.SIGKILL)
+    assert killed.wait() != 0
+    stdout, stderr = run(POOL, TORCH_EXTENSIONS_DIR=str(tmp_path))
+    assert stdout == POOLED and "compiling the CPU kernels" in stderr and "Warning" not in stderr
 
 
 @pytest.mark.build

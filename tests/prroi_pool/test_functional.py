@@ -318,9 +318,10 @@ def test_rois_as_a_list_of_boxes_per_image(pool, device):
     torch.testing.assert_close(torch.cat(torch.autograd.grad(output.sum(), boxes)), grad_rois[:, 1:])
 
 
-def test_a_list_with_boxes_in_no_image_or_one(device):
+def test_a_list_with_no_boxes_no_images_or_too_many(device):
     features = make_features(device, torch.float32)
     assert prroi_pool2d(features, [torch.zeros(0, 4, device=device)] * 2, 3, 2, 1.0).shape == (0, 3, 3, 2)
+    assert prroi_pool2d(features[:0], [], 3, 2, 1.0).shape == (0, 3, 3, 2)
     with pytest.raises(ValueError, match=r"boxes of 3 images, but features of 2"):
         prroi_pool2d(features, [torch.zeros(1, 4, device=device)] * 3, 3, 2, 1.0)
     with pytest.raises(ValueError, match=r"must be \[K, 4\], got \[1, 5\] for image 1"):

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "../bilinear_integral.h"
+#include "channel_sums.h"
 
 namespace prroi_pool {
 
@@ -38,15 +39,24 @@ class AxisWeights {
   PixelRange pixels_of(int64_t bin) const { return bin_pixels_[bin]; }
   BinRange bins_of(int64_t pixel) const { return pixel_bins_[pixel - pixels_.first]; }
 
-  // Weights of (bin, pixel); the next pixel's follows, the next bin's is `bin_stride` away. Only the pixels
-  // of a bin have one.
+  // The weight of (bin, pixel); the next pixel's follows, the next bin's is `bin_stride` away. Only the pixels of a bin
+  // have one.
   const T* value(int64_t bin, int64_t pixel) const { return &value_[index(bin, pixel)]; }
-  const T* d_low(int64_t bin, int64_t pixel) const { return &d_low_[index(bin, pixel)]; }
-  const T* d_high(int64_t bin, int64_t pixel) const { return &d_high_[index(bin, pixel)]; }
   int64_t bin_stride() const { return pixels_.count; }
+
+  // Those of a bin's pixels from `pixel` on, and those of a pixel in bins from `bin` on.
+  DifferentiableWeights<T> of_pixels(int64_t bin, int64_t pixel) const { return differentiable(bin, pixel, 1); }
+  DifferentiableWeights<T> of_bins(int64_t bin, int64_t pixel) const {
+    return differentiable(bin, pixel, bin_stride());
+  }
 
  private:
   int64_t index(int64_t bin, int64_t pixel) const { return bin * pixels_.count + pixel - pixels_.first; }
+
+  DifferentiableWeights<T> differentiable(int64_t bin, int64_t pixel, int64_t stride) const {
+    const int64_t first = index(bin, pixel);
+    return {&value_[first], &d_low_[first], &d_high_[first], stride};
+  }
 
   void compute_bin(const Extent<T>& extent, int64_t bin, int64_t size) {
     PixelRange range = touched_pixels(extent, bin, size);

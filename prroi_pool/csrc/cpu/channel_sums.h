@@ -1,8 +1,11 @@
-// Weighted sums over runs of channels: the inner loop of every CPU kernel.
+// Weighted sums over runs of channels: the inner loops of every CPU kernel. Up to four terms are added at a time, so
+// that a sum is loaded and stored once for four products. Compilers vectorise these loops without -ffast-math, but GCC
+// has to be told: among so many pointers it gives up proving that they do not overlap.
 
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #ifdef _MSC_VER
 #define PRROI_POOL_RESTRICT __restrict
@@ -12,49 +15,150 @@
 
 namespace prroi_pool {
 
-template <int Terms, typename T>
-inline void add_terms(
-    T* PRROI_POOL_RESTRICT sum,
-    const T* PRROI_POOL_RESTRICT terms,
-    int64_t term_stride,
-    const T* weights,
-    int64_t weight_stride,
-    int64_t channels) {
-  T weight[Terms];
-  for (int n = 0; n < Terms; ++n) {
-    weight[n] = weights[n * weight_stride];
+// Runs of channels, apart by `stride`.
+template <typename T>
+struct Terms {
+  const T* data;
+  int64_t stride;
+};
+
+// A weight for each term, apart by `stride`.
+template <typename T>
+struct Weights {
+  const T* data;
+  int64_t stride;
+};
+
+// The weights of terms, and their derivatives by the low and the high end of the RoI.
+template <typename T>
+struct DifferentiableWeights {
+  const T* value;
+  const T* d_low;
+  const T* d_high;
+  int64_t stride;
+};
+
+// Sums with each of these.
+template <typename T>
+struct DifferentiableSums {
+  T* value;
+  T* d_low;
+  T* d_high;
+};
+
+// Calls visit(n, number) for parts [n, n + number) of [0, count), the number at most four and known when compiling.
+template <typename Visit>
+inline void for_parts(int64_t count, const Visit& visit) {
+  int64_t n = 0;
+  for (; n + 4 <= count; n += 4) {
+    visit(n, std::integral_constant<int, 4>{});
   }
-  for (int64_t c = 0; c < channels; ++c) {
-    T total = sum[c];
-    for (int n = 0; n < Terms; ++n) {
-      total += weight[n] * terms[n * term_stride + c];
-    }
-    sum[c] = total;
+  if (count - n == 3) {
+    visit(n, std::integral_constant<int, 3>{});
+  } else if (count - n == 2) {
+    visit(n, std::integral_constant<int, 2>{});
+  } else if (count - n == 1) {
+    visit(n, std::integral_constant<int, 1>{});
   }
 }
 
-// sum[c] += Σ_n weights[n * weight_stride] * terms[n * term_stride + c] for c in [0, channels). Four terms at
-// a time, so that the sum is loaded and stored once for four products; any compiler vectorises this, without
-// -ffast-math.
+// sum[c] += Σ_n weights[n] * terms[n][c], for n in [0, count) and c in [0, channels).
 template <typename T>
 inline void add_weighted(
-    T* sum,
-    const T* terms,
-    int64_t term_stride,
-    const T* weights,
-    int64_t weight_stride,
+    T* PRROI_POOL_RESTRICT sum, const Terms<T>& terms, const Weights<T>& weights, int64_t count, int64_t channels) {
+  for_parts(count, [&](int64_t first, auto number) {
+    const T* PRROI_POOL_RESTRICT term = terms.data + first * terms.stride;
+    const int64_t stride = terms.stride;
+    T weight[number];
+    for (int n = 0; n < number; ++n) {
+      weight[n] = weights.data[(first + n) * weights.stride];
+    }
+#pragma omp simd
+    for (int64_t c = 0; c < channels; ++c) {
+      T total = sum[c];
+      for (int n = 0; n < number; ++n) {
+        total += weight[n] * term[n * stride + c];
+      }
+      sum[c] = total;
+    }
+  });
+}
+
+// The same with the weights and with their derivatives.
+template <typename T>
+inline void add_weighted(
+    const DifferentiableSums<T>& sums,
+    const Terms<T>& terms,
+    const DifferentiableWeights<T>& weights,
     int64_t count,
     int64_t channels) {
-  for (; count >= 4; count -= 4, terms += 4 * term_stride, weights += 4 * weight_stride) {
-    add_terms<4>(sum, terms, term_stride, weights, weight_stride, channels);
-  }
-  if (count == 3) {
-    add_terms<3>(sum, terms, term_stride, weights, weight_stride, channels);
-  } else if (count == 2) {
-    add_terms<2>(sum, terms, term_stride, weights, weight_stride, channels);
-  } else if (count == 1) {
-    add_terms<1>(sum, terms, term_stride, weights, weight_stride, channels);
-  }
+  for_parts(count, [&](int64_t first, auto number) {
+    const T* PRROI_POOL_RESTRICT term = terms.data + first * terms.stride;
+    T* PRROI_POOL_RESTRICT value = sums.value;
+    T* PRROI_POOL_RESTRICT d_low = sums.d_low;
+    T* PRROI_POOL_RESTRICT d_high = sums.d_high;
+    const int64_t stride = terms.stride;
+    T weight[number][3];
+    for (int n = 0; n < number; ++n) {
+      const int64_t index = (first + n) * weights.stride;
+      weight[n][0] = weights.value[index];
+      weight[n][1] = weights.d_low[index];
+      weight[n][2] = weights.d_high[index];
+    }
+#pragma omp simd
+    for (int64_t c = 0; c < channels; ++c) {
+      T total_value = value[c], total_low = d_low[c], total_high = d_high[c];
+      for (int n = 0; n < number; ++n) {
+        const T t = term[n * stride + c];
+        total_value += weight[n][0] * t;
+        total_low += weight[n][1] * t;
+        total_high += weight[n][2] * t;
+      }
+      value[c] = total_value;
+      d_low[c] = total_low;
+      d_high[c] = total_high;
+    }
+  });
+}
+
+// The gradients by x1, y1, x2, y2 of the product of sums along x, which are given, with sums of these terms along y;
+// added to grads[0], ..., grads[3], each `channels` long.
+template <typename T>
+inline void add_product_gradients(
+    T* PRROI_POOL_RESTRICT grads,
+    const DifferentiableSums<T>& x,
+    const Terms<T>& y_terms,
+    const DifferentiableWeights<T>& y_weights,
+    int64_t count,
+    int64_t channels) {
+  for_parts(count, [&](int64_t first, auto number) {
+    const T* PRROI_POOL_RESTRICT term = y_terms.data + first * y_terms.stride;
+    const T* PRROI_POOL_RESTRICT x_value = x.value;
+    const T* PRROI_POOL_RESTRICT x_low = x.d_low;
+    const T* PRROI_POOL_RESTRICT x_high = x.d_high;
+    const int64_t stride = y_terms.stride;
+    T weight[number][3];
+    for (int n = 0; n < number; ++n) {
+      const int64_t index = (first + n) * y_weights.stride;
+      weight[n][0] = y_weights.value[index];
+      weight[n][1] = y_weights.d_low[index];
+      weight[n][2] = y_weights.d_high[index];
+    }
+#pragma omp simd
+    for (int64_t c = 0; c < channels; ++c) {
+      T y_value = 0, y_low = 0, y_high = 0;
+      for (int n = 0; n < number; ++n) {
+        const T t = term[n * stride + c];
+        y_value += weight[n][0] * t;
+        y_low += weight[n][1] * t;
+        y_high += weight[n][2] * t;
+      }
+      grads[c] += x_low[c] * y_value;
+      grads[channels + c] += x_value[c] * y_low;
+      grads[2 * channels + c] += x_high[c] * y_value;
+      grads[3 * channels + c] += x_value[c] * y_high;
+    }
+  });
 }
 
 }  // namespace prroi_pool

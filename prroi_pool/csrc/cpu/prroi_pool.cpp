@@ -104,8 +104,13 @@ void read_bins(T* block, const at::Tensor& tensor, int64_t roi, int64_t channel,
   for (int64_t row = 0; row < tensor.size(2); ++row) {
     for (int64_t column = 0; column < tensor.size(3); ++column) {
       const T* bin = source + row * tensor.stride(2) + column * tensor.stride(3);
-      for (int64_t c = 0; c < channels; ++c) {
-        *block++ = bin[c * tensor.stride(1)];
+      const int64_t stride = tensor.stride(1);
+      if (stride == 1) {
+        block = std::copy_n(bin, channels, block);
+      } else {
+        for (int64_t c = 0; c < channels; ++c) {
+          *block++ = bin[c * stride];
+        }
       }
     }
   }
@@ -117,8 +122,14 @@ void write_bins(at::Tensor& tensor, const T* block, int64_t roi, int64_t channel
   for (int64_t row = 0; row < tensor.size(2); ++row) {
     for (int64_t column = 0; column < tensor.size(3); ++column) {
       T* bin = target + row * tensor.stride(2) + column * tensor.stride(3);
-      for (int64_t c = 0; c < channels; ++c) {
-        bin[c * tensor.stride(1)] = *block++;
+      const int64_t stride = tensor.stride(1);
+      if (stride == 1) {
+        std::copy_n(block, channels, bin);
+        block += channels;
+      } else {
+        for (int64_t c = 0; c < channels; ++c) {
+          bin[c * stride] = *block++;
+        }
       }
     }
   }
@@ -233,14 +244,14 @@ void forward_kernel(at::Tensor& output, const at::Tensor& features, const at::Te
             std::fill_n(row_bins.begin(), pooled_width * block, T(0));
             for (int64_t bin = 0; bin < pooled_width; ++bin) {
               const PixelRange pixels = weights.x.pixels_of(bin);
-              add_weighted(
-                  &row_bins[bin * block], row + (pixels.first - columns.first) * pixel_stride, pixel_stride,
-                  weights.x.value(bin, pixels.first), 1, pixels.count, block);
+              add_weighted<T>(
+                  &row_bins[bin * block], {row + (pixels.first - columns.first) * pixel_stride, pixel_stride},
+                  {weights.x.value(bin, pixels.first), 1}, pixels.count, block);
             }
             const BinRange row_of_bins = weights.y.bins_of(j);
             for (int64_t bin = row_of_bins.first; bin < row_of_bins.first + row_of_bins.count; ++bin) {
-              add_weighted(
-                  &bins[bin * pooled_width * block], row_bins.data(), 0, weights.y.value(bin, j), 1, 1,
+              add_weighted<T>(
+                  &bins[bin * pooled_width * block], {row_bins.data(), 0}, {weights.y.value(bin, j), 1}, 1,
                   pooled_width * block);
             }
           }
@@ -340,14 +351,14 @@ void features_backward_kernel(
         for (int64_t j = std::max(rows.first, band.first_row); j < end_row; ++j) {
           const BinRange y_bins = weights.y.bins_of(j);
           std::fill_n(row_bins.begin(), row_size, T(0));
-          add_weighted(
-              row_bins.data(), &bins[y_bins.first * row_size], row_size, weights.y.value(y_bins.first, j),
-              weights.y.bin_stride(), y_bins.count, row_size);
+          add_weighted<T>(
+              row_bins.data(), {&bins[y_bins.first * row_size], row_size},
+              {weights.y.value(y_bins.first, j), weights.y.bin_stride()}, y_bins.count, row_size);
           for (int64_t i = columns.first; i < columns.first + columns.count; ++i) {
             const BinRange x_bins = weights.x.bins_of(i);
-            add_weighted(
-                band.pixel(j, i), &row_bins[x_bins.first * band.channels], band.channels,
-                weights.x.value(x_bins.first, i), weights.x.bin_stride(), x_bins.count, band.channels);
+            add_weighted<T>(
+                band.pixel(j, i), {&row_bins[x_bins.first * band.channels], band.channels},
+                {weights.x.value(x_bins.first, i), weights.x.bin_stride()}, x_bins.count, band.channels);
           }
         }
       }
@@ -364,7 +375,6 @@ void rois_backward_kernel(
     const at::Tensor& rois,
     T spatial_scale) {
   const int64_t pooled_height = grad_output.size(2), pooled_width = grad_output.size(3);
-  const int64_t row_size = pooled_width * kBlock;
   // x1, y1, x2, y2's of each RoI, summed over views in their order.
   std::vector<std::array<double, 4>> totals(rois.size(0), std::array<double, 4>{});
 
@@ -372,64 +382,44 @@ void rois_backward_kernel(
     at::parallel_for(0, indices.size(), 1, [&](int64_t begin, int64_t end) {
       RoIWeights<T> weights;
       RowReader<T> reader(view);
-      std::vector<T> bins(pooled_height * row_size);
-      // Along x a row of pixels is summed to a row of bins; along y the rows of the output's gradient are. Each
-      // with the weights, their derivatives by the low, and those by the high end of the RoI.
-      std::vector<T> x_value(row_size), x_low(row_size), x_high(row_size);
-      std::vector<T> y_value(row_size), y_low(row_size), y_high(row_size);
-      // Sums over rows of x1, y1, x2, y2's gradients, still apart by bin and channel: adding them up last keeps
-      // the inner loop free of reductions.
-      std::array<std::vector<T>, 4> grads;
+      std::vector<T> bins(pooled_height * pooled_width * kBlock);
+      // Of one bin in one row of pixels; for each channel.
+      std::array<std::vector<T>, 3> x_sums{std::vector<T>(kBlock), std::vector<T>(kBlock), std::vector<T>(kBlock)};
+      const DifferentiableSums<T> x{x_sums[0].data(), x_sums[1].data(), x_sums[2].data()};
+      // Of x1, y1, x2, y2, still apart by channel: adding these up last keeps the inner loops free of reductions.
+      std::vector<T> grads(4 * kBlock);
       for (int64_t n = begin; n < end; ++n) {
         const T* roi = rois.const_data_ptr<T>() + indices[n] * rois.stride(0);
         if (!weights.compute(
                 roi, rois.stride(1), spatial_scale, features.sizes(), pooled_height, pooled_width)) {
           continue;
         }
-        for (auto& grad : grads) {
-          grad.assign(row_size, T(0));
-        }
-        auto& [grad_x1, grad_y1, grad_x2, grad_y2] = grads;
         const PixelRange rows = weights.y.pixels(), columns = weights.x.pixels();
         for (int64_t channel = view.first_channel; channel < view.end_channel; channel += kBlock) {
           const int64_t block = std::min(kBlock, view.end_channel - channel);
           const int64_t pixel_stride = reader.pixel_stride(block);
           read_bins(bins.data(), grad_output, indices[n], channel, block);
-          for (int64_t j = rows.first; j < rows.first + rows.count; ++j) {
-            for (auto* sum : {&x_value, &x_low, &x_high, &y_value, &y_low, &y_high}) {
-              std::fill_n(sum->begin(), pooled_width * block, T(0));
-            }
+          std::fill(grads.begin(), grads.end(), T(0));
+          for (int64_t j = rows.first; j < rows.end(); ++j) {
             const T* row = reader.row(weights.image, channel, block, j, columns);
+            const BinRange y_bins = weights.y.bins_of(j);
             for (int64_t bin = 0; bin < pooled_width; ++bin) {
               const PixelRange pixels = weights.x.pixels_of(bin);
-              const T* source = row + (pixels.first - columns.first) * pixel_stride;
-              const auto sum_pixels = [&](std::vector<T>& sums, const T* weight) {
-                add_weighted(&sums[bin * block], source, pixel_stride, weight, 1, pixels.count, block);
-              };
-              sum_pixels(x_value, weights.x.value(bin, pixels.first));
-              sum_pixels(x_low, weights.x.d_low(bin, pixels.first));
-              sum_pixels(x_high, weights.x.d_high(bin, pixels.first));
-            }
-            const BinRange row_of_bins = weights.y.bins_of(j);
-            const auto sum_bins = [&](std::vector<T>& sums, const T* weight) {
-              add_weighted(
-                  sums.data(), &bins[row_of_bins.first * pooled_width * block], pooled_width * block, weight,
-                  weights.y.bin_stride(), row_of_bins.count, pooled_width * block);
-            };
-            sum_bins(y_value, weights.y.value(row_of_bins.first, j));
-            sum_bins(y_low, weights.y.d_low(row_of_bins.first, j));
-            sum_bins(y_high, weights.y.d_high(row_of_bins.first, j));
-            for (int64_t c = 0; c < pooled_width * block; ++c) {
-              grad_x1[c] += x_low[c] * y_value[c];
-              grad_y1[c] += x_value[c] * y_low[c];
-              grad_x2[c] += x_high[c] * y_value[c];
-              grad_y2[c] += x_value[c] * y_high[c];
+              for (std::vector<T>& sum : x_sums) {
+                std::fill_n(sum.begin(), block, T(0));
+              }
+              add_weighted<T>(
+                  x, {row + (pixels.first - columns.first) * pixel_stride, pixel_stride},
+                  weights.x.of_pixels(bin, pixels.first), pixels.count, block);
+              add_product_gradients<T>(
+                  grads.data(), x, {&bins[(y_bins.first * pooled_width + bin) * block], pooled_width * block},
+                  weights.y.of_bins(y_bins.first, j), y_bins.count, block);
             }
           }
-        }
-        for (int axis = 0; axis < 4; ++axis) {
-          for (const T term : grads[axis]) {
-            totals[indices[n]][axis] += term;
+          for (int axis = 0; axis < 4; ++axis) {
+            for (int64_t c = 0; c < block; ++c) {
+              totals[indices[n]][axis] += grads[axis * block + c];
+            }
           }
         }
       }
