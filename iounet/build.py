@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 
 import torch
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -17,7 +18,7 @@ from .config import ConfigError
 from .data import CocoDataset, build_transforms
 from .modeling import HiddenLayers, IoUHead, IoUNet, Postprocessing, RoIHeads, resnet_fpn
 from .training import learning_rate_schedule, sample_iou_boxes
-from .training.checkpoint import load_detector_weights, load_weights_file, select_categories
+from .training.checkpoint import load_checkpoint, load_detector_weights, load_weights_file, select_categories
 
 # What ImageNet classifiers, ours among them, expect of RGB in [0, 1].
 IMAGENET_MEAN = [0.485, 0.456, 0.406]
@@ -112,7 +113,11 @@ def build_detector(cfg: CfgNode) -> IoUNet:
         detections_per_img=cfg.TEST.DETECTIONS_PER_IMAGE,
     )
     iou_head = IoUHead(
-        roi_pool(), in_channels=channels, num_classes=num_classes, hidden_dim=cfg.MODEL.IOU_HEAD.HIDDEN_DIM
+        roi_pool(),
+        in_channels=channels,
+        num_classes=num_classes,
+        hidden_dim=cfg.MODEL.IOU_HEAD.HIDDEN_DIM,
+        loss=cfg.MODEL.IOU_HEAD.LOSS,
     )
     detector = IoUNet(
         transform=GeneralizedRCNNTransform(cfg.INPUT.MIN_SIZE, cfg.INPUT.MAX_SIZE, IMAGENET_MEAN, IMAGENET_STD),
@@ -128,14 +133,57 @@ def build_detector(cfg: CfgNode) -> IoUNet:
         postprocessing=Postprocessing(
             nms=cfg.TEST.NMS,
             nms_threshold=cfg.TEST.NMS_THRESHOLD,
+            ranking=cfg.TEST.RANKING,
             detections_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
             refinement_steps=cfg.TEST.REFINE.STEPS,
             step_size=cfg.TEST.REFINE.STEP_SIZE,
             early_stop=cfg.TEST.REFINE.EARLY_STOP,
             degeneration=cfg.TEST.REFINE.DEGENERATION,
+            coordinates=cfg.TEST.REFINE.COORDINATES,
+            accept=cfg.TEST.REFINE.ACCEPT,
+            refine_before_nms=cfg.TEST.REFINE.BEFORE_NMS,
+            final_score=cfg.TEST.FINAL_SCORE,
         ),
     )
     return detector.to(memory_format=torch.channels_last)
+
+
+def load_detector(cfg: CfgNode, weights: str | Path, dataset: CocoDataset) -> IoUNet:
+    """The detector of a configuration with the weights of a checkpoint that was trained on the data set's categories.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or of another architecture.
+        ConfigError: as `build_detector`; the categories are not those of the data set.
+    """
+    checkpoint = load_checkpoint(weights)
+    check_categories(checkpoint["categories"], dataset, str(weights))
+    detector = build_detector(with_num_classes(cfg, dataset))
+    load_detector_weights(detector, checkpoint["model"], str(weights), need_iou_head=True)
+    return detector
+
+
+def with_num_classes(cfg: CfgNode, dataset: CocoDataset) -> CfgNode:
+    """The configuration with MODEL.NUM_CLASSES filled in from a data set."""
+    found = len(dataset.categories)
+    if cfg.MODEL.NUM_CLASSES not in (0, found):
+        raise ConfigError(
+            f"MODEL.NUM_CLASSES is {cfg.MODEL.NUM_CLASSES}, but {dataset.annotation_file} has {found} categories; "
+            "leave it at 0 to take the file's number"
+        )
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.NUM_CLASSES = found
+    cfg.freeze()
+    return cfg
+
+
+def check_categories(categories: list[dict], dataset: CocoDataset, source: str) -> None:
+    """Raises ConfigError unless the categories, of ``source``, are those of the data set."""
+    if categories != dataset.categories:
+        raise ConfigError(
+            f"the categories of {source} are {categories[:3]}..., those of {dataset.annotation_file} "
+            f"{dataset.categories[:3]}...: ids and names must agree, or labels would mean different classes"
+        )
 
 
 def load_initial_weights(cfg: CfgNode, detector: IoUNet, category_ids: list[int]) -> None:

@@ -47,6 +47,7 @@ _C.MODEL.IOU_HEAD = CfgNode()
 _C.MODEL.IOU_HEAD.HIDDEN_DIM = 1024
 _C.MODEL.IOU_HEAD.BOXES_PER_IMAGE = 512  # jittered boxes to train it (the paper gives no number; as for the box head)
 _C.MODEL.IOU_HEAD.MIN_IOU = 0.5  # Omega_train: their IoU is uniform over [MIN_IOU, 1]
+_C.MODEL.IOU_HEAD.LOSS = "smooth_l1"  # or "bce": binary cross-entropy of the IoU
 _C.MODEL.IOU_HEAD.LOSS_WEIGHT = 5.0  # the paper gives none; 5 is that of a reproduction (thisisi3/OpenMMLab-IoUNet)
 
 _C.INPUT = CfgNode()
@@ -87,12 +88,17 @@ _C.TEST.BATCH_SIZE = 1  # images a step on each device
 _C.TEST.SCORE_THRESHOLD = 0.05  # candidates below are dropped before NMS
 _C.TEST.NMS = "iou_guided"  # greedy, soft, iou_guided
 _C.TEST.NMS_THRESHOLD = 0.5  # Omega_nms
+_C.TEST.RANKING = "iou"  # what iou_guided ranks by; or "score_times_iou"
+_C.TEST.FINAL_SCORE = "class"  # of the detections; or "class_times_iou"
 _C.TEST.DETECTIONS_PER_IMAGE = 100  # COCO's limit; these are refined
 _C.TEST.REFINE = CfgNode()
 _C.TEST.REFINE.STEPS = 5  # T; 0: no refinement
 _C.TEST.REFINE.STEP_SIZE = 0.5  # lambda
 _C.TEST.REFINE.EARLY_STOP = 0.001  # Omega_1
 _C.TEST.REFINE.DEGENERATION = -0.01  # Omega_2
+_C.TEST.REFINE.COORDINATES = "pixels"  # or "relative" to the box's size, which wants another STEP_SIZE
+_C.TEST.REFINE.ACCEPT = "every"  # step; "best": the best box on the way; "rising": halves steps that lower the IoU
+_C.TEST.REFINE.BEFORE_NMS = False  # True: all candidates are refined, not only what NMS leaves
 
 
 class ConfigError(ValueError):

@@ -28,7 +28,10 @@ from iounet.build import (
     build_device,
     build_optimizer,
     build_schedule,
+    check_categories,
+    load_detector,
     load_initial_weights,
+    with_num_classes,
 )
 from iounet.config import ConfigError, load_config
 from iounet.data import CocoDataset, DataError, eval_loader, train_loader
@@ -85,14 +88,8 @@ def evaluate_weights(cfg: CfgNode, *, device: torch.device, rank: int, world_siz
     if not cfg.MODEL.WEIGHTS:
         raise ConfigError("--eval-only evaluates MODEL.WEIGHTS, which is not set; give a checkpoint")
     val_set = build_dataset(cfg, "val")
-    cfg = with_num_classes(cfg, val_set)
-    checkpoint = load_checkpoint(cfg.MODEL.WEIGHTS)
-    check_categories(checkpoint["categories"], val_set, cfg.MODEL.WEIGHTS)
-    detector = build_detector(cfg)
-    load_detector_weights(detector, checkpoint["model"], cfg.MODEL.WEIGHTS, need_iou_head=True)
-    evaluate_and_report(
-        cfg, detector.to(device), val_set, Path(cfg.OUTPUT_DIR), device=device, rank=rank, world_size=world_size
-    )
+    detector = load_detector(cfg, cfg.MODEL.WEIGHTS, val_set).to(device)
+    evaluate_and_report(cfg, detector, val_set, Path(cfg.OUTPUT_DIR), device=device, rank=rank, world_size=world_size)
 
 
 def train(cfg: CfgNode, *, device: torch.device, rank: int, world_size: int, resume: bool) -> None:
@@ -241,29 +238,6 @@ def resume_from(path: Path, detector, optimizer, schedule, train_set: CocoDatase
         ) from None
     schedule.load_state_dict(checkpoint["scheduler"])
     return checkpoint["iteration"]
-
-
-def with_num_classes(cfg: CfgNode, dataset: CocoDataset) -> CfgNode:
-    """The configuration with MODEL.NUM_CLASSES filled in from a data set."""
-    found = len(dataset.categories)
-    if cfg.MODEL.NUM_CLASSES not in (0, found):
-        raise ConfigError(
-            f"MODEL.NUM_CLASSES is {cfg.MODEL.NUM_CLASSES}, but {dataset.annotation_file} has {found} categories; "
-            "leave it at 0 to take the file's number"
-        )
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.MODEL.NUM_CLASSES = found
-    cfg.freeze()
-    return cfg
-
-
-def check_categories(categories: list[dict], dataset: CocoDataset, source: str) -> None:
-    if categories != dataset.categories:
-        raise ConfigError(
-            f"the categories of {source} are {categories[:3]}..., those of {dataset.annotation_file} "
-            f"{dataset.categories[:3]}...: ids and names must agree, or labels would mean different classes"
-        )
 
 
 def describe(dataset: CocoDataset) -> None:

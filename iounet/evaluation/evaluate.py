@@ -89,8 +89,7 @@ def evaluate(
         features = detector.extract([image.to(device, non_blocking=True) for image in images])
         candidates = detector.detect(features, detector.propose(features))
         for row, postprocessing in rows.items():
-            kept = [detector.suppress(candidates_in_image, postprocessing) for candidates_in_image in candidates]
-            kept = to_original(features, detector.refine(features, kept, postprocessing))
+            kept = to_original(features, detector.postprocess(features, candidates, postprocessing))
             for target, detections in zip(targets, kept, strict=True):
                 found[row].append((target["image_id"], detections.to("cpu")))
         for index, (target, candidates_in_image) in enumerate(

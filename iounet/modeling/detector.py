@@ -9,7 +9,7 @@ Shapes and names, used throughout:
     candidates       boxes of every class that scores above the threshold, before NMS, each with its predicted IoU.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -21,34 +21,50 @@ from torchvision.ops import clip_boxes_to_image
 
 from ..boxes import box_sizes
 from ..detections import Detections
-from ..postprocess import greedy_nms, iou_guided_nms, refine_boxes, soft_nms
-from .iou_head import IoUHead, iou_loss
+from ..postprocess import greedy_nms, iou_guided_nms, refinement_path, soft_nms
+from .iou_head import IoUHead
 from .roi_heads import RoIHeads
 
 
 @dataclass(frozen=True)
 class Postprocessing:
-    """What happens to the candidates of an image at inference.
+    """What happens to the candidates of an image at inference; the defaults are the paper's.
 
     Attributes:
         nms: "greedy", "soft" or "iou_guided".
         nms_threshold: overlap above which a box is suppressed (greedy, iou_guided): Omega_nms.
+        ranking: what iou_guided ranks by: "iou", or "score_times_iou".
         detections_per_image: boxes kept after NMS, those of highest class score.
-        refinement_steps, step_size, early_stop, degeneration: of :func:`iounet.postprocess.refine_boxes`; with
-            0 steps boxes are not refined.
+        refinement_steps, step_size, early_stop, degeneration, coordinates, accept: of
+            :func:`iounet.postprocess.refine_boxes`; with 0 steps boxes are not refined.
+        refine_before_nms: refine all candidates rather than what NMS leaves.
+        final_score: "class", or "class_times_iou", of the detections.
     """
 
     nms: str = "iou_guided"
     nms_threshold: float = 0.5
+    ranking: str = "iou"
     detections_per_image: int = 100
     refinement_steps: int = 5
     step_size: float = 0.5
     early_stop: float = 1e-3
     degeneration: float = -1e-2
+    coordinates: str = "pixels"
+    accept: str = "every"
+    refine_before_nms: bool = False
+    final_score: str = "class"
 
     def __post_init__(self) -> None:
-        if self.nms not in ("greedy", "soft", "iou_guided"):
-            raise ValueError(f"unknown NMS '{self.nms}': TEST.NMS is one of greedy, soft, iou_guided")
+        for field, key, choices in (
+            ("nms", "NMS", ("greedy", "soft", "iou_guided")),
+            ("ranking", "RANKING", ("iou", "score_times_iou")),
+            ("coordinates", "REFINE.COORDINATES", ("pixels", "relative")),
+            ("accept", "REFINE.ACCEPT", ("every", "best", "rising")),
+            ("final_score", "FINAL_SCORE", ("class", "class_times_iou")),
+        ):
+            value = getattr(self, field)
+            if value not in choices:
+                raise ValueError(f"unknown {field} '{value}': TEST.{key} is one of {', '.join(choices)}")
 
 
 @dataclass(frozen=True)
@@ -159,7 +175,7 @@ class IoUNet(nn.Module):
     ) -> Tensor:
         boxes, true_ious, ground_truth = self.sample_iou_boxes([target["boxes"] for target in targets], image_sizes)
         labels = torch.cat([target["labels"] for target in targets])[ground_truth]
-        return iou_loss(self.iou_head(maps, boxes, labels, image_sizes), true_ious)
+        return self.iou_head.loss(maps, boxes, labels, image_sizes, true_ious)
 
     @torch.no_grad()
     def inference(self, images: list[Tensor]) -> list[Detections]:
@@ -171,8 +187,7 @@ class IoUNet(nn.Module):
         features = self.extract(images)
         proposals = self.propose(features)
         candidates = self.detect(features, proposals)
-        detections = [self.suppress(candidates_in_image) for candidates_in_image in candidates]
-        detections = self.refine(features, detections)
+        detections = self.postprocess(features, candidates)
         return to_original(features, detections)
 
     def extract(self, images: list[Tensor]) -> ImageFeatures:
@@ -197,12 +212,27 @@ class IoUNet(nn.Module):
         ious = ious.split([len(boxes_in_image) for boxes_in_image in boxes])
         return [Detections(*parts) for parts in zip(boxes, labels, scores, ious, strict=True)]
 
+    def postprocess(
+        self, features: ImageFeatures, candidates: list[Detections], postprocessing: Postprocessing | None = None
+    ) -> list[Detections]:
+        """NMS, refinement and final scores; boxes in pixels of the resized images, by falling score."""
+        options = postprocessing or self.postprocessing
+        if options.refine_before_nms:
+            candidates = self.refine(features, candidates, options)
+        detections = [self.suppress(candidates_in_image, options) for candidates_in_image in candidates]
+        if not options.refine_before_nms:
+            detections = self.refine(features, detections, options)
+        if options.final_score == "class_times_iou":
+            detections = [rescored(detections_in_image) for detections_in_image in detections]
+        return detections
+
     def suppress(self, candidates: Detections, postprocessing: Postprocessing | None = None) -> Detections:
         """NMS of one image's candidates; the best ``detections_per_image`` of what is left, by falling score."""
         options = postprocessing or self.postprocessing
         boxes, labels, scores, ious = candidates.boxes, candidates.labels, candidates.scores, candidates.ious
         if options.nms == "iou_guided":
-            keep, scores = iou_guided_nms(boxes, scores, ious, labels, options.nms_threshold)
+            rank = ious if options.ranking == "iou" else scores * ious
+            keep, scores = iou_guided_nms(boxes, scores, rank, labels, options.nms_threshold)
         elif options.nms == "soft":
             keep, scores = soft_nms(boxes, scores, labels, max_detections=options.detections_per_image)
         else:
@@ -220,30 +250,44 @@ class IoUNet(nn.Module):
         Boxes are in pixels of the resized images and stay inside them; order, labels and scores stay as they are.
         """
         options = postprocessing or self.postprocessing
-        num_boxes = [len(detections_in_image) for detections_in_image in detections]
-        if options.refinement_steps == 0 or not sum(num_boxes):
+        if options.refinement_steps == 0:
             return detections
-        boxes = torch.cat([detections_in_image.boxes for detections_in_image in detections])
-        refined, ious = refine_boxes(
+        *_, refined = self.refinement_path(features, detections, options)
+        return refined
+
+    def refinement_path(
+        self, features: ImageFeatures, detections: list[Detections], postprocessing: Postprocessing | None = None
+    ) -> Iterator[list[Detections]]:
+        """What :meth:`refine` returns after 0, 1, ..., ``refinement_steps`` steps."""
+        options = postprocessing or self.postprocessing
+        num_boxes = [len(detections_in_image) for detections_in_image in detections]
+        if not sum(num_boxes):
+            yield from [detections] * (options.refinement_steps + 1)
+            return
+        path = refinement_path(
             self.iou_predictor(features, detections),
-            boxes,
+            torch.cat([detections_in_image.boxes for detections_in_image in detections]),
             step_size=options.step_size,
             num_steps=options.refinement_steps,
             early_stop=options.early_stop,
             degeneration=options.degeneration,
+            coordinates=options.coordinates,
+            accept=options.accept,
         )
-        refined_detections = []
-        for before, boxes_in_image, ious_in_image, size in zip(
-            detections, refined.split(num_boxes), ious.split(num_boxes), features.sizes, strict=True
-        ):
-            clipped = clip_boxes_to_image(boxes_in_image, size)
-            inside = (box_sizes(clipped) > 0).all(1)  # one that left its image stays where it was
-            refined_detections.append(
-                before.with_boxes(
-                    torch.where(inside[:, None], clipped, before.boxes), torch.where(inside, ious_in_image, before.ious)
+        for boxes, ious in path:
+            refined_detections = []
+            for before, boxes_in_image, ious_in_image, size in zip(
+                detections, boxes.split(num_boxes), ious.split(num_boxes), features.sizes, strict=True
+            ):
+                clipped = clip_boxes_to_image(boxes_in_image, size)
+                inside = (box_sizes(clipped) > 0).all(1)  # one that left its image stays where it was
+                refined_detections.append(
+                    before.with_boxes(
+                        torch.where(inside[:, None], clipped, before.boxes),
+                        torch.where(inside, ious_in_image, before.ious),
+                    )
                 )
-            )
-        return refined_detections
+            yield refined_detections
 
     def iou_predictor(self, features: ImageFeatures, detections: list[Detections]) -> Callable[[Tensor], Tensor]:
         """The objective of refinement: boxes [K, 4] in pixels of the resized images → predicted IoUs [K].
@@ -265,6 +309,13 @@ class IoUNet(nn.Module):
             return self.iou_head(features.maps, clipped, labels, features.sizes, levels)
 
         return predict_iou
+
+
+def rescored(detections: Detections) -> Detections:
+    """With class score times predicted IoU for a score, by falling score."""
+    scores = detections.scores * detections.ious.clamp(0, 1)
+    order = scores.argsort(descending=True, stable=True)
+    return replace(detections, scores=scores)[order]
 
 
 def to_original(features: ImageFeatures, detections: list[Detections]) -> list[Detections]:

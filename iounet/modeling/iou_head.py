@@ -25,19 +25,35 @@ class HiddenLayers(TwoMLPHead):
 class IoUHead(nn.Module):
     """IoU predictor (paper, section 3.1 and figure 4).
 
-    The last layer predicts ``2 IoU - 1``, in [-1, 1], for every class; column l is that of label l, column 0 (the
-    background, as in torchvision's box predictor) is neither trained nor read.
+    The last layer predicts ``2 IoU - 1``, in [-1, 1], for every class; with the loss "bce" it predicts the logit of the
+    IoU. Column l is that of label l, column 0 (the background, as in torchvision's box predictor) is neither trained
+    nor read.
 
     Args:
         roi_pool: continuous in the boxes, so that the prediction has a gradient with respect to them.
         in_channels: of the feature pyramid.
         num_classes: classes with the background, C + 1.
         hidden_dim: width of the two fully connected layers; the paper's 1024.
+        loss: of :func:`iou_loss`.
+
+    Raises:
+        ValueError: an unknown loss.
     """
 
-    def __init__(self, roi_pool: MultiScalePrRoIPool, *, in_channels: int, num_classes: int, hidden_dim: int = 1024):
+    def __init__(
+        self,
+        roi_pool: MultiScalePrRoIPool,
+        *,
+        in_channels: int,
+        num_classes: int,
+        hidden_dim: int = 1024,
+        loss: str = "smooth_l1",
+    ):
         super().__init__()
+        if loss not in ("smooth_l1", "bce"):
+            raise ValueError(f"unknown loss '{loss}': MODEL.IOU_HEAD.LOSS is smooth_l1 or bce")
         self.roi_pool = roi_pool
+        self.loss_kind = loss
         pooled_height, pooled_width = roi_pool.output_size
         self.mlp = HiddenLayers(in_channels * pooled_height * pooled_width, hidden_dim)
         self.predictor = nn.Linear(hidden_dim, num_classes)
@@ -66,9 +82,31 @@ class IoUHead(nn.Module):
         Returns:
             Tensor[K]: IoUs, in [0, 1] up to the regression's overshoot.
         """
-        pooled = self.roi_pool(features, boxes, image_sizes, levels)
-        all_classes = self.predictor(self.mlp(pooled))
-        return (all_classes.gather(1, labels[:, None])[:, 0] + 1) / 2
+        output = self._output(features, boxes, labels, image_sizes, levels)
+        return output.sigmoid() if self.loss_kind == "bce" else (output + 1) / 2
+
+    def loss(
+        self,
+        features: dict[str, Tensor],
+        boxes: list[Tensor],
+        labels: Tensor,
+        image_sizes: list[tuple[int, int]],
+        true_ious: Tensor,
+    ) -> Tensor:
+        """The loss of the predictions for boxes of known IoUs, Tensor[K]; the other arguments as in ``forward``."""
+        return iou_loss(self._output(features, boxes, labels, image_sizes), true_ious, self.loss_kind)
+
+    def _output(
+        self,
+        features: dict[str, Tensor],
+        boxes: list[Tensor],
+        labels: Tensor,
+        image_sizes: list[tuple[int, int]],
+        levels: Tensor | None = None,
+    ) -> Tensor:
+        """Of the last layer, each box's for its class: Tensor[K]."""
+        all_classes = self.predictor(self.mlp(self.roi_pool(features, boxes, image_sizes, levels)))
+        return all_classes.gather(1, labels[:, None])[:, 0]
 
     def assign_levels(
         self, features: dict[str, Tensor], boxes: list[Tensor], image_sizes: list[tuple[int, int]]
@@ -77,11 +115,17 @@ class IoUHead(nn.Module):
         return self.roi_pool.assign_levels(features, boxes, image_sizes)
 
 
-def iou_loss(predicted: Tensor, target: Tensor) -> Tensor:
-    """Smooth-L1 between predicted and true IoU, both mapped to [-1, 1]; zero (with a gradient) for no boxes.
+def iou_loss(output: Tensor, true_ious: Tensor, kind: str = "smooth_l1") -> Tensor:
+    """Mean over the boxes; zero (with a gradient) for none.
 
     Args:
-        predicted (Tensor[K]), target (Tensor[K]): IoUs in [0, 1].
+        output (Tensor[K]): of the last layer.
+        true_ious (Tensor[K]): in [0, 1].
+        kind: "smooth_l1" as in the paper, of ``output`` and ``2 IoU - 1``; or "bce", binary cross-entropy of
+            ``sigmoid(output)`` and the IoU.
     """
-    total = F.smooth_l1_loss(2 * predicted - 1, 2 * target - 1, reduction="sum")
-    return total / torch.as_tensor(max(predicted.numel(), 1), dtype=total.dtype, device=total.device)
+    if kind == "bce":
+        total = F.binary_cross_entropy_with_logits(output, true_ious, reduction="sum")
+    else:
+        total = F.smooth_l1_loss(output, 2 * true_ious - 1, reduction="sum")
+    return total / torch.as_tensor(max(output.numel(), 1), dtype=total.dtype, device=total.device)

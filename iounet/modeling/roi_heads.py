@@ -59,5 +59,29 @@ class RoIHeads(TorchvisionRoIHeads):
             all_scores.append(class_scores[proposal, label][keep])
         return all_boxes, all_labels, all_scores
 
+    def regress(
+        self,
+        features: dict[str, Tensor],
+        boxes: list[Tensor],
+        labels: list[Tensor],
+        image_sizes: list[tuple[int, int]],
+    ) -> list[Tensor]:
+        """Boxes moved once by the regressors of their classes: list of Tensor[K_i, 4], clipped to the resized image.
+
+        Repeated, this is the iterative bounding-box regression that the paper compares its refinement with (figure 3).
+        A box that would lose its area stays where it is.
+        """
+        _, box_regression = self._predict(features, boxes, image_sizes)
+        decoded = self.box_coder.decode(box_regression, boxes).reshape(len(box_regression), -1, 4)
+        decoded = decoded[torch.arange(len(decoded)), torch.cat(labels)]
+        moved = []
+        for before, after, image_size in zip(
+            boxes, decoded.split([len(boxes_in_image) for boxes_in_image in boxes]), image_sizes, strict=True
+        ):
+            after = clip_boxes_to_image(after, image_size)
+            has_area = (after[:, 2:] > after[:, :2]).all(1)
+            moved.append(torch.where(has_area[:, None], after, before))
+        return moved
+
     def _predict(self, features, proposals, image_sizes) -> tuple[Tensor, Tensor]:
         return self.box_predictor(self.box_head(self.box_roi_pool(features, proposals, image_sizes)))

@@ -1,6 +1,6 @@
 """Optimization-based bounding box refinement (paper's Algorithm 2): gradient ascent on the predicted IoU."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -16,6 +16,8 @@ def refine_boxes(
     num_steps: int = 5,
     early_stop: float = 1e-3,
     degeneration: float = -1e-2,
+    coordinates: str = "pixels",
+    accept: str = "every",
 ) -> tuple[Tensor, Tensor]:
     """Moves boxes to where their predicted IoU is higher, all of them at once.
 
@@ -33,6 +35,12 @@ def refine_boxes(
         num_steps: T of the paper.
         early_stop: Omega_1 of the paper.
         degeneration: Omega_2 of the paper, at most 0.
+        coordinates: "pixels", or "relative": ascent in coordinates measured in the box's own width and height, where a
+            step of one length moves a large box by more pixels than a small one. The right ``step_size`` is then
+            smaller, about by the size of the boxes.
+        accept: "every" step, as in the paper; "best": so, too, but of the boxes on the way the one of the highest
+            predicted IoU is returned; "rising": a step that lowers the predicted IoU is taken back and tried again half
+            as long, so that ``degeneration`` plays no part.
 
     Returns:
         boxes (Tensor[N, 4]): refined, detached.
@@ -40,24 +48,68 @@ def refine_boxes(
 
     Raises:
         RuntimeError: called under ``torch.inference_mode()``, which allows no gradient; use ``torch.no_grad()``.
+        ValueError: unknown ``coordinates`` or ``accept``.
     """
+    *_, refined = refinement_path(
+        predict_iou,
+        boxes,
+        step_size=step_size,
+        num_steps=num_steps,
+        early_stop=early_stop,
+        degeneration=degeneration,
+        coordinates=coordinates,
+        accept=accept,
+    )
+    return refined
+
+
+def refinement_path(
+    predict_iou: Callable[[Tensor], Tensor],
+    boxes: Tensor,
+    *,
+    step_size: float,
+    num_steps: int,
+    early_stop: float,
+    degeneration: float,
+    coordinates: str,
+    accept: str,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """What `refine_boxes`, whose arguments these are, returns after 0, 1, ..., ``num_steps`` steps."""
+    if coordinates not in ("pixels", "relative"):
+        raise ValueError(f"unknown coordinates '{coordinates}': TEST.REFINE.COORDINATES is pixels or relative")
+    if accept not in ("every", "best", "rising"):
+        raise ValueError(f"unknown acceptance '{accept}': TEST.REFINE.ACCEPT is one of every, best, rising")
     if num_steps > 0 and torch.is_inference_mode_enabled():
         raise RuntimeError("refinement needs gradients, which torch.inference_mode() forbids: use torch.no_grad()")
     boxes = boxes.detach().clone()
     active = torch.ones(len(boxes), dtype=torch.bool, device=boxes.device)
+    step_sizes = boxes.new_full((len(boxes), 1), step_size)
     ious, gradient = _iou_and_gradient(predict_iou, boxes, with_gradient=num_steps > 0)
+    best_boxes, best_ious = boxes, ious
+    yield boxes, ious
     for step in range(1, num_steps + 1):
-        moved = boxes + step_size * gradient * box_sizes(boxes).repeat(1, 2)
+        scale = box_sizes(boxes).repeat(1, 2)
+        moved = boxes + step_sizes * gradient * (scale if coordinates == "pixels" else scale.square())
         active = active & torch.isfinite(moved).all(1) & (box_sizes(moved) > 0).all(1)
-        if not active.any():
-            break
-        boxes = torch.where(active[:, None], moved, boxes)
-        # The forward pass at the new boxes is also the next step's: T steps cost T + 1 of them and T backward passes.
-        new_ious, gradient = _iou_and_gradient(predict_iou, boxes, with_gradient=step < num_steps)
-        change = new_ious - ious
-        ious = torch.where(active, new_ious, ious)
-        active = active & (change.abs() >= early_stop) & (change >= degeneration)
-    return boxes, ious
+        if active.any():
+            moved = torch.where(active[:, None], moved, boxes)
+            # The forward pass there is also the next step's: T steps cost T + 1 of them and T backward passes.
+            new_ious, new_gradient = _iou_and_gradient(predict_iou, moved, with_gradient=step < num_steps)
+            change = new_ious - ious
+            if accept == "rising":
+                taken = active & (change > 0)
+                step_sizes = torch.where((active & ~taken)[:, None], step_sizes / 2, step_sizes)
+                active = active & (~taken | (change >= early_stop))
+            else:
+                taken = active
+                active = active & (change.abs() >= early_stop) & (change >= degeneration)
+            boxes = torch.where(taken[:, None], moved, boxes)
+            gradient = torch.where(taken[:, None], new_gradient, gradient)
+            ious = torch.where(taken, new_ious, ious)
+            better = ious > best_ious
+            best_boxes = torch.where(better[:, None], boxes, best_boxes)
+            best_ious = torch.where(better, ious, best_ious)
+        yield (best_boxes, best_ious) if accept == "best" else (boxes, ious)
 
 
 def _iou_and_gradient(

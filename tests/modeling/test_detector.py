@@ -280,7 +280,7 @@ class TestInference:
         assert len(scores["soft"]) > len(scores["greedy"])
 
     def test_an_unknown_nms(self):
-        with pytest.raises(ValueError, match=r"unknown NMS 'hard': TEST\.NMS is one of greedy, soft, iou_guided"):
+        with pytest.raises(ValueError, match=r"unknown nms 'hard': TEST\.NMS is one of greedy, soft, iou_guided"):
             Postprocessing(nms="hard")
 
 

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -116,15 +118,21 @@ def test_predictions_start_at_half():
 class TestLoss:
     def test_by_hand(self):
         # On 2 IoU - 1: differences 0.4 and 1.2; smooth-L1: 0.5 * 0.4^2 and 1.2 - 0.5.
-        loss = iou_loss(torch.tensor([0.7, 0.2]), torch.tensor([0.5, 0.8]))
+        loss = iou_loss(2 * torch.tensor([0.7, 0.2]) - 1, torch.tensor([0.5, 0.8]))
         assert loss.item() == pytest.approx((0.08 + 0.7) / 2)
 
-    def test_perfect_predictions_cost_nothing(self):
-        assert iou_loss(torch.tensor([0.7, 1.0]), torch.tensor([0.7, 1.0])) == 0
+    def test_cross_entropy_by_hand(self):
+        loss = iou_loss(torch.tensor([0.7, 0.2]).logit(), torch.tensor([0.5, 0.8]), "bce")
+        expected = -(0.5 * math.log(0.7) + 0.5 * math.log(0.3)) - (0.8 * math.log(0.2) + 0.2 * math.log(0.8))
+        assert loss.item() == pytest.approx(expected / 2)
 
-    def test_no_boxes_cost_nothing_and_keep_the_graph(self):
+    def test_perfect_predictions_cost_nothing(self):
+        assert iou_loss(torch.tensor([0.5, 1.0]), torch.tensor([0.75, 1.0])) == 0
+
+    @pytest.mark.parametrize("kind", ["smooth_l1", "bce"])
+    def test_no_boxes_cost_nothing_and_keep_the_graph(self, kind):
         predicted = torch.zeros(0, requires_grad=True)
-        loss = iou_loss(predicted, torch.zeros(0))
+        loss = iou_loss(predicted, torch.zeros(0), kind)
         loss.backward()
         assert loss == 0
         assert predicted.grad.shape == (0,)

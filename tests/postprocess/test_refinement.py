@@ -8,7 +8,7 @@ import pytest
 import torch
 from torchvision.ops import box_iou
 
-from iounet.postprocess import refine_boxes
+from iounet.postprocess import refine_boxes, refinement_path
 
 
 def iou(box, target):
@@ -299,3 +299,68 @@ def test_on_every_device(device):
     assert refined.device.type == ious.device.type == device.type
     torch.testing.assert_close(refined.cpu(), expected)
     torch.testing.assert_close(ious.cpu(), expected_ious)
+
+
+def test_relative_coordinates_step_by_the_gradient_to_them():
+    """u = x / w moves by lambda * dIoU/du, and dIoU/du = w * dIoU/dx."""
+    boxes, targets = case(seed=7)
+    boxes.requires_grad_()
+    (gradient,) = torch.autograd.grad(iou_of_rows(boxes, targets).sum(), boxes)
+    sizes = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2).detach()
+    expected = sizes * (boxes.detach() / sizes + 0.01 * sizes * gradient)
+    settings = {"num_steps": 1, "step_size": 0.01, "coordinates": "relative"}
+    refined, _ = refine_boxes(lambda moved: iou_of_rows(moved, targets), boxes, **settings)
+    torch.testing.assert_close(refined, expected)
+
+
+def test_the_best_box_on_the_way_is_kept():
+    boxes, targets = case(seed=8)
+    settings = {"step_size": 4.0, "num_steps": 6, "early_stop": 0.0, "degeneration": -1.0}
+
+    def predict_iou(moved):
+        return iou_of_rows(moved, targets)
+
+    path = list(refinement_path(predict_iou, boxes, **settings, coordinates="pixels", accept="every"))
+    assert len(path) == 7
+    ious = torch.stack([iou for _, iou in path])
+    refined, best = refine_boxes(predict_iou, boxes, **settings, accept="best")
+    assert torch.equal(best, ious.amax(0)) and (best > ious[-1]).any() and (best > ious[0]).any()
+    torch.testing.assert_close(predict_iou(refined), best, rtol=0, atol=0)
+
+
+def test_rising_takes_back_and_halves_a_step_that_lowers_the_iou():
+    def rising(of_one, box, target, *, step_size, num_steps, early_stop):
+        """One box at a time, in plain Python."""
+        iou, gradient = of_one(box, target)
+        for _ in range(num_steps):
+            size = [box[2] - box[0], box[3] - box[1]] * 2
+            moved = [x + step_size * g * s for x, g, s in zip(box, gradient, size, strict=True)]
+            if moved[2] <= moved[0] or moved[3] <= moved[1]:
+                break
+            new_iou, new_gradient = of_one(moved, target)
+            if new_iou > iou:
+                small = new_iou - iou < early_stop
+                box, iou, gradient = moved, new_iou, new_gradient
+                if small:
+                    break
+            else:
+                step_size /= 2
+        return box, iou
+
+    settings = {"step_size": 6.0, "num_steps": 8, "early_stop": 1e-3}
+    for of_one, of_rows in OBJECTIVES.values():
+        boxes, targets = case(seed=9)
+        refined, ious = refine_boxes(
+            lambda moved, of_rows=of_rows, targets=targets: of_rows(moved, targets), boxes, **settings, accept="rising"
+        )
+        assert (ious >= of_rows(boxes, targets)).all()
+        for row, (box, target) in enumerate(zip(boxes.tolist(), targets.tolist(), strict=True)):
+            expected, expected_iou = rising(of_one, box, target, **settings)
+            assert refined[row].tolist() == pytest.approx(expected, abs=1e-8), row
+            assert ious[row].item() == pytest.approx(expected_iou, abs=1e-8), row
+
+
+@pytest.mark.parametrize("unknown", [{"coordinates": "log"}, {"accept": "some"}])
+def test_unknown_settings_are_named(unknown):
+    with pytest.raises(ValueError, match=r"unknown .*TEST\.REFINE"):
+        refine_boxes(lambda moved: moved.sum(1), torch.zeros(1, 4), **unknown)

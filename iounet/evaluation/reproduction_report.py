@@ -1,0 +1,204 @@
+"""A reproduction as files: tables as CSV and Markdown, figures as PNG, and everything as JSON."""
+
+import csv
+import json
+import math
+import statistics
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from ..modeling import Postprocessing
+from .calibration import calibrate, calibration_figure
+from .coco_ap import AP_COLUMNS, CocoEvaluator, markdown_table
+from .correlation import correlation_figure
+from .evaluate import GREEDY, GUIDED, REFINED, SOFT
+from .reproduction import BEFORE_NMS, Found, Reproduction
+
+# Of the figure of surviving boxes.
+IOU_THRESHOLDS = tuple(n / 20 for n in range(10, 20))
+BASELINE = "plain detector"
+UNUSED = "IoU branch trained, but unused"
+
+Table = dict[str, dict[str, float]]
+
+
+class ReproductionReport:
+    """Writes a folder of tables and figures and, last, reproduction.json and README.md with all of them.
+
+    Args:
+        folder: is made.
+        evaluator: of the data set.
+        category_ids: the category of label l is ``category_ids[l - 1]``.
+    """
+
+    def __init__(self, folder: Path, evaluator: CocoEvaluator, category_ids: list[int]):
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._evaluator = evaluator
+        self._category_ids = category_ids
+        self._scored: dict[int, dict[str, float]] = {}
+        self._sections: list[str] = []
+        self.content: dict[str, dict] = {}
+
+    def write(
+        self,
+        measured: Reproduction,
+        tables: dict[str, dict[str, Postprocessing]],
+        titles: dict[str, str],
+        baseline: Found | None,
+    ) -> dict:
+        """Writes everything.
+
+        Args:
+            measured: by `reproduce`, of all variants in ``tables``.
+            tables: name → row → way of postprocessing; "nms" holds those of the paper's table.
+            titles: name → what stands above the table.
+            baseline: detections of a detector trained without the IoU branch; None leaves its row out.
+
+        Returns:
+            What reproduction.json holds.
+        """
+        for name, variants in tables.items():
+            rows = {row: self._ap(measured.found[variant]) for row, variant in variants.items()}
+            if name == "ablation" and baseline is not None:
+                rows = {BASELINE: self._ap(baseline)} | rows
+            self._table(name, titles[name], rows)
+            if name == "step_size":
+                self._curves(name, titles[name], "lambda", {"5 steps": rows})
+        self._steps(measured)
+        self._surviving(measured.surviving)
+        self._correlation(measured)
+        self._calibration(measured)
+        self._latency(measured.seconds)
+        (self._folder / "reproduction.json").write_text(json.dumps(_without_nan(self.content), indent=1) + "\n")
+        (self._folder / "README.md").write_text("\n\n".join(self._sections) + "\n")
+        return self.content
+
+    def _ap(self, found: Found) -> dict[str, float]:
+        if id(found) not in self._scored:
+            entries = [entry for image_id, kept in found for entry in kept.to_coco(image_id, self._category_ids)]
+            scores = self._evaluator(entries)
+            self._scored[id(found)] = {column: scores[column] for column in AP_COLUMNS}
+        return self._scored[id(found)]
+
+    def _table(self, name: str, title: str, rows: Table) -> None:
+        self.content[name] = rows
+        columns = list(next(iter(rows.values())))
+        with open(self._folder / f"{name}.csv", "w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["", *columns])
+            writer.writerows([row, *(f"{values[column]:.6g}" for column in columns)] for row, values in rows.items())
+        text = markdown_table(rows, columns)
+        (self._folder / f"{name}.md").write_text(text + "\n")
+        self._sections.append(f"## {title}\n\n{text}")
+
+    def _curves(self, name: str, title: str, x_label: str, curves: dict[str, Table]) -> None:
+        """AP and AP90 side by side; each curve's rows from left to right."""
+        figure, canvas = _figure((7, 3.2))
+        for axes, column in zip(figure.subplots(1, 2), ("AP", "AP90"), strict=True):
+            for label, rows in curves.items():
+                axes.plot(
+                    list(rows), [values[column] for values in rows.values()], marker="o", markersize=3, label=label
+                )
+            axes.set_xlabel(x_label)
+            axes.set_ylabel(f"{column}, percent")
+            axes.grid(alpha=0.25)
+        axes.legend(fontsize="small")
+        canvas.print_png(self._folder / f"{name}.png")
+        self._sections.append(f"![{title}]({name}.png)")
+
+    def _steps(self, measured: Reproduction) -> None:
+        curves = {
+            label: {str(step): self._ap(found) for step, found in enumerate(path)}
+            for label, path in (
+                ("gradient ascent", measured.optimized),
+                ("repeated box regression", measured.regressed),
+            )
+        }
+        title = "Against the number of refinement steps (no step stops early)"
+        self._table(
+            "steps",
+            title,
+            {f"{label}, {step}": values for label, rows in curves.items() for step, values in rows.items()},
+        )
+        self._curves("steps", title, "steps", curves)
+
+    def _surviving(self, surviving: dict[str, Tensor]) -> None:
+        rows = {
+            row: {f"{threshold:.2f}": 100 * (ious >= threshold).double().mean().item() for threshold in IOU_THRESHOLDS}
+            for row, ious in surviving.items()
+        }
+        num_objects = len(surviving[BEFORE_NMS])
+        title = f"Percent of the {num_objects} objects that have a box of their class at IoU ≥ t, by t"
+        self._table("surviving", title, rows)
+        figure, canvas = _figure()
+        axes = figure.subplots()
+        for row, style in ((BEFORE_NMS, "--"), (GREEDY, "-"), (SOFT, "-"), (GUIDED, "-")):
+            axes.plot(IOU_THRESHOLDS, list(rows[row].values()), style, marker="o", markersize=3, label=row)
+        axes.set_xlabel("IoU of the best box that is left, at least")
+        axes.set_ylabel("percent of the objects")
+        axes.legend(fontsize="small")
+        axes.grid(alpha=0.25)
+        canvas.print_png(self._folder / "surviving.png")
+        self._sections.append(f"![{title}](surviving.png)")
+
+    def _correlation(self, measured: Reproduction) -> None:
+        self.content["correlation"] = correlation_figure(
+            measured.ious, measured.scores, measured.predicted_ious, self._folder / "correlation.png"
+        )
+        self._sections.append("## Candidates before NMS that overlap an object by 0.5 at least")
+        self._sections.append("![True IoU against class score and against predicted IoU](correlation.png)")
+
+    def _calibration(self, measured: Reproduction) -> None:
+        matched = measured.ious >= 0.5
+        calibrations = {
+            "all candidates": calibrate(measured.predicted_ious, measured.ious),
+            "those of true IoU ≥ 0.5": calibrate(measured.predicted_ious[matched], measured.ious[matched]),
+        }
+        calibration_figure(calibrations, self._folder / "calibration.png")
+        self.content["calibration"] = {
+            name: {"error": calibration.error, "bias": calibration.bias, "num_boxes": int(calibration.counts.sum())}
+            for name, calibration in calibrations.items()
+        }
+        lines = [
+            f"- {name} ({of['num_boxes']}): calibration error {of['error']:.3f}, bias {of['bias']:+.3f}"
+            for name, of in self.content["calibration"].items()
+        ]
+        self._sections.append(
+            "## Calibration of the predicted IoU\n\nBoxes in ten groups of equal range of the predicted IoU. The error "
+            "is the mean over all boxes of the distance between the mean predicted and the mean true IoU of the box's "
+            "group; the bias is the mean of predicted less true IoU.\n\n" + "\n".join(lines)
+        )
+        self._sections.append("![Mean true against mean predicted IoU](calibration.png)")
+
+    def _latency(self, seconds: dict[str, list[float]]) -> None:
+        rows = {stage: {"ms per image": 1e3 * statistics.median(values)} for stage, values in seconds.items()}
+        self._table("latency", "Latency of each stage, median over the batches", rows)
+
+
+def paper_tables(variants: dict[str, Postprocessing]) -> dict[str, dict[str, Postprocessing]]:
+    """The NMS table and the ablation, from the rows of `table_rows`."""
+    return {
+        "nms": {row: variants[row] for row in (GREEDY, SOFT, GUIDED, REFINED)},
+        "ablation": {
+            UNUSED: variants[GREEDY],
+            "+ IoU-guided NMS": variants[GUIDED],
+            "+ refinement": variants[REFINED],
+        },
+    }
+
+
+def _figure(size: tuple[float, float] = (4.5, 3.2)) -> tuple[Figure, FigureCanvasAgg]:
+    # Not pyplot: it would choose a window system, and keep each figure until told to close it.
+    figure = Figure(figsize=size, dpi=150, layout="constrained")
+    return figure, FigureCanvasAgg(figure)
+
+
+def _without_nan(value):
+    # JSON has no NaN; Python would write one that other readers refuse.
+    if isinstance(value, dict):
+        return {key: _without_nan(part) for key, part in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,0 +1,57 @@
+import json
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def reproduced(trained, run_tool, arguments, tmp_path_factory):
+    """The output folder, and what the tool printed."""
+    output = tmp_path_factory.mktemp("reproduce") / "tables"
+    weights = trained / "model_final.pth"
+    done = run_tool(
+        "reproduce.py", "--weights", weights, "--baseline", weights, "--output", output, *arguments(output / "unused")
+    )
+    assert done.returncode == 0, done.stderr
+    return output, done.stdout
+
+
+def test_the_page_shows_every_file(reproduced):
+    output, printed = reproduced
+    page = (output / "README.md").read_text()
+    for picture in output.glob("*.png"):
+        assert f"({picture.name})" in page
+    for table in output.glob("*.md"):
+        if table.name != "README.md":
+            assert table.read_text().strip() in page
+            assert table.with_suffix(".csv").exists()
+    assert {path.stem for path in output.glob("*.csv")} == {
+        "nms",
+        "ablation",
+        "step_size",
+        "beyond",
+        "steps",
+        "surviving",
+        "latency",
+    }
+    assert (output / "ablation.md").read_text() in printed and not (output / "unused").exists()
+
+
+def test_the_tables_are_those_of_the_evaluation(reproduced, trained):
+    output, _ = reproduced
+    content = json.loads((output / "reproduction.json").read_text())
+    evaluated = json.loads((trained / "evaluation.json").read_text())
+    assert list(content["nms"]) == list(evaluated["table"])
+    for row, columns in content["nms"].items():
+        assert columns == pytest.approx({column: evaluated["table"][row][column] for column in columns})
+    assert content["correlation"] == pytest.approx(evaluated["correlation"], nan_ok=True)
+    # The baseline given is the detector itself.
+    assert content["ablation"]["plain detector"] == content["nms"]["greedy NMS"]
+    assert content["ablation"]["+ refinement"] == content["nms"]["IoU-guided NMS + refinement"]
+    assert content["beyond"]["the paper's"] == content["step_size"]["0.5"] == content["ablation"]["+ refinement"]
+    for start in ("gradient ascent, 0", "repeated box regression, 0"):
+        assert content["steps"][start] == content["nms"]["IoU-guided NMS"]
+
+
+def test_wrong_weights_are_named(call_tool, arguments, tmp_path):
+    message = call_tool("reproduce.py", "--weights", tmp_path / "none.pth", "--output", tmp_path, *arguments(tmp_path))
+    assert "none.pth" in message and "\n" not in message

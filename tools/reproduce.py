@@ -1,0 +1,91 @@
+"""The paper's tables and figures, of a trained IoU-Net on any data set in COCO form.
+
+    python tools/reproduce.py --config-file configs/bccd.yaml --weights runs/bccd/model_final.pth \\
+        --baseline runs/bccd_plain/model_final.pth --output runs/bccd/reproduction \\
+        DATA.VAL_ANNOTATIONS runs/bccd/data/test.json
+
+Detects once on DATA.VAL_*; every table and figure starts from these boxes. README.md in the output folder shows them
+all, each table stands beside it as .csv and .md, and reproduction.json holds every number. The baseline is a detector
+trained the same way without the IoU branch (MODEL.IOU_HEAD.LOSS_WEIGHT 0).
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+from yacs.config import CfgNode
+
+from iounet.boxes import box_sizes
+from iounet.build import build_dataset, build_device, load_detector
+from iounet.config import ConfigError, load_config
+from iounet.data import CocoDataset, DataError, eval_loader
+from iounet.evaluation import CocoEvaluator, ReproductionReport, detect, reproduce
+from iounet.evaluation.evaluate import GREEDY, REFINED, table_rows
+from iounet.evaluation.reproduction import beyond_rows, step_size_rows
+from iounet.evaluation.reproduction_report import BASELINE, paper_tables
+from iounet.training.checkpoint import CheckpointError
+
+TITLES = {
+    "nms": "NMS",
+    "ablation": "Ablation",
+    "step_size": "Step size of the refinement",
+    "beyond": "Beyond the paper: each change alone",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="what the weights were trained with")
+    parser.add_argument("--weights", required=True, metavar="FILE", help="checkpoint of tools/train.py")
+    parser.add_argument("--baseline", metavar="FILE", help="checkpoint of a detector trained without the IoU branch")
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for tables and figures")
+    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="config keys to override")
+    args = parser.parse_intermixed_args()
+    try:
+        run(load_config(args.config_file, args.overrides), args.weights, args.baseline, args.output)
+    except (ConfigError, DataError, CheckpointError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+
+
+def run(cfg: CfgNode, weights: str, baseline: str | None, output: Path) -> None:
+    device = build_device(cfg.MODEL.DEVICE)
+    dataset = build_dataset(cfg, "val")
+    detector = load_detector(cfg, weights, dataset).to(device)
+    paper = table_rows(detector.postprocessing)
+    tables = paper_tables(paper) | {
+        "step_size": step_size_rows(paper[REFINED]),
+        "beyond": beyond_rows(paper[REFINED], mean_object_size(dataset, cfg)),
+    }
+
+    def batches(description: str) -> tqdm:
+        loader = eval_loader(dataset, batch_size=cfg.TEST.BATCH_SIZE, num_workers=cfg.DATA.NUM_WORKERS)
+        return tqdm(loader, desc=description, unit="batch", leave=False)
+
+    variants = [variant for rows in tables.values() for variant in rows.values()]
+    measured = reproduce(detector, batches("detect, suppress, refine"), variants, device=device)
+    plain = None
+    if baseline:
+        plain = detect(
+            load_detector(cfg, baseline, dataset).to(device), batches(BASELINE), paper[GREEDY], device=device
+        )
+    print("scoring ...", file=sys.stderr)
+    report = ReproductionReport(output, CocoEvaluator(dataset.as_coco()), dataset.category_ids)
+    report.write(measured, tables, TITLES, plain)
+    print(f"{dataset.annotation_file}, {len(dataset)} images\n\n{(output / 'ablation.md').read_text()}")
+    print(f"all tables and figures: {output / 'README.md'}")
+
+
+def mean_object_size(dataset: CocoDataset, cfg: CfgNode) -> float:
+    """Mean of the objects' sqrt(width * height) in pixels of the resized images."""
+    sizes = []
+    for index, image in enumerate(dataset.images):
+        short, long = sorted((image["height"], image["width"]))
+        scale = min(cfg.INPUT.MIN_SIZE / short, cfg.INPUT.MAX_SIZE / long)
+        sizes.append(scale * box_sizes(dataset.ground_truth(index)["boxes"]).prod(1).sqrt())
+    return torch.cat(sizes).mean().item()
+
+
+if __name__ == "__main__":
+    main()
