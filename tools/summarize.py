@@ -1,6 +1,7 @@
-"""Puts the evaluations of several runs (seeds) of one experiment into one table: mean ± standard deviation.
+"""Puts the evaluations of several runs (seeds) of one experiment into tables: mean ± standard deviation.
 
 python tools/summarize.py docs/results/synthetic_seed*.json
+python tools/summarize.py --tables ablation beyond -- runs/bccd*/reproduction/reproduction.json
 """
 
 import argparse
@@ -13,25 +14,46 @@ from iounet.evaluation import AP_COLUMNS
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("evaluations", nargs="+", type=Path, metavar="evaluation.json", help="of tools/train.py")
-    evaluations = [json.loads(path.read_text()) for path in parser.parse_args().evaluations]
-
-    def cell(values: list[float], digits: int) -> str:
-        spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
-        return f"{statistics.mean(values):.{digits}f}{spread}"
-
-    print(f"| | {' | '.join(AP_COLUMNS)} |\n|{' --- |' * (len(AP_COLUMNS) + 1)}")
-    rows = list(evaluations[0]["table"])
-    for row in rows:
-        print("|", row, *(f"| {cell([run['table'][row][c] for run in evaluations], 1)}" for c in AP_COLUMNS), "|")
-    gains = [
-        [run["table"][rows[-1]][column] - run["table"][rows[0]][column] for run in evaluations] for column in AP_COLUMNS
-    ]
-    print(f"| *{rows[-1]}* less *{rows[0]}*", *(f"| {cell(values, 1)}" for values in gains), "|\n")
+    parser.add_argument(
+        "files",
+        nargs="+",
+        type=Path,
+        help="evaluation.json of tools/train.py, or reproduction.json of tools/reproduce.py",
+    )
+    parser.add_argument("--tables", nargs="+", metavar="NAME", help="only these of reproduction.json")
+    args = parser.parse_args()
+    runs = [json.loads(path.read_text()) for path in args.files]
+    for name in args.tables or tables_of(runs[0]):
+        print(f"{name}\n\n{summary([run[name] for run in runs])}\n")
     for name, text in (("score", "class score"), ("predicted_iou", "predicted IoU")):
-        print(
-            f"correlation of the true IoU with the {text}:", cell([run["correlation"][name] for run in evaluations], 3)
-        )
+        values = [run["correlation"][name] for run in runs]
+        print(f"correlation of the true IoU with the {text}: {cell(values, 3)}")
+
+
+def tables_of(run: dict) -> list[str]:
+    return [name for name, rows in run.items() if all(isinstance(row, dict) for row in rows.values())]
+
+
+def summary(tables: list[dict[str, dict[str, float]]]) -> str:
+    """Tables of one form as one, in Markdown. ΔAP and ΔAP90: less those of the first row, seed by seed."""
+    first, *_ = tables[0]
+    columns = [column for column in AP_COLUMNS if column in tables[0][first]] or list(tables[0][first])
+    compared = [column for column in ("AP", "AP90") if column in columns]
+    heads = [*columns, *(f"Δ{column}" for column in compared)]
+    lines = [f"| | {' | '.join(heads)} |", "| --- |" + " ---: |" * len(heads)]
+    for row in tables[0]:
+        cells = [cell([table[row][column] for table in tables], 1) for column in columns]
+        cells += [
+            "" if row == first else cell([table[row][column] - table[first][column] for table in tables], 1, "+")
+            for column in compared
+        ]
+        lines.append(f"| {row} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def cell(values: list[float], digits: int, sign: str = "") -> str:
+    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):{sign}.{digits}f}{spread}"
 
 
 if __name__ == "__main__":

@@ -1,0 +1,65 @@
+"""configs/coco_*.yaml, as they are but for fewer and smaller images, on a folder in the layout of COCO 2017."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from torchvision.models import resnet50, resnet101
+from torchvision.models.detection import fasterrcnn_resnet50_fpn
+
+from iounet.data.synthetic import make_synthetic
+
+ROOT = Path(__file__).parents[2]
+# Of the 80 categories of instances_*2017.json, whose ids leave ten numbers out.
+COCO_IDS = sorted(set(range(1, 91)) - {12, 26, 29, 30, 45, 66, 68, 69, 71, 83})
+RECIPES = sorted(path.name for path in (ROOT / "configs").glob("coco_*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """A folder with datasets/coco/ and weights/, as the recipes name them."""
+    folder = tmp_path_factory.mktemp("workplace")
+    source = make_synthetic(folder / "source", num_train=4, num_val=2, num_test=1, image_size=(96, 128), seed=0)
+    coco = folder / "datasets" / "coco"
+    (coco / "annotations").mkdir(parents=True)
+    for split in ("train", "val"):
+        shutil.copytree(source / split, coco / f"{split}2017")
+        content = json.loads((source / "annotations" / f"{split}.json").read_text())
+        used = [category["id"] for category in content["categories"]]
+        # Ours get the ids of COCO's last ones.
+        new_ids = dict(zip(used, COCO_IDS[-len(used) :], strict=True))
+        for annotation in content["annotations"]:
+            annotation["category_id"] = new_ids[annotation["category_id"]]
+        content["categories"] = [{"id": id_, "name": f"class {id_}", "supercategory": "thing"} for id_ in COCO_IDS]
+        (coco / "annotations" / f"instances_{split}2017.json").write_text(json.dumps(content))
+    weights = folder / "weights"
+    weights.mkdir()
+    torch.manual_seed(0)
+    torch.save(resnet50().state_dict(), weights / "resnet50-0676ba61.pth")
+    torch.save(resnet101().state_dict(), weights / "resnet101-63fe2227.pth")
+    detector = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=91)
+    torch.save(detector.state_dict(), weights / "fasterrcnn_resnet50_fpn_coco-258fb6c6.pth")
+    return folder
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_trains_and_evaluates(recipe, workplace, call_tool, read_metrics, monkeypatch):
+    monkeypatch.chdir(workplace)
+    smaller = {
+        "INPUT.MIN_SIZE": 64,
+        "SOLVER.BATCH_SIZE": 2,
+        "SOLVER.MAX_ITERATIONS": 2,
+        "SOLVER.STEPS": "[1]",
+        "SOLVER.LOG_PERIOD": 1,
+        "DATA.NUM_WORKERS": 0,
+    }
+    overrides = [word for pair in smaller.items() for word in pair]
+    assert call_tool("train.py", "--config-file", ROOT / "configs" / recipe, *overrides) is None
+    output = workplace / yaml.safe_load((ROOT / "configs" / recipe).read_text())["OUTPUT_DIR"]
+    training, _ = read_metrics(output)
+    assert [row["iteration"] for row in training] == [1, 2]
+    assert set(json.loads((output / "evaluation.json").read_text())["table"]) >= {"greedy NMS", "IoU-guided NMS"}
+    assert torch.load(output / "model_final.pth", weights_only=True)["model"]["iou_head.predictor.bias"].shape == (81,)
