@@ -2,9 +2,10 @@
 #             (called again it goes on where it was stopped, or evaluates; SEED=1 DEMO=runs/demo1 for another run)
 # make test   runs the tests
 # make fuzz   compares prroi_pool's kernels with the reference on a million random RoIs, with sanitizers
-# make gpu    on a machine with a CUDA GPU: the GPU's tests, benchmarks (ORIGINAL=DIR adds the authors' kernels) and
-#             compute-sanitizer; figures in docs/benchmarks/
-# Both first make .venv with everything pyproject.toml names. PYTHON=python3.12 chooses the interpreter.
+# make gpu    on a machine with a CUDA GPU: its tests, benchmarks (ORIGINAL=DIR adds the authors' kernels) and
+#             compute-sanitizer; figures in docs/benchmarks/cuda.json and docs/benchmarks.md
+#             (also one by one: make gpu-test, gpu-benchmark, gpu-sanitize)
+# All first make .venv with everything pyproject.toml names. PYTHON=python3.12 chooses the interpreter.
 
 PYTHON ?= python3
 CONSTRAIN ?= --constraint constraints.txt
@@ -20,7 +21,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 INSTALLED := $(if $(filter command line,$(origin RUN)),,$(VENV)/installed)
 ROIS ?= 1000000
 
-.PHONY: demo test fuzz gpu lint clean
+.PHONY: demo test fuzz gpu gpu-test gpu-benchmark gpu-sanitize lint clean
 
 demo: $(VENV)/installed
 	$(RUN) -m iounet.data.synthetic --output runs/synthetic
@@ -32,9 +33,16 @@ test: $(VENV)/installed
 fuzz: $(INSTALLED)
 	$(RUN) tests/prroi_pool/fuzz.py --sanitize --rois $(ROIS)
 
-gpu: $(INSTALLED)
-	$(RUN) -m pytest -k cuda
-	$(RUN) tools/benchmark_prroi.py --device cuda $(if $(ORIGINAL),--original $(ORIGINAL)) --output docs/benchmarks/cuda.json
+gpu: gpu-test gpu-benchmark gpu-sanitize
+
+gpu-test: $(INSTALLED)
+	$(RUN) -m pytest tests/prroi_pool -k cuda
+
+gpu-benchmark: $(INSTALLED)
+	$(RUN) tools/benchmark_prroi.py --device cuda --seconds 1 $(if $(ORIGINAL),--original $(ORIGINAL)) \
+	    --output docs/benchmarks/cuda.json --document docs/benchmarks.md
+
+gpu-sanitize: $(INSTALLED)
 	compute-sanitizer --error-exitcode 1 $(RUN) tests/prroi_pool/fuzz.py --device cuda --rois 20000
 
 lint: $(VENV)/installed

@@ -26,6 +26,7 @@ def main() -> int:
     _row("ninja", _try(extension.find_ninja))
     _row("CUDA toolkit", _try(lambda: (home := extension.find_cuda_home(), extension.nvcc_version(home))))
     _row("GPU", torch.cuda.get_device_name() if torch.cuda.is_available() else "none that PyTorch sees")
+    _row("architectures", _try(lambda: tuple(extension.cuda_architectures()), otherwise="none"))
     _row("cache", _try(extension.cache_root))
     print()
     outcomes = [_report(device_type, build) for device_type in extension.DEVICE_TYPES]
@@ -51,11 +52,11 @@ def _report(device_type: str, build: bool) -> bool:
         return not needed
 
 
-def _try(find: Callable[[], object]) -> str:
+def _try(find: Callable[[], object], otherwise: str = "MISSING") -> str:
     try:
         found = find()
     except extension.BuildError as error:
-        return f"MISSING: {error}"
+        return f"{otherwise}: {error}"
     return ", ".join(map(str, found)) if isinstance(found, tuple) else str(found)
 
 

@@ -206,7 +206,11 @@ def synchronize(device: torch.device) -> None:
 
 
 def take_turns(calls: dict[str, Callable[[], None]], device: torch.device, seconds: float) -> dict[str, float]:
-    """Median seconds of each call; those called in turns, for about ``seconds`` in all but at least three times."""
+    """Median seconds of each call; those called in turns, for about ``seconds`` in all but at least three times.
+
+    A GPU gets ten calls in a row, as in use: else the first one's launch, not the kernel, would be measured.
+    """
+    in_a_row = 10 if device.type == "cuda" else 1
     for call in calls.values():
         call()
     times: dict[str, list[float]] = {name: [] for name in calls}
@@ -215,9 +219,10 @@ def take_turns(calls: dict[str, Callable[[], None]], device: torch.device, secon
         for name, call in calls.items():
             synchronize(device)
             start = time.perf_counter()
-            call()
+            for _ in range(in_a_row):
+                call()
             synchronize(device)
-            times[name].append(time.perf_counter() - start)
+            times[name].append((time.perf_counter() - start) / in_a_row)
     return {name: statistics.median(measured) for name, measured in times.items()}
 
 
@@ -272,7 +277,9 @@ def markdown(rows: list[dict], names: list[str]) -> str:
 
 def device_name(device: torch.device) -> str:
     if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
+        query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader", "--id=0"]
+        driver = subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip()
+        return f"{torch.cuda.get_device_name(device)}, driver {driver}"
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
@@ -290,6 +297,12 @@ def main() -> None:
     )
     parser.add_argument("--seconds", type=float, default=4.0, help="to spend on each row (default: 4)")
     parser.add_argument("--output", type=Path, metavar="JSON", help="also write the figures to this file")
+    parser.add_argument(
+        "--document",
+        type=Path,
+        metavar="MD",
+        help="also put the table between this file's lines <!-- DEVICE figures -->",
+    )
     args = parser.parse_args()
     device = torch.device(args.device)
     if device.type == "cuda" and not torch.cuda.is_available():
@@ -301,7 +314,8 @@ def main() -> None:
     dtypes = ["float32", "float16", "bfloat16"] if device.type == "cuda" else ["float32"]
     extension.load(device.type)
     bandwidth = copy_bandwidth(device)
-    print(f"{device_name(device)}, torch {torch.__version__}, copy {bandwidth / 1e9:.1f} GB/s")
+    heading = f"{device_name(device)}, torch {torch.__version__}, copy {bandwidth / 1e9:.1f} GB/s."
+    print(heading)
 
     rows = []
     for workload in workloads:
@@ -330,7 +344,8 @@ def main() -> None:
                     )
                     print(f"{workload.name}, {dtype}, {layout}, {operation}: done", file=sys.stderr)
     names = ["prroi_pool", "roi_align(2)", "roi_align(0)", "reference", *(["original"] if original else [])]
-    print(markdown(rows, names))
+    table = markdown(rows, names)
+    print(table)
     if args.output:
         args.output.parent.mkdir(parents=True, exist_ok=True)
         content = {
@@ -341,6 +356,10 @@ def main() -> None:
             "rows": rows,
         }
         args.output.write_text(json.dumps(content, indent=1) + "\n")
+    if args.document:
+        marker = f"<!-- {args.device} figures -->"
+        before, _, after = args.document.read_text().split(marker)
+        args.document.write_text(f"{before}{marker}\n{heading}\n\n{table}\n{marker}{after}")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,11 @@ import json
 
 def test_measures_all_peers_and_writes_what_it_prints(run_tool, tmp_path):
     output = tmp_path / "folder" / "figures.json"
-    done = run_tool("benchmark_prroi.py", "--workloads", "tiny", "--seconds", 0, "--output", output)
+    document = tmp_path / "page.md"
+    document.write_text("above\n<!-- cpu figures -->\nold\n<!-- cpu figures -->\nbelow\n")
+    done = run_tool(
+        "benchmark_prroi.py", "--workloads", "tiny", "--seconds", 0, "--output", output, "--document", document
+    )
     assert done.returncode == 0, done.stderr
     figures = json.loads(output.read_text())
     assert figures["copy_gigabytes_per_second"] > 0
@@ -21,6 +25,9 @@ def test_measures_all_peers_and_writes_what_it_prints(run_tool, tmp_path):
         assert min(row["milliseconds"].values()) > row["floor_milliseconds"] > 0
     table = [line for line in done.stdout.splitlines() if line.startswith("| tiny")]
     assert len(table) == len(rows)
+    page = document.read_text()
+    assert page.startswith("above\n<!-- cpu figures -->\n") and page.endswith("\n<!-- cpu figures -->\nbelow\n")
+    assert "\n".join(table) in page and "old" not in page
 
 
 def test_a_gpu_that_is_not_there(call_tool):
