@@ -27,13 +27,6 @@ from iounet.evaluation.reproduction import beyond_rows, step_size_rows
 from iounet.evaluation.reproduction_report import BASELINE, paper_tables
 from iounet.training.checkpoint import CheckpointError
 
-TITLES = {
-    "nms": "NMS",
-    "ablation": "Ablation",
-    "step_size": "Step size of the refinement",
-    "beyond": "Beyond the paper: each change alone",
-}
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -72,7 +65,7 @@ def run(cfg: CfgNode, weights: str, baseline: str | None, output: Path) -> None:
         )
     print("scoring ...", file=sys.stderr)
     report = ReproductionReport(output, CocoEvaluator(dataset.as_coco()), dataset.category_ids)
-    report.write(measured, tables, TITLES, plain)
+    report.write(measured, tables, plain)
     print(f"{dataset.annotation_file}, {len(dataset)} images\n\n{(output / 'ablation.md').read_text()}")
     print(f"all tables and figures: {output / 'README.md'}")
 

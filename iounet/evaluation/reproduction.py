@@ -52,23 +52,30 @@ def step_size_rows(paper: Postprocessing) -> dict[str, Postprocessing]:
 
 
 def beyond_rows(paper: Postprocessing, mean_size: float) -> dict[str, Postprocessing]:
-    """What the paper does, and changes to it, each alone.
+    """What the paper does, changes to it, each alone, and the two together that help most.
 
     Args:
-        mean_size: side of a typical object in pixels of the resized image, by which the step in relative coordinates is
-            made comparable with that in pixels.
+        mean_size: side of a typical object in pixels of the resized image: the lambdas of relative coordinates are
+            divided by it, so that such an object moves as far as it does by the same lambda in pixels.
     """
+
+    def relative(step_size: float) -> Postprocessing:
+        return replace(paper, coordinates="relative", step_size=step_size / mean_size)
+
     return {
         "the paper's": paper,
         "lambda 2": replace(paper, step_size=2.0),
         "NMS ranked by class score × IoU": replace(paper, ranking="score_times_iou"),
         "the best box on the way": replace(paper, accept="best"),
-        "relative coordinates": replace(paper, coordinates="relative", step_size=paper.step_size / mean_size),
-        "relative coordinates, lambda 2": replace(paper, coordinates="relative", step_size=2.0 / mean_size),
-        "halved steps instead of lower IoUs, lambda 2": replace(paper, accept="rising", step_size=2.0),
-        "halved steps, lambda 4, 10 steps": replace(paper, accept="rising", step_size=4.0, refinement_steps=10),
+        "relative coordinates, the same lambda": relative(paper.step_size),
+        "relative coordinates, lambda 1": relative(1.0),
+        "relative coordinates, lambda 2": relative(2.0),
+        "lambda 2, halved where the IoU would fall": replace(paper, accept="rising", step_size=2.0),
         "refined before NMS": replace(paper, refine_before_nms=True),
         "final score × IoU": replace(paper, final_score="class_times_iou"),
+        "NMS by class score × IoU and relative coordinates, lambda 1": replace(
+            relative(1.0), ranking="score_times_iou"
+        ),
     }
 
 

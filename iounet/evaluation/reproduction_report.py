@@ -22,6 +22,13 @@ IOU_THRESHOLDS = tuple(n / 20 for n in range(10, 20))
 BASELINE = "plain detector"
 UNUSED = "IoU branch trained, but unused"
 
+TITLES = {
+    "nms": "NMS",
+    "ablation": "Ablation",
+    "step_size": "Step size of the refinement",
+    "beyond": "Beyond the paper: each change alone, and two together",
+}
+
 Table = dict[str, dict[str, float]]
 
 
@@ -39,53 +46,45 @@ class ReproductionReport:
         self._folder = folder
         self._evaluator = evaluator
         self._category_ids = category_ids
-        self._scored: dict[int, dict[str, float]] = {}
         self._sections: list[str] = []
-        self.content: dict[str, dict] = {}
+        self._content: dict[str, dict] = {}
 
     def write(
         self,
         measured: Reproduction,
         tables: dict[str, dict[str, Postprocessing]],
-        titles: dict[str, str],
         baseline: Found | None,
-    ) -> dict:
+    ) -> None:
         """Writes everything.
 
         Args:
             measured: by `reproduce`, of all variants in ``tables``.
-            tables: name → row → way of postprocessing; "nms" holds those of the paper's table.
-            titles: name → what stands above the table.
+            tables: a name in TITLES → row → way of postprocessing.
             baseline: detections of a detector trained without the IoU branch; None leaves its row out.
-
-        Returns:
-            What reproduction.json holds.
         """
+        scored = {variant: self._ap(found) for variant, found in measured.found.items()}
         for name, variants in tables.items():
-            rows = {row: self._ap(measured.found[variant]) for row, variant in variants.items()}
+            rows = {row: scored[variant] for row, variant in variants.items()}
             if name == "ablation" and baseline is not None:
                 rows = {BASELINE: self._ap(baseline)} | rows
-            self._table(name, titles[name], rows)
+            self._table(name, TITLES[name], rows)
             if name == "step_size":
-                self._curves(name, titles[name], "lambda", {"5 steps": rows})
+                self._curves(name, TITLES[name], "lambda", {"": rows})
         self._steps(measured)
         self._surviving(measured.surviving)
         self._correlation(measured)
         self._calibration(measured)
         self._latency(measured.seconds)
-        (self._folder / "reproduction.json").write_text(json.dumps(_without_nan(self.content), indent=1) + "\n")
+        (self._folder / "reproduction.json").write_text(json.dumps(_without_nan(self._content), indent=1) + "\n")
         (self._folder / "README.md").write_text("\n\n".join(self._sections) + "\n")
-        return self.content
 
     def _ap(self, found: Found) -> dict[str, float]:
-        if id(found) not in self._scored:
-            entries = [entry for image_id, kept in found for entry in kept.to_coco(image_id, self._category_ids)]
-            scores = self._evaluator(entries)
-            self._scored[id(found)] = {column: scores[column] for column in AP_COLUMNS}
-        return self._scored[id(found)]
+        entries = [entry for image_id, kept in found for entry in kept.to_coco(image_id, self._category_ids)]
+        scores = self._evaluator(entries)
+        return {column: scores[column] for column in AP_COLUMNS}
 
     def _table(self, name: str, title: str, rows: Table) -> None:
-        self.content[name] = rows
+        self._content[name] = rows
         columns = list(next(iter(rows.values())))
         with open(self._folder / f"{name}.csv", "w", newline="") as file:
             writer = csv.writer(file)
@@ -106,7 +105,8 @@ class ReproductionReport:
             axes.set_xlabel(x_label)
             axes.set_ylabel(f"{column}, percent")
             axes.grid(alpha=0.25)
-        axes.legend(fontsize="small")
+        if len(curves) > 1:
+            axes.legend(fontsize="small")
         canvas.print_png(self._folder / f"{name}.png")
         self._sections.append(f"![{title}]({name}.png)")
 
@@ -146,7 +146,7 @@ class ReproductionReport:
         self._sections.append(f"![{title}](surviving.png)")
 
     def _correlation(self, measured: Reproduction) -> None:
-        self.content["correlation"] = correlation_figure(
+        self._content["correlation"] = correlation_figure(
             measured.ious, measured.scores, measured.predicted_ious, self._folder / "correlation.png"
         )
         self._sections.append("## Candidates before NMS that overlap an object by 0.5 at least")
@@ -159,13 +159,13 @@ class ReproductionReport:
             "those of true IoU ≥ 0.5": calibrate(measured.predicted_ious[matched], measured.ious[matched]),
         }
         calibration_figure(calibrations, self._folder / "calibration.png")
-        self.content["calibration"] = {
+        self._content["calibration"] = {
             name: {"error": calibration.error, "bias": calibration.bias, "num_boxes": int(calibration.counts.sum())}
             for name, calibration in calibrations.items()
         }
         lines = [
             f"- {name} ({of['num_boxes']}): calibration error {of['error']:.3f}, bias {of['bias']:+.3f}"
-            for name, of in self.content["calibration"].items()
+            for name, of in self._content["calibration"].items()
         ]
         self._sections.append(
             "## Calibration of the predicted IoU\n\nBoxes in ten groups of equal range of the predicted IoU. The error "
