@@ -7,6 +7,7 @@ from torchvision.models.detection import fasterrcnn_resnet50_fpn
 from torchvision.ops import MultiScaleRoIAlign
 
 from iounet import Detections, build_detector, get_cfg
+from iounet.config import ConfigError
 from iounet.modeling import Postprocessing, to_original
 from iounet.training.checkpoint import load_detector_weights, select_categories
 
@@ -377,3 +378,85 @@ class TestRefinement:
         detector, features, kept = before
         detector.refine(features, kept)
         assert all(parameter.grad is None for parameter in detector.parameters())
+
+
+class TestBeyondThePaper:
+    @pytest.fixture
+    def candidates(self, opinionated):
+        """The detector, its features of two images and the candidates in them."""
+        detector = opinionated()
+        with torch.no_grad():
+            features = detector.extract(images_of((64, 64), (50, 80)))
+            return detector, features, detector.detect(features, detector.propose(features))
+
+    def test_nms_ranked_by_class_score_times_iou(self, candidates):
+        detector, _, _ = candidates
+        boxes = torch.tensor([[0.0, 0, 20, 20], [1, 0, 21, 20]])  # the first fits better, the second is surer
+        pair = Detections(boxes, torch.ones(2).long(), torch.tensor([0.3, 0.9]), torch.tensor([0.9, 0.8]))
+        by_iou = detector.suppress(pair)
+        by_both = detector.suppress(pair, replace(detector.postprocessing, ranking="score_times_iou"))
+        assert by_iou.boxes.tolist() == boxes[:1].tolist() and by_both.boxes.tolist() == boxes[1:].tolist()
+        assert by_iou.scores.tolist() == by_both.scores.tolist() == pytest.approx([0.9])
+
+    def test_refined_before_nms(self, candidates):
+        detector, features, found = candidates
+        refined = [detector.suppress(of_image) for of_image in detector.refine(features, found)]
+        expected = detector.postprocess(features, found, replace(detector.postprocessing, refine_before_nms=True))
+        for a, b in zip(refined, expected, strict=True):
+            assert len(a) > 5 and torch.equal(a.boxes, b.boxes) and torch.equal(a.scores, b.scores)
+
+    def test_final_score_times_iou(self, candidates):
+        detector, features, found = candidates
+        plain = detector.postprocess(features, found)
+        rescored = detector.postprocess(
+            features, found, replace(detector.postprocessing, final_score="class_times_iou")
+        )
+        for a, b in zip(plain, rescored, strict=True):
+            scores = a.scores * a.ious.clamp(0, 1)
+            assert torch.equal(b.scores, scores.sort(descending=True).values)
+            order = scores.argsort(descending=True, stable=True)
+            assert torch.equal(b.boxes, a.boxes[order]) and not torch.equal(a.scores, b.scores)
+
+    def test_the_path_leads_to_what_refine_returns(self, candidates):
+        detector, features, found = candidates
+        kept = [detector.suppress(of_image) for of_image in found]
+        path = list(detector.refinement_path(features, kept))
+        assert len(path) == detector.postprocessing.refinement_steps + 1
+        for at_start, at_end, before, refined in zip(
+            path[0], path[-1], kept, detector.refine(features, kept), strict=True
+        ):
+            assert torch.equal(at_start.boxes, before.boxes) and torch.equal(at_end.boxes, refined.boxes)
+
+    def test_repeated_box_regression_is_the_box_branchs_own(self, opinionated):
+        detector = opinionated({"TEST.SCORE_THRESHOLD": 0.0})
+        with torch.no_grad():
+            features = detector.extract(images_of((64, 64), (50, 80)))
+            proposals = detector.propose(features)
+            boxes, labels, _ = detector.roi_heads.candidates(features.maps, proposals, features.sizes)
+            for label in (1, 2, 3):
+                of_label = [torch.full((len(p),), label) for p in proposals]
+                regressed = detector.roi_heads.regress(features.maps, proposals, of_label, features.sizes)
+                for moved, of_image, its_labels in zip(regressed, boxes, labels, strict=True):
+                    expected = of_image[its_labels == label]
+                    assert len(expected) == len(moved) > 5
+                    torch.testing.assert_close(moved, expected)
+
+    def test_cross_entropy_bounds_the_predicted_iou(self, opinionated):
+        detector = opinionated({"MODEL.IOU_HEAD.LOSS": "bce", "TEST.SCORE_THRESHOLD": 0.0})
+        with torch.no_grad():
+            detector.iou_head.predictor.weight.mul_(1000)
+            features = detector.extract(images_of((64, 64)))
+            (found,) = detector.detect(features, detector.propose(features))
+        assert ((found.ious >= 0) & (found.ious <= 1)).all() and found.ious.min() < 0.1 and found.ious.max() > 0.9
+
+    def test_an_unknown_loss_is_named(self, build_tiny):
+        with pytest.raises(ConfigError, match=r"unknown loss 'l2': MODEL\.IOU_HEAD\.LOSS is smooth_l1 or bce"):
+            build_tiny({"MODEL.IOU_HEAD.LOSS": "l2"})
+
+    @pytest.mark.parametrize(
+        ("field", "key"),
+        [("ranking", "RANKING"), ("coordinates", r"REFINE\.COORDINATES"), ("final_score", "FINAL_SCORE")],
+    )
+    def test_unknown_choices_are_named(self, field, key):
+        with pytest.raises(ValueError, match=rf"unknown {field} 'other': TEST\.{key} is one of"):
+            Postprocessing(**{field: "other"})
