@@ -21,6 +21,12 @@ export OMP_WAIT_POLICY ?= PASSIVE
 INSTALLED := $(if $(filter command line,$(origin RUN)),,$(VENV)/installed)
 ROIS ?= 1000000
 
+# Of a toolkit that is not on PATH, too.
+SANITIZER ?= $(firstword $(wildcard $(CUDA_HOME)/bin/compute-sanitizer /usr/local/cuda/bin/compute-sanitizer) compute-sanitizer)
+
+# The tools find the packages without an installation.
+export PYTHONPATH := $(CURDIR)
+
 .PHONY: demo test fuzz gpu gpu-test gpu-benchmark gpu-sanitize lint clean
 
 demo: $(VENV)/installed
@@ -43,7 +49,7 @@ gpu-benchmark: $(INSTALLED)
 	    --output docs/benchmarks/cuda.json --document docs/benchmarks.md
 
 gpu-sanitize: $(INSTALLED)
-	compute-sanitizer --error-exitcode 1 $(RUN) tests/prroi_pool/fuzz.py --device cuda --rois 20000
+	$(SANITIZER) --error-exitcode 1 $(RUN) tests/prroi_pool/fuzz.py --device cuda --rois 20000
 
 lint: $(VENV)/installed
 	$(VENV)/bin/ruff check .

@@ -92,15 +92,8 @@ def _load(device_type: str) -> ModuleType:
 
 def build_folder(device_type: str) -> Path:
     """Where the kernels lie once they are built. BuildError for "cuda" if they cannot be built here."""
-    parts = [
-        torch.__version__,
-        sysconfig.get_config_var("SOABI"),
-        *compile_flags(),
-        _cpu_model(),
-        compiler_command(),
-    ]
-    if device_type == "cuda":
-        parts += [nvcc_version(find_cuda_home()), *cuda_architectures()]
+    parts = [torch.__version__, sysconfig.get_config_var("SOABI"), *compile_flags(device_type), compiler_command()]
+    parts += [_cpu_model()] if device_type == "cpu" else [nvcc_version(find_cuda_home()), *cuda_architectures()]
     for path in sources(device_type, with_headers=True):
         parts += [path.name, path.read_text(encoding="utf-8")]
     key = hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:16]
@@ -138,11 +131,11 @@ def cache_root() -> Path:
         return root
 
 
-def compile_flags() -> list[str]:
+def compile_flags(device_type: str) -> list[str]:
     """Of the host compiler. No -std: torch knows which one its headers need."""
     if sys.platform == "win32":
         return ["/O2"]
-    if sys.platform == "darwin":
+    if sys.platform == "darwin" or device_type == "cuda":
         return ["-O3"]
     # OpenMP only compiles; it is not linked, so that the kernels use the threads of torch's own OpenMP
     # library. The binary stays on this kind of CPU (its model is part of the folder's name), hence
@@ -256,7 +249,7 @@ def _build(device_type: str, folder: Path) -> None:
             cpp_extension.load(
                 f"prroi_pool_{device_type}",
                 [str(source) for source in sources(device_type)],
-                extra_cflags=compile_flags(),
+                extra_cflags=compile_flags(device_type),
                 extra_cuda_cflags=["-O3"],
                 build_directory=str(folder),
                 with_cuda=device_type == "cuda",

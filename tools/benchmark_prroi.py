@@ -14,7 +14,6 @@ import argparse
 import ctypes
 import json
 import platform
-import shutil
 import statistics
 import subprocess
 import sys
@@ -265,14 +264,18 @@ def markdown(rows: list[dict], names: list[str]) -> str:
         for name in names:
             time_ms = row["milliseconds"].get(name)
             ratio = f" ({time_ms / ours:.1f}x)" if time_ms and name != "prroi_pool" else ""
-            cells.append("" if time_ms is None else f"{time_ms:.2f}{ratio}")
+            cells.append("" if time_ms is None else f"{readable(time_ms)}{ratio}")
         setting = f"{row['dtype']}, {row['layout']}"
         lines.append(
-            f"| {row['workload']} | {setting} | {row['operation']} | {row['floor_milliseconds']:.2f} | "
+            f"| {row['workload']} | {setting} | {row['operation']} | {readable(row['floor_milliseconds'])} | "
             + " | ".join(cells)
             + " |"
         )
     return "\n".join(lines)
+
+
+def readable(milliseconds: float) -> str:
+    return f"{milliseconds:.2f}" if milliseconds >= 1 else f"{milliseconds:.4f}"
 
 
 def device_name(device: torch.device) -> str:
@@ -307,9 +310,12 @@ def main() -> None:
     device = torch.device(args.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         sys.exit("torch sees no GPU: leave --device cuda away")
-    if args.original and (device.type != "cuda" or shutil.which("nvcc") is None):
-        sys.exit("--original needs --device cuda and nvcc: the authors' kernels are CUDA alone")
-    original = compile_original(args.original) if args.original else None
+    if args.original and device.type != "cuda":
+        sys.exit("--original needs --device cuda: the authors' kernels are CUDA alone")
+    try:
+        original = compile_original(args.original) if args.original else None
+    except extension.BuildError as error:
+        sys.exit(f"--original needs nvcc. {error}")
     workloads = [w for w in WORKLOADS if not args.workloads or any(text in w.name for text in args.workloads)]
     dtypes = ["float32", "float16", "bfloat16"] if device.type == "cuda" else ["float32"]
     extension.load(device.type)

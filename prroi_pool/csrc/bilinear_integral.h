@@ -31,11 +31,29 @@ struct Extent {
   int64_t num_bins;
 };
 
+// a * b, rounded before anything is added to it: nvcc would fuse the two, and where a RoI lies relative to a pixel would
+// depend on it.
+PRROI_POOL_INLINE float rounded_product(float a, float b) {
+#ifdef __CUDA_ARCH__
+  return __fmul_rn(a, b);
+#else
+  return a * b;
+#endif
+}
+
+PRROI_POOL_INLINE double rounded_product(double a, double b) {
+#ifdef __CUDA_ARCH__
+  return __dmul_rn(a, b);
+#else
+  return a * b;
+#endif
+}
+
 // The coordinates are subtracted before they are scaled: a compiler may fuse a product with the subtraction,
 // which gives a RoI without area a width of rounding.
 template <typename T>
 PRROI_POOL_INLINE Extent<T> make_extent(T low, T high, T spatial_scale, int64_t num_bins) {
-  return {low * spatial_scale, (high - low) * spatial_scale / static_cast<T>(num_bins), num_bins};
+  return {rounded_product(low, spatial_scale), (high - low) * spatial_scale / static_cast<T>(num_bins), num_bins};
 }
 
 // False for a RoI without area, a reversed one, and one with a NaN or infinite coordinate.

@@ -58,3 +58,13 @@ def test_rois_too_large_for_the_tables_and_unusual_numbers_of_bins(cuda_on_cpu, 
     expected = reference.prroi_pool2d(features, rois, *bins, 1.0)
     expected = (expected, *torch.autograd.grad(expected, (features, rois), grad_output))
     torch.testing.assert_close(actual, expected)
+
+
+def test_nothing_is_read_that_an_earlier_roi_left_in_shared_memory(cuda_on_cpu):
+    """Rounding puts the end of the last bin of this RoI beyond the RoI's own: to a pixel that no thread sums."""
+    wide = torch.tensor([[0, 0.5, 0.5, 39.5, 39.5]])
+    cuda_on_cpu.forward(torch.full((1, 64, 40, 40), float("nan")), wide, 7, 7, False, 1.0)
+    features = torch.rand(1, 64, 40, 40, generator=torch.Generator().manual_seed(0))
+    rois = torch.tensor([[0.0, 0, 0, 16, 16]])
+    output = cuda_on_cpu.forward(features, rois, 7, 7, False, 1.0)
+    torch.testing.assert_close(output, reference.prroi_pool2d(features, rois, 7, 7, 1.0))

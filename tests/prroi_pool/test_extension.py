@@ -181,7 +181,7 @@ with extension._process_lock(Path({str(tmp_path)!r})):
 def test_the_build_folder_is_named_after_what_the_binary_depends_on(monkeypatch):
     folders = {extension.build_folder("cpu")}
     for name, value in [
-        ("compile_flags", lambda: ["-O0"]),
+        ("compile_flags", lambda device_type: ["-O0"]),
         ("_cpu_model", lambda: "another"),
         ("SOURCES", PACKAGE),
     ]:

@@ -63,7 +63,9 @@ __global__ void forward_strided(
           }
           __syncwarp();
           if (has_bin) {
-            x.for_pixels(bin_x, first, first + kWarp, [&](int64_t column, Acc weight) {
+            // By rounding, the last bin may reach a pixel beyond the RoI's, which no lane has summed.
+            const int64_t end = first + kWarp < columns.end() ? first + kWarp : columns.end();
+            x.for_pixels(bin_x, first, end, [&](int64_t column, Acc weight) {
               total += weight * sums[bin_y - first_y][column - first];
             });
           }

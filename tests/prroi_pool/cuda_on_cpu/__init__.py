@@ -64,6 +64,8 @@ class CudaOnCpu:
             if not isinstance(argument, Tensor):
                 converted.append(ctypes.c_double(argument))
                 continue
+            if argument.device.type != "cpu":
+                raise ValueError(f"{name} runs on the CPU, but got a tensor on {argument.device}")
             converted.append(ctypes.c_void_p(argument.data_ptr()))
             if argument.dim() == 4:
                 converted.append((ctypes.c_int64 * 8)(*argument.shape, *argument.stride()))
