@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from torch import Tensor
+
+from .figures import new_figure
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,7 @@ def calibrate(predicted_ious: Tensor, ious: Tensor, *, num_groups: int = 10) -> 
 
 def calibration_figure(calibrations: dict[str, Calibration], path: Path) -> None:
     """Draws mean true against mean predicted IoU of each group, and below it how many boxes there are; a PNG file."""
-    figure = Figure(figsize=(5, 5), dpi=150, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
+    figure, canvas = new_figure((5, 5))
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     upper.plot((0, 1), (0, 1), color="black", linewidth=1, linestyle="--", label="perfect")
     for name, calibration in calibrations.items():

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from torch import Tensor
 from torchvision.ops import box_iou
+
+from .figures import new_figure
 
 # More points than this hide one another, and no longer change the shape of their cloud.
 _MAX_DRAWN = 5000
@@ -74,9 +74,7 @@ def correlation_figure(
     ious, scores, predicted_ious = ious[kept], scores[kept], predicted_ious[kept]
     correlations = {"score": pearson(ious, scores), "predicted_iou": pearson(ious, predicted_ious)}
 
-    # Not pyplot: it would choose a window system, and keep each figure until told to close it.
-    figure = Figure(figsize=(8, 4), dpi=150, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
+    figure, canvas = new_figure((8, 4))
     left, right = figure.subplots(1, 2, sharex=True, sharey=True)
     drawn = torch.randperm(len(ious), generator=torch.Generator().manual_seed(0))[:_MAX_DRAWN]
     _scatter(left, ious[drawn], scores[drawn], "class score", correlations["score"])

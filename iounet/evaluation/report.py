@@ -26,10 +26,7 @@ def write_report(evaluation: Evaluation, folder: Path, class_names: list[str]) -
     correlation = correlation_figure(
         evaluation.ious, evaluation.scores, evaluation.predicted_ious, folder / "correlation.png"
     )
-    summary = {
-        "table": {row: _without_nan(columns) for row, columns in evaluation.table.items()},
-        "correlation": _without_nan(correlation),
-    }
+    summary = without_nan({"table": evaluation.table, "correlation": correlation})
     (folder / "table.md").write_text(markdown_table(evaluation.table) + "\n")
     (folder / "evaluation.json").write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
     (folder / "detections.json").write_text(json.dumps(evaluation.results))
@@ -37,9 +34,11 @@ def write_report(evaluation: Evaluation, folder: Path, class_names: list[str]) -
     return summary
 
 
-def _without_nan(values: dict[str, float]) -> dict[str, float | None]:
-    # JSON has no NaN; Python would write one that other readers refuse.
-    return {name: None if math.isnan(value) else value for name, value in values.items()}
+def without_nan(value):
+    """The same nested dicts with None for NaN: JSON has none, and Python would write one that other readers refuse."""
+    if isinstance(value, dict):
+        return {key: without_nan(part) for key, part in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def draw_examples(examples: list[Example], class_names: list[str]) -> Image.Image:

@@ -2,12 +2,9 @@
 
 import csv
 import json
-import math
 import statistics
 from pathlib import Path
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..modeling import Postprocessing
@@ -15,6 +12,8 @@ from .calibration import calibrate, calibration_figure
 from .coco_ap import AP_COLUMNS, CocoEvaluator, markdown_table
 from .correlation import correlation_figure
 from .evaluate import GREEDY, GUIDED, REFINED, SOFT
+from .figures import new_figure
+from .report import without_nan
 from .reproduction import BEFORE_NMS, Found, Reproduction
 
 # Of the figure of surviving boxes.
@@ -75,7 +74,7 @@ class ReproductionReport:
         self._correlation(measured)
         self._calibration(measured)
         self._latency(measured.seconds)
-        (self._folder / "reproduction.json").write_text(json.dumps(_without_nan(self._content), indent=1) + "\n")
+        (self._folder / "reproduction.json").write_text(json.dumps(without_nan(self._content), indent=1) + "\n")
         (self._folder / "README.md").write_text("\n\n".join(self._sections) + "\n")
 
     def _ap(self, found: Found) -> dict[str, float]:
@@ -96,7 +95,7 @@ class ReproductionReport:
 
     def _curves(self, name: str, title: str, x_label: str, curves: dict[str, Table]) -> None:
         """AP and AP90 side by side; each curve's rows from left to right."""
-        figure, canvas = _figure((7, 3.2))
+        figure, canvas = new_figure((7, 3.2))
         for axes, column in zip(figure.subplots(1, 2), ("AP", "AP90"), strict=True):
             for label, rows in curves.items():
                 axes.plot(
@@ -134,7 +133,7 @@ class ReproductionReport:
         num_objects = len(surviving[BEFORE_NMS])
         title = f"Percent of the {num_objects} objects that have a box of their class at IoU ≥ t, by t"
         self._table("surviving", title, rows)
-        figure, canvas = _figure()
+        figure, canvas = new_figure((4.5, 3.2))
         axes = figure.subplots()
         for row, style in ((BEFORE_NMS, "--"), (GREEDY, "-"), (SOFT, "-"), (GUIDED, "-")):
             axes.plot(IOU_THRESHOLDS, list(rows[row].values()), style, marker="o", markersize=3, label=row)
@@ -189,16 +188,3 @@ def paper_tables(variants: dict[str, Postprocessing]) -> dict[str, dict[str, Pos
             "+ refinement": variants[REFINED],
         },
     }
-
-
-def _figure(size: tuple[float, float] = (4.5, 3.2)) -> tuple[Figure, FigureCanvasAgg]:
-    # Not pyplot: it would choose a window system, and keep each figure until told to close it.
-    figure = Figure(figsize=size, dpi=150, layout="constrained")
-    return figure, FigureCanvasAgg(figure)
-
-
-def _without_nan(value):
-    # JSON has no NaN; Python would write one that other readers refuse.
-    if isinstance(value, dict):
-        return {key: _without_nan(part) for key, part in value.items()}
-    return None if isinstance(value, float) and math.isnan(value) else value
