@@ -24,15 +24,25 @@ def save_checkpoint(path: Path, **content) -> None:
         content: tensors, numbers, strings, and lists and dicts of them. A detector's checkpoint has ``model`` (state
             dict), ``categories`` (list of id and name, label order) and ``config`` (YAML text); one to resume from
             also ``iteration``, ``optimizer`` and ``scheduler``.
+
+    Raises:
+        CheckpointError: the disk is full, or refuses for another reason; what stood at ``path`` stands there still.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
             torch.save({"format": FORMAT, **content}, file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        # Of a full disk torch says "unexpected pos 832 vs 726", with the reason behind it.
+        reason = error.__context__ if isinstance(error.__context__, OSError) else error
+        raise CheckpointError(
+            f"{path} could not be written ({reason}); earlier checkpoints are untouched. Make room there or choose "
+            "another OUTPUT_DIR, then go on with --resume"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 

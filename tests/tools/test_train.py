@@ -171,8 +171,8 @@ class TestResuming:
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(torch, "save", disk_full)
-        with pytest.raises(OSError, match="No space left"):
-            call_tool("train.py", *arguments(interrupted), "--resume")
+        message = call_tool("train.py", *arguments(interrupted), "--resume")
+        assert "could not be written" in message and "No space left" in message and "--resume" in message
         assert hashes(interrupted / "checkpoints") == before
 
 
