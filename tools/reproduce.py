@@ -64,7 +64,7 @@ def run(cfg: CfgNode, weights: str, baseline: str | None, output: Path) -> None:
             load_detector(cfg, baseline, dataset).to(device), batches(BASELINE), paper[GREEDY], device=device
         )
     print("scoring ...", file=sys.stderr)
-    report = ReproductionReport(output, CocoEvaluator(dataset.as_coco()), dataset.category_ids)
+    report = ReproductionReport(output, CocoEvaluator(dataset.as_coco(), by_size=False), dataset.category_ids)
     report.write(measured, tables, plain)
     print(f"{dataset.annotation_file}, {len(dataset)} images\n\n{(output / 'ablation.md').read_text()}")
     print(f"all tables and figures: {output / 'README.md'}")

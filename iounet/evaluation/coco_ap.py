@@ -24,6 +24,7 @@ class CocoEvaluator:
             ``iscrowd`` 1 is a region whose detections count neither way. A missing ``iscrowd`` is taken as 0,
             a missing ``area`` as the box's. Annotation ids do not matter: they may start at 0.
         max_detections: how many detections of one class in one image count, those of the highest scores.
+        by_size: whether APs, APm and APl are wanted; without them scoring takes a third of the time.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -31,10 +32,11 @@ class CocoEvaluator:
             or box of an annotation is missing, unknown or malformed.
     """
 
-    def __init__(self, ground_truth: dict | str | Path, *, max_detections: int = 100) -> None:
+    def __init__(self, ground_truth: dict | str | Path, *, max_detections: int = 100, by_size: bool = True) -> None:
         in_memory = isinstance(ground_truth, dict)
         dataset = ground_truth if in_memory else _read_json(Path(ground_truth))
         self.max_detections = max_detections
+        self.by_size = by_size
         self._name = "the ground truth" if in_memory else str(ground_truth)
         if not isinstance(dataset, dict) or not {"images", "categories", "annotations"} <= dataset.keys():
             raise ValueError(
@@ -94,6 +96,10 @@ class CocoEvaluator:
                 iouType="bbox",
             )
             evaluation.params.maxDets = [self.max_detections]
+            if not self.by_size:
+                # pycocotools' first range is of all sizes.
+                evaluation.params.areaRng = evaluation.params.areaRng[:1]
+                evaluation.params.areaRngLbl = evaluation.params.areaRngLbl[:1]
             evaluation.evaluate()
             evaluation.accumulate()
         return _summary(evaluation)
@@ -160,7 +166,8 @@ def _summary(evaluation: COCOeval) -> dict[str, float]:
         threshold = np.abs(evaluation.params.iouThrs - int(column.removeprefix("AP")) / 100).argmin()
         summary[column] = _percent(precision[threshold, ..., area("all")])
     for column, size in (("APs", "small"), ("APm", "medium"), ("APl", "large")):
-        summary[column] = _percent(precision[..., area(size)])
+        if size in evaluation.params.areaRngLbl:
+            summary[column] = _percent(precision[..., area(size)])
     summary[f"AR{evaluation.params.maxDets[0]}"] = _percent(recall[..., area("all")])
     return summary
 

@@ -136,6 +136,8 @@ def test_matches_the_summary_of_pycocotools(tmp_path, capsys):
     expected = dict(zip(("AP", "AP50", "AP75", "APs", "APm", "APl"), 100 * evaluation.stats[:6], strict=True))
     expected["AR100"] = 100 * evaluation.stats[8]
     assert {column: scores[column] for column in expected} == pytest.approx(expected)
+    without_sizes = CocoEvaluator(path, by_size=False)(results)
+    assert without_sizes == {column: scores[column] for column in (*AP_COLUMNS, "AR100")}
     assert 0 < scores["AP90"] < scores["AP80"] < scores["AP70"] < scores["AP60"] < scores["AP50"] < 100
     assert capsys.readouterr().out == ""
 
