@@ -30,20 +30,22 @@ class Detections:
             raise ValueError(f"Detections.boxes must have shape [N, 4], got {list(self.boxes.shape)}")
         if not self.boxes.is_floating_point():  # rescaling integers would truncate the factor
             raise ValueError(f"Detections.boxes must be floating point, got {self.boxes.dtype}; convert with .float()")
-        for name in ("labels", "scores", "ious"):
-            shape = list(getattr(self, name).shape)
+        for field in fields(self)[1:]:
+            shape = list(getattr(self, field.name).shape)
             if shape != [len(self.boxes)]:
-                raise ValueError(f"Detections.{name} must have shape [{len(self.boxes)}] as boxes has, got {shape}")
+                raise ValueError(
+                    f"Detections.{field.name} must have shape [{len(self.boxes)}] as boxes has, got {shape}"
+                )
 
     def __len__(self) -> int:
         return len(self.boxes)
 
     def __getitem__(self, index: Tensor | slice) -> Detections:
         """The detections that ``index`` (a mask, positions, or a slice) picks, in its order."""
-        return Detections(**{field.name: getattr(self, field.name)[index] for field in fields(self)})
+        return type(self)(**{field.name: getattr(self, field.name)[index] for field in fields(self)})
 
     def to(self, device: torch.device | str) -> Detections:
-        return Detections(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+        return type(self)(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
 
     def with_boxes(self, boxes: Tensor, ious: Tensor) -> Detections:
         """The same objects in other places."""

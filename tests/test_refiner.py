@@ -1,9 +1,13 @@
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torch import Tensor
 
 from iounet import IoURefiner
+from iounet.postprocess import Stop
 from iounet.training.checkpoint import CheckpointError, save_checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -187,6 +191,191 @@ class TestScore:
         assert refiner.score(image, torch.tensor([[90.0, 60.0, 99.0, 70.0]]), LABELS[:1]).tolist() == [0.0]
 
 
+class TestWhatIsTaken:
+    """However image and boxes are given, the answer is the same."""
+
+    @pytest.mark.parametrize("kind", ["uint8 tensor", "uint8 array", "float array", "double array", "PIL", "BGR"])
+    def test_images(self, refiner, image, kind):
+        eight_bits = (image * 255).round().to(torch.uint8)
+        array = eight_bits.permute(1, 2, 0).numpy()
+        given = {
+            "uint8 tensor": eight_bits,
+            "uint8 array": array,
+            "float array": (array / 255).astype(np.float32),
+            "double array": array / 255,
+            "PIL": Image.fromarray(array),
+            "BGR": np.ascontiguousarray(array[..., ::-1])[..., ::-1],  # as OpenCV reads it, turned: negative strides
+        }[kind]
+        expected = refiner.refine(eight_bits / 255, BOXES, LABELS, SCORES)
+        refined = refiner.refine(given, BOXES, LABELS, SCORES)
+        torch.testing.assert_close(refined.boxes, expected.boxes, rtol=0, atol=1e-3)
+
+    def test_boxes(self, refiner, image):
+        expected = refiner.refine(image, BOXES, LABELS, SCORES)
+        for kind in (np.asarray, Tensor.tolist, lambda values: values.double().numpy()):
+            labels = kind(LABELS) if kind is not Tensor.tolist else LABELS.tolist()
+            refined = refiner.refine(image, kind(BOXES), np.asarray(labels, dtype=np.int32), kind(SCORES))
+            torch.testing.assert_close(refined.boxes.float(), expected.boxes, rtol=0, atol=1e-3)
+            assert refined.labels.tolist() == LABELS.tolist() and refined.scores.tolist() == SCORES.tolist()
+        refined = refiner.refine(image, BOXES.long(), LABELS, SCORES)
+        assert refined.boxes.dtype == torch.float32 and not torch.equal(refined.boxes, BOXES)
+
+    @pytest.mark.parametrize("nothing", [[], np.zeros((0, 4)), torch.zeros(0)], ids=["list", "array", "tensor"])
+    def test_no_boxes_of_any_kind(self, refiner, image, nothing):
+        refined = refiner.refine(image, nothing, [], [], nms="iou_guided")
+        assert refined.boxes.shape == (0, 4) and len(refined) == 0
+        assert refiner.score(image, nothing).shape == (0,)
+        assert refiner.refinement_path(image, nothing).shape == (6, 0, 4)
+
+    def test_without_labels_and_scores(self, refiner, image):
+        refined = refiner.refine(image, BOXES)
+        assert refined.labels.tolist() == [0] * 4 and refined.scores.tolist() == [1.0] * 4
+
+    def test_an_unknown_class_has_the_mean_over_the_classes(self, refiner, image):
+        of_classes = [refiner.score(image, BOXES, torch.full((4,), label)) for label in (1, 2, 3)]
+        torch.testing.assert_close(refiner.score(image, BOXES), torch.stack(of_classes).mean(0))
+        mixed = refiner.score(image, BOXES, [1, 0, 3, 0])
+        torch.testing.assert_close(mixed[[0, 2]], torch.stack([of_classes[0][0], of_classes[2][2]]))
+
+    @pytest.mark.parametrize(
+        ("given", "message"),
+        [
+            (torch.zeros(50, 80, 3), r"tensor must be an RGB image of shape \[3, H, W\], got \[50, 80, 3\]"),
+            (np.zeros((3, 50, 80)), r"array must be an RGB image of shape \[H, W, 3\], got \[3, 50, 80\]"),
+            (np.zeros((50, 80), np.uint8), r"array must be an RGB image.*got \[50, 80\]"),
+            (np.full((50, 80, 3), 255.0), r"lie in \[0, 1\], got 255 to 255: divide by 255"),
+            (torch.full((3, 50, 80), -2.1), r"lie in \[0, 1\], got -2\.1.*leave normalising to the refiner"),
+            (np.full((50, 80, 3), np.nan), r"lie in \[0, 1\], got nan"),
+            (np.zeros((50, 80, 3), np.int64), r"uint8, or floating point in \[0, 1\]; got torch\.int64"),
+            (Image.fromarray(np.zeros((50, 80), np.uint16)), r"more than 8 bits \(PIL mode I;16\)"),
+        ],
+    )
+    def test_images_it_does_not_take(self, refiner, given, message):
+        with pytest.raises(ValueError, match=message):
+            refiner.refine(given, BOXES, LABELS, SCORES)
+
+    def test_other_faults(self, refiner, image):
+        with pytest.raises(TypeError, match="not str"):
+            refiner.refine("photo.jpg", BOXES)
+        with pytest.raises(TypeError, match="labels must be integers, got torch.float32"):
+            refiner.refine(image, BOXES, LABELS.float())
+        with pytest.raises(ValueError, match="unknown nms 'fast'"):
+            refiner.refine(image, BOXES, nms="fast")
+
+
+class TestWhatItTells:
+    def test_the_ious_before_and_after_are_those_of_the_boxes(self, refiner, image):
+        refined = refiner.refine(image, BOXES, LABELS, SCORES)
+        torch.testing.assert_close(refined.ious_before, refiner.score(image, BOXES, LABELS))
+        torch.testing.assert_close(refined.ious, refiner.score(image, refined.boxes, LABELS), rtol=0, atol=1e-4)
+        assert refined.index.tolist() == [0, 1, 2, 3]
+
+    @pytest.mark.parametrize(
+        ("settings", "stop"),
+        [
+            ({"early_stop": 0.0, "degeneration": -1.0, "step_size": 1e-3}, Stop.STEPS),
+            ({"early_stop": 1.0}, Stop.CONVERGED),
+            ({"early_stop": 0.0, "degeneration": 1.0}, Stop.FELL),
+        ],
+    )
+    def test_what_stopped_a_box(self, refiner, image, settings, stop):
+        refiner.detector.postprocessing = replace(refiner.detector.postprocessing, **settings)
+        assert refiner.refine(image, BOXES, LABELS, SCORES).stops.tolist() == [stop] * 4
+
+    def test_boxes_that_collapse_leave_or_are_nowhere(self, refiner, image):
+        refiner.detector.postprocessing = replace(
+            refiner.detector.postprocessing, step_size=1e6, early_stop=0.0, degeneration=-1.0
+        )
+        generator = torch.Generator().manual_seed(0)
+        corners = torch.rand(100, 2, generator=generator) * torch.tensor([50.0, 25.0])
+        boxes = torch.cat([corners, corners + 5 + 20 * torch.rand(100, 2, generator=generator)], 1)
+        boxes[0] = torch.tensor([90.0, 10.0, 99.0, 20.0])
+        refined = refiner.refine(image, boxes, torch.ones(100, dtype=torch.int64))
+        assert refined.stops[0] == Stop.UNPLACED
+        assert {Stop.COLLAPSED, Stop.LEFT_IMAGE} <= set(refined.stops.tolist())
+        back = (refined.stops == Stop.COLLAPSED) | (refined.stops == Stop.LEFT_IMAGE)
+        unmoved = (refined.boxes == boxes).all(1)
+        assert (unmoved[refined.stops == Stop.LEFT_IMAGE]).all() and unmoved[back].any()
+
+    def test_without_a_step_boxes_keep_every_bit(self, refiner, image):
+        refiner.detector.postprocessing = replace(refiner.detector.postprocessing, step_size=0.0)
+        odd = BOXES + torch.pi / 10
+        assert torch.equal(refiner.refine(image, odd, LABELS, SCORES).boxes, odd)
+
+    def test_the_path_leads_to_the_refined_boxes(self, refiner, image):
+        boxes = torch.cat([BOXES, torch.tensor([[90.0, 10.0, 99.0, 20.0]])])
+        path = refiner.refinement_path(image, boxes, [2, 1, 3, 2, 1])
+        assert path.shape == (6, 5, 4)
+        torch.testing.assert_close(path[0], boxes)
+        refined = refiner.refine(image, boxes, [2, 1, 3, 2, 1])
+        torch.testing.assert_close(path[-1], refined.boxes)
+        assert torch.equal(path[:, 4], boxes[4].expand(6, 4))
+
+
+class TestNMS:
+    # Two heaps of three boxes; of the second, one is of another class.
+    HEAPS = torch.tensor([[8.0, 9.0, 40.0, 44.0], [9.0, 9.0, 41.0, 44.0], [8.0, 10.0, 40.0, 45.0],
+                          [44.0, 8.0, 76.0, 46.0], [45.0, 8.0, 77.0, 46.0], [44.0, 9.0, 76.0, 47.0]])  # fmt: skip
+    CLASSES = torch.tensor([1, 1, 1, 1, 1, 3])
+    SCORES = torch.tensor([0.3, 0.9, 0.6, 0.2, 0.1, 0.5])
+
+    def test_iou_guided_keeps_the_best_placed_of_each_heap(self, refiner, image):
+        ious = refiner.score(image, self.HEAPS, self.CLASSES)
+        best = [int(ious[:3].argmax()), 3 + int(ious[3:5].argmax()), 5]
+        refined = refiner.refine(image, self.HEAPS, self.CLASSES, self.SCORES, nms="iou_guided")
+        assert refined.index.tolist() == [best[0], 5, best[1]]  # by falling score
+        torch.testing.assert_close(refined.scores, torch.tensor([0.9, 0.5, 0.2]))  # the best of each cluster
+        alone = refiner.refine(image, self.HEAPS[refined.index], self.CLASSES[refined.index])
+        torch.testing.assert_close(refined.boxes, alone.boxes, rtol=0, atol=1e-3)
+        torch.testing.assert_close(refined.ious_before, ious[refined.index])
+
+    def test_greedy_keeps_the_best_scored(self, refiner, image):
+        refined = refiner.refine(image, self.HEAPS, self.CLASSES, self.SCORES, nms="greedy")
+        assert refined.index.tolist() == [1, 5, 3]
+
+    def test_soft_keeps_all_and_lowers_scores(self, refiner, image):
+        refined = refiner.refine(image, self.HEAPS, self.CLASSES, self.SCORES, nms="soft")
+        assert sorted(refined.index.tolist()) == [0, 1, 2, 3, 4, 5]
+        assert (refined.scores <= self.SCORES[refined.index]).all() and refined.scores.min() < 0.1
+
+    def test_boxes_outside_are_left_out(self, refiner, image):
+        boxes = torch.cat([torch.tensor([[90.0, 10.0, 99.0, 20.0]]), self.HEAPS])
+        classes = torch.cat([torch.tensor([1]), self.CLASSES])
+        scores = torch.cat([torch.tensor([1.0]), self.SCORES])
+        assert refiner.refine(image, boxes, classes, scores, nms="greedy").index.tolist() == [2, 6, 4]
+        assert len(refiner.refine(image, boxes[:1], classes[:1], scores[:1], nms="greedy")) == 0
+
+
+class TestBatch:
+    def test_several_images_at_once(self, refiner, image):
+        images = [image, image.flip(2), image.flip(1)]
+        boxes = [BOXES, BOXES[:0], BOXES[1:]]
+        labels, scores = [LABELS, LABELS[:0], LABELS[1:]], [SCORES, SCORES[:0], SCORES[1:]]
+        together = refiner.refine_batch(images, boxes, labels, scores)
+        assert [len(of_image) for of_image in together] == [4, 0, 3]
+        for of_image, *given in zip(together, images, boxes, labels, scores, strict=True):
+            alone = refiner.refine(*given)
+            torch.testing.assert_close(of_image.boxes, alone.boxes, rtol=0, atol=1e-3)
+            torch.testing.assert_close(of_image.ious_before, alone.ious_before)
+            assert torch.equal(of_image.scores, alone.scores) and torch.equal(of_image.index, alone.index)
+        scored = refiner.score_batch(images, boxes, labels)
+        torch.testing.assert_close(scored[2], together[2].ious_before)
+
+    def test_of_different_sizes(self, refiner, image):
+        images = [image, image[:, :40, :44]]
+        together = refiner.refine_batch(images, [BOXES, BOXES[:1]], [LABELS, LABELS[:1]])
+        for of_image, *given in zip(together, images, [BOXES, BOXES[:1]], [LABELS, LABELS[:1]], strict=True):
+            alone = refiner.refine(*given)
+            torch.testing.assert_close(of_image.boxes, alone.boxes, rtol=0, atol=0.5)
+
+    def test_lists_of_another_length(self, refiner, image):
+        with pytest.raises(ValueError, match="2 images, but labels of 1"):
+            refiner.refine_batch([image, image], [BOXES, BOXES], [LABELS])
+
+    def test_no_images(self, refiner):
+        assert refiner.refine_batch([], []) == []
+
+
 class TestDetect:
     def test_before_and_after_are_the_same_objects(self, refiner, image):
         before, after = refiner.detect(image)
@@ -209,11 +398,11 @@ class TestDetect:
     [
         (BOXES[:1] / 0, LABELS[:1], r"box 0 is not finite: \[inf"),
         (torch.cat([BOXES[:1], BOXES[1:2] * torch.nan]), LABELS[:2], r"box 1 is not finite: \[nan"),
-        (BOXES[:2], torch.tensor([1, 4]), r"labels must lie in 1\.\.3.*\['cross', 'star', 'triangle'\]; got 1\.\.4"),
-        (BOXES[:2], torch.tensor([0, 1]), r"labels must lie in 1\.\.3.*got 0\.\.1"),
+        (BOXES[:2], torch.tensor([1, 4]), r"labels must lie in 1\.\.3.*\['cross', 'star', 'triangle'\].*got 1\.\.4"),
+        (BOXES[:2], torch.tensor([-1, 1]), r"labels must lie in 1\.\.3.*got -1\.\.1"),
         (BOXES[:2], LABELS[:3], r"Detections\.labels must have shape \[2\]"),
         (BOXES[0], LABELS[:1], r"Detections\.boxes must have shape \[N, 4\]"),
-        (BOXES.long(), LABELS, r"Detections\.boxes must be floating point"),
+        (BOXES[:, :3], LABELS, r"Detections\.boxes must have shape \[N, 4\]"),
     ],
 )
 def test_errors(refiner, image, method, boxes, labels, message):

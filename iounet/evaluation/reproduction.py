@@ -138,10 +138,10 @@ def reproduce(
 
         for variant, found in measured.found.items():
             found += _named(image_ids, features, detector.postprocess(features, candidates, variant))
-        for found, detections in zip(
+        for found, refined in zip(
             measured.optimized, detector.refinement_path(features, survivors[GUIDED], endless), strict=True
         ):
-            found += _named(image_ids, features, detections)
+            found += _named(image_ids, features, [of_image for of_image, _ in refined])
         for found, detections in zip(
             measured.regressed, _regression_path(detector, features, survivors[GUIDED]), strict=True
         ):

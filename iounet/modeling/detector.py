@@ -21,7 +21,7 @@ from torchvision.ops import clip_boxes_to_image
 
 from ..boxes import box_sizes
 from ..detections import Detections
-from ..postprocess import greedy_nms, iou_guided_nms, refinement_path, soft_nms
+from ..postprocess import Stop, greedy_nms, iou_guided_nms, refinement_path, soft_nms
 from .iou_head import IoUHead
 from .roi_heads import RoIHeads
 
@@ -228,6 +228,11 @@ class IoUNet(nn.Module):
 
     def suppress(self, candidates: Detections, postprocessing: Postprocessing | None = None) -> Detections:
         """NMS of one image's candidates; the best ``detections_per_image`` of what is left, by falling score."""
+        keep, scores = self.nms(candidates, postprocessing)
+        return replace(candidates[keep], scores=scores)
+
+    def nms(self, candidates: Detections, postprocessing: Postprocessing | None = None) -> tuple[Tensor, Tensor]:
+        """Which candidates :meth:`suppress` keeps, int64 [M], by falling score, and their scores [M]."""
         options = postprocessing or self.postprocessing
         boxes, labels, scores, ious = candidates.boxes, candidates.labels, candidates.scores, candidates.ious
         if options.nms == "iou_guided":
@@ -237,7 +242,7 @@ class IoUNet(nn.Module):
             keep, scores = soft_nms(boxes, scores, labels, max_detections=options.detections_per_image)
         else:
             keep, scores = greedy_nms(boxes, scores, labels, options.nms_threshold)
-        return replace(candidates[keep], scores=scores)[: options.detections_per_image]
+        return keep[: options.detections_per_image], scores[: options.detections_per_image]
 
     def refine(
         self,
@@ -253,16 +258,22 @@ class IoUNet(nn.Module):
         if options.refinement_steps == 0:
             return detections
         *_, refined = self.refinement_path(features, detections, options)
-        return refined
+        return [refined_in_image for refined_in_image, _ in refined]
 
     def refinement_path(
         self, features: ImageFeatures, detections: list[Detections], postprocessing: Postprocessing | None = None
-    ) -> Iterator[list[Detections]]:
-        """What :meth:`refine` returns after 0, 1, ..., ``refinement_steps`` steps."""
+    ) -> Iterator[list[tuple[Detections, Tensor]]]:
+        """What :meth:`refine` returns after 0, 1, ..., ``refinement_steps`` steps, and what stopped each box.
+
+        Yields:
+            for each image the detections and a :class:`iounet.postprocess.Stop` for each of them, int64 [K_i]; in the
+            first item the boxes are where they were, with their predicted IoUs.
+        """
         options = postprocessing or self.postprocessing
         num_boxes = [len(detections_in_image) for detections_in_image in detections]
         if not sum(num_boxes):
-            yield from [detections] * (options.refinement_steps + 1)
+            nothing = [(of_image, of_image.labels.clone()) for of_image in detections]
+            yield from [nothing] * (options.refinement_steps + 1)
             return
         path = refinement_path(
             self.iou_predictor(features, detections),
@@ -274,20 +285,24 @@ class IoUNet(nn.Module):
             coordinates=options.coordinates,
             accept=options.accept,
         )
-        for boxes, ious in path:
-            refined_detections = []
-            for before, boxes_in_image, ious_in_image, size in zip(
-                detections, boxes.split(num_boxes), ious.split(num_boxes), features.sizes, strict=True
+        start: Tensor | None = None
+        for boxes, ious, stops in path:
+            start = ious if start is None else start
+            refined = []
+            for before, *state, size in zip(
+                detections,
+                *(values.split(num_boxes) for values in (boxes, ious, stops, start)),
+                features.sizes,
+                strict=True,
             ):
+                boxes_in_image, ious_in_image, stops_in_image, ious_before = state
                 clipped = clip_boxes_to_image(boxes_in_image, size)
                 inside = (box_sizes(clipped) > 0).all(1)  # one that left its image stays where it was
-                refined_detections.append(
-                    before.with_boxes(
-                        torch.where(inside[:, None], clipped, before.boxes),
-                        torch.where(inside, ious_in_image, before.ious),
-                    )
+                moved = before.with_boxes(
+                    torch.where(inside[:, None], clipped, before.boxes), torch.where(inside, ious_in_image, ious_before)
                 )
-            yield refined_detections
+                refined.append((moved, torch.where(inside, stops_in_image, int(Stop.LEFT_IMAGE))))
+            yield refined
 
     def iou_predictor(self, features: ImageFeatures, detections: list[Detections]) -> Callable[[Tensor], Tensor]:
         """The objective of refinement: boxes [K, 4] in pixels of the resized images → predicted IoUs [K].

@@ -1,11 +1,32 @@
 """Optimization-based bounding box refinement (paper's Algorithm 2): gradient ascent on the predicted IoU."""
 
 from collections.abc import Callable, Iterator
+from enum import IntEnum
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..boxes import box_sizes
+
+
+class Stop(IntEnum):
+    """Why a box is moved no further."""
+
+    STEPS = 0  # it was not stopped: all steps were taken
+    CONVERGED = 1  # its predicted IoU changed by less than early_stop
+    FELL = 2  # its predicted IoU fell by more than -degeneration
+    COLLAPSED = 3  # the next step would have left it without area, or not finite
+    LEFT_IMAGE = 4  # it was moved off its image, and lies where it lay before refinement
+    UNPLACED = 5  # it had no area inside its image to begin with, so that nothing can be predicted for it
+
+
+class Refined(NamedTuple):
+    """Boxes [N, 4], their predicted IoUs [N], and :class:`Stop` of each, int64 [N]."""
+
+    boxes: Tensor
+    ious: Tensor
+    stops: Tensor
 
 
 def refine_boxes(
@@ -60,7 +81,7 @@ def refine_boxes(
         coordinates=coordinates,
         accept=accept,
     )
-    return refined
+    return refined.boxes, refined.ious
 
 
 def refinement_path(
@@ -73,8 +94,8 @@ def refinement_path(
     degeneration: float,
     coordinates: str,
     accept: str,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """What `refine_boxes`, whose arguments these are, returns after 0, 1, ..., ``num_steps`` steps."""
+) -> Iterator[Refined]:
+    """What `refine_boxes`, whose arguments these are, gives after 0, 1, ..., ``num_steps`` steps, and what stopped."""
     if coordinates not in ("pixels", "relative"):
         raise ValueError(f"unknown coordinates '{coordinates}': TEST.REFINE.COORDINATES is pixels or relative")
     if accept not in ("every", "best", "rising"):
@@ -82,15 +103,16 @@ def refinement_path(
     if num_steps > 0 and torch.is_inference_mode_enabled():
         raise RuntimeError("refinement needs gradients, which torch.inference_mode() forbids: use torch.no_grad()")
     boxes = boxes.detach().clone()
-    active = torch.ones(len(boxes), dtype=torch.bool, device=boxes.device)
+    stops = torch.full((len(boxes),), Stop.STEPS, device=boxes.device)
     step_sizes = boxes.new_full((len(boxes), 1), step_size)
     ious, gradient = _iou_and_gradient(predict_iou, boxes, with_gradient=num_steps > 0)
     best_boxes, best_ious = boxes, ious
-    yield boxes, ious
+    yield Refined(boxes, ious, stops)
     for step in range(1, num_steps + 1):
         scale = box_sizes(boxes).repeat(1, 2)
         moved = boxes + step_sizes * gradient * (scale if coordinates == "pixels" else scale.square())
-        active = active & torch.isfinite(moved).all(1) & (box_sizes(moved) > 0).all(1)
+        stops = _stopped(stops, ~(torch.isfinite(moved).all(1) & (box_sizes(moved) > 0).all(1)), Stop.COLLAPSED)
+        active = stops == Stop.STEPS
         if active.any():
             moved = torch.where(active[:, None], moved, boxes)
             # The forward pass there is also the next step's: T steps cost T + 1 of them and T backward passes.
@@ -99,17 +121,23 @@ def refinement_path(
             if accept == "rising":
                 taken = active & (change > 0)
                 step_sizes = torch.where((active & ~taken)[:, None], step_sizes / 2, step_sizes)
-                active = active & (~taken | (change >= early_stop))
+                stops = _stopped(stops, taken & (change < early_stop), Stop.CONVERGED)
             else:
                 taken = active
-                active = active & (change.abs() >= early_stop) & (change >= degeneration)
+                stops = _stopped(stops, ~(change.abs() >= early_stop), Stop.CONVERGED)  # NaN, too, stops
+                stops = _stopped(stops, change < degeneration, Stop.FELL)
             boxes = torch.where(taken[:, None], moved, boxes)
             gradient = torch.where(taken[:, None], new_gradient, gradient)
             ious = torch.where(taken, new_ious, ious)
             better = ious > best_ious
             best_boxes = torch.where(better[:, None], boxes, best_boxes)
             best_ious = torch.where(better, ious, best_ious)
-        yield (best_boxes, best_ious) if accept == "best" else (boxes, ious)
+        yield Refined(best_boxes, best_ious, stops) if accept == "best" else Refined(boxes, ious, stops)
+
+
+def _stopped(stops: Tensor, where: Tensor, reason: Stop) -> Tensor:
+    """The first reason stands."""
+    return torch.where(where & (stops == Stop.STEPS), int(reason), stops)
 
 
 def _iou_and_gradient(

@@ -422,9 +422,10 @@ class TestBeyondThePaper:
         kept = [detector.suppress(of_image) for of_image in found]
         path = list(detector.refinement_path(features, kept))
         assert len(path) == detector.postprocessing.refinement_steps + 1
-        for at_start, at_end, before, refined in zip(
+        for (at_start, _), (at_end, stops), before, refined in zip(
             path[0], path[-1], kept, detector.refine(features, kept), strict=True
         ):
+            assert stops.shape == at_end.ious.shape
             assert torch.equal(at_start.boxes, before.boxes) and torch.equal(at_end.boxes, refined.boxes)
 
     def test_repeated_box_regression_is_the_box_branchs_own(self, opinionated):

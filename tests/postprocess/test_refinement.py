@@ -322,7 +322,7 @@ def test_the_best_box_on_the_way_is_kept():
 
     path = list(refinement_path(predict_iou, boxes, **settings, coordinates="pixels", accept="every"))
     assert len(path) == 7
-    ious = torch.stack([iou for _, iou in path])
+    ious = torch.stack([iou for _, iou, _ in path])
     refined, best = refine_boxes(predict_iou, boxes, **settings, accept="best")
     assert torch.equal(best, ious.amax(0)) and (best > ious[-1]).any() and (best > ious[0]).any()
     torch.testing.assert_close(predict_iou(refined), best, rtol=0, atol=0)
