@@ -81,19 +81,26 @@ class IoURefiner:
     def device(self) -> torch.device:
         return next(self.detector.parameters()).device
 
-    @torch.no_grad()
     def detect(self, image: Tensor | np.ndarray | Image.Image) -> tuple[Detections, Detections]:
         """The detector's own detections of an image, before and after refinement, by falling score.
+
+        They are refined after NMS, also where the configuration (TEST.REFINE.BEFORE_NMS) refines before.
 
         Returns:
             before, after: the same objects in the same order.
         """
+        return self.detect_batch([image])[0]
+
+    @torch.no_grad()
+    def detect_batch(self, images: Sequence) -> list[tuple[Detections, Detections]]:
+        """:meth:`detect` of several images at once."""
         detector = self.detector
-        features = detector.extract([_as_tensor(image).to(self.device)])
+        features = detector.extract([_as_tensor(image).to(self.device) for image in images])
         candidates = detector.detect(features, detector.propose(features))
-        before = [detector.suppress(candidates[0])]
+        before = [detector.suppress(of_image) for of_image in candidates]
         after = detector.refine(features, before)
-        return tuple(to_original(features, detections)[0].to("cpu") for detections in (before, after))
+        in_frame = (to_original(features, detections) for detections in (before, after))
+        return [(first.to("cpu"), second.to("cpu")) for first, second in zip(*in_frame, strict=True)]
 
     def score(self, image, boxes, labels=None) -> Tensor:
         """Predicted IoU of each box as it lies, Tensor[N]: a localisation confidence for ranking and filtering.

@@ -4,33 +4,47 @@ Detect and refine the images of a folder:
 
     python tools/refine_boxes.py --weights runs/bccd/model_final.pth --images photos/ --output runs/refined
 
-Refine the boxes of another detector, given as COCO results JSON (its image ids are file names without suffix, or ids of
-the annotation file given):
+Refine the boxes of another detector, given as COCO results JSON:
 
     python tools/refine_boxes.py --weights runs/bccd/model_final.pth --images photos/ --output runs/refined \\
         --detections detections.json --annotations instances_val.json
 
+An image_id of theirs is looked up in the annotation file, or, without one, is the file name without suffix (as
+ultralytics writes it) or the number that this name spells. Classes are matched by the names in the annotation file, or,
+without one, by id; boxes of classes that the refiner was not trained on stay as they are, unless --class-agnostic.
+Where the annotation file has objects, AP before and after is printed.
+
 The output folder then holds detections.json (COCO results; with --detections the same entries in the same order with
-every key kept, bbox replaced and predicted_iou added; otherwise beside images.json, which lists the ids given to the
-images) and pictures/ with the boxes before and after.
+every key kept, bbox replaced, predicted_iou and predicted_iou_before added; otherwise beside images.json, which lists
+the ids given to the images), pictures/ with the boxes before and after, and report.html. A run that was stopped goes on
+with --resume.
 """
 
 import argparse
 import json
 import sys
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
-import torch
-from torchvision.transforms.v2.functional import to_dtype
+from torch import Tensor
 from tqdm import tqdm
 
 from iounet.build import build_device
 from iounet.config import ConfigError
-from iounet.data import DataError, read_image
-from iounet.data.annotations import read_image_list
-from iounet.data.results import find_images, match_images, read_results
-from iounet.detections import Detections
-from iounet.evaluation import Example, draw_examples
+from iounet.data import DataError
+from iounet.data.journal import Journal
+from iounet.data.results import find_images
+from iounet.evaluation import CocoEvaluator, Example, draw_examples, markdown_table
+from iounet.refine_files import (
+    OtherBoxes,
+    OwnBoxes,
+    Placed,
+    ground_truth_of,
+    refine_files,
+    rescored,
+    write_list,
+)
 from iounet.refiner import IoURefiner
 from iounet.training.checkpoint import CheckpointError
 
@@ -41,101 +55,86 @@ def main() -> None:
     parser.add_argument("--images", required=True, nargs="+", metavar="PATH", help="image files, or folders of them")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="made if it is not there")
     parser.add_argument("--detections", metavar="JSON", help="COCO results of any detector, to be refined")
-    parser.add_argument("--annotations", metavar="JSON", help="COCO-form file whose 'images' give the ids")
+    parser.add_argument("--annotations", metavar="JSON", help="COCO-form file of the images' ids, classes and objects")
+    parser.add_argument("--class-agnostic", action="store_true", help="refine every box without regard to its class")
+    parser.add_argument("--rescore", action="store_true", help="multiply each score by the predicted IoU")
+    parser.add_argument("--resume", action="store_true", help="go on with the run that was stopped in this folder")
     parser.add_argument("--pictures", type=int, default=20, metavar="N", help="draw the first N images (default: 20)")
+    parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="images at once (default: 1)")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, or auto: a GPU if there is one (default)")
     args = parser.parse_args()
     try:
-        refiner = IoURefiner.from_checkpoint(args.weights, device=build_device(args.device))
-        images = find_images(args.images)
-        if args.detections:
-            results = refine_detections(refiner, images, args)
-        else:
-            results = detect_and_refine(refiner, images, args)
+        if args.batch_size < 1:
+            raise ConfigError(f"--batch-size must be at least 1, got {args.batch_size}")
+        run(args)
     except (ConfigError, DataError, CheckpointError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
-    (args.output / "detections.json").write_text(json.dumps(results))
-    print(f"{len(results)} detections in {args.output / 'detections.json'}")
 
 
-def detect_and_refine(refiner: IoURefiner, images: list[Path], args: argparse.Namespace) -> list[dict]:
-    ids = {path: image_id for image_id, path in enumerate(images, start=1)}
-    if args.annotations:
-        listed_ids = {Path(image["file_name"]).name: image["id"] for image in read_image_list(args.annotations)}
-        unlisted = [path.name for path in images if path.name not in listed_ids]
-        if unlisted:
-            raise DataError(
-                f"{args.annotations} does not list {len(unlisted)} of the images, such as {unlisted[0]}; "
-                "leave --annotations out to have the images numbered"
-            )
-        ids = {path: listed_ids[path.name] for path in images}
-    args.output.mkdir(parents=True, exist_ok=True)
-    category_ids = [category["id"] for category in refiner.categories]
-    results, listed = [], []
-    for count, path in enumerate(tqdm(images, desc="refine", unit="image"), start=1):
-        image_id = ids[path]
-        image = read_image_as_float(path)
-        before, after = refiner.detect(image)
-        height, width = image.shape[-2:]
-        listed.append({"id": image_id, "file_name": path.name, "width": width, "height": height})
-        results += after.to_coco(image_id, category_ids)
-        if count <= args.pictures:
-            draw(refiner, image, before, after, args.output, path)
-    content = {"images": listed, "annotations": [], "categories": refiner.categories}
-    (args.output / "images.json").write_text(json.dumps(content))
-    return results
+def run(args: argparse.Namespace) -> None:
+    refiner = IoURefiner.from_checkpoint(args.weights, device=build_device(args.device))
+    files = find_images(args.images)
+    detections_file = args.output / "detections.json"
+    if args.detections:
+        if detections_file.resolve() == Path(args.detections).resolve():
+            raise DataError(f"{args.detections}: the result would overwrite it; give another folder with --output")
+        source = OtherBoxes(refiner, files, args.detections, args.annotations, class_agnostic=args.class_agnostic)
+        print(source.class_report())
+    else:
+        source = OwnBoxes(refiner, files, args.annotations)
+    evaluate = ground_truth_of(args.annotations, files) if args.annotations else None
+
+    inputs = {"checkpoint": args.weights, "detections file": args.detections}
+    run_of = {name: sha256(Path(path).read_bytes()).hexdigest() for name, path in inputs.items() if path}
+    journal = Journal(
+        args.output / "progress.jsonl", run_of | {"--class-agnostic": args.class_agnostic}, resume=args.resume
+    )
+    drawn = set(list(source.paths)[: args.pictures])
+    done = sum(1 for _ in journal)
+    with tqdm(total=len(source.paths), initial=done, desc="refine", unit="image") as bar:
+
+        def progress(image_id: Any, image: Tensor, placed: Placed) -> None:
+            bar.update()
+            if image_id in drawn:
+                draw(refiner, image, placed, args.output / "pictures" / f"{source.paths[image_id].stem}.png")
+
+        refine_files(source, journal, batch_size=args.batch_size, progress=progress)
+
+    results = source.results(journal)
+    count = write_list(detections_file, rescored(results) if args.rescore else results)
+    if not args.detections:
+        images = [
+            {"id": record["image_id"], "file_name": source.paths[record["image_id"]].name}
+            | {key: record[key] for key in ("height", "width")}
+            for record in journal
+        ]
+        content = {"images": images, "annotations": [], "categories": refiner.categories}
+        (args.output / "images.json").write_text(json.dumps(content))
+    print(f"{count} detections in {detections_file}")
+    if evaluate is not None:
+        print(f"\n{ap_before_and_after(evaluate, source, journal, detections_file)}")
+    journal.finish()
 
 
-def refine_detections(refiner: IoURefiner, images: list[Path], args: argparse.Namespace) -> list[dict]:
-    if (args.output / "detections.json").resolve() == Path(args.detections).resolve():
-        raise DataError(f"{args.detections}: the result would overwrite it; give another folder with --output")
-    results = read_results(args.detections)
-    label_of = {category["id"]: label for label, category in enumerate(refiner.categories, start=1)}
-    unknown = sorted({result["category_id"] for result in results} - label_of.keys())
-    if unknown:
-        names = ", ".join(f"{category['id']} {category['name']}" for category in refiner.categories)
-        raise DataError(
-            f"{args.detections}: category ids {unknown[:5]} are not among those the refiner was trained on ({names}); "
-            "leave those detections out, or give them the ids of its categories"
-        )
-    file_names = None
-    if args.annotations:
-        file_names = {image["id"]: image["file_name"] for image in read_image_list(args.annotations)}
-    paths = match_images(results, images, file_names, args.detections)
-
-    args.output.mkdir(parents=True, exist_ok=True)
-    positions_of: dict = {image_id: [] for image_id in paths}
-    for position, result in enumerate(results):
-        positions_of[result["image_id"]].append(position)
-    refined = [dict(result) for result in results]
-    for count, (image_id, path) in enumerate(tqdm(paths.items(), desc="refine", unit="image"), start=1):
-        entries = [refined[position] for position in positions_of[image_id]]
-        boxes = torch.tensor([entry["bbox"] for entry in entries], dtype=torch.float32)
-        boxes[:, 2:] += boxes[:, :2]
-        labels = torch.tensor([label_of[entry["category_id"]] for entry in entries])
-        scores = torch.tensor([entry["score"] for entry in entries], dtype=torch.float32)
-        image = read_image_as_float(path)
-        after = refiner.refine(image, boxes, labels, scores)
-        for entry, (x1, y1, x2, y2), iou in zip(entries, after.boxes.tolist(), after.ious.tolist(), strict=True):
-            entry["bbox"] = [x1, y1, x2 - x1, y2 - y1]
-            entry["predicted_iou"] = iou
-        if count <= args.pictures:
-            draw(refiner, image, after.with_boxes(boxes, refiner.score(image, boxes, labels)), after, args.output, path)
-    return refined
+def ap_before_and_after(
+    evaluate: CocoEvaluator, source: OwnBoxes | OtherBoxes, journal: Journal, detections_file: Path
+) -> str:
+    try:
+        rows = {
+            "before": evaluate(list(source.results(journal, "before"))),
+            "refined": evaluate(json.loads(detections_file.read_bytes())),
+        }
+    except ValueError as error:  # ids that the annotation file does not list
+        return f"no AP: {error}"
+    return markdown_table(rows)
 
 
-def read_image_as_float(path: Path) -> torch.Tensor:
-    return to_dtype(read_image(path), torch.float32, scale=True).as_subclass(torch.Tensor)
-
-
-def draw(
-    refiner: IoURefiner, image: torch.Tensor, before: Detections, after: Detections, output: Path, path: Path
-) -> None:
-    class_names = [category["name"] for category in refiner.categories]
+def draw(refiner: IoURefiner, image: Tensor, placed: Placed, path: Path) -> None:
+    names = [category["name"] for category in refiner.categories]
+    before, after = placed.before, placed.after
     drawable = (before.boxes[:, 2:] >= before.boxes[:, :2]).all(1)  # another detector may have given a negative width
-    before, after = before[drawable], after[drawable]
-    (output / "pictures").mkdir(exist_ok=True)
-    draw_examples([Example(image, before, after, None)], class_names).save(output / "pictures" / f"{path.stem}.png")
+    path.parent.mkdir(exist_ok=True)
+    draw_examples([Example(image, before[drawable], after[drawable], None)], names).save(path)
 
 
 if __name__ == "__main__":

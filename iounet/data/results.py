@@ -72,6 +72,31 @@ def find_images(paths: Iterable[str | Path]) -> list[Path]:
     return found
 
 
+def match_categories(
+    results: list[dict[str, Any]], names: dict[Any, str] | None, categories: list[dict[str, Any]]
+) -> dict[Any, int]:
+    """Finds the class that each ``category_id`` of a results file is among those of a model.
+
+    Args:
+        names: ``category_id`` → name, from an annotation file; matched by name, whatever the ids, upper or lower case,
+            spaces, dashes or underscores. None: matched by id.
+        categories: ``{"id", "name"}`` of the model's classes in label order.
+
+    Returns:
+        ``category_id`` → label, 1..C, or 0 where the model has no such class; by rising id, numbers first.
+    """
+    used = sorted({result["category_id"] for result in results}, key=lambda id_: (isinstance(id_, str), id_))
+    if names is None:
+        label_of = {category["id"]: label for label, category in enumerate(categories, start=1)}
+        return {id_: label_of.get(id_, 0) for id_ in used}
+    label_of = {_plain(category["name"]): label for label, category in enumerate(categories, start=1)}
+    return {id_: label_of.get(_plain(names[id_]), 0) if id_ in names else 0 for id_ in used}
+
+
+def _plain(name: str) -> str:
+    return "".join(character for character in name.casefold() if character not in " -_")
+
+
 def match_images(
     results: list[dict[str, Any]], images: list[Path], file_names: dict[Any, str] | None, source: str | Path
 ) -> dict[Any, Path]:

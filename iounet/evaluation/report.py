@@ -54,7 +54,7 @@ def draw_examples(examples: list[Example], class_names: list[str]) -> Image.Imag
                 after.boxes,
                 example.ground_truth["boxes"] if example.ground_truth else None,
                 labels=after.labels,
-                class_names=dict(enumerate(class_names, start=1)),
+                class_names=dict(enumerate(["", *class_names])),  # 0: of a class unknown to the refiner
                 before_ious=before.ious,
                 after_ious=after.ious,
             )

@@ -8,6 +8,7 @@ from PIL import Image
 
 from iounet import IoURefiner
 from iounet.data import read_image
+from iounet.evaluation import AP_COLUMNS, coco_ap
 
 
 @pytest.fixture(scope="session")
@@ -119,7 +120,7 @@ class TestRefineOthers:
         refined = refine(write(given))
         assert len(refined) == len(given)
         for before, after in zip(given, refined, strict=True):
-            assert set(after) == set(before) | {"predicted_iou"}
+            assert set(after) == set(before) | {"predicted_iou", "predicted_iou_before"}
             assert {key: after[key] for key in before if key != "bbox"} == {
                 k: v for k, v in before.items() if k != "bbox"
             }
@@ -133,9 +134,11 @@ class TestRefineOthers:
         labels = torch.tensor([given[row]["category_id"] for row in rows])
         image = (read_image(dataset / "val" / "000003.png").float() / 255).as_subclass(torch.Tensor)
         expected = refiner.refine(image, corners, labels, torch.ones(len(rows)))
-        for row, (x1, y1, x2, y2), iou in zip(rows, expected.boxes.tolist(), expected.ious.tolist(), strict=True):
+        ious = zip(expected.ious_before.tolist(), expected.ious.tolist(), strict=True)
+        for row, (x1, y1, x2, y2), (before, after) in zip(rows, expected.boxes.tolist(), ious, strict=True):
             assert refined[row]["bbox"] == pytest.approx([x1, y1, x2 - x1, y2 - y1], abs=1e-2)
-            assert refined[row]["predicted_iou"] == pytest.approx(iou, abs=1e-3)
+            assert refined[row]["predicted_iou_before"] == pytest.approx(before, abs=1e-3)
+            assert refined[row]["predicted_iou"] == pytest.approx(after, abs=1e-3)
 
     def test_the_order_does_not_matter(self, refine, write):
         given = some_entries()
@@ -149,7 +152,7 @@ class TestRefineOthers:
         content = {
             "images": [{"id": 77, "file_name": "000002.png", "width": 64, "height": 64}],
             "annotations": [],
-            "categories": [{"id": 1, "name": "anything"}],
+            "categories": [{"id": 1, "name": "cross"}],
         }
         by_name = refine(write([entry("000002", [5, 6, 30, 40])]))
         by_id = refine(write([entry(77, [5, 6, 30, 40])]), "--annotations", write(content, "annotations.json"))
@@ -176,7 +179,7 @@ class TestRefineOthers:
         ("entries", "messages"),
         [
             ([entry(99, [1, 2, 3, 4])], ["1 image ids have no image", "99", "--annotations"]),
-            ([entry(1, [1, 2, 3, 4], category_id=7)], ["category ids [7] are not among", "1 cross", "leave those"]),
+            ([entry(1, [1, 2, 3, 4], category_id=7)], ["none of its classes (7)", "1 cross", "--class-agnostic"]),
             ([entry(1, [1, 2, 3])], ["entry 0 (image 1) has bbox [1, 2, 3]", "four finite numbers"]),
             ([{"image_id": 1, "bbox": [1, 2, 3, 4]}], ["entry 0 lacks category_id, score"]),
         ],
@@ -188,6 +191,94 @@ class TestRefineOthers:
             assert part in message
         assert len(message.splitlines()) == 1
         assert not (tmp_path / "out" / "detections.json").exists()
+
+    CATEGORIES = [{"id": 20, "name": "Star"}, {"id": 10, "name": "cross"}, {"id": 30, "name": "zebra"}]
+
+    @pytest.fixture
+    def named(self, write):
+        """An annotation file with classes of other ids, without objects."""
+        images = [{"id": 1, "file_name": "000001.png", "width": 64, "height": 64}]
+        return write({"images": images, "annotations": [], "categories": self.CATEGORIES}, "named.json")
+
+    def test_classes_are_matched_by_name(self, refine, write, named, capsys):
+        given = [entry(1, [5, 6, 30, 40], category_id=id_) for id_ in (20, 30, 10)]
+        star, zebra, cross = refine(write(given), "--annotations", named)
+        assert zebra == given[1]  # unknown: left as it is, without a predicted IoU
+        shown = capsys.readouterr().out
+        assert "matched by name" in shown
+        assert "1 boxes of 20 Star: refined as 4 star" in shown
+        assert "1 boxes of 30 zebra: left as they are, unknown to the refiner" in shown
+        by_id = refine(write([entry(1, [5, 6, 30, 40], category_id=id_) for id_ in (4, 1)]))
+        assert [star["bbox"], cross["bbox"]] == [found["bbox"] for found in by_id]
+        assert [star["category_id"], cross["category_id"]] == [20, 10]
+        assert "matched by id" in capsys.readouterr().out
+
+    def test_class_agnostic(self, refine, write, named, weights, dataset, capsys):
+        given = [entry(1, [5, 6, 30, 40], category_id=id_) for id_ in (20, 30)]
+        refined = refine(write(given), "--annotations", named, "--class-agnostic")
+        assert capsys.readouterr().out.count("refined without regard to the class") == 2
+        image = read_image(dataset / "val" / "000001.png")
+        expected = IoURefiner.from_checkpoint(weights).refine(image, [[5, 6, 35, 46]])
+        for found in refined:
+            x, y, width, height = found["bbox"]
+            assert [x, y, x + width, y + height] == pytest.approx(expected.boxes[0].tolist(), abs=1e-2)
+
+    def test_rescored(self, refine, write):
+        given = some_entries()
+        plain, rescored = refine(write(given)), refine(write(given), "--rescore")
+        for one, other in zip(plain, rescored, strict=True):
+            assert other["score"] == pytest.approx(one["score"] * one["predicted_iou"])
+            assert other["bbox"] == one["bbox"]
+
+    def test_batches_change_nothing_that_shows(self, refine, write):
+        given = some_entries()
+        for one, other in zip(refine(write(given)), refine(write(given), "--batch-size", 3), strict=True):
+            assert other["bbox"] == pytest.approx(one["bbox"], abs=1e-2)
+
+    def test_ap_before_and_after(self, refine, write, dataset, capsys):
+        annotations = json.loads((dataset / "annotations" / "val.json").read_text())
+        perfect = [
+            entry(object_["image_id"], object_["bbox"], category_id=object_["category_id"])
+            for object_ in annotations["annotations"]
+        ]
+        refined = refine(write(perfect), "--annotations", dataset / "annotations" / "val.json")
+        before, after = capsys.readouterr().out.splitlines()[-2:]
+        assert before.split("|")[1].strip() == "before" and set(before.split("|")[2:-1]) == {" 100.0 "}
+        expected = coco_ap(annotations, refined)
+        columns = [f"{expected[column]:.1f}" for column in AP_COLUMNS]
+        assert [cell.strip() for cell in after.split("|")[1:-1]] == ["refined", *columns]
+
+    def test_a_run_that_was_stopped_goes_on(self, refine, write, dataset, tmp_path, monkeypatch):
+        path = write(some_entries())
+        whole = refine(path)
+        shutil.rmtree(tmp_path / "out")
+        shutil.copytree(dataset / "val", tmp_path / "images")
+        damaged = tmp_path / "images" / "000004.png"
+        content = damaged.read_bytes()
+        damaged.write_bytes(content[:300])
+        assert "000004.png: cannot be read" in refine(path, images=tmp_path / "images")
+        progress = tmp_path / "out" / "progress.jsonl"
+        done = [json.loads(line).get("image_id") for line in progress.read_text().splitlines()]
+        assert 0 < len(done) - 1 < 5 and 4 not in done
+        with open(progress, "a") as file:
+            file.write('{"image_id": 5, "aft')  # as a kill leaves it
+
+        damaged.write_bytes(content)
+        message = refine(path, images=tmp_path / "images")
+        assert "progress.jsonl is left of a run that was stopped: give --resume" in message
+        message = refine(write(some_entries()[1:], "other.json"), "--resume", images=tmp_path / "images")
+        assert "a run with another detections file" in message
+        message = refine(path, "--resume", "--class-agnostic", images=tmp_path / "images")
+        assert "a run with another --class-agnostic" in message
+
+        seen = []
+        refine_batch = IoURefiner.refine_batch
+        monkeypatch.setattr(
+            IoURefiner, "refine_batch", lambda *given: seen.append(len(given[1])) or refine_batch(*given)
+        )
+        assert refine(path, "--resume", images=tmp_path / "images") == whole
+        assert sum(seen) == 5 - (len(done) - 1)
+        assert not progress.exists()
 
     def test_the_input_is_never_overwritten(self, call_tool, write, weights, dataset):
         path = write(some_entries())
@@ -247,5 +338,14 @@ def test_an_unknown_device(call_tool, weights, dataset, tmp_path):
 def test_help_shows_how(call_tool, capsys):
     assert call_tool("refine_boxes.py", "--help") == 0
     text = capsys.readouterr().out
-    for option in ("--weights", "--images", "--output", "--detections", "--annotations"):
+    assert "python tools/refine_boxes.py --weights" in text
+    for option in (
+        "--weights",
+        "--images",
+        "--output",
+        "--detections",
+        "--annotations",
+        "--class-agnostic",
+        "--resume",
+    ):
         assert option in text
