@@ -1,8 +1,10 @@
 """The configuration: every key with its default and the reason for it. Defaults are the paper's on COCO, ResNet-50."""
 
+import argparse
 import ast
 import contextlib
 import difflib
+import re
 from pathlib import Path
 
 import yaml
@@ -67,7 +69,8 @@ _C.DATA.NUM_WORKERS = 4
 
 _C.SOLVER = CfgNode()
 _C.SOLVER.BATCH_SIZE = 16  # images a step, over all devices
-_C.SOLVER.BASE_LR = 0.01  # for that batch size
+_C.SOLVER.BASE_LR = 0.01  # for REFERENCE_BATCH_SIZE images a step; SGD's is scaled for another BATCH_SIZE
+_C.SOLVER.REFERENCE_BATCH_SIZE = 16  # the paper's; 0: BASE_LR is for any BATCH_SIZE
 _C.SOLVER.OPTIMIZER = "SGD"  # or "AdamW", which learns faster where nothing is pretrained and time is short
 _C.SOLVER.MOMENTUM = 0.9  # of SGD
 _C.SOLVER.WEIGHT_DECAY = 1e-4
@@ -118,7 +121,7 @@ def load_config(path: str | Path | None = None, overrides: list[str] = ()) -> Cf
         overrides: alternating keys and values, as from a command line: ``["SOLVER.BASE_LR", "0.02"]``.
 
     Raises:
-        ConfigError: no such file, not YAML, an unknown key (the nearest known one is named), a value of another type.
+        ConfigError: no such file, not YAML, an unknown key (the nearest known ones are named), a value of another type.
     """
     cfg = get_cfg()
     if path is not None:
@@ -133,12 +136,52 @@ def load_config(path: str | Path | None = None, overrides: list[str] = ()) -> Cf
     if len(overrides) % 2:
         raise ConfigError(f"overrides come in pairs KEY VALUE; '{overrides[-1]}' lacks its partner")
     for key, value in zip(overrides[::2], overrides[1::2], strict=True):
-        differences = value
-        for part in reversed(key.split(".")):
-            differences = {part: differences}
-        _merge(differences, cfg, "command line")
+        _merge({key: value}, cfg, "command line")
     cfg.freeze()
     return cfg
+
+
+def add_override_arguments(parser: argparse.ArgumentParser) -> None:
+    """Lets a command line hold ``KEY VALUE`` pairs, ``args.overrides``, anywhere; for ``parse_intermixed_args``."""
+    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="config keys to override, such as SEED 1")
+    # That of Python 3.14; earlier ones take the value -1e-2 for an option, though not -0.01.
+    parser._negative_number_matcher = re.compile(r"-\.?\d")
+
+
+def scale_learning_rate(cfg: CfgNode) -> CfgNode:
+    """The configuration with SGD's learning rate for its batch size by the linear rule (Goyal et al. 2017, 2.1).
+
+    SOLVER.BASE_LR and SOLVER.REFERENCE_BATCH_SIZE become those of SOLVER.BATCH_SIZE, so scaling again changes nothing.
+    AdamW's rate stays, as no rule is established for it; so does the number of iterations, which the user may have
+    chosen for this batch size.
+
+    Raises:
+        ConfigError: SOLVER.REFERENCE_BATCH_SIZE is negative.
+    """
+    reference, batch_size = cfg.SOLVER.REFERENCE_BATCH_SIZE, cfg.SOLVER.BATCH_SIZE
+    if reference < 0:
+        raise ConfigError(f"SOLVER.REFERENCE_BATCH_SIZE must be at least 1, or 0 to scale nothing; got {reference}")
+    cfg = cfg.clone()
+    if reference not in (0, batch_size) and cfg.SOLVER.OPTIMIZER == "SGD":
+        cfg.defrost()
+        cfg.SOLVER.BASE_LR *= batch_size / reference
+        cfg.SOLVER.REFERENCE_BATCH_SIZE = batch_size
+        cfg.freeze()
+    return cfg
+
+
+def same_epochs(cfg: CfgNode) -> list[str]:
+    """Overrides: a schedule made for SOLVER.REFERENCE_BATCH_SIZE, in iterations of SOLVER.BATCH_SIZE images."""
+
+    def scaled(iterations: int) -> int:
+        return round(iterations * cfg.SOLVER.REFERENCE_BATCH_SIZE / cfg.SOLVER.BATCH_SIZE)
+
+    overrides = ["SOLVER.MAX_ITERATIONS", str(scaled(cfg.SOLVER.MAX_ITERATIONS))]
+    if cfg.SOLVER.DECAY == "step" and cfg.SOLVER.STEPS:
+        overrides += ["SOLVER.STEPS", str(tuple(map(scaled, cfg.SOLVER.STEPS)))]
+    if cfg.SOLVER.WARMUP_ITERATIONS:
+        overrides += ["SOLVER.WARMUP_ITERATIONS", str(scaled(cfg.SOLVER.WARMUP_ITERATIONS))]
+    return overrides
 
 
 def merge_yaml(text: str, cfg: CfgNode, source: str) -> None:
@@ -153,13 +196,19 @@ def merge_yaml(text: str, cfg: CfgNode, source: str) -> None:
 
 
 def _merge(differences: dict, cfg: CfgNode, source: str, prefix: str = "") -> None:
-    """Sets the differences in cfg, each in the type of its default.
+    """Sets the differences in cfg, each in the type of its default; ``A.B: value`` is short for ``A: {B: value}``.
 
     yacs's own merge would refuse ``BASE_LR: 1`` for a float, and read the string ``"5"`` as a number.
     """
     for key, value in differences.items():
+        key, dot, rest = str(key).partition(".")
+        if dot:
+            value = {rest: value}
         name = f"{prefix}{key}"
         if key not in cfg:
+            while isinstance(value, dict) and len(value) == 1:  # the key in full, unless it stands for a group of them
+                [(part, value)] = value.items()
+                name = f"{name}.{part}"
             raise ConfigError(f"{source}: unknown config key {name}; {_nearest_key(name)}")
         default = cfg[key]
         if isinstance(default, CfgNode):
@@ -185,13 +234,18 @@ def _in_type_of(default, value, where: str):
 
 
 def _nearest_key(name: str) -> str:
-    known = _all_keys(_C)
-    by_last_part = {key.rsplit(".", 1)[-1]: key for key in known}
-    nearest = difflib.get_close_matches(name, known, n=1)
-    nearest = nearest or [
-        by_last_part[m] for m in difflib.get_close_matches(name.rsplit(".", 1)[-1], by_last_part, n=1)
-    ]
-    return f"did you mean {nearest[0]}?" if nearest else "iounet/config.py lists all keys"
+    name = name.upper()
+    last_part = name.rsplit(".", 1)[-1]
+    known = [key for key in _all_keys(_C) if not name.startswith(f"{key}.")]  # the group it is in is no answer
+    by_last_part: dict[str, list[str]] = {}
+    for key in known:
+        by_last_part.setdefault(key.rsplit(".", 1)[-1], []).append(key)
+    nearest = (
+        difflib.get_close_matches(name, by_last_part.get(last_part, []), cutoff=0)  # in a wrong group, or in none
+        or difflib.get_close_matches(name, known, n=1)
+        or [key for part in difflib.get_close_matches(last_part, by_last_part, n=1) for key in by_last_part[part]]
+    )
+    return f"did you mean {' or '.join(nearest)}?" if nearest else "iounet/config.py lists all keys"
 
 
 def _all_keys(node: CfgNode, prefix: str = "") -> list[str]:

@@ -1,3 +1,4 @@
+import argparse
 from pathlib import Path
 
 import pytest
@@ -5,7 +6,7 @@ import yaml
 from yacs.config import CfgNode
 
 from iounet import get_cfg
-from iounet.config import ConfigError, load_config
+from iounet.config import ConfigError, add_override_arguments, load_config, same_epochs, scale_learning_rate
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*"))
 
@@ -91,9 +92,15 @@ def test_a_tuple_on_the_command_line(value):
     ("key", "nearest"),
     [
         ("SOLVER.BASE_LRR", "SOLVER.BASE_LR"),
-        ("SOLVR.BASE_LR", "SOLVER"),
+        ("SOLVR.BASE_LR", "SOLVER.BASE_LR"),
+        ("solver.base_lr", "SOLVER.BASE_LR"),
         ("BASE_LR", "SOLVER.BASE_LR"),
+        ("SOLVER.LR", "SOLVER.BASE_LR"),
         ("MODEL.IOU_HEAD.MINIOU", "MODEL.IOU_HEAD.MIN_IOU"),
+        ("MODEL.IOUHEAD.MIN_IOU", "MODEL.IOU_HEAD.MIN_IOU"),
+        ("MODEL.ROI_HEADS.NUM_CLASSES", "MODEL.NUM_CLASSES"),
+        ("TRAIN.BATCH_SIZE", "TEST.BATCH_SIZE or SOLVER.BATCH_SIZE"),
+        ("TEST.REFINEMENT.STEPS", "TEST.REFINE.STEPS or SOLVER.STEPS"),
     ],
 )
 def test_an_unknown_key_names_the_nearest(write, key, nearest):
@@ -104,6 +111,16 @@ def test_an_unknown_key_names_the_nearest(write, key, nearest):
         text = f"{{{part}: {text}}}"
     with pytest.raises(ConfigError, match=rf"config\.yaml: unknown config key .*did you mean {nearest}\?"):
         load_config(write(text))
+
+
+def test_a_misspelt_group_of_several_keys_names_the_nearest_group(write):
+    with pytest.raises(ConfigError, match=r"unknown config key SOLVR; did you mean SOLVER\?"):
+        load_config(write("SOLVR:\n  BASE_LR: 1\n  BATCH_SIZE: 2\n"))
+
+
+def test_yaml_may_name_a_key_as_the_command_line_does(write):
+    cfg = load_config(write("SOLVER.BASE_LR: 0.5\nTEST:\n  REFINE.STEPS: 3\n"))
+    assert (cfg.SOLVER.BASE_LR, cfg.TEST.REFINE.STEPS) == (0.5, 3)
 
 
 def test_an_unknown_key_like_no_other_says_where_all_are():
@@ -187,6 +204,59 @@ def test_overrides_execute_nothing(tmp_path):
     with pytest.raises(ConfigError, match="SEED takes a value of type int"):
         load_config(None, ["SEED", f"__import__('os').mkdir({str(tmp_path / 'executed')!r})"])
     assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("value", ["-0.02", "-2e-2", "-.02", "-2E-02"])
+def test_a_negative_number_is_a_value_and_no_option(value):
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--flag", action="store_true")
+    add_override_arguments(parser)
+    args = parser.parse_intermixed_args(["SEED", "1", "--flag", "TEST.REFINE.DEGENERATION", value, "OUTPUT_DIR", "a"])
+    cfg = load_config(None, args.overrides)
+    assert args.flag and (cfg.SEED, cfg.OUTPUT_DIR, cfg.TEST.REFINE.DEGENERATION) == (1, "a", -0.02)
+
+
+class TestScaledLearningRate:
+    @pytest.mark.parametrize(("batch_size", "expected"), [(2, 0.00125), (16, 0.01), (64, 0.04)])
+    def test_it_is_proportional_to_the_batch(self, batch_size, expected):
+        cfg = scale_learning_rate(load_config(None, ["SOLVER.BATCH_SIZE", str(batch_size)]))
+        assert cfg.SOLVER.BASE_LR == pytest.approx(expected, rel=1e-12)
+
+    def test_scaling_again_changes_nothing(self, write):
+        once = scale_learning_rate(load_config(None, ["SOLVER.BATCH_SIZE", "6"]))
+        assert scale_learning_rate(once) == once
+        assert scale_learning_rate(load_config(write(once.dump()))) == once
+
+    def test_the_given_configuration_and_all_other_keys_stay(self):
+        given = load_config(None, ["SOLVER.BATCH_SIZE", "2"])
+        before, after = dict(leaves(given.clone())), dict(leaves(scale_learning_rate(given)))
+        assert dict(leaves(given)) == before
+        changed = {key for key, value in after.items() if value != before[key]}
+        assert changed == {"SOLVER.BASE_LR", "SOLVER.REFERENCE_BATCH_SIZE"}
+
+    @pytest.mark.parametrize("override", [["SOLVER.REFERENCE_BATCH_SIZE", "0"], ["SOLVER.OPTIMIZER", "AdamW"]])
+    def test_not_if_told_so_and_not_for_adamw(self, override):
+        given = load_config(None, ["SOLVER.BATCH_SIZE", "2", *override])
+        assert scale_learning_rate(given) == given
+
+    def test_a_negative_reference(self):
+        with pytest.raises(ConfigError, match=r"SOLVER\.REFERENCE_BATCH_SIZE must be at least 1, or 0 .* got -1"):
+            scale_learning_rate(load_config(None, ["SOLVER.REFERENCE_BATCH_SIZE", "-1"]))
+
+    def test_overrides_for_as_many_epochs(self):
+        """The README's for one GPU: 16 / 4 times the paper's 160k, 120k and 10k."""
+        overrides = same_epochs(load_config(None, ["SOLVER.BATCH_SIZE", "4"]))
+        solver = load_config(None, overrides).SOLVER
+        assert (solver.MAX_ITERATIONS, solver.STEPS, solver.WARMUP_ITERATIONS) == (640_000, (480_000,), 40_000)
+        without = ["SOLVER.BATCH_SIZE", "4", "SOLVER.DECAY", "linear", "SOLVER.WARMUP_ITERATIONS", "0"]
+        assert same_epochs(load_config(None, without)) == ["SOLVER.MAX_ITERATIONS", "640000"]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_configs_state_the_learning_rate_of_their_own_batch(path):
+    cfg = load_config(path)
+    assert cfg.SOLVER.REFERENCE_BATCH_SIZE == cfg.SOLVER.BATCH_SIZE
+    assert scale_learning_rate(cfg) == cfg
 
 
 def test_there_are_configs():

@@ -293,7 +293,7 @@ def device_name(device: torch.device) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="where to measure (default: cpu)")
     parser.add_argument("--original", type=Path, metavar="DIR", help="checkout of vacancy/PreciseRoIPooling (cuda)")
     parser.add_argument(
         "--workloads", nargs="*", metavar="TEXT", help="only those whose name contains one of the texts"

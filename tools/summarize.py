@@ -1,7 +1,9 @@
 """Puts the evaluations of several runs (seeds) of one experiment into tables: mean ± standard deviation.
 
-python tools/summarize.py docs/results/synthetic_seed*.json
-python tools/summarize.py --tables ablation beyond -- runs/bccd*/reproduction/reproduction.json
+Prints Markdown, with the differences from the first row.
+
+    python tools/summarize.py docs/results/synthetic_seed*.json
+    python tools/summarize.py --tables ablation beyond -- runs/bccd*/reproduction/reproduction.json
 """
 
 import argparse

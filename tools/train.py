@@ -1,19 +1,24 @@
 """Train and evaluate IoU-Net on a data set in COCO form.
 
     python tools/train.py --config-file configs/bccd.yaml OUTPUT_DIR runs/bccd
+    python tools/train.py --config-file configs/bccd.yaml OUTPUT_DIR runs/bccd --resume
     python tools/train.py --config-file configs/bccd.yaml --eval-only MODEL.WEIGHTS runs/bccd/model_final.pth
     torchrun --standalone --nproc-per-node=8 tools/train.py --config-file configs/coco_r50.yaml
 
-The run folder (OUTPUT_DIR) then holds config.yaml, environment.json, metrics.json (a JSON object a line), tensorboard/,
+With another SOLVER.BATCH_SIZE than SOLVER.REFERENCE_BATCH_SIZE SGD's learning rate is scaled in proportion.
+
+The run folder (OUTPUT_DIR) then holds config.yaml, environment.json (command, commit, versions, hardware), git.diff if
+there are uncommitted changes, metrics.json (a JSON object a line), metrics.csv, evaluation.csv, tensorboard/,
 checkpoints/, model_final.pth, and the last evaluation: table.md, evaluation.json, detections.json, correlation.png,
-boxes.png.
+boxes.png. The same run again:
+
+    python tools/train.py --config-file runs/bccd/config.yaml OUTPUT_DIR runs/again
 """
 
 import argparse
 import math
-import os
+import shlex
 import sys
-from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -33,9 +38,9 @@ from iounet.build import (
     load_initial_weights,
     with_num_classes,
 )
-from iounet.config import ConfigError, load_config
+from iounet.config import ConfigError, add_override_arguments, load_config, same_epochs, scale_learning_rate
 from iounet.data import CocoDataset, DataError, eval_loader, train_loader
-from iounet.evaluation import evaluate, write_report
+from iounet.evaluation import Evaluation, evaluate, write_report
 from iounet.modeling import IoUNet
 from iounet.training import NonFiniteLossError, train_steps
 from iounet.training.checkpoint import (
@@ -46,6 +51,7 @@ from iounet.training.checkpoint import (
     resumable_checkpoints,
     save_checkpoint,
 )
+from iounet.training.processes import Process, join_processes
 from iounet.training.run_folder import RunFolder
 
 KEPT_CHECKPOINTS = 2  # one that turns out bad leaves the one before it
@@ -58,14 +64,15 @@ def main() -> None:
     )
     parser.add_argument("--resume", action="store_true", help="continue from the newest checkpoint in OUTPUT_DIR")
     parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS on DATA.VAL_*; no training")
-    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="config keys to override, such as SEED 1")
+    add_override_arguments(parser)
     args = parser.parse_intermixed_args()
     try:
         cfg = load_config(args.config_file, args.overrides)
-        device = build_device(cfg.MODEL.DEVICE)
-        rank, world_size = join_process_group(device)
-        run = evaluate_weights if args.eval_only else train
-        run(cfg, device=device, rank=rank, world_size=world_size, **({} if args.eval_only else {"resume": args.resume}))
+        process = join_processes(build_device(cfg.MODEL.DEVICE))
+        if args.eval_only:
+            evaluate_weights(cfg, process)
+        else:
+            train(cfg, process, resume=args.resume)
     except (ConfigError, DataError, CheckpointError, NonFiniteLossError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
     finally:
@@ -73,46 +80,33 @@ def main() -> None:
             dist.destroy_process_group()
 
 
-def join_process_group(device: torch.device) -> tuple[int, int]:
-    """(rank, number of processes): torchrun's, or (0, 1) for plain python."""
-    if "WORLD_SIZE" not in os.environ:
-        return 0, 1
-    if device.type == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    # The other ranks wait while rank 0 scores an evaluation, for COCO longer than the default's ten minutes.
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=1))
-    return dist.get_rank(), dist.get_world_size()
-
-
-def evaluate_weights(cfg: CfgNode, *, device: torch.device, rank: int, world_size: int) -> None:
+def evaluate_weights(cfg: CfgNode, process: Process) -> None:
     if not cfg.MODEL.WEIGHTS:
         raise ConfigError("--eval-only evaluates MODEL.WEIGHTS, which is not set; give a checkpoint")
     val_set = build_dataset(cfg, "val")
-    detector = load_detector(cfg, cfg.MODEL.WEIGHTS, val_set).to(device)
-    evaluate_and_report(cfg, detector, val_set, Path(cfg.OUTPUT_DIR), device=device, rank=rank, world_size=world_size)
+    detector = load_detector(cfg, cfg.MODEL.WEIGHTS, val_set).to(process.device)
+    evaluate_and_report(cfg, detector, val_set, process)
 
 
-def train(cfg: CfgNode, *, device: torch.device, rank: int, world_size: int, resume: bool) -> None:
-    output = Path(cfg.OUTPUT_DIR)
-    for key in ("BATCH_SIZE", "MAX_ITERATIONS", "LOG_PERIOD", "CHECKPOINT_PERIOD"):
-        if cfg.SOLVER[key] < 1:
-            raise ConfigError(f"SOLVER.{key} must be at least 1, got {cfg.SOLVER[key]}")
+def train(cfg: CfgNode, process: Process, *, resume: bool) -> None:
+    check_solver(cfg, process.world_size)
     train_set, val_set = build_dataset(cfg, "train"), build_dataset(cfg, "val")
     check_categories(train_set.categories, val_set, str(train_set.annotation_file))
-    cfg = with_num_classes(cfg, train_set)
-    if cfg.SOLVER.BATCH_SIZE % world_size:
-        raise ConfigError(f"SOLVER.BATCH_SIZE {cfg.SOLVER.BATCH_SIZE} cannot be shared by {world_size} processes")
-    if rank == 0:
+    given, cfg = cfg, scale_learning_rate(with_num_classes(cfg, train_set))
+    if process.reports:
         describe(train_set)
 
     torch.manual_seed(cfg.SEED)  # the same initial weights on every rank
-    detector = build_detector(cfg).to(device)
+    detector = build_detector(cfg).to(process.device)
     optimizer = build_optimizer(cfg, detector)
     schedule = build_schedule(cfg, optimizer)
-    done = 0
+    output = Path(cfg.OUTPUT_DIR)
     checkpoints = resumable_checkpoints(output / "checkpoints")
     if not checkpoints:
         load_initial_weights(cfg, detector, train_set.category_ids)
+        done = 0
+        if process.reports:
+            describe_scaling(given, cfg, len(train_set))
     elif resume:
         done = resume_from(checkpoints[-1], detector, optimizer, schedule, train_set)
     else:
@@ -120,35 +114,40 @@ def train(cfg: CfgNode, *, device: torch.device, rank: int, world_size: int, res
             f"{output} holds the checkpoints of another run: give --resume to continue it, or another OUTPUT_DIR"
         )
     if done >= cfg.SOLVER.MAX_ITERATIONS:
-        if rank == 0:
+        if process.reports:
             print(f"{checkpoints[-1]} has done all {cfg.SOLVER.MAX_ITERATIONS} iterations: evaluating it")
-        evaluate_and_report(cfg, detector, val_set, output, device=device, rank=rank, world_size=world_size)
+        evaluate_and_report(cfg, detector, val_set, process)
         return
 
-    folder = RunFolder(output, cfg.dump(), start_iteration=done) if rank == 0 else None
+    folder = RunFolder(output, cfg.dump(), start_iteration=done) if process.reports else None
     batches = train_loader(
         train_set,
-        batch_size=cfg.SOLVER.BATCH_SIZE // world_size,
+        batch_size=cfg.SOLVER.BATCH_SIZE // process.world_size,
         num_workers=cfg.DATA.NUM_WORKERS,
         seed=cfg.SEED,
         start_iteration=done,
         num_iterations=cfg.SOLVER.MAX_ITERATIONS,
-        rank=rank,
-        world_size=world_size,
+        rank=process.rank,
+        world_size=process.world_size,
     )
-    trained = DistributedDataParallel(detector) if world_size > 1 else detector
     steps = train_steps(
-        trained,
+        DistributedDataParallel(detector) if process.world_size > 1 else detector,
         batches,
         optimizer,
         schedule,
-        device=device,
-        seed=cfg.SEED * world_size + rank,
+        device=process.device,
+        seed=cfg.SEED * process.world_size + process.rank,
         start_iteration=done,
         clip_gradient=cfg.SOLVER.CLIP_GRADIENT,
     )
     progress = tqdm(
-        steps, initial=done, total=cfg.SOLVER.MAX_ITERATIONS, desc="train", unit="it", smoothing=0.05, disable=rank != 0
+        steps,
+        initial=done,
+        total=cfg.SOLVER.MAX_ITERATIONS,
+        desc="train",
+        unit="it",
+        smoothing=0.05,
+        disable=not process.reports,
     )
     description = {"categories": train_set.categories, "config": cfg.dump()}
     for step in progress:
@@ -171,47 +170,45 @@ def train(cfg: CfgNode, *, device: torch.device, rank: int, world_size: int, res
         if last and folder:
             save_checkpoint(output / "model_final.pth", model=detector.state_dict(), **description)
         if last or (cfg.SOLVER.EVAL_PERIOD and step.iteration % cfg.SOLVER.EVAL_PERIOD == 0):
-            summary = evaluate_and_report(
-                cfg, detector, val_set, output, device=device, rank=rank, world_size=world_size
-            )
+            reported = evaluate_and_report(cfg, detector, val_set, process)
             if folder:
-                folder.log_evaluation(step.iteration, summary)
+                evaluation, summary = reported
+                ious = {"true_iou": evaluation.ious, "predicted_iou": evaluation.predicted_ious}
+                folder.log_evaluation(step.iteration, summary, ious)
     if folder:
         folder.close()
 
 
+def check_solver(cfg: CfgNode, world_size: int) -> None:
+    for key in ("BATCH_SIZE", "MAX_ITERATIONS", "LOG_PERIOD", "CHECKPOINT_PERIOD"):
+        if cfg.SOLVER[key] < 1:
+            raise ConfigError(f"SOLVER.{key} must be at least 1, got {cfg.SOLVER[key]}")
+    if cfg.SOLVER.BATCH_SIZE % world_size:
+        raise ConfigError(f"SOLVER.BATCH_SIZE {cfg.SOLVER.BATCH_SIZE} cannot be shared by {world_size} processes")
+
+
 def evaluate_and_report(
-    cfg: CfgNode,
-    detector: IoUNet,
-    val_set: CocoDataset,
-    output: Path,
-    *,
-    device: torch.device,
-    rank: int,
-    world_size: int,
-) -> dict | None:
-    """Evaluates on all processes; rank 0 writes the report, prints the table, and returns what was measured."""
+    cfg: CfgNode, detector: IoUNet, val_set: CocoDataset, process: Process
+) -> tuple[Evaluation, dict] | None:
+    """Evaluates on all processes; the one that reports writes the report, prints the table, and returns both."""
     batches = eval_loader(
-        val_set, batch_size=cfg.TEST.BATCH_SIZE, num_workers=cfg.DATA.NUM_WORKERS, rank=rank, world_size=world_size
+        val_set,
+        batch_size=cfg.TEST.BATCH_SIZE,
+        num_workers=cfg.DATA.NUM_WORKERS,
+        rank=process.rank,
+        world_size=process.world_size,
     )
-
-    def gather(items: list) -> list:
-        if world_size == 1:
-            return items
-        parts = [None] * world_size if rank == 0 else None
-        dist.gather_object(items, parts)
-        return [item for part in parts or [] for item in part]
-
     evaluation = evaluate(
         detector,
-        tqdm(batches, desc="evaluate", unit="batch", leave=False, disable=rank != 0),
+        tqdm(batches, desc="evaluate", unit="batch", leave=False, disable=not process.reports),
         val_set.as_coco(),
         val_set.category_ids,
-        device=device,
-        gather=gather,
+        device=process.device,
+        gather=process.gather,
     )
     if evaluation is None:
         return None
+    output = Path(cfg.OUTPUT_DIR)
     summary = write_report(evaluation, output, val_set.class_names)
     correlation = summary["correlation"]
     tqdm.write(f"\n{val_set.annotation_file}, {len(val_set)} images:\n\n{(output / 'table.md').read_text()}")
@@ -219,7 +216,7 @@ def evaluate_and_report(
         f"correlation with the true IoU: class score {correlation['score'] or math.nan:.3f}, "
         f"predicted IoU {correlation['predicted_iou'] or math.nan:.3f}; report in {output}/"
     )
-    return summary
+    return evaluation, summary
 
 
 def resume_from(path: Path, detector, optimizer, schedule, train_set: CocoDataset) -> int:
@@ -245,6 +242,24 @@ def describe(dataset: CocoDataset) -> None:
     if dataset.clipped:
         notes.append(f"{dataset.clipped} boxes that overhang their image are clipped to it")
     print(f"{dataset.annotation_file}: {len(dataset)} images, {len(dataset.categories)} classes", *notes, sep="; ")
+
+
+def describe_scaling(given: CfgNode, used: CfgNode, num_images: int) -> None:
+    """Says what the linear rule made of the learning rate, and what it leaves to the user: the number of epochs."""
+    solver = given.SOLVER
+    batch_size, reference = solver.BATCH_SIZE, solver.REFERENCE_BATCH_SIZE
+    if reference in (0, batch_size):
+        return
+    rate = f"learning rate {solver.BASE_LR:g} for {reference} images a step"
+    if solver.OPTIMIZER == "SGD":
+        print(f"{rate} → {used.SOLVER.BASE_LR:g} for {batch_size}")
+    else:
+        print(f"{rate}, kept for {batch_size}: the linear rule is SGD's; for {solver.OPTIMIZER} try SOLVER.BASE_LR")
+    epochs = solver.MAX_ITERATIONS * batch_size / num_images
+    print(
+        f"iterations are not scaled: {solver.MAX_ITERATIONS} of {batch_size} images are {epochs:.1f} epochs; "
+        f"if they were meant for {reference} images, as many epochs take {shlex.join(same_epochs(given))}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,19 +1,33 @@
 """The folder of a training run: everything needed to see what happened and to do it again."""
 
+import csv
 import json
 import math
+import os
 import platform
+import shlex
+import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from PIL import Image
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torchvision.transforms.v2.functional import pil_to_tensor
 
+HISTOGRAM_EDGES = [edge / 50 for edge in range(51)]  # TensorBoard's own are a tenth of the value apart
+LARGEST_DIFF = 1 << 20  # bytes; more than anybody writes by hand between two commits
+
 
 class RunFolder:
-    """Writes config.yaml, environment.json, metrics.json (one JSON object a line) and TensorBoard logs.
+    """Writes config.yaml, environment.json, git.diff, metrics and TensorBoard logs.
+
+    metrics.json holds a JSON object a line, of training and of evaluations; metrics.csv those of training and
+    evaluation.csv those of evaluations, a column for each name. git.diff is there if the code differs from its commit.
+    A resumed run writes environment_ITERATION.json and git_ITERATION.diff, beside those that it began with.
 
     Args:
         path: made if it is not there.
@@ -25,26 +39,42 @@ class RunFolder:
         self.path = path
         path.mkdir(parents=True, exist_ok=True)
         (path / "config.yaml").write_text(config)
-        (path / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n")
+        self._write_environment(f"_{start_iteration:07d}" if start_iteration else "")
         self._metrics = path / "metrics.json"
-        rows = self._metrics.read_text().splitlines() if self._metrics.exists() and start_iteration else []
-        kept = [row for row in rows if _iteration(row) <= start_iteration]
-        self._metrics.write_text("".join(f"{row}\n" for row in kept))
+        lines = self._metrics.read_text().splitlines() if self._metrics.exists() and start_iteration else []
+        kept = [line for line in lines if _iteration(line) <= start_iteration]
+        self._metrics.write_text("".join(f"{line}\n" for line in kept))
+        rows = [json.loads(line) for line in kept]
+        for name in ("metrics.csv", "evaluation.csv"):
+            (path / name).unlink(missing_ok=True)
+            _add_rows(path / name, [row for row in rows if _table_of(row) == name])
         purge_step = start_iteration + 1 if start_iteration else None
         self._tensorboard = SummaryWriter(path / "tensorboard", purge_step=purge_step)
 
+    def _write_environment(self, suffix: str) -> None:
+        state, diff = git_state(Path(__file__).parent)
+        content = {"command": shlex.join(sys.argv), "working_directory": os.getcwd(), "git": state} | environment()
+        (self.path / f"environment{suffix}.json").write_text(json.dumps(content, indent=2) + "\n")
+        changes = self.path / f"git{suffix}.diff"
+        changes.unlink(missing_ok=True)
+        if diff:
+            changes.write_bytes(diff)
+
     def log(self, iteration: int, values: dict[str, float]) -> None:
-        """Appends a row to metrics.json, and each value to TensorBoard under its name."""
+        """Appends a row to metrics.json and to its table, and each value to TensorBoard under its name."""
+        row = {"iteration": iteration} | values
         with open(self._metrics, "a") as file:
-            file.write(json.dumps({"iteration": iteration} | values) + "\n")
+            file.write(json.dumps(row) + "\n")
+        _add_rows(self.path / _table_of(row), [row])
         for name, value in values.items():
             self._tensorboard.add_scalar(name, value, iteration)
 
-    def log_evaluation(self, iteration: int, summary: dict) -> None:
-        """Logs the table and the correlations, and the pictures of the report that lies in this folder.
+    def log_evaluation(self, iteration: int, summary: dict, candidates: dict[str, Tensor]) -> None:
+        """Logs the table and the correlations, the pictures of the report that lies in this folder, and histograms.
 
         Args:
             summary: as :func:`iounet.evaluation.write_report` returns it.
+            candidates: name → Tensor[N] of values between 0 and 1, one for each candidate.
         """
         groups = summary["table"] | {"correlation": summary["correlation"]}
         values = {f"{group}/{name}": value for group, columns in groups.items() for name, value in columns.items()}
@@ -52,16 +82,43 @@ class RunFolder:
         for name in ("boxes", "correlation"):
             with Image.open(self.path / f"{name}.png") as picture:
                 self._tensorboard.add_image(name, pil_to_tensor(picture.convert("RGB")), iteration)
+        for name, values in candidates.items():
+            # Clamped, as the regressed IoU overshoots a little. TensorBoard refuses a histogram of nothing.
+            if len(values):
+                self._tensorboard.add_histogram(f"candidates/{name}", values.clamp(0, 1), iteration, HISTOGRAM_EDGES)
 
     def close(self) -> None:
         self._tensorboard.close()
 
 
-def _iteration(row: str) -> float:
+def _iteration(line: str) -> float:
     try:
-        return json.loads(row)["iteration"]
+        return json.loads(line)["iteration"]
     except json.JSONDecodeError:  # the row that a run was writing when it was killed
         return math.inf
+
+
+def _table_of(row: dict) -> str:
+    return "metrics.csv" if "loss" in row else "evaluation.csv"
+
+
+def _add_rows(path: Path, rows: list[dict]) -> None:
+    """Appends rows to a CSV file; a new column has it written anew, with nothing there in the rows before."""
+    if not rows:
+        return
+    with open(path, "a+", newline="") as file:
+        file.seek(0)
+        before = csv.DictReader(file)
+        columns = list(before.fieldnames or [])
+        new_columns = list(dict.fromkeys(name for row in rows for name in row if name not in columns))
+        if new_columns:
+            rows = [*before, *rows]
+            file.truncate(0)
+        file.seek(0, os.SEEK_END)
+        writer = csv.DictWriter(file, columns + new_columns)
+        if new_columns:
+            writer.writeheader()
+        writer.writerows(rows)
 
 
 def environment() -> dict[str, str | int | None]:
@@ -71,7 +128,32 @@ def environment() -> dict[str, str | int | None]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processor": platform.processor() or platform.machine(),
+        "processes": dist.get_world_size() if dist.is_initialized() else 1,
         "threads": torch.get_num_threads(),
         "cuda": torch.version.cuda if cuda else None,
         "gpu": torch.cuda.get_device_name() if cuda else None,
     } | {name: version(name) for name in ("torch", "torchvision", "pycocotools", "numpy", "pillow", "yacs")}
+
+
+def git_state(folder: Path) -> tuple[dict | None, bytes]:
+    """What git knows of the code in a folder.
+
+    Returns:
+        state: ``{"commit": hash, "uncommitted": lines of git status}``; None where git is missing, or the folder
+            is not part of a checkout, such as an installed package.
+        diff: from the commit, of tracked files; empty if there is none, or one of more than LARGEST_DIFF bytes.
+    """
+
+    def git(*arguments: str) -> bytes:
+        # Without locks: whoever works in the checkout meanwhile is not disturbed.
+        command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
+        return subprocess.run(command, capture_output=True, check=True).stdout
+
+    try:
+        git("ls-files", "--error-unmatch", ".")  # fails for an environment inside of somebody's checkout, too
+        commit = git("rev-parse", "HEAD").decode().strip()
+        status = git("status", "--porcelain").decode(errors="replace").splitlines()
+        diff = git("diff", "--no-ext-diff", "--no-color", "--binary", "HEAD")
+    except (OSError, subprocess.CalledProcessError):
+        return None, b""
+    return {"commit": commit, "uncommitted": status}, diff if len(diff) <= LARGEST_DIFF else b""

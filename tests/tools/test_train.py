@@ -1,3 +1,4 @@
+import csv
 import hashlib
 import json
 import math
@@ -6,9 +7,11 @@ import shutil
 import pytest
 import torch
 import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from iounet.config import ConfigError, load_config
+from iounet.config import ConfigError, load_config, scale_learning_rate
 from iounet.training.checkpoint import load_checkpoint
+from iounet.training.processes import Process
 
 ROWS = ["greedy NMS", "soft-NMS", "IoU-guided NMS", "IoU-guided NMS + refinement"]
 
@@ -28,10 +31,12 @@ def same(a, b):
 
 class TestRunFolder:
     def test_it_holds_all_that_is_promised(self, trained):
-        assert {path.name for path in trained.iterdir()} == {
+        assert {path.name for path in trained.iterdir()} - {"git.diff"} == {  # which there is where work is going on
             "config.yaml",
             "environment.json",
             "metrics.json",
+            "metrics.csv",
+            "evaluation.csv",
             "tensorboard",
             "checkpoints",
             "model_final.pth",
@@ -53,15 +58,44 @@ class TestRunFolder:
         assert cfg.MODEL.FPN.CHANNELS == 16
         assert cfg.DATA.TRAIN_IMAGES == str(dataset / "train")
 
+    def test_its_config_gives_the_same_weights_again(self, trained, run_tool, tmp_path, read_metrics):
+        done = run_tool("train.py", "--config-file", trained / "config.yaml", "OUTPUT_DIR", tmp_path / "again")
+        assert done.returncode == 0, done.stderr
+        assert same(weights(tmp_path / "again" / "model_final.pth"), weights(trained / "model_final.pth"))
+        assert read_metrics(tmp_path / "again") == read_metrics(trained)
+
+    def test_it_tells_the_command(self, trained):
+        command = json.loads((trained / "environment.json").read_text())["command"]
+        assert "tools/train.py --config-file" in command and f"OUTPUT_DIR {trained}" in command
+
     def test_metrics(self, trained, read_metrics):
         training, evaluation = read_metrics(trained)
         assert [row["iteration"] for row in training] == [1, 2, 3, 4]
-        assert [row["learning_rate"] for row in training] == pytest.approx([0.005, 0.01, 0.01, 0.001])
+        assert [row["learning_rate"] for row in training] == pytest.approx(
+            [lr * 2 / 16 for lr in (0.005, 0.01, 0.01, 0.001)]  # two images a step, where the defaults are for 16
+        )
         for row in training:
             losses = {key: value for key, value in row.items() if key.startswith("loss_")}
             assert set(losses) == {"loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg", "loss_iou"}
             assert row["loss"] == pytest.approx(sum(losses.values()), rel=1e-4)
         assert [row["iteration"] for row in evaluation] == [4]
+
+    def test_metrics_as_tables(self, trained, read_metrics):
+        for name, expected in zip(("metrics.csv", "evaluation.csv"), read_metrics(trained), strict=True):
+            with open(trained / name, newline="") as file:
+                found = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+            assert found == expected
+
+    def test_tensorboard(self, trained, read_metrics):
+        events = EventAccumulator(str(trained / "tensorboard")).Reload()
+        tags = events.Tags()
+        training, [evaluation] = read_metrics(trained)
+        assert set(tags["scalars"]) == (training[0].keys() | evaluation.keys()) - {"iteration"}
+        assert set(tags["images"]) == {"boxes", "correlation"}
+        assert set(tags["histograms"]) == {"candidates/true_iou", "candidates/predicted_iou"}
+        for tag in tags["histograms"]:
+            [event] = events.Histograms(tag)
+            assert event.step == 4 and event.histogram_value.num > 0
 
     def test_the_table(self, trained):
         table = json.loads((trained / "evaluation.json").read_text())["table"]
@@ -116,6 +150,10 @@ class TestResuming:
         done = run_tool("train.py", *arguments(interrupted), "--resume")
         assert done.returncode == 0, done.stderr
         assert read_metrics(interrupted) == read_metrics(trained)
+        for name in ("metrics.csv", "evaluation.csv"):
+            assert (interrupted / name).read_text() == (trained / name).read_text()
+        assert "--resume" in json.loads((interrupted / "environment_0000002.json").read_text())["command"]
+        assert "learning rate" not in done.stdout  # the one it goes on with stands in the checkpoint
         assert same(weights(interrupted / "model_final.pth"), weights(trained / "model_final.pth"))
         assert (interrupted / "detections.json").read_text() == (trained / "detections.json").read_text()
 
@@ -267,6 +305,8 @@ def test_two_processes(run_tool, arguments, tmp_path, read_metrics):
     training, evaluation = read_metrics(tmp_path / "run")
     assert [row["iteration"] for row in training] == [1, 2, 3, 4]
     assert [row["iteration"] for row in evaluation] == [4]
+    assert json.loads((tmp_path / "run" / "environment.json").read_text())["processes"] == 2
+    assert done.stdout.count("learning rate 0.01 for 16 images a step → 0.00125 for 2\n") == 1
     detections = json.loads((tmp_path / "run" / "detections.json").read_text())
     assert {entry["image_id"] for entry in detections} == {1, 2, 3, 4, 5}  # an odd number
     assert len({json.dumps(entry) for entry in detections}) == len(detections)
@@ -278,16 +318,49 @@ def test_two_processes(run_tool, arguments, tmp_path, read_metrics):
 def test_two_processes_cannot_share_an_odd_batch(load_tool, arguments, tmp_path):
     train = load_tool("train.py")
     config, *overrides = arguments(tmp_path / "run", {"SOLVER.BATCH_SIZE": 3})[1:]
-    options = dict(device=torch.device("cpu"), rank=0, world_size=2, resume=False)
     with pytest.raises(ConfigError, match=r"SOLVER\.BATCH_SIZE 3 cannot be shared by 2 processes"):
-        train.train(load_config(config, overrides), **options)
+        train.train(load_config(config, overrides), Process(torch.device("cpu"), rank=0, world_size=2), resume=False)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ([], []),
+        (["SOLVER.BATCH_SIZE", "2", "SOLVER.REFERENCE_BATCH_SIZE", "0"], []),
+        (
+            ["SOLVER.BATCH_SIZE", "2"],
+            [
+                "learning rate 0.01 for 16 images a step → 0.00125 for 2",
+                # 118,287 images of COCO's train2017; the paper's 160k iterations of 16 are 21.6 epochs.
+                "iterations are not scaled: 160000 of 2 images are 2.7 epochs; if they were meant for 16 images, "
+                "as many epochs take SOLVER.MAX_ITERATIONS 1280000 SOLVER.STEPS '(960000,)' "
+                "SOLVER.WARMUP_ITERATIONS 80000",
+            ],
+        ),
+        (
+            ["SOLVER.BATCH_SIZE", "32", "SOLVER.OPTIMIZER", "AdamW", "SOLVER.DECAY", "linear"],
+            [
+                "learning rate 0.01 for 16 images a step, kept for 32: the linear rule is SGD's; "
+                "for AdamW try SOLVER.BASE_LR",
+                "iterations are not scaled: 160000 of 32 images are 43.3 epochs; if they were meant for 16 images, "
+                "as many epochs take SOLVER.MAX_ITERATIONS 80000 SOLVER.WARMUP_ITERATIONS 5000",
+            ],
+        ),
+    ],
+    ids=["its own batch size", "told not to", "one GPU", "AdamW"],
+)
+def test_the_linear_rule_is_told(load_tool, capsys, overrides, expected):
+    cfg = load_config(None, overrides)
+    load_tool("train.py").describe_scaling(cfg, scale_learning_rate(cfg), num_images=118_287)
+    assert capsys.readouterr().out.splitlines() == expected
 
 
 class TestErrors:
     """One line that names the item and the cure, and nothing written."""
 
-    def test_a_negative_value_is_no_option(self, call_tool, arguments, tmp_path):
-        settings = {"TEST.REFINE.DEGENERATION": "-0.02", "MODEL.WEIGHTS": tmp_path / "nowhere.pth"}
+    @pytest.mark.parametrize("value", ["-0.02", "-2e-2"])
+    def test_a_negative_value_is_no_option(self, call_tool, arguments, tmp_path, value):
+        settings = {"TEST.REFINE.DEGENERATION": value, "MODEL.WEIGHTS": tmp_path / "nowhere.pth"}
         message = call_tool("train.py", *arguments(tmp_path / "run", settings), "--eval-only")
         assert isinstance(message, str) and "nowhere.pth" in message  # so the value was taken
 
@@ -313,13 +386,16 @@ class TestErrors:
             ({"MODEL.BACKBONE.TRAINABLE_LAYERS": 6}, ["MODEL.BACKBONE.TRAINABLE_LAYERS must lie in 0..5"]),
             ({"MODEL.NUM_CLASSES": 3}, ["MODEL.NUM_CLASSES is 3", "train.json has 5 categories", "leave it at 0"]),
             ({"MODEL.STANDALONE": True}, ["MODEL.STANDALONE", "MODEL.WEIGHTS"]),
-            ({"MODEL.DEVICE": "abacus"}, ["ConfigError", "unknown device 'abacus'"]),
+            ({"MODEL.DEVICE": "abacus"}, ["ConfigError: unknown device 'abacus'; choose cpu, cuda, cuda:1"]),
+            ({"MODEL.DEVICE": "meta"}, ["ConfigError: device meta cannot be used with this torch; choose cpu or auto"]),
+            ({"MODEL.DEVICE": "cuda:999"}, ["ConfigError: no device cuda:999: torch sees"]),
             ({"TEST.NMS": "hard"}, ["TEST.NMS is one of greedy, soft, iou_guided"]),
             ({"SOLVER.WARMUP": "cosine"}, ["SOLVER.WARMUP is constant or linear"]),
             ({"SOLVER.DECAY": "cosine"}, ["SOLVER.DECAY is step or linear"]),
             ({"SOLVER.OPTIMIZER": "LAMB"}, ["SOLVER.OPTIMIZER is SGD or AdamW"]),
             ({"SOLVER.STEPS": "[3, 1]"}, ["SOLVER.STEPS must rise"]),
             ({"SOLVER.BATCH_SIZE": 0}, ["SOLVER.BATCH_SIZE"]),
+            ({"SOLVER.REFERENCE_BATCH_SIZE": -1}, ["SOLVER.REFERENCE_BATCH_SIZE must be at least 1, or 0"]),
             ({"SOLVER.MAX_ITERATIONS": 0}, ["SOLVER.MAX_ITERATIONS"]),
             ({"SOLVER.LOG_PERIOD": 0}, ["SOLVER.LOG_PERIOD"]),
             ({"SOLVER.CHECKPOINT_PERIOD": 0}, ["SOLVER.CHECKPOINT_PERIOD"]),

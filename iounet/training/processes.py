@@ -1,0 +1,41 @@
+"""The processes that train and evaluate together."""
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+
+@dataclass(frozen=True)
+class Process:
+    """One of torchrun's, or the only one of plain python."""
+
+    device: torch.device
+    rank: int = 0
+    world_size: int = 1
+
+    @property
+    def reports(self) -> bool:
+        """Whether this is the one that prints and writes."""
+        return self.rank == 0
+
+    def gather(self, items: list) -> list:
+        """All processes' items in the one that reports; an empty list in the others."""
+        if self.world_size == 1:
+            return items
+        parts = [None] * self.world_size if self.reports else None
+        dist.gather_object(items, parts)
+        return [item for part in parts or [] for item in part]
+
+
+def join_processes(device: torch.device) -> Process:
+    """Joins the others if torchrun started this one; ``torch.distributed.destroy_process_group`` leaves them."""
+    if "WORLD_SIZE" not in os.environ:
+        return Process(device)
+    if device.type == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    # The other ranks wait while rank 0 scores an evaluation, for COCO longer than the default's ten minutes.
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=1))
+    return Process(device, dist.get_rank(), dist.get_world_size())
