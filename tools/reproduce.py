@@ -19,7 +19,7 @@ from yacs.config import CfgNode
 
 from iounet.boxes import box_sizes
 from iounet.build import build_dataset, build_device, load_detector
-from iounet.config import ConfigError, load_config
+from iounet.config import ConfigError, add_override_arguments, load_config
 from iounet.data import CocoDataset, DataError, eval_loader
 from iounet.evaluation import CocoEvaluator, ReproductionReport, detect, reproduce
 from iounet.evaluation.evaluate import GREEDY, REFINED, table_rows
@@ -34,23 +34,23 @@ def main() -> None:
     parser.add_argument("--weights", required=True, metavar="FILE", help="checkpoint of tools/train.py")
     parser.add_argument("--baseline", metavar="FILE", help="checkpoint of a detector trained without the IoU branch")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for tables and figures")
-    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="config keys to override")
+    parser.add_argument("--beyond", action="store_true", help="also try changes to the paper's inference, each a row")
+    add_override_arguments(parser)
     args = parser.parse_intermixed_args()
     try:
-        run(load_config(args.config_file, args.overrides), args.weights, args.baseline, args.output)
+        run(load_config(args.config_file, args.overrides), args)
     except (ConfigError, DataError, CheckpointError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
 
 
-def run(cfg: CfgNode, weights: str, baseline: str | None, output: Path) -> None:
+def run(cfg: CfgNode, args: argparse.Namespace) -> None:
     device = build_device(cfg.MODEL.DEVICE)
     dataset = build_dataset(cfg, "val")
-    detector = load_detector(cfg, weights, dataset).to(device)
+    detector = load_detector(cfg, args.weights, dataset).to(device)
     paper = table_rows(detector.postprocessing)
-    tables = paper_tables(paper) | {
-        "step_size": step_size_rows(paper[REFINED]),
-        "beyond": beyond_rows(paper[REFINED], mean_object_size(dataset, cfg)),
-    }
+    tables = paper_tables(paper) | {"step_size": step_size_rows(paper[REFINED])}
+    if args.beyond:
+        tables["beyond"] = beyond_rows(paper[REFINED], mean_object_size(dataset, cfg))
 
     def batches(description: str) -> tqdm:
         loader = eval_loader(dataset, batch_size=cfg.TEST.BATCH_SIZE, num_workers=cfg.DATA.NUM_WORKERS)
@@ -59,15 +59,15 @@ def run(cfg: CfgNode, weights: str, baseline: str | None, output: Path) -> None:
     variants = [variant for rows in tables.values() for variant in rows.values()]
     measured = reproduce(detector, batches("detect, suppress, refine"), variants, device=device)
     plain = None
-    if baseline:
+    if args.baseline:
         plain = detect(
-            load_detector(cfg, baseline, dataset).to(device), batches(BASELINE), paper[GREEDY], device=device
+            load_detector(cfg, args.baseline, dataset).to(device), batches(BASELINE), paper[GREEDY], device=device
         )
     print("scoring ...", file=sys.stderr)
-    report = ReproductionReport(output, CocoEvaluator(dataset.as_coco(), by_size=False), dataset.category_ids)
+    report = ReproductionReport(args.output, CocoEvaluator(dataset.as_coco(), by_size=False), dataset.category_ids)
     report.write(measured, tables, plain)
-    print(f"{dataset.annotation_file}, {len(dataset)} images\n\n{(output / 'ablation.md').read_text()}")
-    print(f"all tables and figures: {output / 'README.md'}")
+    print(f"{dataset.annotation_file}, {len(dataset)} images\n\n{(args.output / 'ablation.md').read_text()}")
+    print(f"all tables and figures: {args.output / 'README.md'}")
 
 
 def mean_object_size(dataset: CocoDataset, cfg: CfgNode) -> float:

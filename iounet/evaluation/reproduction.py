@@ -111,7 +111,7 @@ def reproduce(
     Args:
         detector: is left in inference mode.
         batches: (images, targets) as :func:`iounet.data.eval_loader` yields them.
-        variants: of postprocessing; equal ones are done once.
+        variants: of postprocessing; equal ones are done once, as is an NMS that several share.
     """
     detector.eval()
     paper = replace(detector.postprocessing, nms="iou_guided")
@@ -129,15 +129,25 @@ def reproduce(
         with stopwatch("boxes, scores, predicted IoUs"):
             candidates = detector.detect(features, proposals)
         survivors = {BEFORE_NMS: candidates}
+        suppressed: dict[Postprocessing, list[Detections]] = {}
         for row, postprocessing in table_rows(paper).items():
             if row != REFINED:
                 with stopwatch(row):
                     survivors[row] = [detector.suppress(of_image, postprocessing) for of_image in candidates]
-        with stopwatch(f"refinement, {paper.refinement_steps} steps"):
-            detector.refine(features, survivors[GUIDED], paper)
-
+                suppressed[_nms_alone(postprocessing)] = survivors[row]
         for variant, found in measured.found.items():
-            found += _named(image_ids, features, detector.postprocess(features, candidates, variant))
+            if variant.refine_before_nms:
+                detections = detector.postprocess(features, candidates, variant)
+            else:
+                nms = _nms_alone(variant)
+                if nms not in suppressed:
+                    suppressed[nms] = [detector.suppress(of_image, variant) for of_image in candidates]
+                if variant == paper:
+                    with stopwatch(f"refinement, {paper.refinement_steps} steps"):
+                        detections = detector.finish(features, suppressed[nms], variant)
+                else:
+                    detections = detector.finish(features, suppressed[nms], variant)
+            found += _named(image_ids, features, detections)
         for found, refined in zip(
             measured.optimized, detector.refinement_path(features, survivors[GUIDED], endless), strict=True
         ):
@@ -157,6 +167,12 @@ def reproduce(
             ious = best_iou(everything.boxes, everything.labels, target["boxes"], target["labels"])
             measured.matches.append((ious, everything.scores, everything.ious))
     return measured.finished()
+
+
+def _nms_alone(postprocessing: Postprocessing) -> Postprocessing:
+    """What :meth:`IoUNet.suppress` depends on: ways that differ in their refinement share their NMS."""
+    names = ("nms", "nms_threshold", "ranking", "detections_per_image")
+    return Postprocessing(**{name: getattr(postprocessing, name) for name in names})
 
 
 @dataclass

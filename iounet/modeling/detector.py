@@ -219,11 +219,17 @@ class IoUNet(nn.Module):
         options = postprocessing or self.postprocessing
         if options.refine_before_nms:
             candidates = self.refine(features, candidates, options)
-        detections = [self.suppress(candidates_in_image, options) for candidates_in_image in candidates]
-        if not options.refine_before_nms:
-            detections = self.refine(features, detections, options)
+            options = replace(options, refinement_steps=0)
+        return self.finish(features, [self.suppress(of_image, options) for of_image in candidates], options)
+
+    def finish(
+        self, features: ImageFeatures, detections: list[Detections], postprocessing: Postprocessing | None = None
+    ) -> list[Detections]:
+        """What follows NMS: refinement, and final scores."""
+        options = postprocessing or self.postprocessing
+        detections = self.refine(features, detections, options)
         if options.final_score == "class_times_iou":
-            detections = [rescored(detections_in_image) for detections_in_image in detections]
+            detections = [rescored(of_image) for of_image in detections]
         return detections
 
     def suppress(self, candidates: Detections, postprocessing: Postprocessing | None = None) -> Detections:

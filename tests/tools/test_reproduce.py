@@ -9,7 +9,15 @@ def reproduced(trained, run_tool, arguments, tmp_path_factory):
     output = tmp_path_factory.mktemp("reproduce") / "tables"
     weights = trained / "model_final.pth"
     done = run_tool(
-        "reproduce.py", "--weights", weights, "--baseline", weights, "--output", output, *arguments(output / "unused")
+        "reproduce.py",
+        "--weights",
+        weights,
+        "--baseline",
+        weights,
+        "--output",
+        output,
+        "--beyond",
+        *arguments(output / "unused"),
     )
     assert done.returncode == 0, done.stderr
     return output, done.stdout
