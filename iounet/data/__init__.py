@@ -1,7 +1,8 @@
 """Data sets in COCO form: read and checked, augmented, and batched.
 
 Two programs make such sets: ``python -m iounet.data.voc`` from Pascal VOC,
-``python -m iounet.data.synthetic`` from nothing but a seed.
+``python -m iounet.data.synthetic`` from nothing but a seed. A third, ``python -m iounet.data.check``, says what
+is wrong with one, and repairs it.
 """
 
 from .coco import CocoDataset, Sample

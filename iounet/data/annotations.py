@@ -1,10 +1,12 @@
 """COCO-form annotation files, read strictly: what is wrong is said here, not by a crash in training.
 
 pycocotools reads the same files without looking at them; its errors come hours later, as a KeyError or a NaN.
+
+The rules stand here alone. Reading stops at the first one broken; ``python -m iounet.data.check`` lists them all.
 """
 
 import json
-import math
+import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
@@ -21,6 +23,33 @@ MIN_BOX_SIDE = 0.01
 
 # How many bad annotations an error lists before it says "and N more".
 _NUM_LISTED = 5
+
+# Rules about an image's entry that its file has the answer to.
+NO_SIZE = frozenset({"no usable width", "no usable height"})
+
+# Rules about a box itself: on request, reading goes on without such annotations.
+_BOX_RULES = frozenset(
+    f"box {rule}" for rule in ("is not four numbers", "is not finite", "has no area", "lies outside its image")
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something to say about one entry of an annotation file.
+
+    Attributes:
+        rule: the rule broken, in a few words that are the same for all entries that break it.
+        section: the list that the entry stands in: ``"images"``, ``"annotations"`` or ``"categories"``.
+        position: its place in that list, from 0.
+        id: its id; None if it has no usable one.
+        text: what is wrong with which item, and the cure.
+    """
+
+    rule: str
+    section: str
+    position: int
+    id: int | None
+    text: str
 
 
 @dataclass(frozen=True)
@@ -54,6 +83,24 @@ class AnnotationFile:
     clipped: int
 
 
+@dataclass(frozen=True)
+class Scan:
+    """An annotation file read to its end: what breaks a rule, and all the rest.
+
+    Attributes:
+        faults: by images, categories and annotations, in file order.
+        usable: the file without the entries at fault and without what refers to them. Annotations that only
+            share an id are still in it, since nothing refers to them.
+        positions: int64 ``[M]``, the place of each object of ``usable`` in the file's ``annotations``.
+        overhanging: bool ``[M]``, whether its box overhangs its image.
+    """
+
+    faults: list[Finding]
+    usable: AnnotationFile
+    positions: np.ndarray
+    overhanging: np.ndarray
+
+
 def read_annotations(path: str | Path, *, bad_annotations: str = "error") -> AnnotationFile:
     """Reads and checks a COCO-form annotation file.
 
@@ -67,13 +114,17 @@ def read_annotations(path: str | Path, *, bad_annotations: str = "error") -> Ann
     """
     if bad_annotations not in ("error", "skip"):
         raise DataError(f"DATA.BAD_ANNOTATIONS (bad_annotations) is {bad_annotations!r}; make it 'error' or 'skip'")
-    try:
-        content = _load_json(Path(path))
-        images = _read_images(content["images"])
-        categories = _read_categories(content["categories"])
-        return _read_objects(content["annotations"], images, categories, skip_bad=bad_annotations == "skip")
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from error.__cause__
+    content = load_json(path)
+    scan = scan_annotations(content)
+    bad_boxes = [fault for fault in scan.faults if fault.rule in _BOX_RULES]
+    if len(bad_boxes) < len(scan.faults):
+        first = next(fault for fault in scan.faults if fault.rule not in _BOX_RULES)
+        others = len(scan.faults) - 1
+        more = f" ({others} more: `python -m iounet.data.check {path}` lists all of them)" if others else ""
+        raise DataError(f"{path}: {first.text}{more}", first.rule)
+    if bad_boxes and bad_annotations == "error":
+        raise DataError(_bad_annotations_message(path, bad_boxes, len(content["annotations"])))
+    return scan.usable
 
 
 def read_image_list(path: str | Path) -> list[dict[str, Any]]:
@@ -82,55 +133,106 @@ def read_image_list(path: str | Path) -> list[dict[str, Any]]:
     Raises:
         DataError: as `read_annotations`.
     """
-    try:
-        return _read_images(_load_json(Path(path), needed=("images",))["images"])
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from error.__cause__
+    faults: list[Finding] = []
+    images = _scan_images(load_json(path, needed=("images",))["images"], faults)
+    if faults:
+        raise DataError(f"{path}: {faults[0].text}", faults[0].rule)
+    return list(images.values())
 
 
-def _load_json(path: Path, needed: tuple[str, ...] = ("images", "annotations", "categories")) -> dict[str, list]:
+def load_json(path: str | Path, needed: tuple[str, ...] = ("images", "annotations", "categories")) -> dict[str, Any]:
+    """The content of a COCO-form file, as it is, with the lists ``needed``; their entries are not looked at.
+
+    Raises:
+        DataError: the file cannot be read, is not JSON, or lacks one of these lists.
+    """
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(Path(path).read_bytes())
     except FileNotFoundError:
-        raise DataError("no such annotation file; check the path") from None
+        raise DataError(f"{path}: no such annotation file; check the path") from None
     except OSError as error:
-        raise DataError(f"cannot be read ({error.strerror}); check the path and its permissions") from error
-    except ValueError as error:  # not JSON, or not text at all
-        raise DataError(f"is not JSON ({error}); it may be truncated: copy or download it again") from error
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from error
+    except (ValueError, RecursionError) as error:  # not JSON, not text at all, or nested without end
+        raise DataError(f"{path}: is not JSON ({error}); it may be truncated: copy or download it again") from error
     if not isinstance(content, dict):
-        raise DataError(f"is not of COCO form: expected a JSON object, found a {type(content).__name__}")
+        raise DataError(f"{path}: is not of COCO form: expected a JSON object, found a {type(content).__name__}")
     for key in needed:
         if not isinstance(content.get(key), list):
-            raise DataError(f"is not of COCO form: it has no list '{key}'; give the annotation file of a detection set")
-    for key in needed:
+            raise DataError(
+                f"{path}: is not of COCO form: it has no list '{key}'; give the annotation file of a detection set"
+            )
         if key != "annotations" and not content[key]:
-            raise DataError(f"its list '{key}' is empty, so there is nothing to learn; check how the file was made")
+            raise DataError(
+                f"{path}: its list '{key}' is empty, so there is nothing to learn; check how the file was made"
+            )
     return content
+
+
+def scan_annotations(content: dict[str, Any]) -> Scan:
+    """Holds every entry of a file's content, as `load_json` returns it, against every rule.
+
+    An entry is reported once, for the first rule that it breaks; only an annotation's shared id does not end
+    the search. An annotation of an image or a category that is at fault itself is not blamed for that.
+    """
+    faults: list[Finding] = []
+    images = _scan_images(content["images"], faults)
+    categories = _scan_categories(content["categories"], faults)
+    return _scan_objects(content, images, categories, faults)
+
+
+def id_in(item: Any, key: str = "id") -> int | None:
+    """The id under a key of an entry; None if there is no integer, or the entry is no JSON object."""
+    value = item.get(key) if isinstance(item, dict) else None
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _field(item: Any, key: str, kind: type, what: str) -> Any:
     value = item.get(key) if isinstance(item, dict) else None
     if not isinstance(value, kind) or isinstance(value, bool):
         expected = {int: "an integer", str: "a string"}[kind]
-        raise DataError(f"{what} needs '{key}' to be {expected}, found {value!r}; repair the file")
+        raise DataError(
+            f"{what} needs '{key}' to be {expected}, found {value!r}; repair the file", rule=f"no usable {key}"
+        )
     return value
 
 
-def _read_images(items: list) -> list[dict[str, Any]]:
+def _fault(error: DataError, section: str, position: int, item: Any) -> Finding:
+    return Finding(error.rule, section, position, id_in(item), str(error))
+
+
+def _scan_images(items: list, faults: list[Finding]) -> dict[int, dict[str, Any]]:
+    """The usable images by id; what is wrong with the others goes to ``faults``. So do the next two."""
     images: dict[int, dict[str, Any]] = {}
+    seen: dict[int, dict[str, Any]] = {}
     for position, item in enumerate(items):
-        image_id = _field(item, "id", int, f"entry {position} of 'images'")
-        name = _field(item, "file_name", str, f"image {image_id}")
-        what = f"image {image_id} ({name})"
-        width, height = (_field(item, key, int, what) for key in ("width", "height"))
-        if width <= 0 or height <= 0:
-            raise DataError(f"{what} has width {width} and height {height}; give the size of the image in pixels")
-        if image_id in images:
-            raise DataError(f"{what} has the id of {images[image_id]['file_name']}; give each image its own")
-        if _leaves_folder(name):
-            raise DataError(f"{what} lies outside the image folder; make file_name relative to that folder")
-        images[image_id] = {"id": image_id, "file_name": name, "width": width, "height": height}
-    return list(images.values())
+        try:
+            image_id = _field(item, "id", int, f"entry {position} of 'images'")
+            if image_id in seen:
+                raise DataError(
+                    f"image {image_id} ({item.get('file_name')}) has the id of {seen[image_id].get('file_name')}; "
+                    "give each image its own",
+                    rule="duplicate image id",
+                )
+            seen[image_id] = item
+            images[image_id] = _read_image_entry(item, image_id)
+        except DataError as error:
+            faults.append(_fault(error, "images", position, item))
+    return images
+
+
+def _read_image_entry(item: dict[str, Any], image_id: int) -> dict[str, Any]:
+    name = _field(item, "file_name", str, f"image {image_id}")
+    what = f"image {image_id} ({name})"
+    if _leaves_folder(name):
+        raise DataError(
+            f"{what} lies outside the image folder; make file_name relative to that folder",
+            rule="leaves the image folder",
+        )
+    size = {key: _field(item, key, int, what) for key in ("width", "height")}
+    for key, pixels in size.items():
+        if pixels <= 0:
+            raise DataError(f"{what} has {key} {pixels}; give the size of the image in pixels", f"no usable {key}")
+    return {"id": image_id, "file_name": name, **size}
 
 
 def _leaves_folder(file_name: str) -> bool:
@@ -139,80 +241,102 @@ def _leaves_folder(file_name: str) -> bool:
     return bool(path.anchor) or not path.parts or ".." in path.parts
 
 
-def _read_categories(items: list) -> list[dict[str, Any]]:
+def _scan_categories(items: list, faults: list[Finding]) -> list[dict[str, Any]]:
     names: dict[int, str] = {}
+    seen: dict[int, dict[str, Any]] = {}
     for position, item in enumerate(items):
-        category_id = _field(item, "id", int, f"entry {position} of 'categories'")
-        name = _field(item, "name", str, f"category {category_id}")
-        if category_id in names:
-            raise DataError(f"category {category_id} ({name}) has the id of {names[category_id]}; give each its own")
-        names[category_id] = name
+        try:
+            category_id = _field(item, "id", int, f"entry {position} of 'categories'")
+            if category_id in seen:
+                raise DataError(
+                    f"category {category_id} ({item.get('name')}) has the id of {seen[category_id].get('name')}; "
+                    "give each its own",
+                    rule="duplicate category id",
+                )
+            seen[category_id] = item
+            names[category_id] = _field(item, "name", str, f"category {category_id}")
+        except DataError as error:
+            faults.append(_fault(error, "categories", position, item))
     return [{"id": category_id, "name": names[category_id]} for category_id in sorted(names)]
 
 
-def _read_objects(items: list, images: list, categories: list, *, skip_bad: bool) -> AnnotationFile:
-    position_of = {image["id"]: position for position, image in enumerate(images)}
+def _scan_objects(
+    content: dict[str, list], images: dict[int, dict[str, Any]], categories: list, faults: list[Finding]
+) -> Scan:
+    place_of = {image_id: place for place, image_id in enumerate(images)}
     label_of = {category["id"]: label for label, category in enumerate(categories, start=1)}
+    listed = {key: {id_in(item) for item in content[key]} for key in ("images", "categories")}
+    known = ", ".join(map(str, [*label_of][:10])) + (", ..." if len(label_of) > 10 else "")
     seen: set[int] = set()
     broken: Counter[str] = Counter()
-    listed: list[str] = []
-    positions, bboxes, labels, areas, crowd = [], [], [], [], []
-    for entry, item in enumerate(items):
-        annotation_id = _field(item, "id", int, f"entry {entry} of 'annotations'")
-        image_id = _field(item, "image_id", int, f"annotation {annotation_id}")
-        what = f"annotation {annotation_id} of image {image_id}"
-        if annotation_id in seen:
-            raise DataError(f"{what} has the id of an earlier annotation; give each its own")
-        seen.add(annotation_id)
-        if image_id not in position_of:
-            raise DataError(f"{what}: 'images' has no such image; add it, or remove the annotation")
-        image = images[position_of[image_id]]
-        what += f" ({image['file_name']})"
-        category_id = _field(item, "category_id", int, what)
-        if category_id not in label_of:
-            known = ", ".join(map(str, [*label_of][:10])) + (", ..." if len(label_of) > 10 else "")
-            raise DataError(
-                f"{what} has category_id {category_id}, unknown to 'categories' ({known}); "
-                "add the category, or correct the annotation"
-            )
-        bbox, area = item.get("bbox"), item.get("area")
-        rule = _broken_rule(bbox, image["width"], image["height"])
-        if rule is not None:
-            broken[rule] += 1
-            if len(listed) < _NUM_LISTED:
-                size = f"{image['width']} wide, {image['height']} high"
-                listed.append(f"  {what}: bbox {rule}: [x, y, w, h] = {bbox}, image {size}")
+    positions, image_of, bboxes, labels, areas, crowd = [], [], [], [], [], []
+    for position, item in enumerate(content["annotations"]):
+        try:
+            annotation_id = _field(item, "id", int, f"entry {position} of 'annotations'")
+            image_id = _field(item, "image_id", int, f"annotation {annotation_id}")
+            what = f"annotation {annotation_id} of image {image_id}"
+            if annotation_id in seen:
+                text = f"{what} has the id of an earlier annotation; give each its own"
+                faults.append(Finding("duplicate annotation id", "annotations", position, annotation_id, text))
+            seen.add(annotation_id)
+            if image_id not in listed["images"]:
+                raise DataError(
+                    f"{what}: 'images' has no such image; add it, or remove the annotation", rule="unknown image"
+                )
+            category_id = _field(item, "category_id", int, what)
+            if category_id not in listed["categories"]:
+                name = images[image_id]["file_name"] if image_id in images else "unusable"
+                raise DataError(
+                    f"{what} ({name}) has category_id {category_id}, unknown to 'categories' ({known}); "
+                    "add the category, or correct the annotation",
+                    rule="unknown category",
+                )
+            if image_id not in images or category_id not in label_of:
+                continue
+            image, bbox = images[image_id], item.get("bbox")
+            rule = _broken_rule(bbox, image["width"], image["height"])
+            if rule is not None:
+                broken[rule] += 1
+                raise DataError(
+                    f"{what} ({image['file_name']}): bbox {rule}: [x, y, w, h] = {bbox}, "
+                    f"image {image['width']} wide, {image['height']} high",
+                    rule=f"box {rule}",
+                )
+        except DataError as error:
+            faults.append(_fault(error, "annotations", position, item))
             continue
-        positions.append(position_of[image_id])
+        area = item.get("area")
+        positions.append(position)
+        image_of.append(place_of[image_id])
         bboxes.append(bbox)
         labels.append(label_of[category_id])
-        areas.append(area if _is_number(area) and math.isfinite(area) else bbox[2] * bbox[3])
+        areas.append(area if _is_number(area) and _is_finite(area) else bbox[2] * bbox[3])
         crowd.append(bool(item.get("iscrowd", 0)))
-    if broken and not skip_bad:
-        raise DataError(_bad_annotations_message(broken.total(), len(items), listed))
 
-    image_of = np.array(positions, dtype=np.int64)
-    boxes = np.array(bboxes, dtype=np.float64).reshape(-1, 4)
-    sizes = np.array([(image["width"], image["height"]) for image in images])[image_of]
-    overhanging = (boxes[:, :2] < 0) | (boxes[:, :2] + boxes[:, 2:] > sizes)
-    by_image = np.argsort(image_of, kind="stable")
-    return AnnotationFile(
-        images=images,
+    places = np.array(image_of, dtype=np.int64)
+    by_image = np.argsort(places, kind="stable")
+    places = places[by_image]
+    boxes = np.array(bboxes, dtype=np.float64).reshape(-1, 4)[by_image]
+    sizes = np.array([(image["width"], image["height"]) for image in images.values()], dtype=np.float64)
+    overhanging = ((boxes[:, :2] < 0) | (boxes[:, :2] + boxes[:, 2:] > sizes.reshape(-1, 2)[places])).any(axis=1)
+    usable = AnnotationFile(
+        images=list(images.values()),
         categories=categories,
-        bboxes=boxes[by_image],
+        bboxes=boxes,
         labels=np.array(labels, dtype=np.int64)[by_image],
         areas=np.array(areas, dtype=np.float64)[by_image],
         crowd=np.array(crowd, dtype=bool)[by_image],
-        first=np.searchsorted(image_of[by_image], np.arange(len(images) + 1)),
+        first=np.searchsorted(places, np.arange(len(images) + 1)),
         skipped=dict(broken),
-        clipped=int(overhanging.any(axis=1).sum()),
+        clipped=int(overhanging.sum()),
     )
+    return Scan(faults, usable, np.array(positions, dtype=np.int64)[by_image], overhanging)
 
 
 def _broken_rule(bbox: Any, width: int, height: int) -> str | None:
     if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(_is_number, bbox)):
         return "is not four numbers"
-    if not all(map(math.isfinite, bbox)):
+    if not all(map(_is_finite, bbox)):
         return "is not finite"
     x, y, w, h = bbox
     if min(w, h) < MIN_BOX_SIDE:
@@ -226,10 +350,17 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _bad_annotations_message(count: int, total: int, listed: list[str]) -> str:
-    lines = [f"{count} of {total} annotations cannot be used:", *listed]
-    if count > len(listed):
-        lines.append(f"  and {count - len(listed)} more")
+def _is_finite(value: float) -> bool:
+    # Not math.isfinite, which raises on an integer beyond the range of floats: JSON has those.
+    return abs(value) <= sys.float_info.max
+
+
+def _bad_annotations_message(path: str | Path, bad_boxes: list[Finding], total: int) -> str:
+    count = len(bad_boxes)
+    lines = [f"{path}: {count} of {total} annotations cannot be used:"]
+    lines += [f"  {fault.text}" for fault in bad_boxes[:_NUM_LISTED]]
+    if count > _NUM_LISTED:
+        lines.append(f"  and {count - _NUM_LISTED} more: `python -m iounet.data.check {path}` lists all of them")
     them = "it" if count == 1 else f"these {count}"
     lines.append(f"Repair the file, or set DATA.BAD_ANNOTATIONS to 'skip' to leave {them} out.")
     return "\n".join(lines)

@@ -12,7 +12,7 @@ from torchvision.ops import clip_boxes_to_image
 
 from .annotations import read_annotations
 from .errors import DataError
-from .images import read_image
+from .images import check_image_size, image_path, read_image
 from .transforms import build_transforms
 
 
@@ -54,8 +54,8 @@ class CocoDataset(torch.utils.data.Dataset):
 
     Raises:
         DataError: on construction, if the annotation file cannot be used or the folder lacks its first image;
-            on access, if an image is missing, unreadable, or not of its annotated size (to open every image
-            beforehand would take minutes).
+            on access, if an image is missing, unreadable, not of its annotated size, or outside the folder
+            by a link (to open every image beforehand would take minutes: ``python -m iounet.data.check``).
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class CocoDataset(torch.utils.data.Dataset):
     def _check_image_folder(self) -> None:
         if not self.image_folder.is_dir():
             raise DataError(f"{self.image_folder}: no such image folder (of {self.annotation_file}); check the path")
-        first = self.image_folder / self.images[0]["file_name"]
+        first = image_path(self.image_folder, self.images[0]["file_name"])
         if not first.is_file():
             raise DataError(
                 f"{first}: no such image, though it is the first in {self.annotation_file}; "
@@ -141,15 +141,10 @@ class CocoDataset(torch.utils.data.Dataset):
 
     def _load(self, index: int) -> tuple[Tensor, dict[str, Any]]:
         annotated = self.images[index]
-        path = self.image_folder / annotated["file_name"]
+        path = image_path(self.image_folder, annotated["file_name"])
         image = read_image(path)
         height, width = image.shape[-2:]
-        if (width, height) != (annotated["width"], annotated["height"]):
-            raise DataError(
-                f"{path}: the image is {width} wide and {height} high, but {self.annotation_file} says "
-                f"{annotated['width']} wide and {annotated['height']} high (image {annotated['id']}), so its "
-                "boxes do not fit; restore the image as it was when annotated, or correct the file"
-            )
+        check_image_size(path, width, height, annotated, self.annotation_file)
         target = self.ground_truth(index)
         boxes = tv_tensors.BoundingBoxes(target["boxes"], format="XYXY", canvas_size=(height, width))
         image, target = self.transforms(image, {**target, "boxes": boxes})

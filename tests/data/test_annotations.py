@@ -125,8 +125,17 @@ def test_only_the_first_bad_annotations_are_listed(fault, content):
     assert "12 of 16 annotations" in message
     assert "annotation 104 " in message
     assert "annotation 105 " not in message
-    assert "and 7 more" in message
+    assert "and 7 more: `python -m iounet.data.check " in message
     assert "to leave these 12 out" in message
+
+
+def test_the_command_that_lists_everything_is_named(fault, content):
+    content["annotations"][0]["image_id"] = 8
+    assert "iounet.data.check" not in fault(content)
+    content["annotations"][1]["bbox"] = None
+    message = fault(content)
+    file = message.partition(": ")[0]
+    assert message.endswith(f"remove the annotation (1 more: `python -m iounet.data.check {file}` lists all of them)")
 
 
 @pytest.mark.parametrize(("bbox", "rule"), BAD_BBOXES)

@@ -138,6 +138,33 @@ class TestFaultsOfImages:
         assert "(image 7)" in str(caught.value)
         assert "restore the image" in str(caught.value)
 
+    def test_a_link_out_of_the_folder_is_refused(self, write_set, content, tmp_path):
+        annotation_file, folder = write_set(content)
+        (folder / "empty.png").rename(tmp_path / "outside.png")
+        (folder / "empty.png").symlink_to("../outside.png")
+        dataset = CocoDataset(annotation_file, folder)
+        with pytest.raises(DataError, match="empty.png: lies outside the image folder, at .*outside.png, where a link"):
+            dataset[1]
+        # The first image is looked at when the data set is made.
+        (folder / "a.png").unlink()
+        (folder / "a.png").symlink_to(tmp_path / "outside.png")
+        with pytest.raises(DataError, match="a.png: lies outside the image folder"):
+            CocoDataset(annotation_file, folder)
+
+    def test_a_folder_out_of_the_folder_is_refused(self, write_set, content, tmp_path):
+        annotation_file, folder = write_set(content)
+        (folder / "deep").rename(tmp_path / "elsewhere")
+        (folder / "deep").symlink_to(tmp_path / "elsewhere")
+        with pytest.raises(DataError, match="b.png: lies outside the image folder"):
+            CocoDataset(annotation_file, folder)[2]
+
+    def test_links_to_and_within_the_folder_are_followed(self, write_set, content, tmp_path):
+        annotation_file, folder = write_set(content)
+        (folder / "a.png").rename(folder / "deep" / "real.png")
+        (folder / "a.png").symlink_to(folder / "deep" / "real.png")
+        (tmp_path / "linked").symlink_to(folder, target_is_directory=True)
+        assert len([*CocoDataset(annotation_file, tmp_path / "linked")]) == 3
+
     def test_sixteen_bits_are_not_cut_off_in_silence(self, write_set, content):
         dataset = CocoDataset(*write_set(content))
         Image.fromarray(np.full((30, 40), 30000, dtype=np.uint16)).save(dataset.image_folder / "a.png")

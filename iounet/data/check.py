@@ -1,0 +1,317 @@
+"""A detection data set in COCO form, looked through before training.
+
+    python -m iounet.data.check ANNOTATIONS [IMAGES]
+
+prints how many images and objects there are, of which classes and sizes, and what is wrong: *faults*, which training
+refuses or would learn nonsense from, and *notes*, harmless but good to know. With the image folder every image is
+decoded. The rules stand in `annotations` and `images`, where training reads by them; ``--fix`` is `repair`.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import ExifTags, Image
+from tqdm import tqdm
+
+from .annotations import NO_SIZE, Finding, Scan, id_in, load_json, scan_annotations
+from .errors import DataError
+from .images import check_image_size, image_path, open_image
+from .repair import repair
+
+# Of the square root of an object's area, pixels; in half octaves, so that 32 and 96, COCO's bounds, are among them.
+_SIZE_EDGES = (0, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+_SMALL, _LARGE = 32, 96
+
+# How many findings of a rule, and how many classes, the screen shows before "and N more"; the longest bar's length.
+_NUM_LISTED = 5
+_NUM_CLASSES = 100
+_BAR = 40
+
+_STDOUT = Path("-")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What is in a data set.
+
+    Attributes:
+        annotation_file: the file checked.
+        image_folder: where its images were opened; None if only the annotations were checked.
+        num_images: entries of ``images``.
+        num_annotations: entries of ``annotations``.
+        num_objects: the usable ones that training learns from.
+        num_crowds: the usable ones that stand for a group of objects (``iscrowd``).
+        classes: ``{"id", "name", "objects"}`` of each category, sorted by id.
+        sizes: ``{"from", "below", "objects"}``, bins of the square root of the objects' area in pixels, ``below``
+            None in the last.
+        coco_sizes: objects that are ``"small"`` (area < 32²), ``"large"`` (area >= 96²), and ``"medium"``.
+        faults: what training refuses, or would learn nonsense from.
+        notes: what is harmless.
+        image_sizes: (width, height) in pixels of each image file that can be used, by its place in ``images``.
+    """
+
+    annotation_file: str
+    image_folder: str | None
+    num_images: int
+    num_annotations: int
+    num_objects: int
+    num_crowds: int
+    classes: list[dict[str, Any]]
+    sizes: list[dict[str, Any]]
+    coco_sizes: dict[str, int]
+    faults: list[Finding]
+    notes: list[Finding]
+    image_sizes: dict[int, tuple[int, int]]
+
+
+def check_dataset(
+    content: dict[str, Any], annotation_file: str | Path, image_folder: str | Path | None = None
+) -> Report:
+    """Checks the ``content`` of an annotation file (`load_json`) and, where their folder is given, its images."""
+    scan = scan_annotations(content)
+    faults, notes = list(scan.faults), list(_notes(content, scan))
+    image_sizes = {}
+    if image_folder is not None:
+        refused = {fault.position for fault in faults if fault.section == "images" and fault.rule not in NO_SIZE}
+        entries = [(position, entry) for position, entry in enumerate(content["images"]) if position not in refused]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # threads will do: PIL decodes without Python's lock
+            examined = pool.map(lambda entry: _examine_image(*entry, image_folder, annotation_file), entries)
+            progress = tqdm(examined, total=len(entries), desc="check", unit="image", leave=False)
+            for (position, _), (size, image_faults, image_notes) in zip(entries, progress, strict=True):
+                faults += image_faults
+                notes += image_notes
+                if size is not None:
+                    image_sizes[position] = size
+
+    usable, is_object = scan.usable, ~scan.usable.crowd
+    per_class = np.bincount(usable.labels[is_object], minlength=len(usable.categories) + 1)[1:].tolist()
+    sides = np.sqrt(np.maximum(usable.areas[is_object], 0))
+    per_size = np.histogram(sides, [*_SIZE_EDGES, np.inf])[0].tolist()
+    small, large = int((sides < _SMALL).sum()), int((sides >= _LARGE).sum())
+    return Report(
+        annotation_file=str(annotation_file),
+        image_folder=None if image_folder is None else str(image_folder),
+        num_images=len(content["images"]),
+        num_annotations=len(content["annotations"]),
+        num_objects=len(sides),
+        num_crowds=int(usable.crowd.sum()),
+        classes=[{**category, "objects": n} for category, n in zip(usable.categories, per_class, strict=True)],
+        sizes=[
+            {"from": low, "below": high, "objects": n}
+            for low, high, n in zip(_SIZE_EDGES, [*_SIZE_EDGES[1:], None], per_size, strict=True)
+        ],
+        coco_sizes={"small": small, "medium": len(sides) - small - large, "large": large},
+        faults=faults,
+        notes=notes,
+        image_sizes=image_sizes,
+    )
+
+
+def _notes(content: dict[str, Any], scan: Scan) -> Iterator[Finding]:
+    usable = scan.usable
+    for position, item in enumerate(content["annotations"]):
+        if id_in(item) == 0:
+            text = "annotation 0: pycocotools would never count it as found; this project's evaluation numbers anew"
+            yield Finding("annotation id 0", "annotations", position, 0, text)
+    for position in np.sort(scan.positions[scan.overhanging]).tolist():
+        item = content["annotations"][position]
+        text = f"annotation {item['id']} of image {item['image_id']}: bbox {item['bbox']} is clipped when read"
+        yield Finding("box overhangs its image", "annotations", position, item["id"], text)
+    place_of = {id_in(item): place for place, item in enumerate(content["images"])}
+    num_objects = np.diff(np.concatenate([[0], np.cumsum(~usable.crowd)])[usable.first])
+    for index in np.flatnonzero(num_objects == 0):
+        image = usable.images[index]
+        text = f"image {image['id']} ({image['file_name']}): is trained on as pure background"
+        yield Finding("image without objects", "images", place_of[image["id"]], image["id"], text)
+
+
+def _examine_image(
+    position: int, entry: dict[str, Any], folder: str | Path, annotation_file: str | Path
+) -> tuple[tuple[int, int] | None, list[Finding], list[Finding]]:
+    """(width, height) of an image file, None if it cannot be used; its faults, its notes."""
+
+    def finding(rule: str, text: str) -> Finding:
+        return Finding(rule, "images", position, entry["id"], f"image {entry['id']}: {text}")
+
+    try:
+        path = image_path(folder, entry["file_name"])
+        with open_image(path) as file:
+            width, height = file.convert("RGB").size  # as training reads it
+            mode, orientation = file.mode, _exif_orientation(file)
+    except DataError as error:
+        return None, [finding(error.rule, str(error))], []
+
+    faults, notes = [], []
+    annotated = entry.get("width"), entry.get("height")
+    if mode == "CMYK":
+        notes.append(finding("CMYK image", f"{path}: is converted to RGB when read, without its colour profile"))
+    if orientation != 1:
+        # From 5 on, the orientations exchange width and height.
+        rotated = (height, width) if orientation >= 5 else (width, height)
+        exif = f"{path}: training reads the picture as stored, without its rotation (orientation {orientation})"
+        if annotated == rotated != (width, height):
+            text = (
+                f"{exif}, but the annotated size, {annotated[0]} wide and {annotated[1]} high, is that of the rotated "
+                "picture, so its boxes do not fit; save the picture rotated (PIL.ImageOps.exif_transpose)"
+            )
+            return None, [finding("annotated as rotated by EXIF", text)], []
+        fits = "fits both" if annotated == rotated else "fits it" if annotated == (width, height) else "fits neither"
+        notes.append(finding("rotated by EXIF", f"{exif}; the annotated size {fits}: look whether the boxes do"))
+    # Where either is missing, or no number of pixels, the entry itself is at fault already.
+    if all(isinstance(side, int) and side > 0 for side in annotated):
+        try:
+            check_image_size(path, width, height, entry, annotation_file)
+        except DataError as error:
+            faults.append(finding(error.rule, str(error)))
+    return (width, height), faults, notes
+
+
+def _exif_orientation(image: Image.Image) -> int:
+    """1 to 8, as EXIF numbers them; 1, upright, where the tag is missing or damaged."""
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # damaged EXIF fails in many ways (SyntaxError, struct.error), while the pixels are fine
+        return 1
+    return orientation if orientation in range(1, 9) else 1
+
+
+def _lines(report: Report) -> Iterator[str]:
+    """The report as the screen shows it."""
+    yield report.annotation_file
+    yield f"images in {report.image_folder}" if report.image_folder else "images not opened: give their folder too"
+    unusable = report.num_annotations - report.num_objects - report.num_crowds
+    yield f"\n{report.num_images:,} images, {report.num_objects:,} objects, {report.num_crowds:,} crowds" + (
+        f", {unusable:,} annotations that cannot be used" if unusable else ""
+    )
+
+    yield "\nobjects by class (id and name)"
+    yield from _chart([(f"{c['id']:>4}  {c['name']}", c["objects"]) for c in report.classes[:_NUM_CLASSES]])
+    if len(report.classes) > _NUM_CLASSES:
+        yield f"  and {len(report.classes) - _NUM_CLASSES:,} more classes"
+
+    yield "\nobjects by size (square root of the area, pixels)"
+    sizes = [(f"{s['from']:>4} - {s['below'] or '':<3}", s["objects"]) for s in report.sizes]
+    filled = [row for row, (_, objects) in enumerate(sizes) if objects]
+    yield from _chart(sizes[filled[0] : filled[-1] + 1] if filled else [])
+    small, medium, large = (report.coco_sizes[name] for name in ("small", "medium", "large"))
+    yield f"  COCO: {small:,} small (below {_SMALL}), {medium:,} medium, {large:,} large (from {_LARGE})"
+
+    yield f"\nfaults, which training refuses or would learn nonsense from: {_number(report.faults)}"
+    yield from _listing(report.faults)
+    yield f"\nnotes, harmless but good to know: {_number(report.notes)}"
+    yield from _listing(report.notes)
+
+
+def _number(findings: list[Finding]) -> str:
+    return f"{len(findings):,}" if findings else "none"
+
+
+def _chart(rows: list[tuple[str, int]]) -> Iterator[str]:
+    width = max((len(label) for label, _ in rows), default=0)
+    most = max((number for _, number in rows), default=0)
+    for label, number in rows:
+        # At least an eighth of a block, to tell few from none.
+        bar = "█" * round(_BAR * number / most) or "▏" if number else ""
+        yield f"  {label:<{width}} {number:>9,}  {bar}".rstrip()
+
+
+def _listing(findings: Iterable[Finding]) -> Iterator[str]:
+    """Findings rule by rule, long lists cut short."""
+    by_rule: dict[str, list[Finding]] = {}
+    for finding in findings:
+        by_rule.setdefault(finding.rule, []).append(finding)
+    for rule, found in by_rule.items():
+        yield f"\n  {rule}: {len(found):,}"
+        yield from (f"    {finding.text}" for finding in found[:_NUM_LISTED])
+        if len(found) > _NUM_LISTED:
+            yield f"    and {len(found) - _NUM_LISTED:,} more (--json has all)"
+
+
+def _as_json(report: Report, changes: list[Finding] | None) -> str:
+    content = {key: value for key, value in asdict(report).items() if key != "image_sizes"}
+    if changes is not None:
+        content["changes"] = [asdict(change) for change in changes]
+    return json.dumps(content, indent=1)
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m iounet.data.check",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Says what is in a detection data set in COCO form, and what is wrong with it.",
+        epilog="example:\n"
+        "  python -m iounet.data.check data/mine/train.json photos/ --fix data/mine/train_fixed.json\n\n"
+        "exit code: 0 no faults; 1 faults (also if --fix repaired them, in its copy); 2 nothing could be checked, or\n"
+        "an output not be written",
+    )
+    parser.add_argument("annotations", type=Path, metavar="ANNOTATIONS", help="annotation file, COCO-form JSON")
+    parser.add_argument(
+        "images", type=Path, nargs="?", metavar="IMAGES", help="folder of its images; all are opened, if given"
+    )
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write the report, uncut, as JSON; - prints it instead"
+    )
+    parser.add_argument(
+        "--fix",
+        type=Path,
+        metavar="OUTPUT",
+        help="write a copy of ANNOTATIONS without the faults: unusable images and boxes are left out, doubled "
+        "annotation ids renumbered and, with IMAGES, wrong widths and heights corrected; says what it changed",
+    )
+    args = parser.parse_args(arguments)
+    # All of this before the images are opened, which may take an hour.
+    if args.images is not None and not args.images.is_dir():
+        parser.error(f"{args.images}: no such image folder; check the path")
+    outputs = [path for path in (args.fix, args.json) if path not in (None, _STDOUT)]
+    for path in outputs:
+        if not path.parent.is_dir() or path.is_dir():
+            parser.error(f"{path}: cannot be written there; give a file name in a folder that exists")
+        if path.exists() and args.annotations.exists() and path.samefile(args.annotations):
+            parser.error(f"{path}: is the annotation file itself, which is never written over; give another name")
+    if len({path.resolve() for path in outputs}) < len(outputs):
+        parser.error(f"{args.fix}: cannot be both the copy and the report; give two names")
+    return args
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    args = _parse(arguments)
+    changes, refusal = None, None
+    try:
+        content = load_json(args.annotations)
+        report = check_dataset(content, args.annotations, args.images)
+        if args.fix is not None:
+            try:
+                repaired, changes = repair(content, report.faults, report.image_sizes)
+                args.fix.write_text(json.dumps(repaired))
+            except DataError as error:
+                refusal = f"{args.fix}: not written, since this takes a decision: {error}"
+        if args.json not in (None, _STDOUT):
+            args.json.write_text(_as_json(report, changes))
+    except (DataError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    # File names may hold characters that the terminal has not.
+    sys.stdout.reconfigure(errors="backslashreplace")
+    if args.json == _STDOUT:
+        print(_as_json(report, changes))
+    else:
+        print("\n".join(_lines(report)))
+        if changes is not None:
+            print(f"\nwithout the faults: {args.fix}; changes: {_number(changes)}")
+            print("\n".join(_listing(changes)))
+    if refusal is not None:
+        print(f"\n{refusal}", file=sys.stderr)
+    return 1 if report.faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

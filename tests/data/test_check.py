@@ -1,0 +1,418 @@
+"""Every rule of the check, on small data sets that break it; and the repaired copy, which must break none."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from iounet.data import CocoDataset
+from iounet.data.annotations import read_annotations
+from iounet.data.check import main
+
+ORIENTATION = 0x0112
+
+
+@pytest.fixture
+def clean(content):
+    """The hand-written set without what is worth a note: annotation 0, an overhanging box, an image without objects."""
+    content["annotations"][1]["id"] = 10
+    content["annotations"][2]["bbox"] = [30, 2, 10, 12]
+    content["annotations"].append({"id": 11, "image_id": 3, "category_id": 17, "bbox": [1, 1, 5, 5]})
+    return content
+
+
+@pytest.fixture
+def check(tmp_path, capsys):
+    """Runs the command with --json; returns its exit code, the report, and what it printed as text."""
+
+    def run(annotation_file, *arguments):
+        report_file = tmp_path / "report.json"
+        code = main([str(annotation_file), *map(str, arguments), "--json", str(report_file)])
+        return code, json.loads(report_file.read_text()), capsys.readouterr().out
+
+    return run
+
+
+def said(findings):
+    return [(finding["rule"], finding["id"]) for finding in findings]
+
+
+def test_a_clean_set_has_no_faults_and_no_notes(write_set, clean, check):
+    code, report, text = check(*write_set(clean))
+    assert code == 0
+    assert report["faults"] == report["notes"] == []
+    assert "learn nonsense from: none" in text
+    assert "3 images, 4 objects, 1 crowds\n" in text
+
+
+def test_numbers(write_set, clean, check):
+    # Areas 30.5 and 25 (sides 5.5 and 5), 200 (14.1) and 240 (15.5); the crowd counts nowhere.
+    code, report, text = check(write_set(clean)[0])
+    assert [(c["id"], c["name"], c["objects"]) for c in report["classes"]] == [
+        (0, "cat", 1),
+        (17, "dog", 2),
+        (90, "kite", 1),
+    ]
+    assert [(s["from"], s["below"]) for s in report["sizes"] if s["objects"]] == [(0, 8), (12, 16)]
+    assert [s["objects"] for s in report["sizes"] if s["objects"]] == [2, 2]
+    assert report["coco_sizes"] == {"small": 4, "medium": 0, "large": 0}
+    assert "images not opened" in text
+
+
+def test_sizes_as_coco_counts_them(tmp_path, check):
+    sides = [31.9, 32, 95.9, 96, 600]
+    content = {
+        "images": [{"id": 1, "file_name": "a.png", "width": 1000, "height": 1000}],
+        "annotations": [
+            {"id": number, "image_id": 1, "category_id": 1, "bbox": [0, 0, side, side]}
+            for number, side in enumerate(sides, start=1)
+        ],
+        "categories": [{"id": 1, "name": "cell"}],
+    }
+    (tmp_path / "set.json").write_text(json.dumps(content))
+    _, report, text = check(tmp_path / "set.json")
+    assert report["coco_sizes"] == {"small": 1, "medium": 2, "large": 2}
+    assert [s["from"] for s in report["sizes"] if s["objects"]] == [24, 32, 64, 96, 512]
+    assert "COCO: 1 small (below 32), 2 medium, 2 large (from 96)" in text
+
+
+def test_what_is_harmless_is_a_note(write_set, content, check):
+    code, report, text = check(*write_set(content))
+    assert code == 0
+    assert report["faults"] == []
+    assert said(report["notes"]) == [
+        ("annotation id 0", 0),
+        ("box overhangs its image", 9),
+        ("image without objects", 3),
+    ]
+    assert "image 3 (empty.png): is trained on as pure background" in text
+
+
+BAD_BOXES = [
+    ([1, 2, 0, 5], "box has no area"),
+    ([1, 2, 3, -5], "box has no area"),
+    ([16, 0, 5, 5], "box lies outside its image"),
+    ([1, 2, math.nan, 5], "box is not finite"),
+    ([1, 2, 3, math.inf], "box is not finite"),
+    ([1, 2, 10**400, 5], "box is not finite"),
+    ([1, 2, 3], "box is not four numbers"),
+    ([1, 2, 3, "4"], "box is not four numbers"),
+    (None, "box is not four numbers"),
+]
+# What is done to the clean set, the rule that it breaks, and the id that is named.
+BAD_ENTRIES = [
+    (lambda c: c["annotations"][1].update(id=5), "duplicate annotation id", 5),
+    (lambda c: c["annotations"][1].pop("id"), "no usable id", None),
+    (lambda c: c["annotations"].append("box"), "no usable id", None),
+    (lambda c: c["annotations"][0].update(image_id=8), "unknown image", 5),
+    (lambda c: c["annotations"][0].update(image_id=[0]), "no usable image_id", 5),
+    (lambda c: c["annotations"][0].update(category_id=1), "unknown category", 5),
+    (lambda c: c["images"][0].update(file_name="../a.png"), "leaves the image folder", 7),
+    (lambda c: c["images"][0].update(file_name="/a.png"), "leaves the image folder", 7),
+    (lambda c: c["images"][0].pop("file_name"), "no usable file_name", 7),
+    (lambda c: c["images"].append(c["images"][0]), "duplicate image id", 7),
+    (lambda c: c["categories"].append(c["categories"][0]), "duplicate category id", 90),
+]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "rule", "id_"),
+    [(lambda c, bbox=bbox: c["annotations"][0].update(bbox=bbox), rule, 5) for bbox, rule in BAD_BOXES] + BAD_ENTRIES,
+)
+def test_faults_of_the_annotations(write_set, clean, check, tmp_path, spoil, rule, id_):
+    spoil(clean)
+    annotation_file, _ = write_set(clean)
+    fixed = tmp_path / "fixed.json"
+    code, report, text = check(annotation_file, "--fix", fixed)
+    assert code == 1
+    assert said(report["faults"]) == [(rule, id_)]
+    assert f"\n  {rule}: 1\n    {report['faults'][0]['text']}\n" in text
+    assert len(report["changes"]) == 1
+    assert report["changes"][0]["text"] in text
+    code, report, _ = check(fixed)
+    assert (code, report["faults"]) == (0, [])
+    read_annotations(fixed)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda c: c["images"][1].update(id=7), "image 7 (empty.png) has the id of a.png"),
+        (lambda c: c["categories"][1].update(id=90), "category 90 (cat) has the id of kite"),
+        (lambda c: c["categories"][1].pop("name"), "category 0 needs 'name'"),
+        (lambda c: c["images"][1].update(width=0), "image 3 (empty.png) has width 0"),
+        (lambda c: [image.update(file_name="/a") for image in c["images"]], "no image would be left"),
+    ],
+)
+def test_what_takes_a_decision_is_not_repaired(write_set, clean, tmp_path, capsys, spoil, reason):
+    spoil(clean)
+    assert main([str(write_set(clean)[0]), "--fix", str(tmp_path / "fixed.json")]) == 1
+    error = capsys.readouterr().err
+    assert "fixed.json: not written, since this takes a decision: " in error
+    assert reason in error
+    assert not (tmp_path / "fixed.json").exists()
+
+
+def test_several_faults_of_one_annotation_come_up_in_turn(write_set, clean, check, tmp_path):
+    # Without an id it is not looked at further; once numbered, it turns out to have no area.
+    del clean["annotations"][0]["id"]
+    clean["annotations"][0]["bbox"] = [1, 1, 0, 0]
+    _, report, _ = check(write_set(clean)[0], "--fix", tmp_path / "fixed.json")
+    assert [change["rule"] for change in report["changes"]] == ["annotation renumbered", "annotation removed"]
+    assert [a["id"] for a in json.loads((tmp_path / "fixed.json").read_text())["annotations"]] == [10, 9, 6, 11]
+
+
+def test_a_doubled_id_of_an_unusable_annotation_is_not_renumbered(write_set, clean, check, tmp_path):
+    clean["annotations"][1].update(id=5, bbox=[1, 1, 0, 0])
+    _, report, _ = check(write_set(clean)[0], "--fix", tmp_path / "fixed.json")
+    assert said(report["faults"]) == [("duplicate annotation id", 5), ("box has no area", 5)]
+    assert said(report["changes"]) == [("annotation removed", 5)]
+
+
+def test_an_entry_at_fault_is_not_held_against_its_annotations(write_set, clean, check):
+    clean["images"][0]["width"] = 0
+    _, report, text = check(write_set(clean)[0])
+    assert said(report["faults"]) == [("no usable width", 7)]
+    assert "3 images, 2 objects, 0 crowds, 3 annotations that cannot be used" in text
+
+
+def test_the_copy_differs_by_the_repairs_alone(write_set, clean, check, tmp_path):
+    clean = {"info": {"year": 2018}, **clean, "licenses": [{"id": 1, "name": "é"}]}
+    clean["images"][0]["coco_url"] = "http://x"
+    clean["annotations"][0]["segmentation"] = [[1.5, 2.25, 3, 4]]
+    clean["annotations"][1].update(id=5, note="kept")
+    clean["annotations"][2]["bbox"] = [30.5, -2, 20, 12]  # overhangs, which is for training to clip
+    clean["annotations"][4]["bbox"] = [1, 1, 0, 5]
+    expected = json.loads(json.dumps(clean))
+    expected["annotations"][1]["id"] = 12
+    del expected["annotations"][4]
+    annotation_file, _ = write_set(clean)
+    before = annotation_file.read_bytes()
+    _, report, text = check(annotation_file, "--fix", tmp_path / "fixed.json")
+    repaired = json.loads((tmp_path / "fixed.json").read_text())
+    assert json.dumps(repaired) == json.dumps(expected)
+    assert annotation_file.read_bytes() == before
+    assert said(report["changes"]) == [("annotation removed", 11), ("annotation renumbered", 5)]
+    assert "has the id of an earlier annotation; give each its own (now 12)" in text
+
+
+def save(path, size, **options):
+    """A picture of noise, which compresses badly: cut short, it lacks pixels."""
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(pixels).convert(options.pop("mode", "RGB")).save(path, **options)
+
+
+def exif(orientation):
+    tags = Image.Exif()
+    tags[ORIENTATION] = orientation
+    return tags
+
+
+def spoil_missing(path):
+    path.unlink()
+
+
+def spoil_text(path):
+    path.write_text("not a picture")
+
+
+def spoil_truncated(path):
+    save(path, (40, 30), format="JPEG")
+    path.write_bytes(path.read_bytes()[:-600])
+
+
+def spoil_16_bits(path):
+    Image.fromarray(np.full((30, 40), 30000, dtype=np.uint16)).save(path, format="PNG")
+
+
+def spoil_link(path):
+    target = path.parent.parent / "outside.png"
+    save(target, (40, 30))
+    path.unlink()
+    path.symlink_to(target)
+
+
+def spoil_rotated(path):
+    # As a camera held upright stores it: 30 wide and 40 high in the file, shown 40 wide and 30 high.
+    save(path, (30, 40), format="JPEG", exif=exif(6))
+
+
+BAD_FILES = [
+    (spoil_missing, "missing image", "no such image; restore it"),
+    (spoil_text, "unreadable image", "cannot be read as an image"),
+    (spoil_truncated, "unreadable image", "truncated: copy or download it again"),
+    (spoil_16_bits, "more than 8 bits per channel", "PIL mode I;16"),
+    (spoil_link, "leaves the image folder", "outside.png, where a link leads"),
+    (spoil_rotated, "annotated as rotated by EXIF", "40 wide and 30 high, is that of the rotated picture"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "rule", "words"), BAD_FILES)
+def test_faults_of_the_images(write_set, clean, check, tmp_path, spoil, rule, words):
+    annotation_file, folder = write_set(clean)
+    spoil(folder / "a.png")
+    fixed = tmp_path / "fixed.json"
+    code, report, text = check(annotation_file, folder, "--fix", fixed)
+    assert code == 1
+    assert said(report["faults"]) == [(rule, 7)]
+    assert words in report["faults"][0]["text"]
+    assert report["faults"][0]["text"] in text
+    # Image 7 has three annotations: 10, 9 and the crowd 6.
+    assert "(left out with its 3 annotations)" in text
+    code, report, _ = check(fixed, folder)
+    assert (code, report["faults"]) == (0, [])
+    assert [a["id"] for a in json.loads(fixed.read_text())["annotations"]] == [5, 11]
+    assert [target["image_id"] for _, target in CocoDataset(fixed, folder)] == [3, 0]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "rule"),
+    [
+        ({"width": 30, "height": 40}, "wrong width or height"),
+        ({"width": 0}, "no usable width"),
+        ({"height": None}, "no usable height"),
+    ],
+)
+def test_a_wrong_size_is_corrected_from_the_file(write_set, clean, check, tmp_path, wrong, rule):
+    right = json.loads(json.dumps(clean))
+    clean["images"][0].update(wrong)
+    annotation_file, folder = write_set(clean)
+    _, report, text = check(annotation_file, folder, "--fix", tmp_path / "fixed.json")
+    assert (rule, 7) in said(report["faults"])
+    assert "40 x 30 as in the file; its 3 boxes are as they were: see that they fit" in text
+    assert json.loads((tmp_path / "fixed.json").read_text()) == right
+    assert check(tmp_path / "fixed.json", folder)[0] == 0
+
+
+def test_boxes_are_judged_by_the_corrected_size(write_set, clean, check, tmp_path):
+    clean["images"][0].update(width=400)
+    clean["annotations"][1]["bbox"] = [100, 0, 20, 20]
+    annotation_file, folder = write_set(clean)
+    _, report, _ = check(annotation_file, folder, "--fix", tmp_path / "fixed.json")
+    assert said(report["faults"]) == [("wrong width or height", 7)]
+    assert said(report["changes"]) == [("width and height corrected", 7), ("annotation removed", 10)]
+    assert check(tmp_path / "fixed.json", folder)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("orientation", "size", "words"),
+    [(6, (40, 30), "the annotated size fits it"), (3, (40, 30), "the annotated size fits both")],
+)
+def test_a_rotation_that_the_size_does_not_need_is_a_note(write_set, clean, check, orientation, size, words):
+    annotation_file, folder = write_set(clean)
+    save(folder / "a.png", size, format="JPEG", exif=exif(orientation))
+    code, report, text = check(annotation_file, folder)
+    assert code == 0
+    assert said(report["notes"]) == [("rotated by EXIF", 7)]
+    assert f"without its rotation (orientation {orientation})" in text
+    assert words in text
+    # The note's claim: the first row of the file is the first row that training sees.
+    with Image.open(folder / "a.png") as file:
+        stored = np.asarray(file.convert("RGB"))
+    assert np.array_equal(CocoDataset(annotation_file, folder)[0][0].permute(1, 2, 0).mul(255).round(), stored)
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+@pytest.mark.parametrize("tags", [exif(1), exif(0), exif(99), b"Exif\0\0damaged", b"Exif\0\0II*\0\x08\0\0\0\xff\xff"])
+def test_upright_and_damaged_exif_say_nothing(write_set, clean, check, tags):
+    annotation_file, folder = write_set(clean)
+    save(folder / "a.png", (40, 30), format="JPEG", exif=tags)
+    code, report, _ = check(annotation_file, folder)
+    assert (code, report["notes"]) == (0, [])
+
+
+def test_cmyk_is_a_note(write_set, clean, check):
+    annotation_file, folder = write_set(clean)
+    save(folder / "a.png", (40, 30), mode="CMYK", format="JPEG")
+    code, report, text = check(annotation_file, folder)
+    assert (code, said(report["notes"])) == (0, [("CMYK image", 7)])
+    assert "is converted to RGB when read" in text
+
+
+def test_links_that_stay_inside_are_fine(write_set, clean, check, tmp_path):
+    annotation_file, folder = write_set(clean)
+    (folder / "a.png").rename(folder / "deep" / "real.png")
+    (folder / "a.png").symlink_to("deep/real.png")
+    linked = tmp_path / "linked"
+    linked.symlink_to(folder, target_is_directory=True)
+    assert check(annotation_file, linked)[0] == 0
+
+
+@pytest.mark.parametrize("name", ["a\0.png", "\ud800.png"])
+def test_names_that_no_file_can_have(write_set, clean, check, name):
+    annotation_file, folder = write_set(clean | {"images": [{**clean["images"][0], "file_name": name}]})
+    code, report, _ = check(annotation_file, folder)
+    assert code == 1
+    assert ("missing image", 7) in said(report["faults"])
+
+
+def test_long_lists_are_cut_on_the_screen_alone(write_set, clean, check):
+    clean["annotations"] += [
+        {"id": id_, "image_id": 7, "category_id": 0, "bbox": [0, 0, 0, 0]} for id_ in range(100, 142)
+    ]
+    _, report, text = check(write_set(clean)[0])
+    assert [fault["id"] for fault in report["faults"]] == list(range(100, 142))
+    assert "  box has no area: 42\n" in text
+    assert "annotation 104 " in text
+    assert "annotation 105 " not in text
+    assert "and 37 more" in text
+
+
+def test_json_instead_of_text(write_set, clean, capsys):
+    clean["annotations"][0]["bbox"] = [1, 1, 0, 0]
+    assert main([str(write_set(clean)[0]), "--json", "-"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert said(report["faults"]) == [("box has no area", 5)]
+    assert "changes" not in report
+
+
+class TestUsage:
+    def refused(self, capsys, *arguments):
+        try:
+            code = main([*map(str, arguments)])
+        except SystemExit as exit_:
+            code = exit_.code
+        assert code == 2
+        return capsys.readouterr().err
+
+    def test_missing_annotation_file(self, tmp_path, capsys):
+        assert "no.json: no such annotation file" in self.refused(capsys, tmp_path / "no.json")
+
+    def test_not_json(self, tmp_path, capsys):
+        (tmp_path / "set.json").write_text("[" * 100_000)
+        assert "set.json: is not JSON" in self.refused(capsys, tmp_path / "set.json")
+
+    def test_missing_folder(self, write_set, clean, capsys):
+        assert "nowhere: no such image folder" in self.refused(capsys, write_set(clean)[0], "nowhere")
+
+    @pytest.mark.parametrize("option", ["--fix", "--json"])
+    @pytest.mark.parametrize("link", [None, os.symlink, os.link])
+    def test_the_annotation_file_is_never_written_over(self, write_set, clean, tmp_path, capsys, option, link):
+        annotation_file, _ = write_set(clean)
+        before = annotation_file.read_bytes()
+        output = annotation_file.parent / "." / annotation_file.name
+        if link is not None:
+            output = tmp_path / "other.json"
+            link(annotation_file, output)
+        assert "is the annotation file itself" in self.refused(capsys, annotation_file, option, output)
+        assert annotation_file.read_bytes() == before
+
+    def test_outputs_that_cannot_be_written(self, write_set, clean, tmp_path, capsys):
+        file = write_set(clean)[0]
+        assert "give a file name in a folder that exists" in self.refused(capsys, file, "--fix", tmp_path / "no/a.json")
+        same = tmp_path / "same.json"
+        assert "give two names" in self.refused(capsys, file, "--fix", same, "--json", same)
+
+
+def test_as_a_command(write_set, clean):
+    clean["images"][0]["file_name"] = "\ud800.png"  # no terminal can show it
+    command = [sys.executable, "-m", "iounet.data.check", str(write_set(clean)[0])]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "3 images, 4 objects" in done.stdout
