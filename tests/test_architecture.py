@@ -16,13 +16,15 @@ MAY_IMPORT = {
     "detections": set(),
     "data": set(),
     "visualization": set(),
+    "html_report": set(),
     "config": set(),
     "postprocess": {"boxes", "detections"},
     "modeling": {"boxes", "detections", "postprocess"},
     "training": {"boxes", "detections", "postprocess", "modeling"},
-    "evaluation": {"boxes", "detections", "postprocess", "modeling", "visualization"},
+    "evaluation": {"boxes", "detections", "postprocess", "modeling", "visualization", "html_report"},
     "build": {"config", "data", "modeling", "training"},
-    "refiner": {"boxes", "detections", "modeling", "training", "config", "build"},
+    "refiner": {"boxes", "detections", "modeling", "postprocess", "training", "config", "build"},
+    "refine_files": {"data", "detections", "evaluation", "refiner"},
     "__init__": {"build", "config", "detections", "refiner"},
 }
 MAY_IMPORT_PRROI_POOL = {"modeling", "build"}
