@@ -246,6 +246,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m iounet.data.voc",
         description="Converts a Pascal VOC data set to COCO form, one JSON file per split.",
+        epilog="example: python -m iounet.data.voc VOCdevkit/VOC2007 --output data/voc2007",
     )
     parser.add_argument("root", type=Path, help="the folder that holds ImageSets, Annotations and JPEGImages")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where the JSON files go")

@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools.coco import COCO
 
 from iounet.data import CocoDataset, DataError
 from iounet.data.scene import render_scene, visible_boxes
@@ -78,6 +79,14 @@ def test_areas_are_visible_pixels(made):
     annotations = json.loads((made / "annotations" / "test.json").read_text())["annotations"]
     scene = render_scene(np.random.default_rng([5, 2, 1]), (64, 96))
     assert [a["area"] for a in annotations] == [(scene.instances == a["id"]).sum() for a in annotations]
+
+
+def test_segmentations_are_the_visible_pixels(made):
+    path = made / "annotations" / "test.json"
+    coco = COCO(str(path))
+    scene = render_scene(np.random.default_rng([5, 2, 1]), (64, 96))
+    for annotation in coco.loadAnns(coco.getAnnIds(imgIds=[1])):
+        assert np.array_equal(coco.annToMask(annotation), scene.instances == annotation["id"])
 
 
 def test_a_set_with_the_same_parameters_is_used_again(made):
