@@ -44,7 +44,7 @@ def resnet18_fpn_of_one_stage_detectors() -> nn.Module:
 FEWER_PROPOSALS = {
     "rpn_post_nms_top_n_train": 200,
     "rpn_post_nms_top_n_test": 200,
-    "box_batch_size_per_image": 64,
+    "box_batch_size_per_image": 32,
 }
 DETECTORS: dict[str, Callable[..., nn.Module]] = {
     "fasterrcnn": lambda **options: FasterRCNN(resnet18_fpn(), **FEWER_PROPOSALS, **options),
@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("detector", choices=DETECTORS)
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="a set of iounet.data.synthetic")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="for detections.json")
-    parser.add_argument("--iterations", type=int, default=600, metavar="N", help="of 8 images each (default: 600)")
+    parser.add_argument("--iterations", type=int, default=600, metavar="N", help="of 4 images each (default: 600)")
     parser.add_argument("--seed", type=int, default=0, help="of weights and order (default: 0)")
     args = parser.parse_args()
     torch.manual_seed(args.seed)
@@ -83,7 +83,7 @@ def images_and_targets(folder: Path, split: str) -> CocoDetection:
 
 def train(detector: nn.Module, dataset: CocoDetection, iterations: int) -> None:
     # Images of a batch may differ in size: lists instead of one tensor.
-    loader = DataLoader(dataset, batch_size=8, shuffle=True, drop_last=True, collate_fn=list)
+    loader = DataLoader(dataset, batch_size=4, shuffle=True, drop_last=True, collate_fn=list)
     optimizer = torch.optim.AdamW(detector.parameters(), lr=1e-3, weight_decay=0.05, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=1e-3, total_steps=iterations, pct_start=0.05, anneal_strategy="linear"

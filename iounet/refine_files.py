@@ -9,6 +9,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ from .data.journal import Journal
 from .data.read_ahead import read_ahead
 from .data.results import match_categories, match_images, read_results
 from .detections import Detections
-from .evaluation import CocoEvaluator
+from .evaluation import CocoEvaluator, Example
 from .refiner import IoURefiner
 
 Record = dict[str, Any]
@@ -223,23 +224,50 @@ def rescored(results: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         yield result | {"score": result["score"] * max(result.get("predicted_iou", 1.0), 0.0)}
 
 
-def ground_truth_of(annotation_file: str | Path, files: Iterable[Path]) -> CocoEvaluator | None:
-    """Scores detections in the images given against the objects of an annotation file; None if it has no objects.
+class GroundTruth:
+    """The objects of an annotation file in the images at hand.
+
+    Attributes:
+        evaluate: scores COCO results against them.
+        class_names: label l is ``class_names[l - 1]``; labels count the file's categories by rising id.
 
     Raises:
         DataError: the objects cannot be used.
     """
-    content = json.loads(Path(annotation_file).read_bytes())
-    if not content.get("annotations"):
-        return None
-    names = {path.name for path in files}
-    images = [image for image in content["images"] if Path(image["file_name"]).name in names]
-    image_ids = {image["id"] for image in images}
-    objects = [entry for entry in content["annotations"] if entry.get("image_id") in image_ids]
-    try:
-        return CocoEvaluator({**content, "images": images, "annotations": objects})
-    except ValueError as error:
-        raise DataError(f"{annotation_file}: {error}") from error
+
+    def __init__(self, annotation_file: str | Path, content: dict[str, Any], files: Iterable[Path]):
+        names = {path.name for path in files}
+        images = [image for image in content["images"] if Path(image["file_name"]).name in names]
+        image_ids = {image["id"] for image in images}
+        objects = [entry for entry in content["annotations"] if entry.get("image_id") in image_ids]
+        try:
+            self.evaluate = CocoEvaluator({**content, "images": images, "annotations": objects})
+        except ValueError as error:
+            raise DataError(f"{annotation_file}: {error}") from error
+        categories = sorted(content["categories"], key=lambda category: category["id"])
+        self.class_names = [category["name"] for category in categories]
+        self._label_of = {category["id"]: label for label, category in enumerate(categories, start=1)}
+        self._objects: dict[Any, list[dict[str, Any]]] = {}
+        for entry in objects:
+            if not entry.get("iscrowd", 0):
+                self._objects.setdefault(entry["image_id"], []).append(entry)
+
+    @classmethod
+    def of(cls, annotation_file: str | Path, files: Iterable[Path]) -> "GroundTruth | None":
+        """None if the file has no objects, as that of a test set."""
+        content = json.loads(Path(annotation_file).read_bytes())
+        return cls(annotation_file, content, files) if content.get("annotations") else None
+
+    def example(self, image_id: Any, image: Tensor, placed: Placed) -> Example:
+        """The boxes beside the objects of their image, all in this file's labels (0: not one of its classes)."""
+        labels = torch.tensor([self._label_of.get(id_, 0) for id_ in placed.category_ids], dtype=torch.int64)
+        objects = self._objects.get(image_id, [])
+        boxes = torch.tensor([entry["bbox"] for entry in objects], dtype=torch.float32).reshape(-1, 4)
+        truth = {
+            "boxes": box_convert(boxes, "xywh", "xyxy"),
+            "labels": torch.tensor([self._label_of[entry["category_id"]] for entry in objects], dtype=torch.int64),
+        }
+        return Example(image, replace(placed.before, labels=labels), replace(placed.after, labels=labels), truth)
 
 
 def write_list(path: Path, entries: Iterable[dict[str, Any]]) -> int:

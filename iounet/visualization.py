@@ -223,12 +223,12 @@ def draw_box_change(change: BoxChange) -> Image.Image:
     return _stacked([tile, _caption(change)])
 
 
-def changes_sheet(changes: Iterable[BoxChange], num_boxes: int = 4) -> Image.Image:
-    """Tiles of the boxes whose true IoU refinement raised most and of those it lowered most, in a titled row each.
+def most_changed(changes: Iterable[BoxChange], num_boxes: int = 4) -> list[BoxChange]:
+    """The boxes whose true IoU refinement raised most and those whose it lowered most, the greatest changes first.
 
     Args:
-        changes: may be a generator: no more than the boxes drawn, with their images, are kept.
-        num_boxes: at most so many in a row; a box that did not gain is not among those that gained, and likewise.
+        changes: may be a generator: no more than those returned, with their images, are kept.
+        num_boxes: at most so many that gained, and so many that lost; a box whose IoU stayed is neither.
 
     Raises:
         ValueError: a box has no ground truth; ``num_boxes`` is below 1.
@@ -243,11 +243,20 @@ def changes_sheet(changes: Iterable[BoxChange], num_boxes: int = 4) -> Image.Ima
             gained = nlargest(num_boxes, [*gained, (gain, change)], key=itemgetter(0))
         elif gain < 0:
             lost = nsmallest(num_boxes, [*lost, (gain, change)], key=itemgetter(0))
+    return [change for _, change in (*gained, *lost)]
+
+
+def changes_sheet(changes: Iterable[BoxChange], num_boxes: int = 4) -> Image.Image:
+    """Tiles of :func:`most_changed`, in a titled row for those that gained and one for those that lost."""
+    changed = most_changed(changes, num_boxes)
     parts = []
-    for title, row in (("Gained most", gained), ("Lost most", lost)):
+    for title, row in (
+        ("Gained most", [change for change in changed if change.gain > 0]),
+        ("Lost most", [change for change in changed if change.gain < 0]),
+    ):
         parts.append(_title(title if row else f"{title}: no box"))
         if row:
-            parts.append(contact_sheet([draw_box_change(change) for _, change in row], columns=len(row)))
+            parts.append(contact_sheet([draw_box_change(change) for change in row], columns=len(row)))
     font = ImageFont.load_default(size=14)
     width = max(part.width for part in parts)
     parts.append(_legend(width, [_BEFORE, _AFTER, _GROUND_TRUTH, _PATH], font, _TILE_LINE_WIDTH))

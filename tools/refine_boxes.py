@@ -22,11 +22,16 @@ with --resume.
 
 import argparse
 import json
+import shlex
+import statistics
 import sys
 from hashlib import sha256
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import torch
+import torchvision
 from torch import Tensor
 from tqdm import tqdm
 
@@ -35,18 +40,14 @@ from iounet.config import ConfigError
 from iounet.data import DataError
 from iounet.data.journal import Journal
 from iounet.data.results import find_images
-from iounet.evaluation import CocoEvaluator, Example, draw_examples, markdown_table
-from iounet.refine_files import (
-    OtherBoxes,
-    OwnBoxes,
-    Placed,
-    ground_truth_of,
-    refine_files,
-    rescored,
-    write_list,
-)
+from iounet.evaluation import AP_IN_WORDS, Example, box_changes, changes_section, draw_examples, markdown_table
+from iounet.html_report import Picture, Section, write_html
+from iounet.refine_files import GroundTruth, OtherBoxes, OwnBoxes, Placed, refine_files, rescored, write_list
 from iounet.refiner import IoURefiner
 from iounet.training.checkpoint import CheckpointError
+from iounet.visualization import BoxChange, changes_sheet, most_changed
+
+SHOWN = 6  # pictures on the page; all of them lie in pictures/
 
 
 def main() -> None:
@@ -67,6 +68,9 @@ def main() -> None:
         if args.batch_size < 1:
             raise ConfigError(f"--batch-size must be at least 1, got {args.batch_size}")
         run(args)
+    except KeyboardInterrupt:
+        print(f"\nstopped; --resume goes on with what lies in {args.output}", file=sys.stderr)
+        sys.exit(130)
     except (ConfigError, DataError, CheckpointError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
 
@@ -82,21 +86,30 @@ def run(args: argparse.Namespace) -> None:
         print(source.class_report())
     else:
         source = OwnBoxes(refiner, files, args.annotations)
-    evaluate = ground_truth_of(args.annotations, files) if args.annotations else None
+    truth = GroundTruth.of(args.annotations, files) if args.annotations else None
 
     inputs = {"checkpoint": args.weights, "detections file": args.detections}
-    run_of = {name: sha256(Path(path).read_bytes()).hexdigest() for name, path in inputs.items() if path}
+    of_run = {name: sha256(Path(path).read_bytes()).hexdigest() for name, path in inputs.items() if path}
     journal = Journal(
-        args.output / "progress.jsonl", run_of | {"--class-agnostic": args.class_agnostic}, resume=args.resume
+        args.output / "progress.jsonl", of_run | {"--class-agnostic": args.class_agnostic}, resume=args.resume
     )
-    drawn = set(list(source.paths)[: args.pictures])
     done = sum(1 for _ in journal)
+    pictures = {
+        image_id: args.output / "pictures" / f"{path.stem}.png"
+        for image_id, path in islice(source.paths.items(), args.pictures)
+    }
+    changes: list[BoxChange] = []
     with tqdm(total=len(source.paths), initial=done, desc="refine", unit="image") as bar:
 
         def progress(image_id: Any, image: Tensor, placed: Placed) -> None:
             bar.update()
-            if image_id in drawn:
-                draw(refiner, image, placed, args.output / "pictures" / f"{source.paths[image_id].stem}.png")
+            if image_id in pictures:
+                draw(refiner, image, placed, pictures[image_id])
+            if truth is not None:
+                example = truth.example(image_id, image, placed)
+                changes[:] = most_changed(
+                    [*changes, *box_changes(example, truth.class_names, source.paths[image_id].name)]
+                )
 
         refine_files(source, journal, batch_size=args.batch_size, progress=progress)
 
@@ -110,23 +123,41 @@ def run(args: argparse.Namespace) -> None:
         ]
         content = {"images": images, "annotations": [], "categories": refiner.categories}
         (args.output / "images.json").write_text(json.dumps(content))
-    print(f"{count} detections in {detections_file}")
-    if evaluate is not None:
-        print(f"\n{ap_before_and_after(evaluate, source, journal, detections_file)}")
+
+    sections = []
+    if truth is not None:
+        try:
+            table = {
+                "before": truth.evaluate(list(source.results(journal, "before"))),
+                "refined": truth.evaluate(json.loads(detections_file.read_bytes())),
+            }
+        except ValueError as error:  # ids that the annotation file does not list
+            print(f"no AP: {error}")
+        else:
+            print(f"\n{markdown_table(table)}\n")
+            sections.append(Section("Average precision", AP_IN_WORDS, table=table))
+        sections.append(changes_section(changes_sheet(changes)))
+    drawn = [path for path in islice(pictures.values(), SHOWN) if path.exists()]
+    captions = "Dashed: before. Solid: refined, with the predicted IoU before and after."
+    shown = [Picture(path, f"{path.stem}. {captions}", f"The boxes of {path.stem} before and after") for path in drawn]
+    sections.append(Section("Boxes before and after refinement", pictures=shown))
+    facts = {
+        "command": shlex.join(sys.argv),
+        "images": str(len(source.paths)),
+        "detections": str(count),
+        "mean predicted IoU": mean_ious(journal),
+        "versions": f"torch {torch.__version__}, torchvision {torchvision.__version__}",
+    }
+    if args.detections:
+        facts["classes"] = source.class_report()
+    write_html(args.output / "report.html", f"Refined boxes: {args.output.name}", facts=facts, sections=sections)
     journal.finish()
+    print(f"{count} detections in {detections_file}, pictures and tables in {args.output / 'report.html'}")
 
 
-def ap_before_and_after(
-    evaluate: CocoEvaluator, source: OwnBoxes | OtherBoxes, journal: Journal, detections_file: Path
-) -> str:
-    try:
-        rows = {
-            "before": evaluate(list(source.results(journal, "before"))),
-            "refined": evaluate(json.loads(detections_file.read_bytes())),
-        }
-    except ValueError as error:  # ids that the annotation file does not list
-        return f"no AP: {error}"
-    return markdown_table(rows)
+def mean_ious(journal: Journal) -> str:
+    before, after = ([iou for record in journal for iou in record[name]] for name in ("ious_before", "ious"))
+    return f"{statistics.fmean(before):.3f} before, {statistics.fmean(after):.3f} refined" if after else "no boxes"
 
 
 def draw(refiner: IoURefiner, image: Tensor, placed: Placed, path: Path) -> None:

@@ -10,7 +10,7 @@ With another SOLVER.BATCH_SIZE than SOLVER.REFERENCE_BATCH_SIZE SGD's learning r
 The run folder (OUTPUT_DIR) then holds config.yaml, environment.json (command, commit, versions, hardware), git.diff if
 there are uncommitted changes, metrics.json (a JSON object a line), metrics.csv, evaluation.csv, tensorboard/,
 checkpoints/, model_final.pth, and the last evaluation: table.md, evaluation.json, detections.json, correlation.png,
-boxes.png. The same run again:
+boxes.png, changes.png, and report.html with all of it. The same run again:
 
     python tools/train.py --config-file runs/bccd/config.yaml OUTPUT_DIR runs/again
 """
@@ -23,6 +23,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+import torchvision
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 from yacs.config import CfgNode
@@ -209,7 +210,14 @@ def evaluate_and_report(
     if evaluation is None:
         return None
     output = Path(cfg.OUTPUT_DIR)
-    summary = write_report(evaluation, output, val_set.class_names)
+    facts = {
+        "command": shlex.join(sys.argv),
+        "data": f"{val_set.annotation_file}, {len(val_set)} images",
+        "classes": ", ".join(val_set.class_names),
+        "refinement": f"{cfg.TEST.REFINE.STEPS} steps, lambda {cfg.TEST.REFINE.STEP_SIZE:g}",
+        "versions": f"torch {torch.__version__}, torchvision {torchvision.__version__}",
+    }
+    summary = write_report(evaluation, output, val_set.class_names, f"IoU-Net: {output.name}", facts)
     correlation = summary["correlation"]
     tqdm.write(f"\n{val_set.annotation_file}, {len(val_set)} images:\n\n{(output / 'table.md').read_text()}")
     tqdm.write(

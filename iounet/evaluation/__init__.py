@@ -3,13 +3,14 @@
 from .calibration import Calibration, calibrate
 from .coco_ap import AP_COLUMNS, CocoEvaluator, coco_ap, markdown_table
 from .correlation import best_iou, correlation_figure, pearson
-from .evaluate import Evaluation, Example, evaluate
-from .report import draw_examples, write_report
+from .evaluate import Evaluation, Example, box_changes, evaluate
+from .report import AP_IN_WORDS, changes_section, draw_examples, write_report
 from .reproduction import Reproduction, detect, reproduce
 from .reproduction_report import ReproductionReport
 
 __all__ = [
     "AP_COLUMNS",
+    "AP_IN_WORDS",
     "Calibration",
     "CocoEvaluator",
     "Evaluation",
@@ -17,7 +18,9 @@ __all__ = [
     "Reproduction",
     "ReproductionReport",
     "best_iou",
+    "box_changes",
     "calibrate",
+    "changes_section",
     "coco_ap",
     "correlation_figure",
     "detect",

@@ -15,8 +15,8 @@ from .figures import new_figure
 _MAX_DRAWN = 5000
 
 
-def best_iou(boxes: Tensor, labels: Tensor, gt_boxes: Tensor, gt_labels: Tensor) -> Tensor:
-    """IoU of each box with the object of its class that it overlaps most, in one image.
+def best_match(boxes: Tensor, labels: Tensor, gt_boxes: Tensor, gt_labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The object of its class that each box overlaps most, in one image.
 
     Args:
         boxes: float [N, 4], xyxy in pixels of the same image as ``gt_boxes``. Several may share one object.
@@ -25,12 +25,18 @@ def best_iou(boxes: Tensor, labels: Tensor, gt_boxes: Tensor, gt_labels: Tensor)
         gt_labels: int [M].
 
     Returns:
-        float [N]; 0 where the image holds no object of the box's class.
+        ious: float [N], the IoU with it; 0 where the image holds no object of the box's class.
+        objects: int64 [N], its row in ``gt_boxes``; of no meaning where the IoU is 0.
     """
     if len(gt_boxes) == 0:
-        return boxes.new_zeros(len(boxes))
+        return boxes.new_zeros(len(boxes)), labels.new_zeros(len(boxes), dtype=torch.int64)
     same_class = labels[:, None] == gt_labels[None, :]
-    return (box_iou(boxes, gt_boxes) * same_class).amax(dim=1)
+    return tuple((box_iou(boxes, gt_boxes) * same_class).max(dim=1))
+
+
+def best_iou(boxes: Tensor, labels: Tensor, gt_boxes: Tensor, gt_labels: Tensor) -> Tensor:
+    """IoU of each box with the object of its class that it overlaps most: the first of :func:`best_match`."""
+    return best_match(boxes, labels, gt_boxes, gt_labels)[0]
 
 
 def pearson(x: Tensor | Sequence[float], y: Tensor | Sequence[float]) -> float:

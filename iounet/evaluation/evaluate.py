@@ -1,6 +1,6 @@
 """A detector on a data set: the table of the paper, from one pass over the images."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -8,8 +8,9 @@ from torch import Tensor
 
 from ..detections import Detections
 from ..modeling import IoUNet, Postprocessing, to_original
+from ..visualization import BoxChange, most_changed
 from .coco_ap import CocoEvaluator
-from .correlation import best_iou
+from .correlation import best_iou, best_match
 
 GREEDY, SOFT, GUIDED, REFINED = "greedy NMS", "soft-NMS", "IoU-guided NMS", "IoU-guided NMS + refinement"
 
@@ -34,6 +35,7 @@ class Evaluation:
         ious, scores, predicted_ious (Tensor[N]): of all candidates before NMS: IoU with the best ground truth of
             their class, class score, predicted IoU.
         examples: of the first images.
+        changes: boxes that refinement brought closest to their object, and farthest from it.
     """
 
     table: dict[str, dict[str, float]]
@@ -42,6 +44,11 @@ class Evaluation:
     scores: Tensor
     predicted_ious: Tensor
     examples: list[Example]
+    changes: list[BoxChange]
+
+
+# Boxes of a lower score clutter a picture without being detections that anybody would use.
+DRAWN_SCORE = 0.5
 
 
 def table_rows(postprocessing: Postprocessing) -> dict[str, Postprocessing]:
@@ -82,27 +89,37 @@ def evaluate(
     """
     detector.eval()
     rows = table_rows(detector.postprocessing)
+    name_of = {category["id"]: category["name"] for category in ground_truth["categories"]}
+    class_names = [name_of[category_id] for category_id in category_ids]
     found: dict[str, list[tuple[int, Detections]]] = {row: [] for row in rows}
     matches: list[tuple[Tensor, Tensor, Tensor]] = []
     examples: list[Example] = []
+    changes: list[BoxChange] = []
     for images, targets in batches:
         features = detector.extract([image.to(device, non_blocking=True) for image in images])
         candidates = detector.detect(features, detector.propose(features))
-        for row, postprocessing in rows.items():
-            kept = to_original(features, detector.postprocess(features, candidates, postprocessing))
-            for target, detections in zip(targets, kept, strict=True):
-                found[row].append((target["image_id"], detections.to("cpu")))
-        for index, (target, candidates_in_image) in enumerate(
-            zip(targets, to_original(features, candidates), strict=True)
+        placed = {row: detector.postprocess(features, candidates, options) for row, options in rows.items()}
+        for row, detections in placed.items():
+            for target, of_image in zip(targets, to_original(features, detections), strict=True):
+                found[row].append((target["image_id"], of_image.to("cpu")))
+        # In pictures the same boxes before and after; these settings choose others, or another order.
+        unpaired = detector.postprocessing.refine_before_nms or detector.postprocessing.final_score != "class"
+        refined = detector.refine(features, placed[GUIDED]) if unpaired else placed[REFINED]
+        for image, target, *detections in zip(
+            images,
+            targets,
+            *(to_original(features, of_batch) for of_batch in (candidates, placed[GUIDED], refined)),
+            strict=True,
         ):
-            everything = candidates_in_image.to("cpu")
+            everything, before, after = (of_image.to("cpu") for of_image in detections)
             ious = best_iou(everything.boxes, everything.labels, target["boxes"], target["labels"])
             matches.append((ious, everything.scores, everything.ious))
+            example = Example(image, before, after, target)
+            changes = most_changed([*changes, *box_changes(example, class_names, f"image {target['image_id']}")])
             if len(examples) < num_examples:
-                before, after = (found[row][index - len(targets)][1] for row in (GUIDED, REFINED))
-                examples.append(Example(images[index], before, after, target))
+                examples.append(example)
 
-    matches = gather(matches)
+    matches, changes = gather(matches), most_changed(gather(changes))
     found = {row: gather(detections) for row, detections in found.items()}
     if not matches:
         return None
@@ -111,4 +128,23 @@ def evaluate(
     for row, detections in found.items():
         results = [entry for image_id, kept in detections for entry in kept.to_coco(image_id, category_ids)]
         table[row] = evaluator(results)
-    return Evaluation(table, results, *(torch.cat(parts) for parts in zip(*matches, strict=True)), examples)
+    return Evaluation(table, results, *(torch.cat(parts) for parts in zip(*matches, strict=True)), examples, changes)
+
+
+def box_changes(example: Example, class_names: list[str], image_name: str) -> Iterator[BoxChange]:
+    """Each detection of a score of at least DRAWN_SCORE whose IoU with an object was at least 0.5 before refinement.
+
+    Args:
+        example: with ground truth; the same detections in the same order before and after.
+        class_names: label l is ``class_names[l - 1]``.
+    """
+    before, after, truth = example.before, example.after, example.ground_truth
+    ious, objects = best_match(before.boxes, before.labels, truth["boxes"], truth["labels"])
+    for row in ((ious >= 0.5) & (before.scores >= DRAWN_SCORE)).nonzero()[:, 0].tolist():
+        yield BoxChange(
+            example.image,
+            torch.stack([before.boxes[row], after.boxes[row]]),
+            torch.stack([before.ious[row], after.ious[row]]),
+            truth["boxes"][objects[row]],
+            f"{class_names[before.labels[row] - 1]}, {image_name}",
+        )

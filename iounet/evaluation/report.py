@@ -2,21 +2,31 @@
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from PIL import Image
 
-from ..visualization import contact_sheet, draw_refinement
+from ..html_report import Picture, Section, write_html
+from ..visualization import changes_sheet, contact_sheet, draw_refinement
 from .coco_ap import markdown_table
 from .correlation import correlation_figure
-from .evaluate import Evaluation, Example
+from .evaluate import DRAWN_SCORE, Evaluation, Example
 
-# Boxes of a lower score clutter a picture without being detections that anybody would use.
-DRAWN_SCORE = 0.5
+AP_IN_WORDS = (
+    "In percent, with the difference from the first row. AP is the mean over the IoU thresholds 0.50, 0.55 to 0.95, "
+    "AP50 to AP90 are those at one threshold, APs, APm and APl those of small, medium and large objects."
+)
 
 
-def write_report(evaluation: Evaluation, folder: Path, class_names: list[str]) -> dict:
-    """Writes table.md, evaluation.json, detections.json, correlation.png and boxes.png into a folder.
+def write_report(
+    evaluation: Evaluation, folder: Path, class_names: list[str], title: str, facts: Mapping[str, str]
+) -> dict:
+    """Writes table.md, evaluation.json, detections.json, correlation.png, boxes.png, changes.png and report.html.
+
+    Args:
+        title, facts: of the page, as :func:`iounet.html_report.write_html` takes them.
 
     Returns:
         What evaluation.json holds: ``{"table": row → column → percent, "correlation": ...}``; None where a value is
@@ -30,8 +40,58 @@ def write_report(evaluation: Evaluation, folder: Path, class_names: list[str]) -
     (folder / "table.md").write_text(markdown_table(evaluation.table) + "\n")
     (folder / "evaluation.json").write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
     (folder / "detections.json").write_text(json.dumps(evaluation.results))
-    draw_examples(evaluation.examples, class_names).save(folder / "boxes.png")
+    pictures = {
+        "boxes": draw_examples(evaluation.examples, class_names),
+        "changes": changes_sheet(evaluation.changes),
+    }
+    for name, picture in pictures.items():
+        picture.save(folder / f"{name}.png")
+    write_html(
+        folder / "report.html",
+        title,
+        facts=facts,
+        sections=[
+            Section("Average precision", AP_IN_WORDS, table=evaluation.table),
+            Section(
+                "Which score tells the better box",
+                pictures=[
+                    Picture(
+                        folder / "correlation.png",
+                        "Candidates before NMS that overlap an object by 0.5 at least.",
+                        "True IoU against class score, and against predicted IoU",
+                    )
+                ],
+            ),
+            changes_section(pictures["changes"]),
+            Section(
+                "Boxes before and after refinement",
+                pictures=[
+                    Picture(
+                        pictures["boxes"],
+                        f"Detections of a score of at least {DRAWN_SCORE}, with the predicted IoU before and after.",
+                        "Images with their boxes before and after refinement, and the ground truth",
+                    )
+                ],
+            ),
+        ],
+    )
     return summary
+
+
+def changes_section(sheet: Image.Image) -> Section:
+    """The part of a page that shows the sheet of :func:`iounet.visualization.changes_sheet`."""
+    return Section(
+        "Boxes that changed most",
+        f"Of the detections of a score of at least {DRAWN_SCORE} that show an object. Below each box its top left and "
+        "its bottom right corner, magnified further.",
+        pictures=[
+            Picture(
+                sheet,
+                "The boxes whose true IoU refinement raised most, and those whose it lowered most.",
+                "Magnified boxes before and after refinement, and the ground truth",
+            )
+        ],
+    )
 
 
 def without_nan(value):
@@ -57,6 +117,7 @@ def draw_examples(examples: list[Example], class_names: list[str]) -> Image.Imag
                 class_names=dict(enumerate(["", *class_names])),  # 0: of a class unknown to the refiner
                 before_ious=before.ious,
                 after_ious=after.ious,
+                paths=torch.stack([before.boxes, after.boxes]),
             )
         )
-    return contact_sheet(pictures, columns=3)
+    return contact_sheet(pictures, columns=2)

@@ -79,7 +79,7 @@ class RunFolder:
         groups = summary["table"] | {"correlation": summary["correlation"]}
         values = {f"{group}/{name}": value for group, columns in groups.items() for name, value in columns.items()}
         self.log(iteration, {name: value for name, value in values.items() if value is not None})
-        for name in ("boxes", "correlation"):
+        for name in ("boxes", "changes", "correlation"):
             with Image.open(self.path / f"{name}.png") as picture:
                 self._tensorboard.add_image(name, pil_to_tensor(picture.convert("RGB")), iteration)
         for name, values in candidates.items():

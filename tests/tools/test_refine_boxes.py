@@ -60,7 +60,12 @@ class TestDetect:
         return output
 
     def test_files(self, output):
-        assert {path.name for path in output.iterdir()} == {"detections.json", "images.json", "pictures"}
+        assert {path.name for path in output.iterdir()} == {
+            "detections.json",
+            "images.json",
+            "pictures",
+            "report.html",
+        }
         assert sorted(path.name for path in (output / "pictures").iterdir()) == [
             "000001.png",
             "000002.png",
@@ -235,18 +240,22 @@ class TestRefineOthers:
         for one, other in zip(refine(write(given)), refine(write(given), "--batch-size", 3), strict=True):
             assert other["bbox"] == pytest.approx(one["bbox"], abs=1e-2)
 
-    def test_ap_before_and_after(self, refine, write, dataset, capsys):
+    def test_ap_before_and_after(self, refine, write, dataset, capsys, tmp_path):
         annotations = json.loads((dataset / "annotations" / "val.json").read_text())
         perfect = [
             entry(object_["image_id"], object_["bbox"], category_id=object_["category_id"])
             for object_ in annotations["annotations"]
         ]
         refined = refine(write(perfect), "--annotations", dataset / "annotations" / "val.json")
-        before, after = capsys.readouterr().out.splitlines()[-2:]
+        lines = capsys.readouterr().out.splitlines()
+        before, after = (next(line for line in lines if line.startswith(f"| {row}")) for row in ("before", "refined"))
         assert before.split("|")[1].strip() == "before" and set(before.split("|")[2:-1]) == {" 100.0 "}
         expected = coco_ap(annotations, refined)
         columns = [f"{expected[column]:.1f}" for column in AP_COLUMNS]
         assert [cell.strip() for cell in after.split("|")[1:-1]] == ["refined", *columns]
+        page = (tmp_path / "out" / "report.html").read_text()
+        assert ">100.0<" in page and "Lost most" not in page  # that is in a picture
+        assert page.count("data:image/") == 1 + 5  # the sheet of changes, and each image
 
     def test_a_run_that_was_stopped_goes_on(self, refine, write, dataset, tmp_path, monkeypatch):
         path = write(some_entries())

@@ -45,6 +45,8 @@ class TestRunFolder:
             "detections.json",
             "correlation.png",
             "boxes.png",
+            "changes.png",
+            "report.html",
         }
         assert sorted(path.name for path in (trained / "checkpoints").iterdir()) == [
             "iteration_0000002.pth",
@@ -91,7 +93,7 @@ class TestRunFolder:
         tags = events.Tags()
         training, [evaluation] = read_metrics(trained)
         assert set(tags["scalars"]) == (training[0].keys() | evaluation.keys()) - {"iteration"}
-        assert set(tags["images"]) == {"boxes", "correlation"}
+        assert set(tags["images"]) == {"boxes", "changes", "correlation"}
         assert set(tags["histograms"]) == {"candidates/true_iou", "candidates/predicted_iou"}
         for tag in tags["histograms"]:
             [event] = events.Histograms(tag)
@@ -225,6 +227,8 @@ class TestEvalOnly:
             "detections.json",
             "correlation.png",
             "boxes.png",
+            "changes.png",
+            "report.html",
         }
         found, expected = (
             sorted(json.loads((output / "detections.json").read_text()), key=lambda e: (e["image_id"], -e["score"]))

@@ -119,7 +119,7 @@ def test_a_new_run_starts_anew(tmp_path):
 
 def test_an_evaluation_is_logged_with_its_pictures(tmp_path):
     folder = RunFolder(tmp_path, "")
-    for name in ("boxes", "correlation"):
+    for name in ("boxes", "changes", "correlation"):
         Image.new("RGBA", (8, 6), "red").save(tmp_path / f"{name}.png")
     summary = {
         "table": {"greedy NMS": {"AP": 30.0}, "soft-NMS": {"AP": 31.0}},
@@ -141,7 +141,7 @@ def test_an_evaluation_is_logged_with_its_pictures(tmp_path):
     ]
     scalars, images = logged(tmp_path)
     assert [value for [(_, value)] in scalars.values()] == pytest.approx(list(expected.values()))
-    assert images == {"boxes": [100], "correlation": [100]}
+    assert images == {"boxes": [100], "changes": [100], "correlation": [100]}
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert events.Tags()["histograms"] == ["candidates/true_iou", "candidates/predicted_iou"]
     counts = {}
