@@ -100,14 +100,16 @@ class Section:
     Attributes:
         title: its heading.
         text: paragraphs, with an empty line between them.
-        table: row → column → percent, as of :func:`iounet.evaluation.markdown_table`. The columns are those of the
-            first row, with which every later row is compared.
+        table: row → column → number, as of :func:`iounet.evaluation.markdown_table`; the columns are those of the first
+            row.
+        compared: whether each later row shows its difference from the first, more being better.
         pictures: one below the other.
     """
 
     title: str
     text: str = ""
     table: Mapping[str, Mapping[str, float]] | None = None
+    compared: bool = True
     pictures: Sequence[Picture] = ()
 
 
@@ -147,18 +149,18 @@ def _section(section: Section) -> str:
     parts = ["<section>", f"<h2>{escape(section.title)}</h2>"]
     parts += [f"<p>{escape(text.strip())}</p>" for text in section.text.split("\n\n") if text.strip()]
     if section.table:
-        parts.append(_table(section.table, section.title))
+        parts.append(_table(section.table, section.title, section.compared))
     parts += [_figure(picture) for picture in section.pictures]
     return "\n".join([*parts, "</section>"])
 
 
-def _table(rows: Mapping[str, Mapping[str, float]], name: str) -> str:
+def _table(rows: Mapping[str, Mapping[str, float]], name: str, compared: bool) -> str:
     first = next(iter(rows.values()))
     columns = "".join(f'<th scope="col">{escape(column)}</th>' for column in first)
     lines = [f"<thead><tr><th></th>{columns}</tr></thead>", "<tbody>"]
     for row, values in rows.items():
         cells = "".join(
-            _cell(values.get(column, math.nan), math.nan if values is first else baseline)
+            _cell(values.get(column, math.nan), baseline if compared and values is not first else math.nan)
             for column, baseline in first.items()
         )
         lines.append(f'<tr><th scope="row">{escape(row)}</th>{cells}</tr>')

@@ -112,7 +112,7 @@ def test_what_is_empty_is_left_out(write):
 
 def test_words_are_shown_as_they_are_written(write):
     plain, page = write(
-        Section(HOSTILE, HOSTILE, {HOSTILE: {HOSTILE: 1.0}}, [Picture(noise(), HOSTILE, HOSTILE)]),
+        Section(HOSTILE, HOSTILE, {HOSTILE: {HOSTILE: 1.0}}, pictures=[Picture(noise(), HOSTILE, HOSTILE)]),
         title=HOSTILE,
         facts={HOSTILE: HOSTILE},
     )
@@ -135,6 +135,11 @@ def test_a_table_aligns_rounds_and_compares_with_its_first_row(write):
 def test_a_value_without_a_baseline_is_not_compared(write):
     _, page = write(Section("Precision", table={"a": {"AP": math.nan}, "b": {"AP": 3.0}}))
     assert page.text("td") == ["–", "3.0"] and page.text("small") == []
+
+
+def test_a_table_that_is_not_compared(write):
+    _, page = write(Section("Latency", table=TABLE, compared=False))
+    assert page.text("small") == [] and len(page.text("td")) == 9
 
 
 def test_every_picture_is_inside_and_can_be_decoded(write, tmp_path):

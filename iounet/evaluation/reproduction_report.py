@@ -3,10 +3,13 @@
 import csv
 import json
 import statistics
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
 
+from ..html_report import Picture, Section, write_html
 from ..modeling import Postprocessing
 from .calibration import calibrate, calibration_figure
 from .coco_ap import AP_COLUMNS, CocoEvaluator, markdown_table
@@ -32,7 +35,7 @@ Table = dict[str, dict[str, float]]
 
 
 class ReproductionReport:
-    """Writes a folder of tables and figures and, last, reproduction.json and README.md with all of them.
+    """Writes a folder of tables and figures and, last, reproduction.json, and README.md and report.html with all.
 
     Args:
         folder: is made.
@@ -45,7 +48,7 @@ class ReproductionReport:
         self._folder = folder
         self._evaluator = evaluator
         self._category_ids = category_ids
-        self._sections: list[str] = []
+        self._sections: list[Section] = []
         self._content: dict[str, dict] = {}
 
     def write(
@@ -53,6 +56,7 @@ class ReproductionReport:
         measured: Reproduction,
         tables: dict[str, dict[str, Postprocessing]],
         baseline: Found | None,
+        facts: Mapping[str, str],
     ) -> None:
         """Writes everything.
 
@@ -60,6 +64,7 @@ class ReproductionReport:
             measured: by `reproduce`, of all variants in ``tables``.
             tables: a name in TITLES → row → way of postprocessing.
             baseline: detections of a detector trained without the IoU branch; None leaves its row out.
+            facts: of the page, as :func:`iounet.html_report.write_html` takes them.
         """
         scored = {variant: self._ap(found) for variant, found in measured.found.items()}
         for name, variants in tables.items():
@@ -75,23 +80,24 @@ class ReproductionReport:
         self._calibration(measured)
         self._latency(measured.seconds)
         (self._folder / "reproduction.json").write_text(json.dumps(without_nan(self._content), indent=1) + "\n")
-        (self._folder / "README.md").write_text("\n\n".join(self._sections) + "\n")
+        (self._folder / "README.md").write_text("\n\n".join(map(_markdown, self._sections)) + "\n")
+        title = f"Reproduction: {self._folder.name}"
+        write_html(self._folder / "report.html", title, facts=facts, sections=self._sections)
 
     def _ap(self, found: Found) -> dict[str, float]:
         entries = [entry for image_id, kept in found for entry in kept.to_coco(image_id, self._category_ids)]
         scores = self._evaluator(entries)
         return {column: scores[column] for column in AP_COLUMNS}
 
-    def _table(self, name: str, title: str, rows: Table) -> None:
+    def _table(self, name: str, title: str, rows: Table, *, compared: bool = True) -> None:
         self._content[name] = rows
         columns = list(next(iter(rows.values())))
         with open(self._folder / f"{name}.csv", "w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["", *columns])
             writer.writerows([row, *(f"{values[column]:.6g}" for column in columns)] for row, values in rows.items())
-        text = markdown_table(rows, columns)
-        (self._folder / f"{name}.md").write_text(text + "\n")
-        self._sections.append(f"## {title}\n\n{text}")
+        (self._folder / f"{name}.md").write_text(markdown_table(rows, columns) + "\n")
+        self._sections.append(Section(title, table=rows, compared=compared))
 
     def _curves(self, name: str, title: str, x_label: str, curves: dict[str, Table]) -> None:
         """AP and AP90 side by side; each curve's rows from left to right."""
@@ -107,7 +113,7 @@ class ReproductionReport:
         if len(curves) > 1:
             axes.legend(fontsize="small")
         canvas.print_png(self._folder / f"{name}.png")
-        self._sections.append(f"![{title}]({name}.png)")
+        self._show(name, title)
 
     def _steps(self, measured: Reproduction) -> None:
         curves = {
@@ -142,14 +148,14 @@ class ReproductionReport:
         axes.legend(fontsize="small")
         axes.grid(alpha=0.25)
         canvas.print_png(self._folder / "surviving.png")
-        self._sections.append(f"![{title}](surviving.png)")
+        self._show("surviving", title)
 
     def _correlation(self, measured: Reproduction) -> None:
         self._content["correlation"] = correlation_figure(
             measured.ious, measured.scores, measured.predicted_ious, self._folder / "correlation.png"
         )
-        self._sections.append("## Candidates before NMS that overlap an object by 0.5 at least")
-        self._sections.append("![True IoU against class score and against predicted IoU](correlation.png)")
+        self._sections.append(Section("Candidates before NMS that overlap an object by 0.5 at least"))
+        self._show("correlation", "True IoU against class score and against predicted IoU")
 
     def _calibration(self, measured: Reproduction) -> None:
         matched = measured.ious >= 0.5
@@ -163,19 +169,34 @@ class ReproductionReport:
             for name, calibration in calibrations.items()
         }
         lines = [
-            f"- {name} ({of['num_boxes']}): calibration error {of['error']:.3f}, bias {of['bias']:+.3f}"
+            f"{name} ({of['num_boxes']} boxes): calibration error {of['error']:.3f}, bias {of['bias']:+.3f}."
             for name, of in self._content["calibration"].items()
         ]
-        self._sections.append(
-            "## Calibration of the predicted IoU\n\nBoxes in ten groups of equal range of the predicted IoU. The error "
-            "is the mean over all boxes of the distance between the mean predicted and the mean true IoU of the box's "
-            "group; the bias is the mean of predicted less true IoU.\n\n" + "\n".join(lines)
+        definition = (
+            "Boxes in ten groups of equal range of the predicted IoU. The error is the mean over all boxes of the "
+            "distance between the mean predicted and the mean true IoU of the box's group; the bias is the mean of "
+            "predicted less true IoU."
         )
-        self._sections.append("![Mean true against mean predicted IoU](calibration.png)")
+        self._sections.append(Section("Calibration of the predicted IoU", "\n\n".join([definition, *lines])))
+        self._show("calibration", "Mean true against mean predicted IoU")
+
+    def _show(self, name: str, caption: str) -> None:
+        """A figure, in the section begun last."""
+        section = self._sections[-1]
+        picture = Picture(self._folder / f"{name}.png", caption, caption)
+        self._sections[-1] = replace(section, pictures=(*section.pictures, picture))
 
     def _latency(self, seconds: dict[str, list[float]]) -> None:
         rows = {stage: {"ms per image": 1e3 * statistics.median(values)} for stage, values in seconds.items()}
-        self._table("latency", "Latency of each stage, median over the batches", rows)
+        self._table("latency", "Latency of each stage, median over the batches", rows, compared=False)
+
+
+def _markdown(section: Section) -> str:
+    parts = [f"## {section.title}"]
+    parts += [section.text] if section.text else []
+    parts += [markdown_table(section.table, list(next(iter(section.table.values()))))] if section.table else []
+    parts += [f"![{picture.caption}]({picture.image.name})" for picture in section.pictures]
+    return "\n\n".join(parts)
 
 
 def paper_tables(variants: dict[str, Postprocessing]) -> dict[str, dict[str, Postprocessing]]:
