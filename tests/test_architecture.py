@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "build": {"config", "data", "modeling", "training"},
     "refiner": {"boxes", "detections", "modeling", "postprocess", "training", "config", "build"},
     "refine_files": {"data", "detections", "evaluation", "refiner"},
+    "supervision": {"data", "detections", "refiner"},
     "__init__": {"build", "config", "detections", "refiner"},
 }
 MAY_IMPORT_PRROI_POOL = {"modeling", "build"}

@@ -78,8 +78,8 @@ def match_categories(
     """Finds the class that each ``category_id`` of a results file is among those of a model.
 
     Args:
-        names: ``category_id`` → name, from an annotation file; matched by name, whatever the ids, upper or lower case,
-            spaces, dashes or underscores. None: matched by id.
+        names: ``category_id`` → name, from an annotation file; matched as in :func:`match_names`, whatever the ids.
+            None: matched by id.
         categories: ``{"id", "name"}`` of the model's classes in label order.
 
     Returns:
@@ -89,12 +89,17 @@ def match_categories(
     if names is None:
         label_of = {category["id"]: label for label, category in enumerate(categories, start=1)}
         return {id_: label_of.get(id_, 0) for id_ in used}
-    label_of = {_plain(category["name"]): label for label, category in enumerate(categories, start=1)}
-    return {id_: label_of.get(_plain(names[id_]), 0) if id_ in names else 0 for id_ in used}
+    return dict(zip(used, match_names([names.get(id_, "") for id_ in used], categories), strict=True))
 
 
-def _plain(name: str) -> str:
-    return "".join(character for character in name.casefold() if character not in " -_")
+def match_names(names: Iterable[str], categories: list[dict[str, Any]]) -> list[int]:
+    """The label of the class of each name, 1..C, or 0 where there is none; case, spaces, "-" and "_" do not matter."""
+
+    def plain(name: str) -> str:
+        return "".join(character for character in name.casefold() if character not in " -_")
+
+    label_of = {plain(category["name"]): label for label, category in enumerate(categories, start=1)}
+    return [label_of.get(plain(name), 0) for name in names]
 
 
 def match_images(

@@ -164,6 +164,22 @@ class TestRefineOthers:
         assert by_id[0]["bbox"] == by_name[0]["bbox"]
         assert by_id[0]["image_id"] == 77
 
+    @pytest.mark.parametrize(
+        "form",
+        [
+            # ultralytics, val(save_json=True) on a set of one's own: the name of the file without suffix
+            {"image_id": "000002", "file_name": "000002.png", "category_id": 1, "bbox": [5.0, 6.0, 30.0, 40.0]},
+            # detectron2, coco_instances_results.json
+            {"image_id": 2, "category_id": 1, "bbox": [5.0, 6.0, 30.0, 40.0], "segmentation": {"size": [64, 64]}},
+        ],
+        ids=["ultralytics", "detectron2"],
+    )
+    def test_results_of_other_toolboxes(self, refine, write, form):
+        (refined,) = refine(write([form | {"score": 0.5}]))
+        (expected,) = refine(write([entry(2, [5, 6, 30, 40])], "same.json"))
+        assert refined["bbox"] == expected["bbox"]
+        assert {key: refined[key] for key in form if key != "bbox"} == {k: v for k, v in form.items() if k != "bbox"}
+
     def test_no_detections(self, refine, write):
         assert refine(write([])) == []
 
