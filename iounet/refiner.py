@@ -221,14 +221,14 @@ class IoURefiner:
 
     def _as_given(self, boxes, labels, scores) -> RefinedDetections:
         """The caller's boxes, checked, before anything is done about them."""
-        boxes = torch.as_tensor(boxes)
+        boxes = torch.as_tensor(boxes).detach()
         boxes = boxes if boxes.is_floating_point() else boxes.float()
         boxes = boxes.reshape(0, 4) if boxes.numel() == 0 else boxes
         count, device = len(boxes), boxes.device
         labels = torch.as_tensor(labels if labels is not None else [0] * count, device=device)
         if labels.is_floating_point() and len(labels):
             raise TypeError(f"labels must be integers, got {labels.dtype}")
-        scores = boxes.new_ones(count) if scores is None else torch.as_tensor(scores, device=device)
+        scores = boxes.new_ones(count) if scores is None else torch.as_tensor(scores, device=device).detach()
         given = RefinedDetections(
             boxes,
             labels.long(),

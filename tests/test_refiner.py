@@ -227,6 +227,14 @@ class TestWhatIsTaken:
         assert refiner.score(image, nothing).shape == (0,)
         assert refiner.refinement_path(image, nothing).shape == (6, 0, 4)
 
+    def test_what_a_detector_outside_no_grad_returns(self, refiner, image):
+        outside = torch.tensor([[90.0, 60.0, 99.0, 70.0]])
+        for boxes in (BOXES, outside):
+            boxes = (boxes.clone().requires_grad_() * 1).clone()
+            refined = refiner.refine(image, boxes, [1] * len(boxes), boxes[:, 0] / 100)
+            assert not refined.boxes.requires_grad and not refined.scores.requires_grad
+            refined.boxes.numpy()
+
     def test_without_labels_and_scores(self, refiner, image):
         refined = refiner.refine(image, BOXES)
         assert refined.labels.tolist() == [0] * 4 and refined.scores.tolist() == [1.0] * 4
