@@ -46,7 +46,7 @@ class IoURefiner:
       (OpenCV reads BGR: give ``image[..., ::-1]``.) The pixels count as they lie, without EXIF rotation.
     - boxes [N, 4]: a tensor, an array or a list, xyxy in pixels of the image; clipped to it.
     - labels [N]: integers 1..C, the places from 1 of the classes in :attr:`categories`; 0 for a class that the refiner
-      was not trained on, whose predicted IoU is the mean over the classes; None: 0 for all.
+      was not trained on, whose predicted IoU is the highest of the classes'; None: 0 for all.
 
     and answers in tensors of the dtype and on the device of the boxes (float32 on the CPU for all but tensors of
     floating point), in pixels of the image. With several images at once the smaller ones are padded, which changes

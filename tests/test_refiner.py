@@ -239,9 +239,9 @@ class TestWhatIsTaken:
         refined = refiner.refine(image, BOXES)
         assert refined.labels.tolist() == [0] * 4 and refined.scores.tolist() == [1.0] * 4
 
-    def test_an_unknown_class_has_the_mean_over_the_classes(self, refiner, image):
+    def test_an_unknown_class_has_the_highest_of_the_classes(self, refiner, image):
         of_classes = [refiner.score(image, BOXES, torch.full((4,), label)) for label in (1, 2, 3)]
-        torch.testing.assert_close(refiner.score(image, BOXES), torch.stack(of_classes).mean(0))
+        torch.testing.assert_close(refiner.score(image, BOXES), torch.stack(of_classes).amax(0))
         mixed = refiner.score(image, BOXES, [1, 0, 3, 0])
         torch.testing.assert_close(mixed[[0, 2]], torch.stack([of_classes[0][0], of_classes[2][2]]))
 

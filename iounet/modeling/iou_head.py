@@ -75,7 +75,7 @@ class IoUHead(nn.Module):
             features: level name → Tensor[B, C, H, W].
             boxes (list of B Tensor[K_i, 4]): xyxy in pixels of the resized images.
             labels (Tensor[K]): class of each box, all images' one after the other; 0: not known, and the prediction is
-                the mean over the classes.
+                the highest of the classes'.
             image_sizes: (height, width) of the resized images.
             levels (Tensor[K]): pyramid level of each box; None: from its size. Refinement fixes it: a box that
                 changes level jumps in predicted IoU.
@@ -108,7 +108,7 @@ class IoUHead(nn.Module):
         """Of the last layer, each box's for its class: Tensor[K]."""
         all_classes = self.predictor(self.mlp(self.roi_pool(features, boxes, image_sizes, levels)))
         of_class = all_classes.gather(1, labels[:, None])[:, 0]
-        return torch.where(labels == 0, all_classes[:, 1:].mean(1), of_class)
+        return torch.where(labels == 0, all_classes[:, 1:].amax(1), of_class)
 
     def assign_levels(
         self, features: dict[str, Tensor], boxes: list[Tensor], image_sizes: list[tuple[int, int]]
