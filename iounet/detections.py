@@ -15,7 +15,8 @@ class Detections:
     Attributes:
         boxes (Tensor[N, 4]): xyxy in pixels of the image they were made for; whoever resizes that image
             calls :meth:`rescaled`.
-        labels (Tensor[N]): int64 in 1..C; label l is the l-th category of the data set by rising id.
+        labels (Tensor[N]): int64 in 1..C; label l is the l-th category of the data set by rising id. 0, of boxes that
+            another detector found: a class that is not among them.
         scores (Tensor[N]): class score in [0, 1].
         ious (Tensor[N]): predicted IoU with the object, about [0, 1] (a regression: it may overshoot a little).
     """
@@ -66,7 +67,12 @@ class Detections:
 
         Returns:
             One dict a box: image_id, category_id, bbox ``[x, y, width, height]``, score, predicted_iou.
+
+        Raises:
+            ValueError: a label is 0, which no category has.
         """
+        if (self.labels < 1).any():
+            raise ValueError("label 0 has no category id: take those of the detector that found the boxes")
         corners = self.boxes.tolist()
         return [
             {

@@ -8,23 +8,24 @@ detections ``category_ids``, ``scores``, ``before`` and ``after`` (``[x, y, widt
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Container, Iterable, Iterator, Sequence
+from heapq import nlargest, nsmallest
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torchvision.ops import box_convert
+from torchvision.ops import box_convert, box_iou
 
-from .data import DataError
-from .data.annotations import read_image_list
-from .data.journal import Journal
+from .data import DataError, read_image
+from .data.annotations import load_json
 from .data.read_ahead import read_ahead
-from .data.results import match_categories, match_images, read_results
+from .data.results import images_of, listed_ids, match_categories, match_images, read_results
 from .detections import Detections
-from .evaluation import CocoEvaluator, Example
+from .evaluation import CocoEvaluator, best_match
 from .refiner import IoURefiner
+from .visualization import BoxChange
 
 Record = dict[str, Any]
 
@@ -37,33 +38,62 @@ class Placed(NamedTuple):
     category_ids: list[Any]
 
 
+class AnnotationFile:
+    """What a COCO-form file tells of images and classes; objects, if it has any, are the ground truth.
+
+    Attributes:
+        path: of the file.
+        file_names: image id → file name.
+        names: category id → name; empty if the file has no categories.
+        content: all of it.
+
+    Raises:
+        DataError: the file cannot be read, or an image lacks its id or file name.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = path
+        self.content = load_json(path, needed=("images",))
+        try:
+            self.file_names = {image["id"]: str(image["file_name"]) for image in self.content["images"]}
+            self.names = {entry["id"]: str(entry["name"]) for entry in self.content.get("categories", [])}
+        except (KeyError, TypeError) as error:
+            raise DataError(
+                f"{path}: an image or category lacks {error}; python -m iounet.data.check {path} lists what is wrong"
+            ) from None
+
+
 class OwnBoxes:
     """The detections of the refiner's own detector.
 
     Args:
         files: the images.
-        annotation_file: a COCO-form file that lists them, for their ids; None: they are numbered from 1.
+        annotations: for the ids of the images; None: they are numbered from 1.
 
     Attributes:
         paths: image id → file.
 
     Raises:
-        DataError: the annotation file cannot be used, or lacks an image.
+        DataError: the annotation file lacks an image.
     """
 
-    def __init__(self, refiner: IoURefiner, files: list[Path], annotation_file: str | None):
+    def __init__(self, refiner: IoURefiner, files: list[Path], annotations: AnnotationFile | None):
         self._refiner = refiner
         self._category_ids = [category["id"] for category in refiner.categories]
         self.paths: dict[Any, Path] = dict(enumerate(files, start=1))
-        if annotation_file is not None:
-            ids = {Path(image["file_name"]).name: image["id"] for image in read_image_list(annotation_file)}
-            unlisted = [path.name for path in files if path.name not in ids]
+        if annotations is not None:
+            listed = {path: id_ for id_, found in images_of(files, annotations.file_names).items() for path in found}
+            unlisted = [path for path in files if path not in listed]
             if unlisted:
                 raise DataError(
-                    f"{annotation_file} does not list {len(unlisted)} of the images, such as {unlisted[0]}; "
+                    f"{annotations.path} does not list {len(unlisted)} of the images, such as {unlisted[0]}; "
                     "leave --annotations out to have the images numbered"
                 )
-            self.paths = {ids[path.name]: path for path in files}
+            self.paths = {listed[path]: path for path in files}
+
+    def listed_id(self, image_id: Any) -> Any:
+        """The annotation file's id of an image."""
+        return image_id
 
     def place(self, image_ids: Sequence[Any], images: Sequence[Tensor]) -> list[Placed]:
         """Detects and refines the objects of some images."""
@@ -72,7 +102,9 @@ class OwnBoxes:
             for before, after in self._refiner.detect_batch(images)
         ]
 
-    def results(self, records: Iterable[Record], which: str = "after") -> Iterator[dict[str, Any]]:
+    def results(
+        self, records: Iterable[Record], which: str = "after", *, rescore: bool = False
+    ) -> Iterator[dict[str, Any]]:
         """COCO results "before" or "after" refinement, image by image."""
         for record in records:
             columns = (record[name] for name in ("category_ids", which, "scores", "ious_before", "ious"))
@@ -81,7 +113,7 @@ class OwnBoxes:
                     "image_id": record["image_id"],
                     "category_id": category_id,
                     "bbox": bbox,
-                    "score": score,
+                    "score": _times_iou(score, iou) if rescore else score,
                     "predicted_iou_before": iou_before,
                     "predicted_iou": iou,
                 }
@@ -93,8 +125,8 @@ class OtherBoxes:
     Args:
         files: the images.
         detections_file: its COCO results.
-        annotation_file: a COCO-form file with the names of images and categories; None: see
-            :func:`iounet.data.results.match_images` and :func:`iounet.data.results.match_categories`.
+        annotations: for the names of images and categories; None: see :func:`iounet.data.results.match_images` and
+            :func:`iounet.data.results.match_categories`.
         class_agnostic: refine all boxes without regard to their class; else those of classes that the refiner does not
             know are left as they are.
 
@@ -110,31 +142,36 @@ class OtherBoxes:
         refiner: IoURefiner,
         files: list[Path],
         detections_file: str,
-        annotation_file: str | None,
+        annotations: AnnotationFile | None,
         *,
         class_agnostic: bool,
     ):
         self._refiner = refiner
         self._class_agnostic = class_agnostic
         self._results = read_results(detections_file)
-        file_names, self._names = None, {}
-        if annotation_file is not None:
-            file_names = {image["id"]: image["file_name"] for image in read_image_list(annotation_file)}
-            categories = json.loads(Path(annotation_file).read_bytes()).get("categories", [])
-            self._names = {category["id"]: category["name"] for category in categories}
+        self._names = annotations.names if annotations is not None else {}
         self._labels = match_categories(self._results, self._names or None, refiner.categories)
         if self._results and not any(self._labels.values()) and not class_agnostic:
-            known = ", ".join(f"{category['id']} {category['name']}" for category in refiner.categories)
-            given = ", ".join(f"{id_} {self._names.get(id_, '')}".rstrip() for id_ in self._labels)
+            known = ", ".join(f"{category['id']!r} {category['name']}" for category in refiner.categories)
+            given = ", ".join(f"{id_!r} {self._names.get(id_, '')}".rstrip() for id_ in self._labels)
             raise DataError(
                 f"{detections_file}: none of its classes ({given}) is among those the refiner was trained on "
                 f"({known}); match them by name with --annotations, or refine boxes of any class with --class-agnostic"
             )
-        self.paths = match_images(self._results, files, file_names, detections_file)
+        image_ids, file_names = [result["image_id"] for result in self._results], None
+        self._listed_ids = {}
+        if annotations is not None:
+            self._listed_ids = listed_ids(image_ids, annotations.file_names)
+            file_names = {id_: annotations.file_names[listed] for id_, listed in self._listed_ids.items()}
+        self.paths = match_images(image_ids, files, file_names, detections_file)
         self._rows: dict[Any, list[int]] = {image_id: [] for image_id in self.paths}
         for row, result in enumerate(self._results):
             if class_agnostic or self._labels[result["category_id"]]:
                 self._rows[result["image_id"]].append(row)
+
+    def listed_id(self, image_id: Any) -> Any:
+        """The annotation file's id of an image."""
+        return self._listed_ids.get(image_id, image_id)
 
     def class_report(self) -> str:
         """A line for each class: how many boxes, its id and name, and what is done about them."""
@@ -155,8 +192,9 @@ class OtherBoxes:
         """Refines the boxes of some images."""
         results = [[self._results[row] for row in self._rows[image_id]] for image_id in image_ids]
         category_ids = [[result["category_id"] for result in of_image] for of_image in results]
-        boxes = [torch.tensor([result["bbox"] for result in of_image]).reshape(-1, 4) for of_image in results]
-        boxes = [box_convert(of_image.float(), "xywh", "xyxy") for of_image in boxes]
+        boxes = [
+            box_convert(_as_boxes([result["bbox"] for result in of_image]), "xywh", "xyxy") for of_image in results
+        ]
         labels = [[0 if self._class_agnostic else self._labels[id_] for id_ in of_image] for of_image in category_ids]
         scores = [[float(result["score"]) for result in of_image] for of_image in results]
         refined = self._refiner.refine_batch(images, boxes, labels, scores)
@@ -165,109 +203,152 @@ class OtherBoxes:
             for corners, after, ids in zip(boxes, refined, category_ids, strict=True)
         ]
 
-    def results(self, records: Iterable[Record], which: str = "after") -> Iterator[dict[str, Any]]:
+    def results(
+        self, records: Iterable[Record], which: str = "after", *, rescore: bool = False
+    ) -> Iterator[dict[str, Any]]:
         """COCO results "before" or "after" refinement, in the order and with the keys of those given."""
-        if which == "before":
-            yield from self._results
-            return
-        refined: list[dict[str, Any]] = list(self._results)
-        for record in records:
-            columns = (self._rows[record["image_id"]], record["after"], record["ious_before"], record["ious"])
-            for row, bbox, iou_before, iou in zip(*columns, strict=True):
-                predicted = {"predicted_iou_before": iou_before, "predicted_iou": iou}
-                refined[row] = refined[row] | {"bbox": bbox} | predicted
-        yield from refined
+        results: list[dict[str, Any]] = list(self._results)
+        for record in records if which == "after" else ():
+            columns = (record[name] for name in ("before", "after", "ious_before", "ious"))
+            for row, before, after, iou_before, iou in zip(self._rows[record["image_id"]], *columns, strict=True):
+                given = results[row]
+                results[row] = given | {
+                    "bbox": given["bbox"] if after == before else after,  # as it was written, if it did not move
+                    "score": _times_iou(given["score"], iou) if rescore else given["score"],
+                    "predicted_iou_before": iou_before,
+                    "predicted_iou": iou,
+                }
+        yield from results
 
 
-BoxSource = OwnBoxes | OtherBoxes
+def _times_iou(score: float, iou: float) -> float:
+    return score * min(max(iou, 0.0), 1.0)
+
+
+def _as_boxes(bboxes: list[list[float]]) -> Tensor:
+    return torch.tensor(bboxes, dtype=torch.float32).reshape(-1, 4)
 
 
 def refine_files(
-    source: BoxSource, journal: Journal, *, batch_size: int, progress: Callable[[Any, Tensor, Placed], None]
-) -> None:
-    """Refines the images that the journal does not have yet, and adds a record of each to it.
+    source: OwnBoxes | OtherBoxes, done: Container[Any], batch_size: int
+) -> Iterator[tuple[Record, Tensor, Placed]]:
+    """Refines the images one after the other: the record of each, the image uint8 [3, H, W], and its boxes.
 
     Args:
-        progress: called after each image with its id, the image uint8 [3, H, W], and its boxes.
+        done: ids of images to be left out.
 
     Raises:
-        DataError: an image cannot be read; those before it are in the journal.
+        DataError: an image cannot be read.
     """
-    done = {record["image_id"] for record in journal}
     todo = [image_id for image_id in source.paths if image_id not in done]
     start = 0
     for images in read_ahead([source.paths[image_id] for image_id in todo], batch_size):
         image_ids = todo[start : start + batch_size]
         start += batch_size
         for image_id, image, placed in zip(image_ids, images, source.place(image_ids, images), strict=True):
-            journal.append(_record(image_id, image, placed))
-            progress(image_id, image, placed)
+            yield _record(image_id, image, placed), image, placed
 
 
 def _record(image_id: Any, image: Tensor, placed: Placed) -> Record:
-    bboxes = (box_convert(detections.boxes, "xyxy", "xywh").tolist() for detections in placed[:2])
+    before, after = (box_convert(detections.boxes, "xyxy", "xywh").tolist() for detections in placed[:2])
     return {
         "image_id": image_id,
         "height": image.shape[1],
         "width": image.shape[2],
         "category_ids": placed.category_ids,
         "scores": placed.after.scores.tolist(),
-        **dict(zip(("before", "after"), bboxes, strict=True)),
+        "before": before,
+        "after": after,
         "ious_before": placed.before.ious.tolist(),
         "ious": placed.after.ious.tolist(),
     }
 
 
-def rescored(results: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Each score multiplied by the predicted IoU, where there is one."""
-    for result in results:
-        yield result | {"score": result["score"] * max(result.get("predicted_iou", 1.0), 0.0)}
-
-
 class GroundTruth:
     """The objects of an annotation file in the images at hand.
 
+    Args:
+        files: the images at hand.
+        source: of the detections.
+
     Attributes:
-        evaluate: scores COCO results against them.
         class_names: label l is ``class_names[l - 1]``; labels count the file's categories by rising id.
 
     Raises:
-        DataError: the objects cannot be used.
+        ValueError: the objects cannot be used.
     """
 
-    def __init__(self, annotation_file: str | Path, content: dict[str, Any], files: Iterable[Path]):
-        names = {path.name for path in files}
-        images = [image for image in content["images"] if Path(image["file_name"]).name in names]
-        image_ids = {image["id"] for image in images}
-        objects = [entry for entry in content["annotations"] if entry.get("image_id") in image_ids]
-        try:
-            self.evaluate = CocoEvaluator({**content, "images": images, "annotations": objects})
-        except ValueError as error:
-            raise DataError(f"{annotation_file}: {error}") from error
-        categories = sorted(content["categories"], key=lambda category: category["id"])
-        self.class_names = [category["name"] for category in categories]
-        self._label_of = {category["id"]: label for label, category in enumerate(categories, start=1)}
+    def __init__(self, annotations: AnnotationFile, files: list[Path], source: OwnBoxes | OtherBoxes):
+        content = annotations.content
+        self._source = source
+        at_hand = {id_ for id_, found in images_of(files, annotations.file_names).items() if found}
+        images = [image for image in content["images"] if image["id"] in at_hand]
+        if not all(isinstance(entry, dict) for entry in content["annotations"]):
+            raise ValueError("an annotation is not a JSON object")
+        objects = [entry for entry in content["annotations"] if entry.get("image_id") in at_hand]
+        if any(not isinstance(entry.get("bbox"), list) for entry in objects):
+            raise ValueError("an annotation has no bbox")
+        self._evaluate = CocoEvaluator({**content, "images": images, "annotations": objects})
+        self._image_ids = at_hand
+        ids = sorted(annotations.names)
+        self.class_names = [annotations.names[id_] for id_ in ids]
+        self._label_of = {id_: label for label, id_ in enumerate(ids, start=1)}
         self._objects: dict[Any, list[dict[str, Any]]] = {}
         for entry in objects:
             if not entry.get("iscrowd", 0):
                 self._objects.setdefault(entry["image_id"], []).append(entry)
 
-    @classmethod
-    def of(cls, annotation_file: str | Path, files: Iterable[Path]) -> "GroundTruth | None":
-        """None if the file has no objects, as that of a test set."""
-        content = json.loads(Path(annotation_file).read_bytes())
-        return cls(annotation_file, content, files) if content.get("annotations") else None
+    def ap(self, results: Iterable[dict[str, Any]]) -> tuple[dict[str, float], int]:
+        """The columns of :class:`CocoEvaluator`, and how many results could not be scored.
 
-    def example(self, image_id: Any, image: Tensor, placed: Placed) -> Example:
-        """The boxes beside the objects of their image, all in this file's labels (0: not one of its classes)."""
-        labels = torch.tensor([self._label_of.get(id_, 0) for id_ in placed.category_ids], dtype=torch.int64)
-        objects = self._objects.get(image_id, [])
-        boxes = torch.tensor([entry["bbox"] for entry in objects], dtype=torch.float32).reshape(-1, 4)
-        truth = {
-            "boxes": box_convert(boxes, "xywh", "xyxy"),
-            "labels": torch.tensor([self._label_of[entry["category_id"]] for entry in objects], dtype=torch.int64),
-        }
-        return Example(image, replace(placed.before, labels=labels), replace(placed.after, labels=labels), truth)
+        Those are of images or classes that the annotation file lacks, or have a negative width or height.
+        """
+        results = [result | {"image_id": self._source.listed_id(result["image_id"])} for result in results]
+        scored = [
+            result
+            for result in results
+            if result["image_id"] in self._image_ids
+            and result["category_id"] in self._label_of
+            and min(result["bbox"][2:]) >= 0
+        ]
+        return self._evaluate(scored), len(results) - len(scored)
+
+    def most_changed(self, records: Iterable[Record], num_boxes: int = 4) -> list[BoxChange]:
+        """The boxes whose true IoU refinement raised most, and those whose it lowered most.
+
+        Of those that show an object: of an IoU of at least 0.5 before refinement. Only their images are read.
+        """
+        gained: list[tuple] = []
+        lost: list[tuple] = []
+        for record in records:
+            boxes, object_labels = self._objects_in(record["image_id"])
+            labels = torch.tensor([self._label_of.get(id_, 0) for id_ in record["category_ids"]], dtype=torch.int64)
+            path = torch.stack([box_convert(_as_boxes(record[name]), "xywh", "xyxy") for name in ("before", "after")])
+            ious, matched = best_match(path[0], labels, boxes, object_labels)
+            for row in (ious >= 0.5).nonzero()[:, 0].tolist():
+                truth = boxes[matched[row]]
+                gain = float(box_iou(path[1, row, None], truth[None]) - ious[row])
+                change = (gain, record["image_id"], int(labels[row]), path[:, row], truth,
+                          torch.tensor([record["ious_before"][row], record["ious"][row]]))  # fmt: skip
+                if gain > 0:
+                    gained = nlargest(num_boxes, [*gained, change], key=itemgetter(0))
+                elif gain < 0:
+                    lost = nsmallest(num_boxes, [*lost, change], key=itemgetter(0))
+        return [
+            BoxChange(
+                read_image(self._source.paths[image_id]).as_subclass(Tensor),
+                path,
+                ious,
+                truth,
+                f"{self.class_names[label - 1]}, {self._source.paths[image_id].name}",
+            )
+            for _, image_id, label, path, truth, ious in (*gained, *lost)
+        ]
+
+    def _objects_in(self, image_id: Any) -> tuple[Tensor, Tensor]:
+        objects = self._objects.get(self._source.listed_id(image_id), [])
+        labels = torch.tensor([self._label_of[entry["category_id"]] for entry in objects], dtype=torch.int64)
+        return box_convert(_as_boxes([entry["bbox"] for entry in objects]), "xywh", "xyxy"), labels
 
 
 def write_list(path: Path, entries: Iterable[dict[str, Any]]) -> int:

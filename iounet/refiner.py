@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +16,10 @@ from torchvision.ops import clip_boxes_to_image
 from torchvision.transforms.v2 import functional as F
 
 from .boxes import box_sizes
-from .build import build_detector
+from .build import build_detector, build_device
 from .config import get_cfg, merge_yaml
 from .detections import Detections
-from .modeling import IoUNet, to_original
+from .modeling import IoUNet, Postprocessing, to_original
 from .postprocess import Stop
 from .training.checkpoint import load_checkpoint, load_detector_weights
 
@@ -37,6 +39,11 @@ class RefinedDetections(Detections):
     index: Tensor
 
 
+def _with_gradients(method: Callable) -> Callable:
+    """Refinement switches gradients on for its boxes alone; in inference mode, where a caller may be, it could not."""
+    return torch.inference_mode(False)(torch.no_grad()(method))
+
+
 class IoURefiner:
     """Scores and moves boxes that any detector found.
 
@@ -48,12 +55,11 @@ class IoURefiner:
     - labels [N]: integers 1..C, the places from 1 of the classes in :attr:`categories`; 0 for a class that the refiner
       was not trained on, whose predicted IoU is the highest of the classes'; None: 0 for all.
 
-    and answers in tensors of the dtype and on the device of the boxes (float32 on the CPU for all but tensors of
-    floating point), in pixels of the image. With several images at once the smaller ones are padded, which changes
-    results in the last digits shown, not more.
+    and answers in tensors on the device of the boxes, float64 if the boxes are, otherwise float32; boxes in pixels of
+    the image. Of several images those of one size are worked on at once, as padding would change the results.
 
     Args:
-        detector: a trained IoU-Net, on its device.
+        detector: a trained IoU-Net, on its device; its parameters are frozen.
         categories: ``{"id", "name"}`` of each class in label order: label l is ``categories[l - 1]``.
     """
 
@@ -65,10 +71,14 @@ class IoURefiner:
     def from_checkpoint(cls, path: str | Path, device: str | torch.device = "cpu") -> IoURefiner:
         """Builds the detector that a checkpoint of tools/train.py describes and loads its weights.
 
+        Args:
+            device: such as "cpu" or "cuda:1"; "auto": a GPU if there is one.
+
         Raises:
             CheckpointError: the file is missing, damaged, or no checkpoint of this project.
-            ConfigError: its configuration has keys that this version does not know.
+            ConfigError: its configuration has keys that this version does not know; there is no such device.
         """
+        device = build_device(str(device))
         checkpoint = load_checkpoint(path)
         cfg = get_cfg()
         merge_yaml(checkpoint["config"], cfg, str(path))
@@ -91,11 +101,15 @@ class IoURefiner:
         """
         return self.detect_batch([image])[0]
 
-    @torch.no_grad()
     def detect_batch(self, images: Sequence) -> list[tuple[Detections, Detections]]:
         """:meth:`detect` of several images at once."""
+        tensors = [_as_tensor(image) for image in images]
+        return _by_size(tensors, self._detect, tensors)
+
+    @_with_gradients
+    def _detect(self, images: list[Tensor]) -> list[tuple[Detections, Detections]]:
         detector = self.detector
-        features = detector.extract([_as_tensor(image).to(self.device) for image in images])
+        features = detector.extract([image.to(self.device) for image in images])
         candidates = detector.detect(features, detector.propose(features))
         before = [detector.suppress(of_image) for of_image in candidates]
         after = detector.refine(features, before)
@@ -111,7 +125,7 @@ class IoURefiner:
 
     def score_batch(self, images: Sequence, boxes: Sequence, labels: Sequence | None = None) -> list[Tensor]:
         """:meth:`score` of several images at once; one entry an image in each list."""
-        return [scored.ious for scored in self._place(images, boxes, labels, None, steps=0, nms=None)]
+        return [scored.ious for scored in self._place_all(images, boxes, labels, None, steps=0, nms=None)]
 
     def refine(self, image, boxes, labels=None, scores=None, *, nms: str | None = None) -> RefinedDetections:
         """Moves boxes of an image to where the predicted IoU is higher.
@@ -146,9 +160,9 @@ class IoURefiner:
     ) -> list[RefinedDetections]:
         """:meth:`refine` of several images at once; one entry an image in each list."""
         steps = self.detector.postprocessing.refinement_steps
-        return self._place(images, boxes, labels, scores, steps=steps, nms=nms)
+        return self._place_all(images, boxes, labels, scores, steps=steps, nms=nms)
 
-    @torch.no_grad()
+    @_with_gradients
     def refinement_path(self, image, boxes, labels=None) -> Tensor:
         """Where the boxes of an image lie after 0, 1, ..., T steps of :meth:`refine`: Tensor[T + 1, N, 4]."""
         image = _as_tensor(image)
@@ -162,8 +176,7 @@ class IoURefiner:
                 path[step, rows] = to_original(features, [detections])[0].boxes.to(path)
         return path
 
-    @torch.no_grad()
-    def _place(
+    def _place_all(
         self,
         images: Sequence,
         boxes: Sequence,
@@ -174,25 +187,36 @@ class IoURefiner:
         nms: str | None,
     ) -> list[RefinedDetections]:
         nothing = [None] * len(images)
-        lists = {"boxes": boxes, "labels": labels or nothing, "scores": scores or nothing}
+        lists = {
+            "boxes": boxes,
+            "labels": nothing if labels is None else labels,
+            "scores": nothing if scores is None else scores,
+        }
         for name, values in lists.items():
             if len(values) != len(images):
                 raise ValueError(f"{len(images)} images, but {name} of {len(values)}: give one entry for each image")
         options = replace(self.detector.postprocessing, refinement_steps=steps)
         if nms is not None:
-            options = replace(options, nms=nms)
+            # All that are left, not the best hundred of them.
+            options = replace(options, nms=nms, detections_per_image=sys.maxsize)
+        tensors = [_as_tensor(image) for image in images]
+        given = [self._as_given(*of_image) for of_image in zip(*lists.values(), strict=True)]
+        return _by_size(tensors, partial(self._place, options=options, suppress=nms is not None), tensors, given)
 
-        images = [_as_tensor(image) for image in images]
-        answers = [self._as_given(*of_image) for of_image in zip(*lists.values(), strict=True)]
+    @_with_gradients
+    def _place(
+        self, images: list[Tensor], answers: list[RefinedDetections], *, options: Postprocessing, suppress: bool
+    ) -> list[RefinedDetections]:
+        """Of images of one size."""
         rows = [_rows_with_area(answer.boxes, image) for answer, image in zip(answers, images, strict=True)]
         if not any(map(len, rows)):
-            return [answer[index] if nms is not None else answer for answer, index in zip(answers, rows, strict=True)]
+            return [answer[index] if suppress else answer for answer, index in zip(answers, rows, strict=True)]
         features = self.detector.extract([image.to(self.device) for image in images])
         placed = [
             self._resized(answer[index], image, size)
             for answer, index, image, size in zip(answers, rows, images, features.sizes, strict=True)
         ]
-        if nms is not None:
+        if suppress:
             ((*scored,),) = self.detector.refinement_path(features, placed, replace(options, refinement_steps=0))
             for image, (of_image, _) in enumerate(scored):
                 keep, new_scores = self.detector.nms(of_image, options)
@@ -222,7 +246,7 @@ class IoURefiner:
     def _as_given(self, boxes, labels, scores) -> RefinedDetections:
         """The caller's boxes, checked, before anything is done about them."""
         boxes = torch.as_tensor(boxes).detach()
-        boxes = boxes if boxes.is_floating_point() else boxes.float()
+        boxes = boxes.clone() if boxes.dtype == torch.float64 else boxes.float().clone()
         boxes = boxes.reshape(0, 4) if boxes.numel() == 0 else boxes
         count, device = len(boxes), boxes.device
         labels = torch.as_tensor(labels if labels is not None else [0] * count, device=device)
@@ -232,7 +256,7 @@ class IoURefiner:
         given = RefinedDetections(
             boxes,
             labels.long(),
-            scores if scores.is_floating_point() else scores.to(boxes),
+            scores.to(boxes.dtype, copy=True),
             ious=boxes.new_zeros(count),
             ious_before=boxes.new_zeros(count),
             stops=torch.full((count,), Stop.UNPLACED, device=device),
@@ -253,8 +277,20 @@ class IoURefiner:
         """Boxes as the detector takes them: clipped to the image, in pixels of the resized image, on its device."""
         image_size = tuple(image.shape[-2:])
         boxes = clip_boxes_to_image(given.boxes, image_size)
-        on_device = Detections(boxes, given.labels, given.scores, given.ious).to(self.device)
-        return on_device.rescaled(image_size, size)
+        in_float32 = Detections(boxes.float(), given.labels, given.scores.float(), given.ious.float())
+        return in_float32.to(self.device).rescaled(image_size, size)
+
+
+def _by_size(images: list[Tensor], work: Callable[..., list], *columns: list) -> list:
+    """``work(*columns)`` of the images of each size by themselves, put together again in the order of the images."""
+    places: dict[tuple[int, ...], list[int]] = {}
+    for place, image in enumerate(images):
+        places.setdefault(tuple(image.shape), []).append(place)
+    answers: list = [None] * len(images)
+    for group in places.values():
+        for place, answer in zip(group, work(*([column[place] for place in group] for column in columns)), strict=True):
+            answers[place] = answer
+    return answers
 
 
 def _rows_with_area(boxes: Tensor, image: Tensor) -> Tensor:

@@ -54,7 +54,7 @@ def to_supervision(
     xyxy, confidence = detections.boxes.cpu().numpy(), detections.scores.cpu().numpy()
     if given is None:
         class_id = detections.labels.cpu().numpy() - 1
-        names = np.array([category["name"] for category in categories])
+        names = np.array([*(category["name"] for category in categories), ""])  # the last of class_id -1: unknown
         result = supervision.Detections(
             xyxy, confidence=confidence, class_id=class_id, data={"class_name": names[class_id]}
         )

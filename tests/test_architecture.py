@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "evaluation": {"boxes", "detections", "postprocess", "modeling", "visualization", "html_report"},
     "build": {"config", "data", "modeling", "training"},
     "refiner": {"boxes", "detections", "modeling", "postprocess", "training", "config", "build"},
-    "refine_files": {"data", "detections", "evaluation", "refiner"},
+    "refine_files": {"data", "detections", "evaluation", "refiner", "visualization"},
     "supervision": {"data", "detections", "refiner"},
     "__init__": {"build", "config", "detections", "refiner"},
 }

@@ -100,3 +100,9 @@ def test_to_coco():
     assert [entry["category_id"] for entry in entries] == [90, 3, 90]
     assert json.loads(json.dumps(entries)) == entries
     assert three()[:0].to_coco(42, [3, 90]) == []
+
+
+def test_to_coco_of_a_class_without_a_category():
+    unknown = Detections(torch.ones(1, 4), torch.tensor([0]), torch.ones(1), torch.ones(1))
+    with pytest.raises(ValueError, match="label 0 has no category id"):
+        unknown.to_coco(42, [3, 90])

@@ -7,6 +7,7 @@ from PIL import Image
 from torch import Tensor
 
 from iounet import IoURefiner
+from iounet.config import ConfigError
 from iounet.postprocess import Stop
 from iounet.training.checkpoint import CheckpointError, save_checkpoint
 
@@ -70,6 +71,10 @@ class TestFromCheckpoint:
         torch.save({"weight": torch.zeros(1)}, tmp_path / "other.pth")
         with pytest.raises(CheckpointError, match=r"other\.pth is not a checkpoint of this project"):
             IoURefiner.from_checkpoint(tmp_path / "other.pth")
+
+    def test_a_device_that_is_not_there(self, checkpoint):
+        with pytest.raises(ConfigError, match="unknown device 'abacus'"):
+            IoURefiner.from_checkpoint(checkpoint, device="abacus")
 
     def test_a_config_with_keys_of_another_version_names_the_file(self, checkpoint, tmp_path):
         content = torch.load(checkpoint, weights_only=True)
@@ -212,9 +217,15 @@ class TestWhatIsTaken:
 
     def test_boxes(self, refiner, image):
         expected = refiner.refine(image, BOXES, LABELS, SCORES)
-        for kind in (np.asarray, Tensor.tolist, lambda values: values.double().numpy()):
-            labels = kind(LABELS) if kind is not Tensor.tolist else LABELS.tolist()
-            refined = refiner.refine(image, kind(BOXES), np.asarray(labels, dtype=np.int32), kind(SCORES))
+        for kind, dtype in (
+            (np.asarray, torch.float32),
+            (Tensor.tolist, torch.float32),
+            (Tensor.half, torch.float32),
+            (lambda values: values.double().numpy(), torch.float64),
+        ):
+            labels = LABELS.tolist() if kind is Tensor.tolist else LABELS.numpy().astype(np.uint16)
+            refined = refiner.refine(image, kind(BOXES), labels, kind(SCORES))
+            assert refined.boxes.dtype == refined.scores.dtype == dtype
             torch.testing.assert_close(refined.boxes.float(), expected.boxes, rtol=0, atol=1e-3)
             assert refined.labels.tolist() == LABELS.tolist() and refined.scores.tolist() == SCORES.tolist()
         refined = refiner.refine(image, BOXES.long(), LABELS, SCORES)
@@ -234,6 +245,20 @@ class TestWhatIsTaken:
             refined = refiner.refine(image, boxes, [1] * len(boxes), boxes[:, 0] / 100)
             assert not refined.boxes.requires_grad and not refined.scores.requires_grad
             refined.boxes.numpy()
+
+    def test_in_inference_mode(self, refiner, image):
+        expected = refiner.refine(image, BOXES, LABELS, SCORES)
+        with torch.inference_mode():
+            boxes, photo = BOXES * 1, image * 1
+            torch.testing.assert_close(refiner.refine(photo, boxes, LABELS, SCORES).boxes, expected.boxes)
+            refiner.detect(photo)
+            refiner.refinement_path(photo, boxes, LABELS)
+
+    def test_the_answer_is_a_copy(self, refiner, image):
+        boxes, scores = torch.tensor([[90.0, 60.0, 99.0, 70.0]]), torch.ones(1)
+        refined = refiner.refine(image, boxes, [1], scores)
+        refined.boxes.zero_(), refined.scores.zero_()
+        assert boxes[0, 0] == 90 and scores[0] == 1
 
     def test_without_labels_and_scores(self, refiner, image):
         refined = refiner.refine(image, BOXES)
@@ -301,9 +326,10 @@ class TestWhatItTells:
         refined = refiner.refine(image, boxes, torch.ones(100, dtype=torch.int64))
         assert refined.stops[0] == Stop.UNPLACED
         assert {Stop.COLLAPSED, Stop.LEFT_IMAGE} <= set(refined.stops.tolist())
-        back = (refined.stops == Stop.COLLAPSED) | (refined.stops == Stop.LEFT_IMAGE)
         unmoved = (refined.boxes == boxes).all(1)
-        assert (unmoved[refined.stops == Stop.LEFT_IMAGE]).all() and unmoved[back].any()
+        assert unmoved[refined.stops == Stop.LEFT_IMAGE].all()
+        sizes = refined.boxes[:, 2:] - refined.boxes[:, :2]
+        assert (sizes > 0).all() and (refined.boxes[1:] >= 0).all() and (refined.boxes[1:, 2] <= 80).all()
 
     def test_without_a_step_boxes_keep_every_bit(self, refiner, image):
         refiner.detector.postprocessing = replace(refiner.detector.postprocessing, step_size=0.0)
@@ -346,6 +372,23 @@ class TestNMS:
         assert sorted(refined.index.tolist()) == [0, 1, 2, 3, 4, 5]
         assert (refined.scores <= self.SCORES[refined.index]).all() and refined.scores.min() < 0.1
 
+    def test_all_that_is_left_is_returned(self, refiner, image):
+        """Not the best hundred alone, as of a detector's own."""
+        corners = torch.cartesian_prod(torch.arange(15.0), torch.arange(8.0)) * 5
+        boxes = torch.cat([corners, corners + 5], 1)
+        assert len(refiner.refine(image, boxes, [1] * 120, nms="greedy")) == 120
+
+    @pytest.mark.parametrize("nms", ["greedy", "soft", "iou_guided"])
+    def test_scores_and_boxes_of_other_types(self, refiner, image, nms):
+        expected = refiner.refine(image, self.HEAPS, self.CLASSES, self.SCORES, nms=nms)
+        for boxes, scores in (
+            (self.HEAPS.numpy(), self.SCORES.double().numpy()),
+            (self.HEAPS.double(), self.SCORES.tolist()),
+            (self.HEAPS, self.SCORES.half()),
+        ):
+            refined = refiner.refine(image, boxes, self.CLASSES, scores, nms=nms)
+            assert refined.index.tolist() == expected.index.tolist()
+
     def test_boxes_outside_are_left_out(self, refiner, image):
         boxes = torch.cat([torch.tensor([[90.0, 10.0, 99.0, 20.0]]), self.HEAPS])
         classes = torch.cat([torch.tensor([1]), self.CLASSES])
@@ -374,14 +417,17 @@ class TestBatch:
         together = refiner.refine_batch(images, [BOXES, BOXES[:1]], [LABELS, LABELS[:1]])
         for of_image, *given in zip(together, images, [BOXES, BOXES[:1]], [LABELS, LABELS[:1]], strict=True):
             alone = refiner.refine(*given)
-            torch.testing.assert_close(of_image.boxes, alone.boxes, rtol=0, atol=0.5)
+            torch.testing.assert_close(of_image.boxes, alone.boxes, rtol=0, atol=1e-3)
+        for found, given in zip(refiner.detect_batch(images), images, strict=True):
+            for one, alone in zip(found, refiner.detect(given), strict=True):
+                torch.testing.assert_close(one.boxes, alone.boxes, rtol=0, atol=1e-3)
 
     def test_lists_of_another_length(self, refiner, image):
         with pytest.raises(ValueError, match="2 images, but labels of 1"):
             refiner.refine_batch([image, image], [BOXES, BOXES], [LABELS])
 
     def test_no_images(self, refiner):
-        assert refiner.refine_batch([], []) == []
+        assert refiner.refine_batch([], []) == refiner.detect_batch([]) == []
 
 
 class TestDetect:

@@ -75,3 +75,9 @@ def test_detections_of_the_refiner_itself():
     ]
     boxes, labels, scores = from_supervision(after, CATEGORIES)
     assert np.array_equal(boxes, BOXES) and labels.tolist() == [2, 1, 2] and np.array_equal(scores, own.scores.numpy())
+
+
+def test_a_class_unknown_to_the_refiner_has_no_name():
+    found = Detections(torch.from_numpy(BOXES), torch.tensor([2, 0, 1]), torch.rand(3), torch.rand(3))
+    after = to_supervision(found, CATEGORIES)
+    assert after.data["class_name"].tolist() == ["star", "", "traffic light"] and after.class_id.tolist() == [1, -1, 0]

@@ -29,21 +29,27 @@ class Journal:
                     f"{path} is left of a run that was stopped: give --resume to go on with it, another output folder, "
                     "or delete that file to begin anew"
                 )
-            content = path.read_bytes()
-            whole = content[: content.rfind(b"\n") + 1]  # a run that is killed may leave half a line
-            first = json.loads(whole.split(b"\n", 1)[0]) if whole else run
-            changed = [key for key in run if first.get(key) != run[key]]
-            if changed:
-                raise DataError(
-                    f"{path} is left of a run with another {' and another '.join(changed)}: give what that run was "
-                    "given, another output folder, or delete that file to begin anew"
-                )
-            if len(whole) < len(content):
-                with open(path, "r+b") as file:
-                    file.truncate(len(whole))
+            self._go_on(run)
         if not path.exists() or not path.stat().st_size:
             path.write_text(json.dumps(run) + "\n")
         self._file = open(path, "a")  # noqa: SIM115, closed by finish()
+
+    def _go_on(self, run: dict[str, Any]) -> None:
+        content = self.path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]  # a run that is killed may leave half a line
+        try:
+            first = json.loads(whole.split(b"\n", 1)[0]) if whole else run
+            changed = [key for key in run if first.get(key) != run[key]]
+        except (ValueError, AttributeError):
+            raise DataError(f"{self.path} is damaged: delete it to begin anew") from None
+        if changed:
+            raise DataError(
+                f"{self.path} is left of a run with another {' and another '.join(changed)}: give what that run was "
+                "given, another output folder, or delete that file to begin anew"
+            )
+        if len(whole) < len(content):
+            with open(self.path, "r+b") as file:
+                file.truncate(len(whole))
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """The entries so far, oldest first, read from the file one by one."""

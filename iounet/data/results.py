@@ -1,7 +1,6 @@
 """Detections of any detector as files: COCO results and the images they belong to."""
 
 import json
-import math
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 from .errors import DataError
 
+_FLOAT32_MAX = 3.4e38
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
@@ -38,7 +38,7 @@ def read_results(path: str | Path) -> list[dict[str, Any]]:
         if missing:
             raise DataError(f"{where} lacks {', '.join(missing)}; a detection needs all four keys")
         for key in ("image_id", "category_id"):
-            if not isinstance(entry[key], (int, str)):
+            if not isinstance(entry[key], (int, str)) or isinstance(entry[key], bool):
                 raise DataError(f"{where} has {key} {entry[key]!r}; it must be a number or a string")
         where += f" (image {entry['image_id']})"
         bbox = entry["bbox"]
@@ -50,11 +50,16 @@ def read_results(path: str | Path) -> list[dict[str, Any]]:
 
 
 def _is_finite_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
+    # In float32, in which boxes are refined; by comparison, as math.isfinite raises on huge integers, which JSON has.
+    return _is_number(value) and abs(value) <= _FLOAT32_MAX
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def find_images(paths: Iterable[str | Path]) -> list[Path]:
-    """Image files: those given, and those directly in the folders given, sorted by name within each.
+    """Image files: those given, and those directly in the folders given, sorted by name within each; each file once.
 
     Raises:
         DataError: a path does not exist, or there is no image at all.
@@ -69,7 +74,10 @@ def find_images(paths: Iterable[str | Path]) -> list[Path]:
             raise DataError(f"{path}: no such image or folder; check the path")
     if not found:
         raise DataError(f"no images in {', '.join(map(str, paths))}; known suffixes are {' '.join(IMAGE_SUFFIXES)}")
-    return found
+    first: dict[Path, Path] = {}
+    for path in found:
+        first.setdefault(path.absolute(), path)
+    return list(first.values())
 
 
 def match_categories(
@@ -79,17 +87,18 @@ def match_categories(
 
     Args:
         names: ``category_id`` → name, from an annotation file; matched as in :func:`match_names`, whatever the ids.
-            None: matched by id.
+            None: matched by id, which may also be a string that spells the number, or the name.
         categories: ``{"id", "name"}`` of the model's classes in label order.
 
     Returns:
         ``category_id`` → label, 1..C, or 0 where the model has no such class; by rising id, numbers first.
     """
     used = sorted({result["category_id"] for result in results}, key=lambda id_: (isinstance(id_, str), id_))
-    if names is None:
-        label_of = {category["id"]: label for label, category in enumerate(categories, start=1)}
-        return {id_: label_of.get(id_, 0) for id_ in used}
-    return dict(zip(used, match_names([names.get(id_, "") for id_ in used], categories), strict=True))
+    if names is not None:
+        return dict(zip(used, match_names([names.get(id_, "") for id_ in used], categories), strict=True))
+    label_of = {category["id"]: label for label, category in enumerate(categories, start=1)}
+    by_name = match_names([id_ if isinstance(id_, str) else "" for id_ in used], categories)
+    return {id_: label_of.get(_number_in(id_), label) for id_, label in zip(used, by_name, strict=True)}
 
 
 def match_names(names: Iterable[str], categories: list[dict[str, Any]]) -> list[int]:
@@ -103,15 +112,16 @@ def match_names(names: Iterable[str], categories: list[dict[str, Any]]) -> list[
 
 
 def match_images(
-    results: list[dict[str, Any]], images: list[Path], file_names: dict[Any, str] | None, source: str | Path
+    image_ids: Iterable[Any], images: list[Path], file_names: dict[Any, str] | None, source: str | Path
 ) -> dict[Any, Path]:
-    """Finds the image of each ``image_id`` in a results file.
+    """Finds the image of each ``image_id`` of a results file.
 
     Args:
         images: the image files there are.
-        file_names: ``image_id`` → file name, from an annotation file. None: an id is the name of its file without
-            suffix, or the number that this name spells (COCO's 000000000139.jpg is image 139). Folders in a file
-            name tell images of one name apart; otherwise they need not be those that the images lie in.
+        file_names: ``image_id`` → file name, as :func:`listed_ids` and an annotation file give them. None: an id is the
+            name of its file, with or without suffix, or the number that this name spells (COCO's 000000000139.jpg is
+            image 139). Folders in a file name tell images of one name apart; otherwise they need not be those that the
+            images lie in.
         source: the results file, for messages.
 
     Returns:
@@ -120,45 +130,82 @@ def match_images(
     Raises:
         DataError: ids without an image, or with two.
     """
-    by_key: dict[Any, list[Path]] = {}
-    for path in images:
-        keys = {path.name} if file_names is not None else {path.stem}
-        if file_names is None and path.stem.isdecimal():
-            keys.add(int(path.stem))
-        for key in keys:
-            by_key.setdefault(key, []).append(path)
-
-    num_named = Counter(Path(name).name for name in (file_names or {}).values())
-
-    def candidates_of(image_id: Any) -> list[Path]:
-        if file_names is None:
-            return by_key.get(image_id, [])
-        file_name = Path(file_names.get(image_id, ""))
-        found = by_key.get(file_name.name, [])
-        if max(len(found), num_named[file_name.name]) > 1:
-            found = [path for path in found if path.absolute().parts[-len(file_name.parts) :] == file_name.parts]
-        return found
+    image_ids = list(dict.fromkeys(image_ids))
+    if file_names is not None:
+        candidates = images_of(images, file_names)
+    else:
+        by_key: dict[Any, list[Path]] = {}
+        for path in images:
+            for key in {
+                path.name,
+                path.stem,
+                *([int(path.stem), str(int(path.stem))] if path.stem.isdecimal() else []),
+            }:
+                by_key.setdefault(key, []).append(path)
+        candidates = {id_: by_key.get(id_, []) for id_ in image_ids}
 
     matched: dict[Any, Path] = {}
     unknown = []
-    for image_id in dict.fromkeys(result["image_id"] for result in results):
-        candidates = candidates_of(image_id)
-        if len(candidates) > 1:
-            raise DataError(
-                f"{source}: image_id {image_id!r} fits {', '.join(map(str, candidates[:3]))}; give one folder"
-            )
-        if candidates:
-            matched[image_id] = candidates[0]
+    for image_id in image_ids:
+        found = candidates.get(image_id, [])
+        if len(found) > 1:
+            raise DataError(f"{source}: image_id {image_id!r} fits {', '.join(map(str, found[:3]))}; give one folder")
+        if found:
+            matched[image_id] = found[0]
         else:
             unknown.append(image_id)
     if unknown:
         listed = ", ".join(map(repr, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
-        cure = (
-            "give the folder that holds their files"
-            if file_names is not None
-            else "name the files after their ids, or give the annotation file that lists them (--annotations)"
-        )
+        cure = "name the files after their ids, or give the annotation file that lists them (--annotations)"
+        if file_names is not None:
+            unlisted = sum(id_ not in file_names for id_ in unknown)
+            cure = (
+                f"{unlisted} of them are not in the annotation file" if unlisted else "give the folder of their files"
+            )
         raise DataError(
             f"{source}: {len(unknown)} image ids have no image among the {len(images)} given: {listed}; {cure}"
         )
     return matched
+
+
+def images_of(images: list[Path], file_names: dict[Any, str]) -> dict[Any, list[Path]]:
+    """``image_id`` → the files its file name may mean: of that name, and in its folders if several have that name."""
+    by_name: dict[str, list[Path]] = {}
+    for path in images:
+        by_name.setdefault(path.name, []).append(path)
+    num_named = Counter(Path(name).name for name in file_names.values())
+    candidates = {}
+    for image_id, file_name in file_names.items():
+        wanted = Path(file_name)
+        found = by_name.get(wanted.name, [])
+        if max(len(found), num_named[wanted.name]) > 1:
+            found = [path for path in found if path.absolute().parts[-len(wanted.parts) :] == wanted.parts]
+        candidates[image_id] = found
+    return candidates
+
+
+def listed_ids(image_ids: Iterable[Any], file_names: dict[Any, str]) -> dict[Any, Any]:
+    """``image_id`` of a results file → that of an annotation file, which it may name in another way.
+
+    Args:
+        file_names: of the annotation file, id → file name. A results file may name an image by this id, as number or
+            string, or, as ultralytics does, by the file name, with or without folders and suffix.
+
+    Returns:
+        Without those that the annotation file does not list, or lists twice.
+    """
+    by_key: dict[Any, set[Any]] = {}
+    for id_, name in file_names.items():
+        path = Path(name)
+        for key in {str(id_), name, path.name, path.stem}:
+            by_key.setdefault(key, set()).add(id_)
+    found = {}
+    for image_id in dict.fromkeys(image_ids):
+        meant = {image_id} if image_id in file_names else by_key.get(str(image_id), set())
+        if len(meant) == 1:
+            (found[image_id],) = meant
+    return found
+
+
+def _number_in(id_: Any) -> Any:
+    return int(id_) if isinstance(id_, str) and id_.isdecimal() else id_

@@ -2,8 +2,8 @@
 
 from .calibration import Calibration, calibrate
 from .coco_ap import AP_COLUMNS, CocoEvaluator, coco_ap, markdown_table
-from .correlation import best_iou, correlation_figure, pearson
-from .evaluate import Evaluation, Example, box_changes, evaluate
+from .correlation import best_iou, best_match, correlation_figure, pearson
+from .evaluate import DRAWN_SCORE, Evaluation, Example, evaluate
 from .report import AP_IN_WORDS, changes_section, draw_examples, write_report
 from .reproduction import Reproduction, detect, reproduce
 from .reproduction_report import ReproductionReport
@@ -13,12 +13,13 @@ __all__ = [
     "AP_IN_WORDS",
     "Calibration",
     "CocoEvaluator",
+    "DRAWN_SCORE",
     "Evaluation",
     "Example",
     "Reproduction",
     "ReproductionReport",
     "best_iou",
-    "box_changes",
+    "best_match",
     "calibrate",
     "changes_section",
     "coco_ap",

@@ -62,7 +62,9 @@ def write_report(
                     )
                 ],
             ),
-            changes_section(pictures["changes"]),
+            changes_section(
+                pictures["changes"], f"Of the detections of a score of at least {DRAWN_SCORE} that show an object."
+            ),
             Section(
                 "Boxes before and after refinement",
                 pictures=[
@@ -78,12 +80,15 @@ def write_report(
     return summary
 
 
-def changes_section(sheet: Image.Image) -> Section:
-    """The part of a page that shows the sheet of :func:`iounet.visualization.changes_sheet`."""
+def changes_section(sheet: Image.Image, of_which: str) -> Section:
+    """The part of a page that shows the sheet of :func:`iounet.visualization.changes_sheet`.
+
+    Args:
+        of_which: which boxes were looked at, as a sentence.
+    """
     return Section(
         "Boxes that changed most",
-        f"Of the detections of a score of at least {DRAWN_SCORE} that show an object. Below each box its top left and "
-        "its bottom right corner, magnified further.",
+        f"{of_which} Below each box its top left and its bottom right corner, magnified further.",
         pictures=[
             Picture(
                 sheet,

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from iounet.data import DataError
-from iounet.data.results import find_images, match_images, read_results
+from iounet.data.results import find_images, listed_ids, match_categories, match_images, read_results
 
 ENTRY = {"image_id": 7, "category_id": 3, "bbox": [1.5, 2, 30, 40], "score": 0.5}
 
@@ -105,30 +105,33 @@ class TestFindImages:
         with pytest.raises(DataError, match=r"gone\.png: no such image or folder; check the path"):
             find_images([folder, folder / "gone.png"])
 
+    def test_a_file_given_twice(self, folder):
+        assert find_images([folder, folder / "b.png"]) == find_images([folder])
+
     def test_a_folder_without_images(self, tmp_path):
         with pytest.raises(DataError, match=r"no images in .*known suffixes are \.bmp"):
             find_images([tmp_path])
-
-
-def results_of(*image_ids):
-    return [ENTRY | {"image_id": image_id} for image_id in image_ids]
 
 
 class TestMatchImages:
     IMAGES = [Path("x/a.png"), Path("x/000139.jpg"), Path("y/12.png")]
 
     def test_by_name_without_suffix_or_by_its_number(self):
-        matched = match_images(results_of(12, "a", 139, "a", "000139"), self.IMAGES, None, "detections.json")
+        matched = match_images([12, "a", 139, "a", "000139"], self.IMAGES, None, "detections.json")
         assert list(matched.items()) == [
             (12, Path("y/12.png")),
             ("a", Path("x/a.png")),
             (139, Path("x/000139.jpg")),
             ("000139", Path("x/000139.jpg")),
         ]
+        assert match_images(["139", "a.png"], self.IMAGES, None, "d.json") == {
+            "139": Path("x/000139.jpg"),
+            "a.png": Path("x/a.png"),
+        }
 
     def test_by_the_file_names_of_an_annotation_file(self):
         names = {5: "a.png", 9: "val/12.png", 139: "elsewhere.png"}
-        assert match_images(results_of(9, 5), self.IMAGES, names, "d.json") == {9: Path("y/12.png"), 5: Path("x/a.png")}
+        assert match_images([9, 5], self.IMAGES, names, "d.json") == {9: Path("y/12.png"), 5: Path("x/a.png")}
 
     def test_no_results(self):
         assert match_images([], self.IMAGES, None, "d.json") == {}
@@ -137,29 +140,64 @@ class TestMatchImages:
         with pytest.raises(
             DataError, match=r"d\.json: 7 image ids have no image among the 3 given: 1, 2, 3, 4, 5, \.\.\.; name"
         ):
-            match_images(results_of(12, 1, 2, 3, 4, 5, 6, "seven", 1), self.IMAGES, None, "d.json")
+            match_images([12, 1, 2, 3, 4, 5, 6, "seven", 1], self.IMAGES, None, "d.json")
 
     def test_an_image_of_the_annotation_file_that_is_not_among_those_given(self):
         with pytest.raises(DataError, match=r"1 image ids have no image among the 3 given: 139; give the folder"):
-            match_images(results_of(139), self.IMAGES, {139: "elsewhere.png"}, "d.json")
+            match_images([139], self.IMAGES, {139: "elsewhere.png"}, "d.json")
 
     def test_an_id_that_fits_two_images(self):
         images = [Path("x/a.png"), Path("y/a.png")]
         with pytest.raises(DataError, match=r"d\.json: image_id 'a' fits x/a\.png, y/a\.png; give one folder"):
-            match_images(results_of("a"), images, None, "d.json")
+            match_images(["a"], images, None, "d.json")
         with pytest.raises(DataError, match=r"image_id 139 fits x/139\.png, x/0139\.png"):
-            match_images(results_of(139), [Path("x/139.png"), Path("x/0139.png")], None, "d.json")
+            match_images([139], [Path("x/139.png"), Path("x/0139.png")], None, "d.json")
 
     def test_two_annotated_images_of_one_name_are_not_taken_for_each_other(self):
         # Only train/a.png is given; the detections of val/a.png must not be refined on it.
         names = {1: "train/a.png", 2: "val/a.png"}
         with pytest.raises(DataError, match="2"):
-            match_images(results_of(1, 2), [Path("train/a.png")], names, "d.json")
+            match_images([1, 2], [Path("train/a.png")], names, "d.json")
 
     def test_the_folders_of_file_names_tell_images_of_one_name_apart(self):
         names = {1: "train/a.png", 2: "val/a.png"}
         images = [Path("set/val/a.png"), Path("set/train/a.png")]
-        assert match_images(results_of(1, 2), images, names, "d.json") == {1: images[1], 2: images[0]}
+        assert match_images([1, 2], images, names, "d.json") == {1: images[1], 2: images[0]}
+
+
+class TestListedIds:
+    NAMES = {5: "val/a.png", 139: "000139.jpg", 7: "x/b.png", 8: "y/b.png"}
+
+    @pytest.mark.parametrize(
+        ("given", "listed"),
+        [(5, 5), ("5", 5), ("a", 5), ("a.png", 5), ("val/a.png", 5), ("000139", 139), ("x/b.png", 7)],
+    )
+    def test_an_image_may_be_named_in_several_ways(self, given, listed):
+        assert listed_ids([given], self.NAMES) == {given: listed}
+
+    @pytest.mark.parametrize("given", [6, "b", "b.png", "c.png"])
+    def test_one_that_is_not_listed_or_could_be_two(self, given):
+        assert listed_ids([given], self.NAMES) == {}
+
+
+class TestMatchCategories:
+    CLASSES = [{"id": 3, "name": "traffic light"}, {"id": 8, "name": "star"}]
+
+    def test_by_id(self):
+        results = [ENTRY | {"category_id": id_} for id_ in (8, 3, 5, "8", "Traffic-Light", "zebra")]
+        assert match_categories(results, None, self.CLASSES) == {
+            3: 1,
+            5: 0,
+            8: 2,
+            "8": 2,
+            "Traffic-Light": 1,
+            "zebra": 0,
+        }
+
+    def test_by_name(self):
+        results = [ENTRY | {"category_id": id_} for id_ in (8, 3, 5)]
+        names = {3: "STAR", 8: "traffic_light"}  # not what the refiner has under these ids
+        assert match_categories(results, names, self.CLASSES) == {3: 2, 5: 0, 8: 1}
 
 
 def test_the_image_suffixes_are_ones_that_can_be_read(folder):

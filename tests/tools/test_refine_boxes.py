@@ -270,8 +270,47 @@ class TestRefineOthers:
         columns = [f"{expected[column]:.1f}" for column in AP_COLUMNS]
         assert [cell.strip() for cell in after.split("|")[1:-1]] == ["refined", *columns]
         page = (tmp_path / "out" / "report.html").read_text()
-        assert ">100.0<" in page and "Lost most" not in page  # that is in a picture
+        assert ">100.0<" in page
         assert page.count("data:image/") == 1 + 5  # the sheet of changes, and each image
+
+    def test_ultralytics_with_an_annotation_file(self, refine, write, dataset, capsys):
+        """Images by the stem of the file, where the annotation file has numbers: classes by name, and AP."""
+        path = dataset / "annotations" / "val.json"
+        annotations = json.loads(path.read_text())
+        objects = annotations["annotations"]
+        by_stem = [entry(f"{o['image_id']:06d}", o["bbox"], category_id=o["category_id"]) for o in objects]
+        refined = refine(write(by_stem), "--annotations", path)
+        assert [found["image_id"] for found in refined] == [given["image_id"] for given in by_stem]
+        shown = capsys.readouterr().out
+        assert "matched by name" in shown and "| before  | 100.0 |" in shown
+        by_id = refine(write([found | {"image_id": int(found["image_id"])} for found in by_stem], "ids.json"))
+        assert [found["bbox"] for found in refined] == [found["bbox"] for found in by_id]
+
+    def test_detections_that_cannot_be_scored_are_counted(self, refine, write, dataset, capsys):
+        path = dataset / "annotations" / "val.json"
+        annotations = json.loads(path.read_text())
+        given = [entry(o["image_id"], o["bbox"], category_id=o["category_id"]) for o in annotations["annotations"]]
+        given += [entry(1, [30.0, 30.0, -5.0, 4.0]), entry(1, [1.0, 2.0, 3.0, 4.0], category_id=99)]
+        assert isinstance(refine(write(given), "--annotations", path), list)
+        shown = capsys.readouterr().out
+        assert "2 detections are not scored" in shown and "| before  | 100.0 |" in shown
+
+    @pytest.mark.parametrize(
+        "fault", [{"annotations": [{"image_id": 1, "category_id": 1}]}, {"categories": []}, {"annotations": [5]}]
+    )
+    def test_objects_that_cannot_be_used_cost_the_ap_alone(self, refine, write, dataset, capsys, fault):
+        content = json.loads((dataset / "annotations" / "val.json").read_text()) | fault
+        refined = refine(write([entry(1, [5, 6, 30, 40])]), "--annotations", write(content, "bad.json"))
+        assert refined[0]["predicted_iou"] != 0
+        assert "no AP: the objects of" in capsys.readouterr().out
+
+    def test_a_box_that_does_not_move_is_written_as_it_was(self, refine, write):
+        bbox = [500.1, 500.1, 10.3, 10.7]
+        assert refine(write([entry(1, bbox)]))[0]["bbox"] == bbox
+
+    def test_numbers_beyond_float32(self, refine, write):
+        for number in (10**400, 1e300):
+            assert "four finite numbers" in refine(write([entry(1, [0, 0, number, 5])]))
 
     def test_a_run_that_was_stopped_goes_on(self, refine, write, dataset, tmp_path, monkeypatch):
         path = write(some_entries())
@@ -293,6 +332,8 @@ class TestRefineOthers:
         assert "progress.jsonl is left of a run that was stopped: give --resume" in message
         message = refine(write(some_entries()[1:], "other.json"), "--resume", images=tmp_path / "images")
         assert "a run with another detections file" in message
+        message = refine(path, "--resume", images=dataset / "val")
+        assert "a run with another list of images" in message
         message = refine(path, "--resume", "--class-agnostic", images=tmp_path / "images")
         assert "a run with another --class-agnostic" in message
 
@@ -328,6 +369,56 @@ class TestRefineOthers:
         damaged.write_bytes(damaged.read_bytes()[:300])
         message = refine(write([entry(1, [1, 2, 30, 40])]), images=tmp_path / "images")
         assert message.startswith(f"DataError: {damaged}: cannot be read as an image")
+
+
+class TestDetectWithAnnotations:
+    @pytest.fixture
+    def folders(self, dataset, tmp_path):
+        """Two images of one name in two folders, and an annotation file that tells them apart."""
+        for number, name in ((1, "a"), (2, "b")):
+            (tmp_path / name).mkdir()
+            shutil.copy(dataset / "val" / f"00000{number}.png", tmp_path / name / "x.png")
+        content = json.loads((dataset / "annotations" / "val.json").read_text())
+        content["images"] = [
+            content["images"][0] | {"file_name": "a/x.png"},
+            content["images"][1] | {"file_name": "b/x.png"},
+        ]
+        content["annotations"] = [o for o in content["annotations"] if o["image_id"] < 3]
+        path = tmp_path / "annotations.json"
+        path.write_text(json.dumps(content))
+        return tmp_path / "a", tmp_path / "b", path
+
+    def detect(self, call_tool, weights, output, *more):
+        message = call_tool("refine_boxes.py", "--weights", weights, "--output", output, *more)
+        return message if message is not None else json.loads((output / "detections.json").read_text())
+
+    def test_images_of_one_name(self, call_tool, weights, folders, tmp_path, capsys):
+        a, b, annotations = folders
+        both = self.detect(
+            call_tool, weights, tmp_path / "both", "--images", a, b, "--annotations", annotations, "--batch-size", 2
+        )
+        assert {found["image_id"] for found in both} == {1, 2}
+        assert len(list((tmp_path / "both" / "pictures").iterdir())) == 2
+        alone = self.detect(call_tool, weights, tmp_path / "alone", "--images", b, "--annotations", annotations)
+        assert {found["image_id"] for found in alone} == {2}
+        of_b = [found["bbox"] for found in both if found["image_id"] == 2]
+        torch.testing.assert_close(torch.tensor([found["bbox"] for found in alone]), torch.tensor(of_b))
+        assert capsys.readouterr().out.count("| refined") == 2
+
+    def test_an_image_that_is_not_listed(self, call_tool, weights, folders, dataset, tmp_path):
+        message = self.detect(
+            call_tool, weights, tmp_path / "out", "--images", dataset / "val", "--annotations", folders[2]
+        )
+        assert "does not list 5 of the images, such as" in message and "leave --annotations out" in message
+
+    def test_class_agnostic_is_for_other_detectors(self, call_tool, weights, dataset, tmp_path):
+        message = self.detect(call_tool, weights, tmp_path / "out", "--images", dataset / "val", "--class-agnostic")
+        assert message.startswith("ConfigError") and "--detections" in message
+
+    def test_an_output_that_cannot_be_written(self, call_tool, weights, dataset, tmp_path):
+        (tmp_path / "file").write_text("")
+        message = self.detect(call_tool, weights, tmp_path / "file" / "out", "--images", dataset / "val")
+        assert "Not a directory" in message and "\n" not in message
 
 
 @pytest.mark.parametrize(
