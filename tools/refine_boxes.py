@@ -16,8 +16,8 @@ Where the annotation file has objects, AP before and after is printed.
 
 The output folder then holds detections.json (COCO results; with --detections the same entries in the same order with
 every key kept, bbox replaced, predicted_iou and predicted_iou_before added; otherwise beside images.json, which lists
-the ids given to the images), pictures/ with the boxes before and after, and report.html. A run that was stopped goes on
-with --resume.
+the ids given to the images), pictures/ with the boxes before and after, report.html, and with ground truth
+evaluation.json, the AP. A run that was stopped goes on with --resume.
 """
 
 import argparse
@@ -40,7 +40,15 @@ from iounet.config import ConfigError
 from iounet.data import DataError
 from iounet.data.journal import Journal
 from iounet.data.results import find_images
-from iounet.evaluation import AP_IN_WORDS, DRAWN_SCORE, Example, changes_section, draw_examples, markdown_table
+from iounet.evaluation import (
+    AP_IN_WORDS,
+    DRAWN_SCORE,
+    Example,
+    changes_section,
+    draw_examples,
+    markdown_table,
+    without_nan,
+)
 from iounet.html_report import Picture, Section, write_html
 from iounet.refine_files import (
     AnnotationFile,
@@ -189,11 +197,12 @@ def mean_ious(journal: Journal) -> str:
 def precision_section(
     truth: GroundTruth, source: OwnBoxes | OtherBoxes, journal: Journal, detections_file: Path
 ) -> Section:
-    """AP before and after, which is printed, too."""
+    """AP before and after, which is printed, too, and written to evaluation.json."""
     before, left_out = truth.ap(source.results(journal, "before"))
     refined, _ = truth.ap(json.loads(detections_file.read_bytes()))
     table = {"before": before, "refined": refined}
     print(f"\n{markdown_table(table)}\n")
+    (detections_file.parent / "evaluation.json").write_text(json.dumps(without_nan({"table": table}), indent=1) + "\n")
     text = AP_IN_WORDS
     if left_out:
         note = (

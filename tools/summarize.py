@@ -20,14 +20,16 @@ def main() -> None:
         "files",
         nargs="+",
         type=Path,
-        help="evaluation.json of tools/train.py, or reproduction.json of tools/reproduce.py",
+        help="evaluation.json of tools/train.py or refine_boxes.py, or reproduction.json of tools/reproduce.py",
     )
     parser.add_argument("--tables", nargs="+", metavar="NAME", help="only these of reproduction.json")
     args = parser.parse_args()
     runs = [json.loads(path.read_text()) for path in args.files]
     for name in args.tables or tables_of(runs[0]):
         print(f"{name}\n\n{summary([run[name] for run in runs])}\n")
-    for name, text in (("score", "class score"), ("predicted_iou", "predicted IoU")):
+    for name, text in (
+        (("score", "class score"), ("predicted_iou", "predicted IoU")) if "correlation" in runs[0] else ()
+    ):
         values = [run["correlation"][name] for run in runs]
         print(f"correlation of the true IoU with the {text}: {cell(values, 3)}")
 

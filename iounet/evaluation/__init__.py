@@ -4,7 +4,7 @@ from .calibration import Calibration, calibrate
 from .coco_ap import AP_COLUMNS, CocoEvaluator, coco_ap, markdown_table
 from .correlation import best_iou, best_match, correlation_figure, pearson
 from .evaluate import DRAWN_SCORE, Evaluation, Example, evaluate
-from .report import AP_IN_WORDS, changes_section, draw_examples, write_report
+from .report import AP_IN_WORDS, changes_section, draw_examples, without_nan, write_report
 from .reproduction import Reproduction, detect, reproduce
 from .reproduction_report import ReproductionReport
 
@@ -30,5 +30,6 @@ __all__ = [
     "markdown_table",
     "pearson",
     "reproduce",
+    "without_nan",
     "write_report",
 ]

@@ -269,6 +269,8 @@ class TestRefineOthers:
         expected = coco_ap(annotations, refined)
         columns = [f"{expected[column]:.1f}" for column in AP_COLUMNS]
         assert [cell.strip() for cell in after.split("|")[1:-1]] == ["refined", *columns]
+        table = json.loads((tmp_path / "out" / "evaluation.json").read_text())["table"]
+        assert table["before"]["AP"] == pytest.approx(100) and table["refined"]["AP"] == pytest.approx(expected["AP"])
         page = (tmp_path / "out" / "report.html").read_text()
         assert ">100.0<" in page
         assert page.count("data:image/") == 1 + 5  # the sheet of changes, and each image
