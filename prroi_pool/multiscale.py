@@ -71,7 +71,8 @@ class MultiScalePrRoIPool(nn.Module):
             members = (levels == level).nonzero().squeeze(1)
             pooled.append(prroi_pool2d(features, rois[members], *self.output_size, scale))
             order.append(members)
-        return torch.cat(pooled)[torch.cat(order).argsort()]
+        # Not [...]: index_select's gradient is faster, and its result contiguous, as fully connected layers want it.
+        return torch.cat(pooled).index_select(0, torch.cat(order).argsort())
 
     @torch.no_grad()
     def assign_levels(
