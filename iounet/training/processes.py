@@ -29,6 +29,14 @@ class Process:
         dist.gather_object(items, parts)
         return [item for part in parts or [] for item in part]
 
+    def maximum(self, value: int) -> int:
+        """The largest of the processes' values, in all of them."""
+        if self.world_size == 1:
+            return value
+        largest = torch.tensor(value, device=self.device)
+        dist.all_reduce(largest, dist.ReduceOp.MAX)
+        return int(largest)
+
 
 def join_processes(device: torch.device) -> Process:
     """Joins the others if torchrun started this one; ``torch.distributed.destroy_process_group`` leaves them."""

@@ -33,6 +33,9 @@ class RunFolder:
         path: made if it is not there.
         config: YAML text of the resolved configuration.
         start_iteration: iterations done before; rows of later ones, left by a run that was killed, are removed.
+
+    Attributes:
+        evaluated: the iterations that have a row of their evaluation.
     """
 
     def __init__(self, path: Path, config: str, *, start_iteration: int = 0):
@@ -43,13 +46,17 @@ class RunFolder:
         self._metrics = path / "metrics.json"
         lines = self._metrics.read_text().splitlines() if self._metrics.exists() and start_iteration else []
         kept = [line for line in lines if _iteration(line) <= start_iteration]
-        self._metrics.write_text("".join(f"{line}\n" for line in kept))
+        # Not in place: a run killed meanwhile would lose the rows. The tables are made from them.
+        rewritten = path / "metrics.json.tmp"
+        rewritten.write_text("".join(f"{line}\n" for line in kept))
+        rewritten.replace(self._metrics)
         rows = [json.loads(line) for line in kept]
+        self.evaluated = {row["iteration"] for row in rows if _table_of(row) == "evaluation.csv"}
         for name in ("metrics.csv", "evaluation.csv"):
             (path / name).unlink(missing_ok=True)
             _add_rows(path / name, [row for row in rows if _table_of(row) == name])
-        purge_step = start_iteration + 1 if start_iteration else None
-        self._tensorboard = SummaryWriter(path / "tensorboard", purge_step=purge_step)
+        # From the start, too: a run that was killed before its first checkpoint is begun anew in its folder.
+        self._tensorboard = SummaryWriter(path / "tensorboard", purge_step=start_iteration + 1)
 
     def _write_environment(self, suffix: str) -> None:
         state, diff = git_state(Path(__file__).parent)
@@ -86,6 +93,12 @@ class RunFolder:
             # Clamped, as the regressed IoU overshoots a little. TensorBoard refuses a histogram of nothing.
             if len(values):
                 self._tensorboard.add_histogram(f"candidates/{name}", values.clamp(0, 1), iteration, HISTOGRAM_EDGES)
+        self.evaluated.add(iteration)
+        self.flush()
+
+    def flush(self) -> None:
+        """Writes what TensorBoard would hold back for up to two minutes, and lose if the process is killed."""
+        self._tensorboard.flush()
 
     def close(self) -> None:
         self._tensorboard.close()

@@ -1,5 +1,9 @@
+import itertools
+import multiprocessing
 import os
 import pickle
+import random
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +16,9 @@ from iounet.training.checkpoint import (
     checkpoint_path,
     load_checkpoint,
     load_detector_weights,
+    load_newest_checkpoint,
     load_weights_file,
+    prune_checkpoints,
     resumable_checkpoints,
     save_checkpoint,
     select_categories,
@@ -105,6 +111,70 @@ class TestWriting:
         assert sizes == [path.stat().st_size]
 
 
+def save_without_end(folder, first):
+    for iteration in itertools.count(first):
+        save_checkpoint(checkpoint_path(folder, iteration), **numbered(iteration))
+        prune_checkpoints(folder, keep=2)
+
+
+def numbered(iteration):
+    return {"model": {"weight": torch.full((300_000,), float(iteration))}, "iteration": iteration}
+
+
+def newest_two(folder):
+    """The iterations of the newest checkpoints, once both are found to be whole."""
+    found = [load_checkpoint(path) for path in resumable_checkpoints(folder)[-2:]]
+    for content in found:
+        assert torch.equal(content["model"]["weight"], numbered(content["iteration"])["model"]["weight"])
+    return [content["iteration"] for content in found]
+
+
+class TestInterruptedWriting:
+    """Whatever happens while a checkpoint is written: the two before it are whole."""
+
+    def test_killed(self, tmp_path):
+        # Forked from a server with torch imported: one process every 0.1 s. This one has run threads: unfit to fork.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["torch", "iounet.training.checkpoint"])
+        for iteration in (1, 2):
+            save_checkpoint(checkpoint_path(tmp_path, iteration), **numbered(iteration))
+        generator = random.Random(0)
+        newest, halves = 2, 0
+        for _ in range(10):  # 50 were killed by hand
+            process = context.Process(target=save_without_end, args=(tmp_path, newest + 1), daemon=True)
+            process.start()
+            deadline = time.monotonic() + 60
+            while not checkpoint_path(tmp_path, newest + 1).exists() and time.monotonic() < deadline:
+                time.sleep(0.005)
+            time.sleep(generator.uniform(0, 0.02))
+            process.kill()
+            process.join()
+            before, last = newest_two(tmp_path)
+            assert last == before + 1 and last > newest
+            newest = last
+            halves += len(list(tmp_path.glob(".*.tmp")))
+        assert halves  # so some were hit while they wrote
+        prune_checkpoints(tmp_path, keep=2)
+        assert len(list(tmp_path.iterdir())) == 2
+
+    def test_a_full_disk(self, tmp_path):
+        resource = pytest.importorskip("resource")
+        for iteration in (1, 2):
+            save_checkpoint(checkpoint_path(tmp_path, iteration), **numbered(iteration))
+        size = checkpoint_path(tmp_path, 2).stat().st_size
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        generator = random.Random(0)
+        for _ in range(50):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (generator.randrange(size), hard))
+            try:
+                with pytest.raises(CheckpointError, match="could not be written"):
+                    save_checkpoint(checkpoint_path(tmp_path, 3), **numbered(3))
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+            assert newest_two(tmp_path) == [1, 2]
+        assert len(list(tmp_path.iterdir())) == 2
+
+
 class TestReading:
     def test_a_missing_file(self, tmp_path):
         with pytest.raises(CheckpointError, match=r"nowhere\.pth: no such weights file"):
@@ -131,10 +201,31 @@ class TestReading:
             for position in torch.randint(len(whole), (8,), generator=generator).tolist():
                 damaged[position] ^= 0xFF
             saved.write_bytes(damaged)
-            try:  # damage within a tensor's values, or in padding, goes unnoticed
-                load_weights_file(saved)
+            try:
+                content = load_weights_file(saved)
             except CheckpointError as error:
                 assert "checkpoint.pth" in str(error)
+            else:  # it is in padding, or in a zip file's notes such as the time
+                assert content["iteration"] == 12
+                assert all(torch.equal(value, CONTENT["model"][key]) for key, value in content["model"].items())
+
+    def test_every_byte_of_a_weight_is_verified(self, saved):
+        whole = saved.read_bytes()
+        start = whole.index(CONTENT["model"]["weight"].numpy().tobytes())
+        for position in range(start, start + 24):
+            saved.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
+            torch.load(saved, weights_only=True)  # which notices nothing
+            with pytest.raises(CheckpointError, match=r"checkpoint\.pth is damaged.*checksum of .*data/0 "):
+                load_checkpoint(saved)
+
+    def test_weights_of_others_need_no_checksums(self, path):
+        path.parent.mkdir()
+        torch.serialization.set_crc32_options(False)
+        try:
+            torch.save({"weight": torch.ones(3)}, path)
+        finally:
+            torch.serialization.set_crc32_options(True)
+        assert load_weights_file(path)["weight"].tolist() == [1, 1, 1]
 
     @pytest.mark.parametrize("content", [b"hello world\n", b"{}", b"\x89PNG\r\n\x1a\n", b"<html></html>", b"q" * 500])
     def test_a_file_of_another_kind(self, path, content):
@@ -190,13 +281,47 @@ class TestFolder:
             checkpoint_path(tmp_path, iteration).touch()
         for other in (
             "model_final.pth",
-            ".iteration_0000001.pth.77.tmp",
+            ".iteration_0000001.pth.tmp",
             "iteration_.pth",
             "iteration_0000001.pth.bak",
         ):
             (tmp_path / other).touch()
         found = resumable_checkpoints(tmp_path)
         assert found == [checkpoint_path(tmp_path, iteration) for iteration in (20, 900, 100_000, 12_345_678)]
+
+    def save(self, folder, *iterations):
+        for iteration in iterations:
+            save_checkpoint(checkpoint_path(folder, iteration), **CONTENT | {"iteration": iteration})
+        return resumable_checkpoints(folder)
+
+    def test_the_newest_that_is_whole(self, tmp_path):
+        paths = self.save(tmp_path, 1, 2, 3, 4)
+        path, content, damaged = load_newest_checkpoint(paths)
+        assert (path, content["iteration"], damaged) == (paths[3], 4, {})
+        paths[3].write_bytes(paths[3].read_bytes()[:300])
+        flipped = bytearray(paths[2].read_bytes())
+        flipped[flipped.index(CONTENT["model"]["weight"].numpy().tobytes())] ^= 1
+        paths[2].write_bytes(flipped)
+        path, content, damaged = load_newest_checkpoint(paths)
+        assert (path, content["iteration"]) == (paths[1], 2)
+        assert list(damaged) == [paths[3], paths[2]]
+        assert all(str(path) in str(error) and "damaged" in str(error) for path, error in damaged.items())
+
+    def test_none_that_is_whole(self, tmp_path):
+        paths = self.save(tmp_path, 1, 2)
+        for path in paths:
+            path.write_bytes(b"PK")
+        with pytest.raises(
+            CheckpointError, match=r"no checkpoint to resume from: .*_0000002\.pth.*_0000001\.pth.*anew"
+        ):
+            load_newest_checkpoint(paths)
+
+    def test_old_ones_and_what_was_left_by_half_are_removed(self, tmp_path):
+        paths = self.save(tmp_path, 1, 2, 3)
+        (tmp_path / ".iteration_0000002.pth.tmp").touch()
+        (tmp_path / "iteration_0000004.pth.damaged").touch()
+        prune_checkpoints(tmp_path, keep=2)
+        assert sorted(tmp_path.iterdir()) == [*paths[1:], tmp_path / "iteration_0000004.pth.damaged"]
 
     def test_no_folder_holds_none(self, tmp_path):
         assert resumable_checkpoints(tmp_path / "nowhere") == []

@@ -117,6 +117,47 @@ def test_a_new_run_starts_anew(tmp_path):
     assert not (tmp_path / "metrics.csv").exists()
 
 
+def test_a_run_begun_anew_replaces_what_a_killed_one_logged(tmp_path):
+    folder = RunFolder(tmp_path, "")
+    folder.log(20, {"loss": 1.0})
+    folder.flush()  # and killed, without a checkpoint
+    time.sleep(1.1)  # as above
+    folder = RunFolder(tmp_path, "")
+    folder.log(20, {"loss": 0.5})
+    folder.close()
+    assert rows(tmp_path) == [{"iteration": 20, "loss": 0.5}]
+    assert logged(tmp_path)[0]["loss"] == [(20, 0.5)]
+
+
+def test_what_was_evaluated_is_known(tmp_path):
+    folder = RunFolder(tmp_path, "")
+    folder.log(20, {"loss": 1.0})
+    folder.log(20, {"soft-NMS/AP": 3.0})
+    folder.log(40, {"soft-NMS/AP": 3.0})
+    folder.close()
+    folder = RunFolder(tmp_path, "", start_iteration=20)
+    folder.close()
+    assert folder.evaluated == {20}
+
+
+def test_a_run_killed_while_it_rewrites_its_metrics_keeps_them(tmp_path, monkeypatch):
+    folder = RunFolder(tmp_path, "")
+    folder.log(20, {"loss": 1.0})
+    folder.close()
+
+    def killed(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(tmp_path), "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            RunFolder(tmp_path, "", start_iteration=20)
+    assert rows(tmp_path) == [{"iteration": 20, "loss": 1.0}]
+    RunFolder(tmp_path, "", start_iteration=20).close()
+    assert rows(tmp_path) == [{"iteration": 20, "loss": 1.0}]
+    assert not (tmp_path / "metrics.json.tmp").exists()
+
+
 def test_an_evaluation_is_logged_with_its_pictures(tmp_path):
     folder = RunFolder(tmp_path, "")
     for name in ("boxes", "changes", "correlation"):
