@@ -44,6 +44,10 @@ def join_processes(device: torch.device) -> Process:
         return Process(device)
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    # The other ranks wait while rank 0 scores an evaluation, for COCO longer than the default's ten minutes.
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=1))
+    timeout = timedelta(hours=1)  # the other ranks wait while rank 0 scores an evaluation, for COCO over ten minutes
+    store, rank, world_size = next(dist.rendezvous("env://", timeout=timeout))
+    # After a restart the store still has the addresses of the processes before, and some would connect to them.
+    store = dist.PrefixStore(f"restart {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
     return Process(device, dist.get_rank(), dist.get_world_size())
