@@ -9,8 +9,8 @@ Refine the boxes of another detector, given as COCO results JSON:
     python tools/refine_boxes.py --weights runs/bccd/model_final.pth --images photos/ --output runs/refined \\
         --detections detections.json --annotations instances_val.json
 
-An image_id of theirs is looked up in the annotation file, or, without one, is the file name without suffix (as
-ultralytics writes it) or the number that this name spells. Classes are matched by the names in the annotation file, or,
+An image_id of theirs is one of the annotation file, or the name of the file, with or without suffix (as ultralytics
+writes it), or, without an annotation file, the number that this name spells. Classes are matched by the names in the annotation file, or,
 without one, by id; boxes of classes that the refiner was not trained on stay as they are, unless --class-agnostic.
 Where the annotation file has objects, AP before and after is printed.
 
