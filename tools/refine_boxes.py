@@ -10,9 +10,9 @@ Refine the boxes of another detector, given as COCO results JSON:
         --detections detections.json --annotations instances_val.json
 
 An image_id of theirs is one of the annotation file, or the name of the file, with or without suffix (as ultralytics
-writes it), or, without an annotation file, the number that this name spells. Classes are matched by the names in the annotation file, or,
-without one, by id; boxes of classes that the refiner was not trained on stay as they are, unless --class-agnostic.
-Where the annotation file has objects, AP before and after is printed.
+writes it), or, without an annotation file, the number that this name spells. Classes are matched by the names in the
+annotation file, or, without one, by id; boxes of classes that the refiner was not trained on stay as they are, unless
+--class-agnostic. Where the annotation file has objects, AP before and after is printed.
 
 The output folder then holds detections.json (COCO results; with --detections the same entries in the same order with
 every key kept, bbox replaced, predicted_iou and predicted_iou_before added; otherwise beside images.json, which lists
