@@ -9,7 +9,6 @@ import json
 import os
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Sequence
-from heapq import nlargest, nsmallest
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +24,7 @@ from .data.results import images_of, listed_ids, match_categories, match_images,
 from .detections import Detections
 from .evaluation import CocoEvaluator, best_match
 from .refiner import IoURefiner
-from .visualization import BoxChange
+from .visualization import BoxChange, most_changed
 
 Record = dict[str, Any]
 
@@ -318,22 +317,6 @@ class GroundTruth:
 
         Of those that show an object: of an IoU of at least 0.5 before refinement. Only their images are read.
         """
-        gained: list[tuple] = []
-        lost: list[tuple] = []
-        for record in records:
-            boxes, object_labels = self._objects_in(record["image_id"])
-            labels = torch.tensor([self._label_of.get(id_, 0) for id_ in record["category_ids"]], dtype=torch.int64)
-            path = torch.stack([box_convert(_as_boxes(record[name]), "xywh", "xyxy") for name in ("before", "after")])
-            ious, matched = best_match(path[0], labels, boxes, object_labels)
-            for row in (ious >= 0.5).nonzero()[:, 0].tolist():
-                truth = boxes[matched[row]]
-                gain = float(box_iou(path[1, row, None], truth[None]) - ious[row])
-                change = (gain, record["image_id"], int(labels[row]), path[:, row], truth,
-                          torch.tensor([record["ious_before"][row], record["ious"][row]]))  # fmt: skip
-                if gain > 0:
-                    gained = nlargest(num_boxes, [*gained, change], key=itemgetter(0))
-                elif gain < 0:
-                    lost = nsmallest(num_boxes, [*lost, change], key=itemgetter(0))
         return [
             BoxChange(
                 read_image(self._source.paths[image_id]).as_subclass(Tensor),
@@ -342,8 +325,23 @@ class GroundTruth:
                 truth,
                 f"{self.class_names[label - 1]}, {self._source.paths[image_id].name}",
             )
-            for _, image_id, label, path, truth, ious in (*gained, *lost)
+            for _, image_id, label, path, truth, ious in most_changed(
+                self._changes(records), num_boxes, gain=itemgetter(0)
+            )
         ]
+
+    def _changes(self, records: Iterable[Record]) -> Iterator[tuple[float, Any, int, Tensor, Tensor, Tensor]]:
+        """Gain, image id, label, box before and after, object, and predicted IoUs of each box that shows an object."""
+        for record in records:
+            boxes, object_labels = self._objects_in(record["image_id"])
+            labels = torch.tensor([self._label_of.get(id_, 0) for id_ in record["category_ids"]], dtype=torch.int64)
+            path = torch.stack([box_convert(_as_boxes(record[name]), "xywh", "xyxy") for name in ("before", "after")])
+            ious, matched = best_match(path[0], labels, boxes, object_labels)
+            for row in (ious >= 0.5).nonzero()[:, 0].tolist():
+                truth = boxes[matched[row]]
+                gain = float(box_iou(path[1, row, None], truth[None]) - ious[row])
+                predicted = torch.tensor([record["ious_before"][row], record["ious"][row]])
+                yield gain, record["image_id"], int(labels[row]), path[:, row], truth, predicted
 
     def _objects_in(self, image_id: Any) -> tuple[Tensor, Tensor]:
         objects = self._objects.get(self._source.listed_id(image_id), [])

@@ -1,11 +1,11 @@
 """Pictures of boxes before and after refinement."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import nlargest, nsmallest
-from operator import itemgetter
-from typing import NamedTuple
+from operator import attrgetter, itemgetter
+from typing import NamedTuple, TypeVar
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -223,26 +223,32 @@ def draw_box_change(change: BoxChange) -> Image.Image:
     return _stacked([tile, _caption(change)])
 
 
-def most_changed(changes: Iterable[BoxChange], num_boxes: int = 4) -> list[BoxChange]:
+Change = TypeVar("Change")
+
+
+def most_changed(
+    changes: Iterable[Change], num_boxes: int = 4, *, gain: Callable[[Change], float] = attrgetter("gain")
+) -> list[Change]:
     """The boxes whose true IoU refinement raised most and those whose it lowered most, the greatest changes first.
 
     Args:
         changes: may be a generator: no more than those returned, with their images, are kept.
         num_boxes: at most so many that gained, and so many that lost; a box whose IoU stayed is neither.
+        gain: of a change; by default that of a :class:`BoxChange`.
 
     Raises:
         ValueError: a box has no ground truth; ``num_boxes`` is below 1.
     """
     if num_boxes < 1:
         raise ValueError(f"expected num_boxes of at least 1, got {num_boxes}")
-    gained: list[tuple[float, BoxChange]] = []
-    lost: list[tuple[float, BoxChange]] = []
+    gained: list[tuple[float, Change]] = []
+    lost: list[tuple[float, Change]] = []
     for change in changes:
-        gain = change.gain
-        if gain > 0:
-            gained = nlargest(num_boxes, [*gained, (gain, change)], key=itemgetter(0))
-        elif gain < 0:
-            lost = nsmallest(num_boxes, [*lost, (gain, change)], key=itemgetter(0))
+        by = gain(change)
+        if by > 0:
+            gained = nlargest(num_boxes, [*gained, (by, change)], key=itemgetter(0))
+        elif by < 0:
+            lost = nsmallest(num_boxes, [*lost, (by, change)], key=itemgetter(0))
     return [change for _, change in (*gained, *lost)]
 
 

@@ -3,7 +3,7 @@
 import itertools
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -142,10 +142,8 @@ def reproduce(
                 nms = _nms_alone(variant)
                 if nms not in suppressed:
                     suppressed[nms] = [detector.suppress(of_image, variant) for of_image in candidates]
-                if variant == paper:
-                    with stopwatch(f"refinement, {paper.refinement_steps} steps"):
-                        detections = detector.finish(features, suppressed[nms], variant)
-                else:
+                timed = stopwatch(f"refinement, {paper.refinement_steps} steps") if variant == paper else nullcontext()
+                with timed:
                     detections = detector.finish(features, suppressed[nms], variant)
             found += _named(image_ids, features, detections)
         for found, refined in zip(
