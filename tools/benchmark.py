@@ -27,9 +27,7 @@ image has seven objects, about COCO's mean. A step is what `iounet.training.trai
 import argparse
 import itertools
 import json
-import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections import defaultdict
@@ -40,6 +38,7 @@ from pathlib import Path
 
 import torch
 import torchvision
+from benchmark_prroi import fill_document, processor_name
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
@@ -397,18 +396,6 @@ def images_a_second(rows: list[dict], batch_size: int) -> str:
     return " ".join(sentences)
 
 
-def device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader", "--id=0"]
-        driver = subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip()
-        return f"{torch.cuda.get_device_name(device)}, driver {driver}"
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="where to measure (default: cpu)")
@@ -448,7 +435,7 @@ def main() -> None:
     detectors = make_detectors(cfg, scene, device)
     work = count_work(detectors[OURS], detectors[STOCK], scene)
     heading = (
-        f"{device_name(device)}, {torch.get_num_threads()} threads, torch {torch.__version__}, torchvision "
+        f"{processor_name(device)}, {torch.get_num_threads()} threads, torch {torch.__version__}, torchvision "
         f"{torchvision.__version__}; image of {image_size[0]} x {image_size[1]}, {work['proposals']} proposals, "
         f"{work['candidates']} candidates, {work['detections']} detections ({STOCK}: {work['stock_detections']}), of "
         f"which {work['boxes_that_take_all_steps']} take all {work['refinement_steps']} steps; training with batches "
@@ -475,7 +462,7 @@ def main() -> None:
     if args.output:
         args.output.parent.mkdir(parents=True, exist_ok=True)
         content = {
-            "device": device_name(device),
+            "device": processor_name(device),
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
             "torchvision": torchvision.__version__,
@@ -486,9 +473,7 @@ def main() -> None:
         }
         args.output.write_text(json.dumps(content, indent=1) + "\n")
     if args.document:
-        marker = f"<!-- detector {args.device} figures -->"
-        before, _, after = args.document.read_text().split(marker)
-        args.document.write_text(f"{before}{marker}\n{heading}\n\n{table}\n{marker}{after}")
+        fill_document(args.document, f"<!-- detector {args.device} figures -->", f"{heading}\n\n{table}")
 
 
 if __name__ == "__main__":

@@ -278,17 +278,28 @@ def readable(milliseconds: float) -> str:
     return f"{milliseconds:.2f}" if milliseconds >= 1 else f"{milliseconds:.4f}"
 
 
-def device_name(device: torch.device) -> str:
+def processor_name(device: torch.device) -> str:
+    """The GPU with its driver, or the CPU."""
     if device.type == "cuda":
         query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader", "--id=0"]
         driver = subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip()
         return f"{torch.cuda.get_device_name(device)}, driver {driver}"
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
-        name = platform.processor() or platform.machine()
-    return f"{name}, {torch.get_num_threads()} threads"
+        return platform.processor() or platform.machine()
+
+
+def device_name(device: torch.device) -> str:
+    name = processor_name(device)
+    return name if device.type == "cuda" else f"{name}, {torch.get_num_threads()} threads"
+
+
+def fill_document(document: Path, marker: str, text: str) -> None:
+    """Replaces what stands between a document's two lines of the marker."""
+    before, _, after = document.read_text().split(marker)
+    document.write_text(f"{before}{marker}\n{text}\n{marker}{after}")
 
 
 def main() -> None:
@@ -363,9 +374,7 @@ def main() -> None:
         }
         args.output.write_text(json.dumps(content, indent=1) + "\n")
     if args.document:
-        marker = f"<!-- {args.device} figures -->"
-        before, _, after = args.document.read_text().split(marker)
-        args.document.write_text(f"{before}{marker}\n{heading}\n\n{table}\n{marker}{after}")
+        fill_document(args.document, f"<!-- {args.device} figures -->", f"{heading}\n\n{table}")
 
 
 if __name__ == "__main__":

@@ -71,6 +71,9 @@ def run_tool(tmp_path_factory):
 def load_tool():
     """A tool as a module."""
 
+    if str(ROOT / "tools") not in sys.path:  # where a script's own folder is, so that one tool can import another
+        sys.path.insert(0, str(ROOT / "tools"))
+
     def load(tool):
         spec = importlib.util.spec_from_file_location(Path(tool).stem, ROOT / "tools" / tool)
         module = importlib.util.module_from_spec(spec)
