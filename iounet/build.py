@@ -6,9 +6,8 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
-from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
+from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from yacs.config import CfgNode
 
@@ -16,7 +15,7 @@ from prroi_pool import MultiScalePrRoIPool
 
 from .config import ConfigError
 from .data import CocoDataset, build_transforms
-from .modeling import HiddenLayers, IoUHead, IoUNet, Postprocessing, RoIHeads, resnet_fpn
+from .modeling import AnchorGenerator, HiddenLayers, IoUHead, IoUNet, Postprocessing, RoIHeads, RPNHead, resnet_fpn
 from .training import learning_rate_schedule, sample_iou_boxes
 from .training.checkpoint import load_checkpoint, load_detector_weights, load_weights_file, select_categories
 
@@ -137,6 +136,7 @@ def build_detector(cfg: CfgNode) -> IoUNet:
         ),
         iou_loss_weight=cfg.MODEL.IOU_HEAD.LOSS_WEIGHT,
         standalone=cfg.MODEL.STANDALONE,
+        bfloat16=cfg.MODEL.AMP,
         postprocessing=Postprocessing(
             nms=cfg.TEST.NMS,
             nms_threshold=cfg.TEST.NMS_THRESHOLD,

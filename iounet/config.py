@@ -20,12 +20,13 @@ _C.MODEL.DEVICE = "auto"  # "auto": a GPU if there is one, else the CPU
 _C.MODEL.NUM_CLASSES = 0  # without the background; 0: as many as the training annotations have categories
 # A detector to start from: a checkpoint of this project, or torchvision's Faster R-CNN weights (.pth, state dict).
 _C.MODEL.WEIGHTS = ""
+_C.MODEL.AMP = False  # True: convolutions and hidden layers in bfloat16; what says where a box lies, in float32
 _C.MODEL.STANDALONE = False  # True: only the IoU head trains, on the frozen detector of WEIGHTS
 
 _C.MODEL.BACKBONE = CfgNode()
 _C.MODEL.BACKBONE.NAME = "resnet50"
 _C.MODEL.BACKBONE.WEIGHTS = ""  # ImageNet classifier (torchvision's state dict, .pth); "": random
-_C.MODEL.BACKBONE.NORM = "FrozenBN"  # FrozenBN keeps ImageNet's statistics; BN learns its own (training from scratch)
+_C.MODEL.BACKBONE.NORM = "FrozenBN"  # keeps ImageNet's statistics; BN learns them (from scratch), SyncBN over all GPUs
 _C.MODEL.BACKBONE.NORM_EPS = 1e-5  # torchvision's; but its first published COCO detectors were trained with 0
 _C.MODEL.BACKBONE.TRAINABLE_LAYERS = 3  # of 5, from the output; 5 when training from scratch
 
@@ -69,6 +70,7 @@ _C.DATA.NUM_WORKERS = 4
 
 _C.SOLVER = CfgNode()
 _C.SOLVER.BATCH_SIZE = 16  # images a step, over all devices
+_C.SOLVER.ACCUMULATION_STEPS = 1  # parts that a step's images are divided into, one after the other, to save memory
 _C.SOLVER.BASE_LR = 0.01  # for REFERENCE_BATCH_SIZE images a step; SGD's is scaled for another BATCH_SIZE
 _C.SOLVER.REFERENCE_BATCH_SIZE = 16  # the paper's; 0: BASE_LR is for any BATCH_SIZE
 _C.SOLVER.OPTIMIZER = "SGD"  # or "AdamW", which learns faster where nothing is pretrained and time is short

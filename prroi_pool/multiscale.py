@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from . import extension
 from .functional import prroi_pool2d, rois_of_images
 
 
@@ -66,13 +67,30 @@ class MultiScalePrRoIPool(nn.Module):
         if levels.shape != rois.shape[:1]:
             raise ValueError(f"levels must be [{len(rois)}], one for each box, got {list(levels.shape)}")
 
+        scales = _scales(maps, image_shapes)
+        if torch.compiler.is_compiling() or (rois.is_cuda and extension.kernels("cuda") is not None):
+            return self._pool_in_fixed_shapes(maps, rois, levels, scales)
         pooled, order = [], []
-        for level, (features, scale) in enumerate(zip(maps, _scales(maps, image_shapes), strict=True)):
+        for level, (features, scale) in enumerate(zip(maps, scales, strict=True)):
             members = (levels == level).nonzero().squeeze(1)
             pooled.append(prroi_pool2d(features, rois[members], *self.output_size, scale))
             order.append(members)
         # Not [...]: index_select's gradient is faster, and its result contiguous, as fully connected layers want it.
         return torch.cat(pooled).index_select(0, torch.cat(order).argsort())
+
+    def _pool_in_fixed_shapes(
+        self, maps: Sequence[Tensor], rois: Tensor, levels: Tensor, scales: Sequence[float]
+    ) -> Tensor:
+        """The same without a tensor whose size depends on values.
+
+        A GPU would be waited for to learn it, and code with it can neither be compiled whole nor captured in a
+        CUDA graph. So each level pools all boxes, those of other levels as boxes without area, which give 0 and
+        cost no more than writing it.
+        """
+        return sum(
+            prroi_pool2d(features, torch.where((levels == level)[:, None], rois, 0), *self.output_size, scale)
+            for level, (features, scale) in enumerate(zip(maps, scales, strict=True))
+        )
 
     @torch.no_grad()
     def assign_levels(

@@ -98,7 +98,7 @@ def evaluate_weights(cfg: CfgNode, process: Process) -> None:
 
 
 def train(cfg: CfgNode, process: Process, *, resume: bool) -> None:
-    check_solver(cfg, process.world_size)
+    check_settings(cfg, process)
     train_set, val_set = build_dataset(cfg, "train"), build_dataset(cfg, "val")
     check_categories(train_set.categories, val_set, str(train_set.annotation_file))
     given, cfg = cfg, scale_learning_rate(with_num_classes(cfg, train_set))
@@ -155,6 +155,7 @@ def train(cfg: CfgNode, process: Process, *, resume: bool) -> None:
         seed=cfg.SEED * process.world_size + process.rank,
         start_iteration=done,
         clip_gradient=cfg.SOLVER.CLIP_GRADIENT,
+        accumulation_steps=cfg.SOLVER.ACCUMULATION_STEPS,
     )
     progress = tqdm(
         steps,
@@ -208,12 +209,18 @@ def evaluation_is_due(cfg: CfgNode, done: int) -> bool:
     return done == cfg.SOLVER.MAX_ITERATIONS or bool(done and period and done % period == 0)
 
 
-def check_solver(cfg: CfgNode, world_size: int) -> None:
-    for key in ("BATCH_SIZE", "MAX_ITERATIONS", "LOG_PERIOD", "CHECKPOINT_PERIOD"):
+def check_settings(cfg: CfgNode, process: Process) -> None:
+    for key in ("BATCH_SIZE", "ACCUMULATION_STEPS", "MAX_ITERATIONS", "LOG_PERIOD", "CHECKPOINT_PERIOD"):
         if cfg.SOLVER[key] < 1:
             raise ConfigError(f"SOLVER.{key} must be at least 1, got {cfg.SOLVER[key]}")
-    if cfg.SOLVER.BATCH_SIZE % world_size:
-        raise ConfigError(f"SOLVER.BATCH_SIZE {cfg.SOLVER.BATCH_SIZE} cannot be shared by {world_size} processes")
+    batch_size, parts = cfg.SOLVER.BATCH_SIZE, cfg.SOLVER.ACCUMULATION_STEPS
+    if batch_size % (process.world_size * parts):
+        raise ConfigError(
+            f"SOLVER.BATCH_SIZE {batch_size} cannot be shared by {process.world_size} processes"
+            + (f" in {parts} parts each (SOLVER.ACCUMULATION_STEPS)" if parts > 1 else "")
+        )
+    if cfg.MODEL.BACKBONE.NORM == "SyncBN" and process.world_size > 1 and process.device.type != "cuda":
+        raise ConfigError("MODEL.BACKBONE.NORM SyncBN of several processes needs GPUs; on CPUs choose FrozenBN or BN")
 
 
 def evaluate_and_report(

@@ -4,13 +4,16 @@ from .backbone import resnet_fpn
 from .detector import ImageFeatures, IoUNet, Postprocessing, to_original
 from .iou_head import HiddenLayers, IoUHead
 from .roi_heads import RoIHeads
+from .rpn import AnchorGenerator, RPNHead
 
 __all__ = [
+    "AnchorGenerator",
     "HiddenLayers",
     "ImageFeatures",
     "IoUHead",
     "IoUNet",
     "Postprocessing",
+    "RPNHead",
     "RoIHeads",
     "resnet_fpn",
     "to_original",

@@ -3,15 +3,30 @@
 from functools import partial
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torchvision.models import resnet
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
-from torchvision.ops.misc import FrozenBatchNorm2d
+from torchvision.ops import FrozenBatchNorm2d as TorchvisionFrozenBatchNorm2d
+
+
+class FrozenBatchNorm2d(TorchvisionFrozenBatchNorm2d):
+    """torchvision's in one pass over the map instead of two, and in the dtype of the map under autocast."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not (torch.is_grad_enabled() and x.requires_grad):
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        # Not batch_norm: it would keep the map for gradients of weight and bias, which nobody wants.
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        shift = self.bias - self.running_mean * scale
+        scale, shift = (values.to(x.dtype)[:, None, None] for values in (scale, shift))
+        return torch.addcmul(shift, x, scale)
+
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
 # FrozenBN keeps ImageNet's statistics (the usual choice with pretrained weights: detection batches are small);
-# BN learns them (from scratch).
-NORMS = {"FrozenBN": FrozenBatchNorm2d, "BN": nn.BatchNorm2d}
+# BN learns them (from scratch), SyncBN over the batches of all processes.
+NORMS = {"FrozenBN": FrozenBatchNorm2d, "BN": nn.BatchNorm2d, "SyncBN": nn.SyncBatchNorm}
 # From the output towards the input: trainable_layers = n trains the first n of these.
 _LAYERS = ("layer4", "layer3", "layer2", "layer1", "conv1")
 
@@ -76,5 +91,5 @@ def resnet_fpn(
         in_channels_list=stage_channels,
         out_channels=out_channels,
         # From scratch the pyramid needs norms as much as the body does; a frozen one there would do nothing.
-        norm_layer=partial(nn.BatchNorm2d, eps=norm_eps) if norm == "BN" else None,
+        norm_layer=None if norm == "FrozenBN" else partial(NORMS[norm], eps=norm_eps),
     )

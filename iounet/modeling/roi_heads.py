@@ -6,6 +6,8 @@ from torchvision.models.detection.roi_heads import RoIHeads as TorchvisionRoIHea
 from torchvision.models.detection.roi_heads import fastrcnn_loss
 from torchvision.ops import clip_boxes_to_image, remove_small_boxes
 
+from .precision import at_least_float32, autocast_as
+
 
 class RoIHeads(TorchvisionRoIHeads):
     """Fast R-CNN's box branch. Sampling, matching, coding and parameter names are torchvision's.
@@ -84,4 +86,8 @@ class RoIHeads(TorchvisionRoIHeads):
         return moved
 
     def _predict(self, features, proposals, image_sizes) -> tuple[Tensor, Tensor]:
-        return self.box_predictor(self.box_head(self.box_roi_pool(features, proposals, image_sizes)))
+        pooled = self.box_roi_pool(features, proposals, image_sizes)
+        with autocast_as(pooled):
+            class_logits, box_regression = self.box_predictor(self.box_head(pooled))
+        # Boxes are decoded in the dtype of their offsets.
+        return at_least_float32(class_logits), at_least_float32(box_regression)

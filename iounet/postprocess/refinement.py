@@ -50,7 +50,8 @@ def refine_boxes(
 
     Args:
         predict_iou: [N, 4] boxes → [N] predicted IoUs; differentiable; the IoU of a box depends on that box alone.
-            It is called with all N boxes, in order, ``num_steps + 1`` times at most.
+            It is called with all N boxes, in order, ``num_steps + 1`` times at most. On a GPU nothing waits for it
+            in between, unless ``predict_iou`` does.
         boxes (Tensor[N, 4]): xyxy in the frame of ``predict_iou``, in pixels. Not modified.
         step_size: lambda of the paper.
         num_steps: T of the paper.
@@ -113,7 +114,8 @@ def refinement_path(
         moved = boxes + step_sizes * gradient * (scale if coordinates == "pixels" else scale.square())
         stops = _stopped(stops, ~(torch.isfinite(moved).all(1) & (box_sizes(moved) > 0).all(1)), Stop.COLLAPSED)
         active = stops == Stop.STEPS
-        if active.any():
+        # A GPU would have to be waited for; there a step in vain costs less.
+        if boxes.is_cuda or active.any():
             moved = torch.where(active[:, None], moved, boxes)
             # The forward pass there is also the next step's: T steps cost T + 1 of them and T backward passes.
             new_ious, new_gradient = _iou_and_gradient(predict_iou, moved, with_gradient=step < num_steps)

@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -42,6 +44,7 @@ def train_steps(
     seed: int,
     start_iteration: int = 0,
     clip_gradient: float = 0.0,
+    accumulation_steps: int = 1,
 ) -> Iterator[Step]:
     """Trains on the batches, one step each; whoever iterates logs, evaluates and saves between the steps.
 
@@ -52,6 +55,8 @@ def train_steps(
             that a resumed run goes on as the uninterrupted one; processes take different seeds.
         start_iteration: iterations done before.
         clip_gradient: largest norm of the gradient of all parameters; 0: not clipped.
+        accumulation_steps: equal parts into which a batch is divided to save memory; the gradient is the mean of
+            theirs, as are the losses reported. Batches must be divisible by it.
 
     Raises:
         NonFiniteLossError: a loss or a gradient is NaN or infinite. The weights are those before this iteration.
@@ -64,13 +69,22 @@ def train_steps(
         on_device = [
             {key: target[key].to(device, non_blocking=True) for key in ("boxes", "labels")} for target in targets
         ]
-        losses = detector(images, on_device)
-        total = sum(losses.values())
-        values = {name: loss.item() for name, loss in losses.items()} | {"loss": total.item()}
         optimizer.zero_grad(set_to_none=True)
-        total.backward()
+        losses: dict[str, Tensor] = {}
+        size = len(images) // accumulation_steps
+        for start in range(0, len(images), size):
+            part = slice(start, start + size)
+            # Gradients travel between processes once a step, with the last part's.
+            waits = isinstance(detector, DistributedDataParallel) and part.stop < len(images)
+            with detector.no_sync() if waits else nullcontext():
+                of_part = detector(images[part], on_device[part])
+                of_part["loss"] = sum(of_part.values())
+                (of_part["loss"] / accumulation_steps).backward()
+            for name, loss in of_part.items():
+                losses[name] = losses.get(name, 0) + loss.detach() / accumulation_steps
         gradient_norm = nn.utils.clip_grad_norm_(trainable, clip_gradient or math.inf).item()
-        if not math.isfinite(total.item() + gradient_norm):
+        values = {name: loss.item() for name, loss in losses.items()}
+        if not math.isfinite(values["loss"] + gradient_norm):
             shown = ", ".join(f"{name} {value:.4g}" for name, value in (values | {"gradient": gradient_norm}).items())
             raise NonFiniteLossError(
                 f"iteration {iteration}: a loss or the norm of the gradient is not finite ({shown}) "

@@ -1,11 +1,14 @@
 """The processes that train and evaluate together."""
 
+import itertools
 import os
 from dataclasses import dataclass
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+
+_NOTHING = object()
 
 
 @dataclass(frozen=True)
@@ -22,12 +25,16 @@ class Process:
         return self.rank == 0
 
     def gather(self, items: list) -> list:
-        """All processes' items in the one that reports; an empty list in the others."""
+        """All processes' items in the one that reports, the first of each, then the second; nothing in the others.
+
+        Of what was dealt out in turns, as :func:`iounet.data.eval_loader` deals images, this is the original order.
+        """
         if self.world_size == 1:
             return items
         parts = [None] * self.world_size if self.reports else None
         dist.gather_object(items, parts)
-        return [item for part in parts or [] for item in part]
+        in_turns = itertools.zip_longest(*parts or [], fillvalue=_NOTHING)
+        return [item for turn in in_turns for item in turn if item is not _NOTHING]
 
     def maximum(self, value: int) -> int:
         """The largest of the processes' values, in all of them."""

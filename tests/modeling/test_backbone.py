@@ -8,13 +8,13 @@ from iounet.modeling import resnet_fpn
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-NORMS = {"FrozenBN": FrozenBatchNorm2d, "BN": torch.nn.BatchNorm2d}
+NORMS = {"FrozenBN": FrozenBatchNorm2d, "BN": torch.nn.BatchNorm2d, "SyncBN": torch.nn.SyncBatchNorm}
 
 
 def torchvisions(name, norm, trainable_layers=3):
     """The backbone of torchvision's fasterrcnn_resnet50_fpn (frozen norms, none in the pyramid) or of its _v2."""
     body = getattr(resnet, name)(weights=None, norm_layer=NORMS[norm])
-    return _resnet_fpn_extractor(body, trainable_layers, norm_layer=torch.nn.BatchNorm2d if norm == "BN" else None)
+    return _resnet_fpn_extractor(body, trainable_layers, norm_layer=None if norm == "FrozenBN" else NORMS[norm])
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50", "resnet101"])
@@ -93,6 +93,36 @@ def test_levels_and_strides():
 def test_blocks_start_as_the_identity_from_scratch_but_never_under_a_frozen_norm():
     assert (resnet_fpn("resnet18", norm="BN").body.state_dict()["layer1.0.bn2.weight"] == 0).all()
     assert (resnet_fpn("resnet18", norm="FrozenBN").body.state_dict()["layer1.0.bn2.weight"] == 1).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("wants_gradient", [False, True])
+def test_a_frozen_norm_gives_what_torchvisions_gives(dtype, wants_gradient):
+    torch.manual_seed(0)
+    ours, theirs = (norm(5, eps=1e-3) for norm in (type(resnet_fpn("resnet18").body.bn1), FrozenBatchNorm2d))
+    state = {key: torch.rand_like(value) + 0.5 for key, value in theirs.state_dict().items()}
+    ours.load_state_dict(state), theirs.load_state_dict(state)
+    maps = torch.randn(2, 5, 4, 3).to(dtype)
+    given = maps.clone().requires_grad_(wants_gradient)
+    found, expected = ours(given), theirs(maps.float())
+    assert found.dtype == dtype and found.requires_grad == wants_gradient
+    torch.testing.assert_close(found.float(), expected, rtol=1e-5 if dtype == torch.float32 else 0.02, atol=0.01)
+    if wants_gradient:
+        found.sum().backward()
+        scale = state["weight"] / (state["running_var"] + 1e-3).sqrt()
+        torch.testing.assert_close(given.grad, scale[:, None, None].expand(2, 5, 4, 3).to(dtype))
+
+
+def test_norms_over_all_processes_are_ordinary_ones_for_a_single_process():
+    torch.manual_seed(0)
+    images = torch.rand(2, 3, 64, 64)
+    outputs = []
+    for norm in ("BN", "SyncBN"):
+        torch.manual_seed(1)
+        outputs.append(resnet_fpn("resnet18", norm=norm, trainable_layers=5)(images))
+    assert isinstance(resnet_fpn("resnet18", norm="SyncBN").fpn.inner_blocks[0][1], torch.nn.SyncBatchNorm)
+    for name, maps in outputs[0].items():
+        assert torch.equal(maps, outputs[1][name])
 
 
 @pytest.mark.parametrize(

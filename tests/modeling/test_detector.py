@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.models.detection import fasterrcnn_resnet50_fpn
 from torchvision.ops import MultiScaleRoIAlign
 
@@ -36,6 +37,19 @@ def target(*boxes_and_labels):
 
 OBJECTS = target(((4, 6, 30, 40), 1), ((20, 20, 60, 50), 3), ((0, 0, 64, 64), 2))
 NO_OBJECTS = target()
+
+
+class WaitsFor(TorchDispatchMode):
+    """Notes the operators whose result Python, or the shape of a tensor, has to know."""
+
+    def __init__(self):
+        super().__init__()
+        self.operators = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if torch.Tag.data_dependent_output in function.tags or torch.Tag.dynamic_output_shape in function.tags:
+            self.operators.append(str(function).rpartition(".")[0])
+        return function(*args, **kwargs or {})
 
 
 @pytest.fixture
@@ -373,6 +387,14 @@ class TestRefinement:
     def test_no_steps_change_nothing(self, before):
         detector, features, kept = before
         assert detector.refine(features, kept, replace(detector.postprocessing, refinement_steps=0)) == kept
+
+    def test_a_gpu_is_not_waited_for_within_it(self, before, monkeypatch):
+        detector, features, kept = before
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)  # pools as a GPU does
+        with WaitsFor() as waits:
+            detector.refine(features, kept)
+        # On a CPU each step looks whether any box is left; on a GPU none does.
+        assert waits.operators == ["aten._local_scalar_dense"] * detector.postprocessing.refinement_steps
 
     def test_parameters_gather_no_gradient(self, before):
         detector, features, kept = before

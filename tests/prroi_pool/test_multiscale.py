@@ -83,6 +83,25 @@ def test_gradients_reach_every_level_and_the_boxes():
     assert all(pyramid[name].grad.any() for name in STRIDES) and pyramid["pool"].grad is None
 
 
+def test_in_fixed_shapes_it_is_the_same():
+    pyramid, boxes = make_pyramid(), [b.requires_grad_() for b in make_boxes()]
+    maps = [pyramid[name].requires_grad_() for name in STRIDES]
+    maps[1].data[0, 0, 0, 0] = torch.inf  # one level's infinity is no other's NaN
+    pool = MultiScalePrRoIPool(list(STRIDES), 3)
+    levels = pool.assign_levels(pyramid, boxes, IMAGE_SHAPES)
+    rois = torch.cat([torch.cat([torch.full((len(b), 1), i), b], 1) for i, b in enumerate(boxes)])
+    fixed = pool._pool_in_fixed_shapes(maps, rois, levels, [1 / stride for stride in STRIDES.values()])
+    grouped = pool(pyramid, boxes, IMAGE_SHAPES, levels)
+    finite = grouped.isfinite().flatten(1).all(1)
+    assert finite.sum() >= 35
+    assert torch.equal(fixed[finite], grouped[finite])
+    grad = torch.randn(grouped.shape) * finite[:, None, None, None]
+    for found, expected in zip(
+        *(torch.autograd.grad(pooled, [*maps, *boxes], grad) for pooled in (fixed, grouped)), strict=True
+    ):
+        torch.testing.assert_close(found, expected, equal_nan=True)
+
+
 def test_levels_carry_no_gradient():
     boxes = [b.requires_grad_() for b in make_boxes()]
     assert not MultiScalePrRoIPool(list(STRIDES), 2).assign_levels(make_pyramid(), boxes, IMAGE_SHAPES).requires_grad

@@ -108,10 +108,24 @@ def test_importing_anew_keeps_working():
     subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True)
 
 
-def test_a_pyramid_compiles(device):
+def test_a_pyramid_compiles_to_one_graph(device):
     torch.compiler.reset()
+
+    def eager(maps, boxes):
+        return pool(maps, [boxes], [(64, 64)])
+
     pool = MultiScalePrRoIPool(["0", "1"], 3, canonical_scale=20, canonical_level=3)
     maps = {"0": torch.randn(1, 2, 16, 16, device=device), "1": torch.randn(1, 2, 8, 8, device=device)}
-    boxes = torch.tensor([[3.0, 3, 20, 20], [4, 4, 60, 60], [5, 5, 9, 9]], device=device)
-    compiled = torch.compile(lambda maps, boxes: pool(maps, [boxes], [(64, 64)]), backend="aot_eager")
-    torch.testing.assert_close(compiled(maps, boxes), pool(maps, [boxes], [(64, 64)]))
+    # Of which box belongs to which level no shape depends, so that it is one graph for all.
+    few = torch.tensor([[3.0, 3, 20, 20], [4, 4, 60, 60], [5, 5, 9, 9]], device=device)
+    many = torch.cat([few.flip(0), few + 1])
+    compiled = torch.compile(eager, backend="aot_eager", fullgraph=True, dynamic=True)
+    for boxes, stance in ((few, "default"), (many, "fail_on_recompile")):
+        with torch.compiler.set_stance(stance):
+            inputs = [boxes.clone().requires_grad_() for _ in range(2)]
+            outputs = [function(maps, given) for function, given in zip((compiled, eager), inputs, strict=True)]
+        gradients = [
+            torch.autograd.grad(output.square().sum(), given)[0] for output, given in zip(outputs, inputs, strict=True)
+        ]
+        torch.testing.assert_close(outputs[0], outputs[1])
+        torch.testing.assert_close(gradients[0], gradients[1])

@@ -320,6 +320,27 @@ def test_two_processes(run_tool, arguments, tmp_path, read_metrics):
     assert done.stderr.count("Traceback") == 0
 
 
+def test_evaluation_by_one_two_and_three_processes_is_the_same(trained, run_tool, arguments, tmp_path):
+    files = {}
+    for count in (1, 2, 3):
+        launcher = ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}")
+        # One image at a time, as by default: images padded to one size differ in the last digits.
+        settings = {"MODEL.WEIGHTS": trained / "model_final.pth", "TEST.BATCH_SIZE": 1}
+        run = tmp_path / str(count)
+        done = run_tool("train.py", *arguments(run, settings), "--eval-only", launcher=launcher)
+        assert done.returncode == 0, done.stderr
+        files[count] = [(run / name).read_bytes() for name in ("detections.json", "evaluation.json", "table.md")]
+    assert json.loads(files[1][0])
+    assert files[2] == files[1] and files[3] == files[1]
+
+
+def test_norms_over_processes_are_refused_on_cpus(load_tool, arguments, tmp_path):
+    train = load_tool("train.py")
+    config, *overrides = arguments(tmp_path / "run", {"MODEL.BACKBONE.NORM": "SyncBN"})[1:]
+    with pytest.raises(ConfigError, match="SyncBN of several processes needs GPUs"):
+        train.train(load_config(config, overrides), Process(torch.device("cpu"), rank=0, world_size=2), resume=False)
+
+
 def test_two_processes_cannot_share_an_odd_batch(load_tool, arguments, tmp_path):
     train = load_tool("train.py")
     config, *overrides = arguments(tmp_path / "run", {"SOLVER.BATCH_SIZE": 3})[1:]
@@ -400,6 +421,7 @@ class TestErrors:
             ({"SOLVER.OPTIMIZER": "LAMB"}, ["SOLVER.OPTIMIZER is SGD or AdamW"]),
             ({"SOLVER.STEPS": "[3, 1]"}, ["SOLVER.STEPS must rise"]),
             ({"SOLVER.BATCH_SIZE": 0}, ["SOLVER.BATCH_SIZE"]),
+            ({"SOLVER.ACCUMULATION_STEPS": 3}, ["BATCH_SIZE 2 cannot be shared", "1 processes in 3 parts"]),
             ({"SOLVER.REFERENCE_BATCH_SIZE": -1}, ["SOLVER.REFERENCE_BATCH_SIZE must be at least 1, or 0"]),
             ({"SOLVER.MAX_ITERATIONS": 0}, ["SOLVER.MAX_ITERATIONS"]),
             ({"SOLVER.LOG_PERIOD": 0}, ["SOLVER.LOG_PERIOD"]),

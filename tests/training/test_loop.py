@@ -109,6 +109,17 @@ def test_the_gradient_is_clipped_to_its_norm(clip, norm):
     assert (step / step.norm()).tolist() == pytest.approx([0.8, 0.6], rel=1e-4)
 
 
+def test_a_batch_in_parts_gives_the_mean_of_their_gradients_and_losses():
+    images_and_targets = batch(0.5, 1, 0.0, 2, 0.25, 3, 1.0, 4)
+    whole, parted = Detector(), Detector()
+    (expected,) = run(whole, [images_and_targets])
+    (found,) = run(parted, [images_and_targets], accumulation_steps=2)
+    assert [len(targets) for targets in parted.targets] == [2, 2]
+    assert found.losses == pytest.approx(expected.losses)
+    assert found.gradient_norm == pytest.approx(expected.gradient_norm)
+    assert parted.weight.tolist() == pytest.approx(whole.weight.tolist())
+
+
 def test_the_detector_gets_boxes_and_labels():
     detector = Detector()
     list(run(detector, [batch(0.5, "image seven")]))

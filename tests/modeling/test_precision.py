@@ -1,0 +1,91 @@
+"""The detector with MODEL.AMP: what may be computed in bfloat16, and what must not."""
+
+import pytest
+import torch
+from torchvision.models.detection.image_list import ImageList
+
+from iounet.modeling import AnchorGenerator
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+LEVELS = ("0", "1", "2", "3", "pool")
+
+
+@pytest.fixture
+def images():
+    return [torch.rand(3, 64, 80, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)]
+
+
+@pytest.fixture
+def pair(build_tiny):
+    """The same detector in float32 and with AMP, as trained a little: random heads see no difference in anything."""
+    detectors = build_tiny(), build_tiny({"MODEL.AMP": "True"})
+    with torch.no_grad():
+        for detector in detectors:
+            detector.roi_heads.box_predictor.cls_score.weight.mul_(20)
+            detector.roi_heads.box_predictor.bbox_pred.weight.mul_(10)
+            detector.iou_head.predictor.weight.mul_(20)
+    return detectors
+
+
+def test_anchors_are_not_rounded():
+    generator = AnchorGenerator(((37,),), ((0.7,),))
+    images = ImageList(torch.zeros(1, 3, 1000, 1333), [(1000, 1333)])
+    exact, found = (
+        generator(images, [torch.zeros(1, 1, 250, 334, dtype=dtype)]) for dtype in (torch.float32, torch.bfloat16)
+    )
+    assert torch.equal(found[0], exact[0])
+
+
+def test_maps_are_in_bfloat16_and_all_that_tells_where_a_box_lies_in_float32(pair, images):
+    _, detector = pair
+    features = detector.extract(images)
+    assert {features.maps[level].dtype for level in LEVELS} == {torch.bfloat16}
+    proposals = detector.propose(features)
+    candidates = detector.detect(features, proposals)
+    detections = detector.postprocess(features, candidates)
+    assert sum(map(len, detections))
+    for of_image in (*candidates, *detections):
+        assert {values.dtype for values in (of_image.boxes, of_image.scores, of_image.ious)} == {torch.float32}
+    for boxes in (*proposals, *(of_image.boxes for of_image in (*candidates, *detections))):
+        inside = boxes[(boxes > 8) & (boxes < 56)]
+        assert (inside != inside.bfloat16()).float().mean() > 0.9  # numbers of eight bits would be equal
+
+
+def test_the_iou_head_computes_in_float32_at_inference(pair, images):
+    _, detector = pair
+    features = detector.extract(images)
+    boxes = [torch.tensor([[10.0, 12.0, 40.0, 50.0]]), torch.tensor([[3.0, 5.0, 60.0, 33.0]])]
+    labels = torch.tensor([1, 2])
+    found = detector.iou_head(features.maps, boxes, labels, features.sizes)
+    maps = {level: features.maps[level].float() for level in LEVELS}
+    torch.testing.assert_close(found, detector.iou_head(maps, boxes, labels, features.sizes), rtol=0, atol=1e-3)
+    moved = [boxes[0] + 0.01, boxes[1]]
+    assert detector.iou_head(features.maps, moved, labels, features.sizes)[0] != found[0]
+
+
+def test_losses_and_their_gradients_are_those_of_float32_but_for_rounding(build_tiny, images):
+    targets = [
+        {"boxes": torch.tensor([[10.0, 12.0, 40.0, 50.0], [30.0, 8.0, 70.0, 60.0]]), "labels": torch.tensor([1, 3])},
+        {"boxes": torch.tensor([[3.0, 5.0, 60.0, 33.0]]), "labels": torch.tensor([2])},
+    ]
+    losses, gradients = [], []
+    for detector in (build_tiny(), build_tiny({"MODEL.AMP": "True"})):
+        torch.manual_seed(0)
+        losses.append(detector.train().losses(images, targets))
+        assert {loss.dtype for loss in losses[-1].values()} == {torch.float32}
+        sum(losses[-1].values()).backward()
+        # Of what does not hang on which proposals were sampled, a choice that a rounding can change.
+        weights = (detector.iou_head.mlp.fc6.weight, detector.rpn.head.conv[0][0].weight)
+        gradients.append([weight.grad.flatten() for weight in weights])
+    for name, loss in losses[0].items():
+        assert losses[1][name].item() == pytest.approx(loss.item(), rel=0.1), name
+    for exact, found in zip(*gradients, strict=True):
+        assert torch.cosine_similarity(exact, found, dim=0) > 0.99
+
+
+def test_a_caller_may_choose_autocast_too(build_tiny, images):
+    with torch.autocast("cpu", torch.bfloat16):
+        detections = build_tiny()(images)
+    assert sum(map(len, detections))
+    assert {of_image.boxes.dtype for of_image in detections} == {torch.float32}
