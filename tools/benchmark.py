@@ -40,6 +40,7 @@ import torch
 import torchvision
 from benchmark_prroi import fill_document, processor_name
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops import box_iou
@@ -203,6 +204,36 @@ def count_work(detector: IoUNet, stock: FasterRCNN, scene: Scene) -> dict[str, i
     }
 
 
+def count_training_work(
+    detectors: dict[str, nn.Module], scene: Scene, cfg: CfgNode, device: torch.device
+) -> dict[str, dict[str, float]]:
+    """What a training step costs that does not depend on the machine's speed; memory only where a GPU tells it."""
+    work = {}
+    for name, detector in detectors.items():
+        images, targets = training_batch(scene, cfg)
+        before = 0
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            before = torch.cuda.memory_allocated(device)
+        with FlopCounterMode(display=False) as counter:
+            sum(detector.train()(images, targets).values()).backward()
+        work[name] = {
+            "million_trainable_parameters": sum(p.numel() for p in detector.parameters() if p.requires_grad) / 1e6,
+            "gflop_an_image": counter.get_total_flops() / len(images) / 1e9,
+        }
+        if device.type == "cuda":
+            # Maps and gradients; the weights and SGD's momentum of the same size come on top.
+            work[name]["mib_of_a_step"] = (torch.cuda.max_memory_allocated(device) - before) / 2**20
+        detector.zero_grad(set_to_none=True)
+        detector.eval()
+    return work
+
+
+def training_batch(scene: Scene, cfg: CfgNode) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
+    target = {"boxes": scene.boxes[:OBJECTS_IN_TRAINING], "labels": scene.labels[:OBJECTS_IN_TRAINING]}
+    return [scene.image] * cfg.SOLVER.BATCH_SIZE, [target] * cfg.SOLVER.BATCH_SIZE
+
+
 class Stopwatch:
     """Seconds spent in each stage, leaving out the stages that are called within it."""
 
@@ -321,12 +352,9 @@ def inference_call(
 def training_call(
     detector: nn.Module, scene: Scene, cfg: CfgNode, device: torch.device
 ) -> Callable[[], dict[str, float]]:
-    target = {"boxes": scene.boxes[:OBJECTS_IN_TRAINING], "labels": scene.labels[:OBJECTS_IN_TRAINING]}
-    batch = [scene.image] * cfg.SOLVER.BATCH_SIZE, [target] * cfg.SOLVER.BATCH_SIZE
+    batches = itertools.repeat(training_batch(scene, cfg))
     optimizer = build_optimizer(cfg, detector)
-    steps = train_steps(
-        detector, itertools.repeat(batch), optimizer, build_schedule(cfg, optimizer), device=device, seed=0
-    )
+    steps = train_steps(detector, batches, optimizer, build_schedule(cfg, optimizer), device=device, seed=0)
 
     def call() -> dict[str, float]:
         start = clock(device)
@@ -334,14 +362,6 @@ def training_call(
         return {"training step": clock(device) - start}
 
     return call
-
-
-def in_float32(decode: Callable) -> Callable:
-    """Decoding of boxes in float32 under autocast, too: torchvision rounds boxes to the offsets' dtype.
-
-    In bfloat16 that is by up to four pixels; PrRoI pooling refuses such RoIs.
-    """
-    return lambda offsets, boxes: decode(offsets.float(), boxes)
 
 
 def measure(
@@ -352,11 +372,10 @@ def measure(
     seconds: float,
     dtype: torch.dtype,
 ) -> dict[str, Seconds]:
-    """Rows of "inference" and of "training"; ``seconds`` are for each. bfloat16 is autocast, of both detectors."""
+    """Rows of "inference" and of "training"; ``seconds`` are for each. bfloat16 is MODEL.AMP, and stock's autocast."""
+    detectors[OURS].bfloat16 = dtype == torch.bfloat16
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16)
-    forwards = [(detector, "forward", autocast) for detector in detectors.values()]
-    decodings = [(detector.rpn.box_coder, "decode", in_float32) for detector in detectors.values()]
-    with decorated([*forwards, *decodings]):
+    with decorated([(detectors[STOCK], "forward", autocast)]):
         for detector in detectors.values():
             detector.eval()
         inference = take_turns(
@@ -434,12 +453,19 @@ def main() -> None:
     scene = make_scene(image_size, args.proposals, args.candidates, args.detections).to(device)
     detectors = make_detectors(cfg, scene, device)
     work = count_work(detectors[OURS], detectors[STOCK], scene)
+    training_work = count_training_work(detectors, scene, cfg, device)
     heading = (
         f"{processor_name(device)}, {torch.get_num_threads()} threads, torch {torch.__version__}, torchvision "
         f"{torchvision.__version__}; image of {image_size[0]} x {image_size[1]}, {work['proposals']} proposals, "
         f"{work['candidates']} candidates, {work['detections']} detections ({STOCK}: {work['stock_detections']}), of "
         f"which {work['boxes_that_take_all_steps']} take all {work['refinement_steps']} steps; training with batches "
-        f"of {args.batch_size}."
+        f"of {args.batch_size}: "
+        + "; ".join(
+            f"{name} {of_it['gflop_an_image']:.0f} GFLOP an image, {of_it['million_trainable_parameters']:.1f} million "
+            "trainable parameters" + (f", {of_it['mib_of_a_step']:.0f} MiB" if "mib_of_a_step" in of_it else "")
+            for name, of_it in training_work.items()
+        )
+        + "."
     )
     print(heading)
 
@@ -469,6 +495,7 @@ def main() -> None:
             "image_size": image_size,
             "batch_size": args.batch_size,
             "work": work,
+            "training_work": training_work,
             "rows": rows,
         }
         args.output.write_text(json.dumps(content, indent=1) + "\n")

@@ -55,6 +55,13 @@ def test_measures_both_and_writes_what_it_prints(run_tool, tmp_path):
         "refinement_steps": 5,
         "boxes_that_take_all_steps": 8,
     }
+    ours, stock = (figures["training_work"][name] for name in ("IoU-Net", "Faster R-CNN"))
+    # The IoU head's layers: from 256 channels in 7 x 7 bins, then 1024, to each class and the background.
+    iou_head = sum((inputs + 1) * outputs for inputs, outputs in ((256 * 49, 1024), (1024, 1024), (1024, 91)))
+    more = ours["million_trainable_parameters"] - stock["million_trainable_parameters"]
+    assert more == pytest.approx(iou_head / 1e6)
+    assert ours["gflop_an_image"] > stock["gflop_an_image"]
+
     rows = {row["stage"]: row["seconds"] for row in figures["rows"]}
     assert list(rows) == STAGES
     for stage, seconds in rows.items():
