@@ -147,7 +147,7 @@ def train(cfg: CfgNode, process: Process, *, resume: bool) -> None:
     )
     batches.worker_init_fn = leave_process_group
     steps = train_steps(
-        DistributedDataParallel(detector) if process.world_size > 1 else detector,
+        DistributedDataParallel(detector, gradient_as_bucket_view=True) if process.world_size > 1 else detector,
         batches,
         optimizer,
         schedule,

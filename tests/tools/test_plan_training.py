@@ -1,0 +1,87 @@
+"""tools/plan_training.py against sums done by hand."""
+
+import json
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def tool(load_tool):
+    return load_tool("plan_training.py")
+
+
+@pytest.fixture(scope="module")
+def costs(tool):
+    return tool.Costs(
+        step_seconds=0.3,
+        image_seconds=0.09,
+        gradient_bytes=200e6,
+        load_seconds=0.01,
+        file_bytes=150e3,
+        score_seconds=90.0,
+    )
+
+
+def test_one_gpu(tool, costs):
+    one = tool.plan(costs, 1, within_node=1.0, between_nodes=1.0)  # with nobody to send to
+    assert one.limits == "computing" and one.bytes_sent == one.enough == 0
+    assert one.training_hours == pytest.approx(2_560_000 / 2 * 0.3 / 3600)
+    assert one.detecting_hours == pytest.approx(8 * 5000 * 0.09 / 3600)  # one hour
+    assert one.scoring_hours == pytest.approx(8 * 4 * 90 / 3600)
+    assert one.images == pytest.approx(2 / 0.3)
+    assert one.bytes_read == pytest.approx(1e6) and one.loaders == pytest.approx(0.2 / 3)
+
+
+def test_eight_gpus_share_all_but_the_scoring(tool, costs):
+    one, eight = (tool.plan(costs, gpus, 10e9, 10e9) for gpus in (1, 8))
+    assert eight.limits == "computing" and eight.step_seconds == one.step_seconds
+    assert eight.training_hours == pytest.approx(one.training_hours / 8)
+    assert eight.detecting_hours == pytest.approx(one.detecting_hours / 8)
+    assert eight.scoring_hours == one.scoring_hours
+    assert eight.bytes_sent == pytest.approx(2 * 7 / 8 * 200e6 / 0.3)
+    assert eight.enough == pytest.approx(2 * 7 / 8 * 200e6 / 0.2)  # while the backward pass runs
+
+
+def test_a_slow_network_limits_eight_nodes(tool, costs):
+    # Each node sends 350 MB, for which 0.2 s are free: 1.75 GB/s would do.
+    fast, slow = (tool.plan(costs, 64, 1.0, bandwidth) for bandwidth in (1.8e9, 0.7e9))
+    assert (fast.limits, slow.limits) == ("computing", "exchanging gradients")
+    assert fast.enough == slow.enough == pytest.approx(1.75e9)
+    assert fast.step_seconds == pytest.approx(0.3)
+    assert slow.step_seconds == pytest.approx(0.1 + 0.5)
+    assert slow.training_hours == pytest.approx(2 * fast.training_hours)
+
+
+def test_takes_the_seconds_of_a_benchmark_and_fills_a_page(tool, tmp_path, monkeypatch, capsys):
+    figures = tmp_path / "docs" / "benchmarks"
+    figures.mkdir(parents=True)
+    rows = [
+        {"stage": stage, "dtype": dtype, "seconds": {"IoU-Net": [value, value * 2, value * 3]}}
+        for dtype, factor in (("float32", 1), ("bfloat16", 0.5))
+        for stage, value in (("whole", 0.05 * factor), ("training step", 0.125 * factor))
+    ]
+    work = {"IoU-Net": {"million_trainable_parameters": 50.0}}
+    (figures / "gpu.json").write_text(json.dumps({"batch_size": 2, "training_work": work, "rows": rows}))
+    measured = [
+        {"step": "load training images", "pieces": 100, "seconds": 1.0, "kB a file": 160.0},
+        {"step": "score detections", "pieces": 5000, "seconds": 60.0},
+    ]
+    (figures / "coco_size.json").write_text(json.dumps({"rows": measured}))
+    page = tmp_path / "page.md"
+    page.write_text("above\n<!-- plan -->\n<!-- plan -->\nbelow\n")
+    monkeypatch.setattr(tool, "ROOT", tmp_path)
+    words = ["--benchmark", str(figures / "gpu.json"), "--dtype", "bfloat16", "--gpus", "1", "2"]
+    monkeypatch.setattr("sys.argv", ["plan_training.py", *words, "--document", str(page)])
+    tool.main()
+    printed = capsys.readouterr().out
+    assert printed.startswith("0.125 s a step of 2 images, 50 ms an image at inference, 200 MB of gradients, 10.0 ms")
+    assert "| a step of 2 images a GPU, s | 0.125 | 0.125 |" in printed
+    assert "| training, h | 44.4 | 22.2 |" in printed
+    assert "|  | 1 GPU | 2 GPUs |" in page.read_text() and page.read_text().endswith("<!-- plan -->\nbelow\n")
+
+
+def test_both_seconds_are_needed(tool, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["plan_training.py", "--step-seconds", "0.2"])
+    with pytest.raises(SystemExit):
+        tool.main()
+    assert "--step-seconds and --image-seconds go together" in capsys.readouterr().err
