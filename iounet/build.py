@@ -136,7 +136,7 @@ def build_detector(cfg: CfgNode) -> IoUNet:
         ),
         iou_loss_weight=cfg.MODEL.IOU_HEAD.LOSS_WEIGHT,
         standalone=cfg.MODEL.STANDALONE,
-        bfloat16=cfg.MODEL.AMP,
+        amp=cfg.MODEL.AMP,
         postprocessing=Postprocessing(
             nms=cfg.TEST.NMS,
             nms_threshold=cfg.TEST.NMS_THRESHOLD,

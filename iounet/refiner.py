@@ -83,6 +83,7 @@ class IoURefiner:
         cfg = get_cfg()
         merge_yaml(checkpoint["config"], cfg, str(path))
         cfg.MODEL.BACKBONE.WEIGHTS = ""  # where training started; the checkpoint has them all
+        cfg.MODEL.AMP &= device.type != "cpu"  # where bfloat16 takes longer
         detector = build_detector(cfg)
         load_detector_weights(detector, checkpoint["model"], str(path), need_iou_head=True)
         return cls(detector.to(device), checkpoint["categories"])

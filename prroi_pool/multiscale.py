@@ -84,13 +84,15 @@ class MultiScalePrRoIPool(nn.Module):
         """The same without a tensor whose size depends on values.
 
         A GPU would be waited for to learn it, and code with it can neither be compiled whole nor captured in a
-        CUDA graph. So each level pools all boxes, those of other levels as boxes without area, which give 0 and
-        cost no more than writing it.
+        CUDA graph. So each level pools all boxes, those of other levels as boxes without area, which give 0,
+        and the levels are summed.
         """
-        return sum(
-            prroi_pool2d(features, torch.where((levels == level)[:, None], rois, 0), *self.output_size, scale)
-            for level, (features, scale) in enumerate(zip(maps, scales, strict=True))
-        )
+        pooled = None
+        for level, (features, scale) in enumerate(zip(maps, scales, strict=True)):
+            of_level = torch.where((levels == level)[:, None], rois, 0)
+            added = prroi_pool2d(features, of_level, *self.output_size, scale)
+            pooled = added if pooled is None else pooled + added
+        return pooled
 
     @torch.no_grad()
     def assign_levels(

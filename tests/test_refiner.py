@@ -55,6 +55,12 @@ class TestFromCheckpoint:
         assert not refiner.detector.training
         assert not any(parameter.requires_grad for parameter in refiner.detector.parameters())
 
+    def test_a_cpu_computes_in_float32_whatever_training_did(self, checkpoint, tiny_cfg, tmp_path):
+        content = torch.load(checkpoint, weights_only=True)
+        del content["format"]
+        save_checkpoint(tmp_path / "amp.pth", **content | {"config": tiny_cfg({"MODEL.AMP": "True"}).dump()})
+        assert not IoURefiner.from_checkpoint(tmp_path / "amp.pth", device="cpu").detector.amp
+
     def test_where_the_backbone_came_from_no_longer_matters(self, checkpoint, tiny_cfg, tmp_path):
         content = torch.load(checkpoint, weights_only=True)
         config = tiny_cfg({"MODEL.BACKBONE.WEIGHTS": "/gone/resnet18.pth", "OUTPUT_DIR": "5"}).dump()

@@ -207,7 +207,10 @@ def count_work(detector: IoUNet, stock: FasterRCNN, scene: Scene) -> dict[str, i
 def count_training_work(
     detectors: dict[str, nn.Module], scene: Scene, cfg: CfgNode, device: torch.device
 ) -> dict[str, dict[str, float]]:
-    """What a training step costs that does not depend on the machine's speed; memory only where a GPU tells it."""
+    """What a training step costs that does not depend on the machine's speed; memory only where a GPU tells it.
+
+    The arithmetic is that of convolutions and linear layers.
+    """
     work = {}
     for name, detector in detectors.items():
         images, targets = training_batch(scene, cfg)
@@ -364,26 +367,27 @@ def training_call(
     return call
 
 
-def measure(
-    detectors: dict[str, nn.Module],
-    scene: Scene,
-    cfg: CfgNode,
-    device: torch.device,
-    seconds: float,
-    dtype: torch.dtype,
-) -> dict[str, Seconds]:
-    """Rows of "inference" and of "training"; ``seconds`` are for each. bfloat16 is MODEL.AMP, and stock's autocast."""
-    detectors[OURS].bfloat16 = dtype == torch.bfloat16
+@contextmanager
+def computing_in(dtype: torch.dtype, detectors: dict[str, nn.Module], device: torch.device) -> Iterator[None]:
+    """bfloat16 is MODEL.AMP of ours, and autocast of stock's whole forward pass."""
+    detectors[OURS].amp = dtype == torch.bfloat16
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16)
     with decorated([(detectors[STOCK], "forward", autocast)]):
-        for detector in detectors.values():
-            detector.eval()
-        inference = take_turns(
-            {name: inference_call(name, detector, scene, device) for name, detector in detectors.items()}, seconds
-        )
-        training = take_turns(
-            {name: training_call(detector, scene, cfg, device) for name, detector in detectors.items()}, seconds
-        )
+        yield
+
+
+def measure(
+    detectors: dict[str, nn.Module], scene: Scene, cfg: CfgNode, device: torch.device, seconds: float
+) -> dict[str, Seconds]:
+    """Rows of "inference" and of "training"; ``seconds`` are for each."""
+    for detector in detectors.values():
+        detector.eval()
+    inference = take_turns(
+        {name: inference_call(name, detector, scene, device) for name, detector in detectors.items()}, seconds
+    )
+    training = take_turns(
+        {name: training_call(detector, scene, cfg, device) for name, detector in detectors.items()}, seconds
+    )
     return {"inference": inference, "training": training}
 
 
@@ -412,6 +416,19 @@ def images_a_second(rows: list[dict], batch_size: int) -> str:
         if row["part"] == "training":
             rates = [f"{name} {batch_size / statistics.median(row['seconds'][name]):.2f}" for name in (OURS, STOCK)]
             sentences.append(f"Training in {row['dtype']}, images a second: {', '.join(rates)}.")
+    return " ".join(sentences)
+
+
+def in_words(training_work: dict[str, dict[str, dict[str, float]]]) -> str:
+    sentences = []
+    for dtype_name, detectors in training_work.items():
+        parts = [
+            f"{name} {work['gflop_an_image']:.0f} GFLOP of convolutions and linear layers an image, "
+            f"{work['million_trainable_parameters']:.1f} million trainable parameters"
+            + (f", {work['mib_of_a_step']:.0f} MiB for maps and gradients" if "mib_of_a_step" in work else "")
+            for name, work in detectors.items()
+        ]
+        sentences.append(f"A training step in {dtype_name}: {'; '.join(parts)}.")
     return " ".join(sentences)
 
 
@@ -453,37 +470,28 @@ def main() -> None:
     scene = make_scene(image_size, args.proposals, args.candidates, args.detections).to(device)
     detectors = make_detectors(cfg, scene, device)
     work = count_work(detectors[OURS], detectors[STOCK], scene)
-    training_work = count_training_work(detectors, scene, cfg, device)
     heading = (
         f"{processor_name(device)}, {torch.get_num_threads()} threads, torch {torch.__version__}, torchvision "
         f"{torchvision.__version__}; image of {image_size[0]} x {image_size[1]}, {work['proposals']} proposals, "
         f"{work['candidates']} candidates, {work['detections']} detections ({STOCK}: {work['stock_detections']}), of "
         f"which {work['boxes_that_take_all_steps']} take all {work['refinement_steps']} steps; training with batches "
-        f"of {args.batch_size}: "
-        + "; ".join(
-            f"{name} {of_it['gflop_an_image']:.0f} GFLOP an image, {of_it['million_trainable_parameters']:.1f} million "
-            "trainable parameters" + (f", {of_it['mib_of_a_step']:.0f} MiB" if "mib_of_a_step" in of_it else "")
-            for name, of_it in training_work.items()
-        )
-        + "."
+        f"of {args.batch_size}."
     )
     print(heading)
 
-    rows = []
-    # On a CPU few machines gain by bfloat16, and those that do not lose by an order of magnitude.
+    rows, training_work = [], {}
+    # Most CPUs only lose by bfloat16.
     for dtype in (torch.float32, torch.bfloat16) if device.type == "cuda" else (torch.float32,):
-        measured = measure(detectors, scene, cfg, device, args.seconds, dtype)
+        dtype_name = str(dtype).removeprefix("torch.")
+        with computing_in(dtype, detectors, device):
+            training_work[dtype_name] = count_training_work(detectors, scene, cfg, device)
+            measured = measure(detectors, scene, cfg, device, args.seconds)
         for part, stages in (("inference", (*STAGES, "whole")), ("training", ("training step",))):
             rows += [
-                {
-                    "part": part,
-                    "stage": stage,
-                    "dtype": str(dtype).removeprefix("torch."),
-                    "seconds": measured[part][stage],
-                }
+                {"part": part, "stage": stage, "dtype": dtype_name, "seconds": measured[part][stage]}
                 for stage in stages
             ]
-    table = f"{markdown(rows)}\n\n{images_a_second(rows, args.batch_size)}"
+    table = f"{markdown(rows)}\n\n{images_a_second(rows, args.batch_size)}\n\n{in_words(training_work)}"
     print(table)
     if args.output:
         args.output.parent.mkdir(parents=True, exist_ok=True)

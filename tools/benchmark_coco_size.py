@@ -77,7 +77,7 @@ def detections(ground_truth: dict, generator: np.random.Generator) -> list[dict]
         {
             "image_id": entry["image_id"],
             "category_id": entry["category_id"],
-            "bbox": (np.array(entry["bbox"]) * generator.uniform(0.9, 1.1, 4)).tolist(),
+            "bbox": moved(entry["bbox"], generator.uniform(-0.1, 0.1, 4)),
             "score": generator.uniform(0.3, 1.0),
         }
         for entry in ground_truth["annotations"]
@@ -87,6 +87,13 @@ def detections(ground_truth: dict, generator: np.random.Generator) -> list[dict]
         {key: entry[key] for key in ("image_id", "category_id", "bbox")} | {"score": generator.uniform(0.05, 0.5)}
         for entry in others
     ]
+
+
+def moved(box: list[float], shifts: np.ndarray) -> list[float]:
+    """``[x, y, width, height]`` with each side moved by a part of the box's own size."""
+    x, y, width, height = box
+    left, top, right, bottom = shifts * [width, height, width, height]
+    return [x + left, y + top, width + right - left, height + bottom - top]
 
 
 def read_annotations(folder: Path, num_images: int) -> Measured:

@@ -7,9 +7,9 @@ The first takes the seconds from tools/benchmark.py's figures; the second from a
 the figures of tools/benchmark.py on any device, loading and scoring from those of tools/benchmark_coco_size.py.
 
 The model of a step, with all GPUs computing the same number of images: a third of it is forward; during the rest, the
-backward pass, DDP exchanges gradients. In a ring each of N GPUs sends 2 (N - 1) / N times all gradients; between M
-nodes each node sends 2 (M - 1) / M times. What takes longer, computing or exchanging, decides. Evaluation divides the
-images among the GPUs, but one process scores the results of all.
+backward pass, DDP exchanges gradients. In a ring each of N GPUs sends 2 (N - 1) / N times all gradients to the next
+one, over its slowest link. What takes longer, computing or exchanging, decides. Evaluation divides the images among the
+GPUs, but one process scores the results of all.
 """
 
 import argparse
@@ -56,10 +56,10 @@ class Plan:
 
     Attributes:
         limits: what decides how long a step takes: "computing" or "exchanging gradients".
-        enough: bytes a second between nodes (within one, if there is only one) above which computing limits.
+        enough: bytes a second over each link above which computing limits.
         loaders: loading processes for each GPU that keep up.
         images, bytes_read: of the training set, a second, over all GPUs.
-        bytes_sent: of gradients, a second, by each node (each GPU, if there is only one node).
+        bytes_sent: of gradients, a second, by each GPU to the next.
     """
 
     gpus: int
@@ -77,11 +77,9 @@ class Plan:
 
 def plan(costs: Costs, gpus: int, within_node: float, between_nodes: float) -> Plan:
     """``within_node`` and ``between_nodes``: bytes a second that a GPU, and a node, can send."""
-    nodes = -(-gpus // GPUS_A_NODE)
-    peers, bandwidth = (nodes, between_nodes) if nodes > 1 else (gpus, within_node)
-    sent = 2 * (peers - 1) / peers * costs.gradient_bytes
+    sent = 2 * (gpus - 1) / gpus * costs.gradient_bytes
     backward = 2 / 3 * costs.step_seconds
-    exchange = sent / bandwidth
+    exchange = sent / (min(within_node, between_nodes) if gpus > GPUS_A_NODE else within_node)
     step = costs.step_seconds - backward + max(backward, exchange)
     images = gpus * IMAGES_A_GPU / step
     return Plan(
@@ -123,7 +121,12 @@ def main() -> None:
     seconds.add_argument("--benchmark", type=Path, metavar="JSON", help="figures of tools/benchmark.py on such a GPU")
     seconds.add_argument("--step-seconds", type=float, help="of a training step of two images on one GPU")
     parser.add_argument("--image-seconds", type=float, help="of one image at inference; with --step-seconds")
-    parser.add_argument("--dtype", default="float32", help="of --benchmark's figures (default: float32)")
+    parser.add_argument(
+        "--dtype",
+        default="float32",
+        choices=["float32", "bfloat16"],
+        help="of --benchmark's figures (default: float32)",
+    )
     parser.add_argument(
         "--within-node", type=float, default=10.0, metavar="GB/S", help="a GPU sends (default: 10, PCIe 3)"
     )
@@ -139,20 +142,26 @@ def main() -> None:
         parser.error("--step-seconds and --image-seconds go together")
 
     figures = ROOT / "docs" / "benchmarks"
-    network = json.loads((args.benchmark or figures / "detector_cpu.json").read_text())
+    needed = {
+        args.benchmark or figures / "detector_cpu.json": "tools/benchmark.py",
+        figures / "coco_size.json": "tools/benchmark_coco_size.py",
+    }
+    for path, tool in needed.items():
+        if not path.exists():
+            parser.error(f"{path} is not there: python {tool} --output {path} makes it")
+    network, data = (json.loads(path.read_text()) for path in needed)
     step_seconds, image_seconds = args.step_seconds, args.image_seconds
     if args.benchmark:
         if network["batch_size"] != IMAGES_A_GPU:
             parser.error(f"{args.benchmark} is of batches of {network['batch_size']}; measure it with {IMAGES_A_GPU}")
         step_seconds, image_seconds = (seconds_of(network, stage, args.dtype) for stage in ("training step", "whole"))
-    data = json.loads((figures / "coco_size.json").read_text())["rows"]
     loading, scoring = (
-        next(row for row in reversed(data) if row["step"].startswith(step)) for step in ("load", "score")
+        next(row for row in reversed(data["rows"]) if row["step"].startswith(step)) for step in ("load", "score")
     )
     costs = Costs(
         step_seconds=step_seconds,
         image_seconds=image_seconds,
-        gradient_bytes=4e6 * network["training_work"]["IoU-Net"]["million_trainable_parameters"],
+        gradient_bytes=4e6 * network["training_work"]["float32"]["IoU-Net"]["million_trainable_parameters"],
         load_seconds=loading["seconds"] / loading["pieces"],
         file_bytes=1e3 * loading["kB a file"],
         score_seconds=scoring["seconds"],

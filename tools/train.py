@@ -45,7 +45,7 @@ from iounet.build import (
     load_initial_weights,
     with_num_classes,
 )
-from iounet.config import ConfigError, add_override_arguments, load_config, same_epochs, scale_learning_rate
+from iounet.config import ConfigError, add_override_arguments, get_cfg, load_config, same_epochs, scale_learning_rate
 from iounet.data import CocoDataset, DataError, eval_loader, train_loader
 from iounet.evaluation import evaluate, write_report
 from iounet.modeling import IoUNet
@@ -219,8 +219,9 @@ def check_settings(cfg: CfgNode, process: Process) -> None:
             f"SOLVER.BATCH_SIZE {batch_size} cannot be shared by {process.world_size} processes"
             + (f" in {parts} parts each (SOLVER.ACCUMULATION_STEPS)" if parts > 1 else "")
         )
-    if cfg.MODEL.BACKBONE.NORM == "SyncBN" and process.world_size > 1 and process.device.type != "cuda":
-        raise ConfigError("MODEL.BACKBONE.NORM SyncBN of several processes needs GPUs; on CPUs choose FrozenBN or BN")
+    under_torchrun = process.world_size > 1 or dist.is_initialized()
+    if cfg.MODEL.BACKBONE.NORM == "SyncBN" and under_torchrun and process.device.type != "cuda":
+        raise ConfigError("MODEL.BACKBONE.NORM SyncBN under torchrun needs GPUs; on CPUs choose FrozenBN or BN")
 
 
 def evaluate_and_report(
@@ -276,7 +277,7 @@ def resume_from(
     """Restores a run's state from the newest whole checkpoint; the number of iterations done."""
     path, checkpoint, damaged = load_newest_checkpoint(checkpoints)
     check_categories(checkpoint["categories"], train_set, str(path))
-    changes = changed_settings(checkpoint["config"], cfg.dump(), str(path))
+    changes = changed_settings(checkpoint["config"], cfg.dump(), get_cfg().dump(), str(path))
     processes = checkpoint.get("processes", process.world_size)  # older checkpoints do not tell
     if processes != process.world_size:
         changes.append(f"processes {processes} → {process.world_size}")

@@ -11,7 +11,10 @@ from torchvision.ops import FrozenBatchNorm2d as TorchvisionFrozenBatchNorm2d
 
 
 class FrozenBatchNorm2d(TorchvisionFrozenBatchNorm2d):
-    """torchvision's in one pass over the map instead of two, and in the dtype of the map under autocast."""
+    """torchvision's in one pass over the map instead of two, and in the dtype of the map under autocast.
+
+    There, scale and shift are rounded to that dtype where a gradient is wanted.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         if not (torch.is_grad_enabled() and x.requires_grad):

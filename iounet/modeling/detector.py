@@ -10,6 +10,7 @@ Shapes and names, used throughout:
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -102,8 +103,8 @@ class IoUNet(nn.Module):
             and the ground truth each came from [M]; the training set of the IoU head.
         iou_loss_weight: factor of its loss.
         standalone: only the IoU head trains; the rest is frozen and in inference mode.
-        bfloat16: the backbone computes under autocast, and the hidden layers of all branches with it; boxes, scores
-            and losses stay in float32, as does the whole IoU head at inference.
+        amp: the backbone computes in bfloat16, and the hidden layers of all branches with it; their last layers,
+            boxes, scores and losses are in float32, as are all layers of the IoU head at inference.
         postprocessing: NMS and refinement at inference.
     """
 
@@ -118,7 +119,7 @@ class IoUNet(nn.Module):
         sample_iou_boxes: Callable[[list[Tensor], list[tuple[int, int]]], tuple[list[Tensor], Tensor, Tensor]],
         iou_loss_weight: float = 1.0,
         standalone: bool = False,
-        bfloat16: bool = False,
+        amp: bool = False,
         postprocessing: Postprocessing = Postprocessing(),
     ):
         super().__init__()
@@ -130,7 +131,7 @@ class IoUNet(nn.Module):
         self.sample_iou_boxes = sample_iou_boxes
         self.iou_loss_weight = iou_loss_weight
         self.standalone = standalone
-        self.bfloat16 = bfloat16
+        self.amp = amp
         self.postprocessing = postprocessing
         if standalone:
             for frozen in (backbone, rpn, roi_heads):
@@ -203,9 +204,7 @@ class IoUNet(nn.Module):
     def _feature_maps(self, batch: ImageList) -> dict[str, Tensor]:
         # Channels-last is the layout in which both convolution and PrRoI pooling are fastest; the maps inherit it.
         images = batch.tensors.contiguous(memory_format=torch.channels_last)
-        if not self.bfloat16:
-            return self.backbone(images)
-        with torch.autocast(images.device.type, torch.bfloat16):
+        with torch.autocast(images.device.type, torch.bfloat16) if self.amp else nullcontext():
             return self.backbone(images)
 
     def propose(self, features: ImageFeatures) -> list[Tensor]:

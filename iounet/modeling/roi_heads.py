@@ -6,7 +6,7 @@ from torchvision.models.detection.roi_heads import RoIHeads as TorchvisionRoIHea
 from torchvision.models.detection.roi_heads import fastrcnn_loss
 from torchvision.ops import clip_boxes_to_image, remove_small_boxes
 
-from .precision import at_least_float32, autocast_as
+from .precision import autocast_as, in_float32
 
 
 class RoIHeads(TorchvisionRoIHeads):
@@ -88,6 +88,5 @@ class RoIHeads(TorchvisionRoIHeads):
     def _predict(self, features, proposals, image_sizes) -> tuple[Tensor, Tensor]:
         pooled = self.box_roi_pool(features, proposals, image_sizes)
         with autocast_as(pooled):
-            class_logits, box_regression = self.box_predictor(self.box_head(pooled))
-        # Boxes are decoded in the dtype of their offsets.
-        return at_least_float32(class_logits), at_least_float32(box_regression)
+            hidden = self.box_head(pooled)
+        return in_float32(self.box_predictor, hidden)  # boxes are decoded in the dtype of their offsets

@@ -1,4 +1,4 @@
-"""torchvision's RPN, kept in float32 where it says where things are.
+"""torchvision's RPN, in float32 where it says where things are.
 
 Under autocast maps, and what is predicted from them, are in bfloat16, of eight significant bits. torchvision computes
 anchors and decodes boxes in that dtype, which moves an edge at 1,000 pixels by up to two, and ranks proposals by scores
@@ -10,7 +10,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator as Torchvi
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RPNHead as TorchvisionRPNHead
 
-from .precision import at_least_float32, autocast_as
+from .precision import at_least_float32, autocast_as, in_float32
 
 
 class AnchorGenerator(TorchvisionAnchorGenerator):
@@ -23,9 +23,13 @@ class AnchorGenerator(TorchvisionAnchorGenerator):
 
 
 class RPNHead(TorchvisionRPNHead):
-    """Objectness and box offsets in float32 at least, whatever the dtype in which they were computed."""
+    """Its last layers, of objectness and box offsets, are in float32 at least; the hidden one is as the maps."""
 
     def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        with autocast_as(x[0]):
-            objectness, offsets = super().forward(x)
-        return [at_least_float32(level) for level in objectness], [at_least_float32(level) for level in offsets]
+        objectness, offsets = [], []
+        for level in x:
+            with autocast_as(level):
+                hidden = self.conv(level)
+            objectness.append(in_float32(self.cls_logits, hidden))
+            offsets.append(in_float32(self.bbox_pred, hidden))
+        return objectness, offsets

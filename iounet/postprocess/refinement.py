@@ -114,7 +114,7 @@ def refinement_path(
         moved = boxes + step_sizes * gradient * (scale if coordinates == "pixels" else scale.square())
         stops = _stopped(stops, ~(torch.isfinite(moved).all(1) & (box_sizes(moved) > 0).all(1)), Stop.COLLAPSED)
         active = stops == Stop.STEPS
-        # A GPU would have to be waited for; there a step in vain costs less.
+        # Looking makes a GPU wait; with the paper's thresholds nearly all steps find a box that is not finished.
         if boxes.is_cuda or active.any():
             moved = torch.where(active[:, None], moved, boxes)
             # The forward pass there is also the next step's: T steps cost T + 1 of them and T backward passes.

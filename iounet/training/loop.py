@@ -56,9 +56,10 @@ def train_steps(
         start_iteration: iterations done before.
         clip_gradient: largest norm of the gradient of all parameters; 0: not clipped.
         accumulation_steps: equal parts into which a batch is divided to save memory; the gradient is the mean of
-            theirs, as are the losses reported. Batches must be divisible by it.
+            theirs, as are the losses reported. Norms that learn statistics take those of each part.
 
     Raises:
+        ValueError: a batch cannot be divided into equal parts.
         NonFiniteLossError: a loss or a gradient is NaN or infinite. The weights are those before this iteration.
     """
     trainable = [parameter for parameter in detector.parameters() if parameter.requires_grad]
@@ -69,6 +70,8 @@ def train_steps(
         on_device = [
             {key: target[key].to(device, non_blocking=True) for key in ("boxes", "labels")} for target in targets
         ]
+        if len(images) % accumulation_steps:
+            raise ValueError(f"a batch of {len(images)} images has no {accumulation_steps} equal parts")
         optimizer.zero_grad(set_to_none=True)
         losses: dict[str, Tensor] = {}
         size = len(images) // accumulation_steps

@@ -34,18 +34,18 @@ FIXED = (
 )
 
 
-def changed_settings(before: str, now: str, source: str) -> list[str]:
+def changed_settings(before: str, now: str, defaults: str, source: str) -> list[str]:
     """What a run is resumed with that changes its course, such as ``SOLVER.BASE_LR 0.01 → 0.02``.
 
     Args:
-        before, now: configurations as YAML text. A key that only one of them has is of another version of the code,
-            whose default is what the other did.
+        before, now: configurations as YAML text. A key that is not in ``before`` is newer than it.
+        defaults: the default configuration, which is what was done before a key came.
         source: of ``before``, for the message.
 
     Raises:
         CheckpointError: a setting of ``FIXED`` differs.
     """
-    old, new = _flat(yaml.safe_load(before)), _flat(yaml.safe_load(now))
+    old, new = _flat(yaml.safe_load(defaults)) | _flat(yaml.safe_load(before)), _flat(yaml.safe_load(now))
     changed = {
         key: f"{key} {old[key]} → {value}"
         for key, value in new.items()

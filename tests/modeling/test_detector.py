@@ -396,6 +396,19 @@ class TestRefinement:
         # On a CPU each step looks whether any box is left; on a GPU none does.
         assert waits.operators == ["aten._local_scalar_dense"] * detector.postprocessing.refinement_steps
 
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+    def test_a_gpu_that_would_be_waited_for_raises(self, opinionated):
+        detector = opinionated().cuda()
+        with torch.no_grad():
+            features = detector.extract([image.cuda() for image in images_of((64, 64), (50, 80))])
+            candidates = detector.detect(features, detector.propose(features))
+        kept = [detector.suppress(candidates_in_image) for candidates_in_image in candidates]
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            detector.refine(features, kept)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
     def test_parameters_gather_no_gradient(self, before):
         detector, features, kept = before
         detector.refine(features, kept)

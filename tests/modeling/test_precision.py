@@ -52,6 +52,35 @@ def test_maps_are_in_bfloat16_and_all_that_tells_where_a_box_lies_in_float32(pai
         assert (inside != inside.bfloat16()).float().mean() > 0.9  # numbers of eight bits would be equal
 
 
+def test_hidden_layers_compute_in_bfloat16_and_last_layers_in_float32(pair, images):
+    _, detector = pair
+    dtypes = {}
+    names = ("backbone.body.layer1.0.conv1", "rpn.head.conv.0.0", "rpn.head.cls_logits", "rpn.head.bbox_pred")
+    names += ("roi_heads.box_head.fc6", "roi_heads.box_predictor.cls_score", "roi_heads.box_predictor.bbox_pred")
+    names += ("iou_head.mlp.fc6", "iou_head.predictor")
+    for name in names:
+        detector.get_submodule(name).register_forward_hook(
+            lambda module, inputs, output, name=name: dtypes.update({name: (inputs[0].dtype, output.dtype)})
+        )
+    last = {name for name in names if name.endswith(("logits", "pred", "score", "predictor"))}
+    for training in (True, False):
+        dtypes.clear()
+        targets = [{"boxes": torch.tensor([[10.0, 12.0, 40.0, 50.0]]), "labels": torch.tensor([1])}] * 2
+        detector.train(training)(images, targets)
+        assert set(dtypes) == set(names)
+        in_float32 = last | (set() if training else {"iou_head.mlp.fc6"})
+        for name, (given, output) in dtypes.items():
+            assert output == (torch.float32 if name in in_float32 else torch.bfloat16), (name, training)
+            assert name not in in_float32 or given == torch.float32, (name, training)
+
+
+def test_the_modules_own_conversions_stay(build_tiny):
+    assert next(build_tiny().bfloat16().parameters()).dtype == torch.bfloat16
+    images = [torch.rand(3, 64, 80, dtype=torch.float64)]
+    detections = build_tiny().double()(images)[0]
+    assert len(detections) and detections.boxes.dtype == torch.float64
+
+
 def test_the_iou_head_computes_in_float32_at_inference(pair, images):
     _, detector = pair
     features = detector.extract(images)

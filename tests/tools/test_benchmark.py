@@ -55,7 +55,7 @@ def test_measures_both_and_writes_what_it_prints(run_tool, tmp_path):
         "refinement_steps": 5,
         "boxes_that_take_all_steps": 8,
     }
-    ours, stock = (figures["training_work"][name] for name in ("IoU-Net", "Faster R-CNN"))
+    ours, stock = (figures["training_work"]["float32"][name] for name in ("IoU-Net", "Faster R-CNN"))
     # The IoU head's layers: from 256 channels in 7 x 7 bins, then 1024, to each class and the background.
     iou_head = sum((inputs + 1) * outputs for inputs, outputs in ((256 * 49, 1024), (1024, 1024), (1024, 91)))
     more = ours["million_trainable_parameters"] - stock["million_trainable_parameters"]
@@ -146,7 +146,9 @@ def test_mixed_precision(tool, small):
     """On a GPU the tool measures it, too; here only that both detectors work in it."""
     scene, detectors = small
     cfg = tool.make_config(SMALL["image_size"], SMALL["num_proposals"], SMALL["num_detections"], batch_size=1)
-    measured = tool.measure(detectors, scene, cfg, torch.device("cpu"), 0, torch.bfloat16)
+    device = torch.device("cpu")
+    with tool.computing_in(torch.bfloat16, detectors, device):
+        measured = tool.measure(detectors, scene, cfg, device, 0)
     assert set(measured["inference"]) == set(STAGES[:-1]) and set(measured["training"]) == {"training step"}
 
 

@@ -42,14 +42,22 @@ def test_eight_gpus_share_all_but_the_scoring(tool, costs):
     assert eight.enough == pytest.approx(2 * 7 / 8 * 200e6 / 0.2)  # while the backward pass runs
 
 
-def test_a_slow_network_limits_eight_nodes(tool, costs):
-    # Each node sends 350 MB, for which 0.2 s are free: 1.75 GB/s would do.
-    fast, slow = (tool.plan(costs, 64, 1.0, bandwidth) for bandwidth in (1.8e9, 0.7e9))
+@pytest.mark.parametrize(("within", "between"), [(10e9, 0.7875e9), (0.7875e9, 10e9)])
+def test_the_slowest_link_limits_eight_nodes(tool, costs, within, between):
+    # Each GPU sends 393.75 MB, for which 0.2 s are free: 1.97 GB/s would do.
+    fast, slow = tool.plan(costs, 64, 2e9, 2e9), tool.plan(costs, 64, within, between)
     assert (fast.limits, slow.limits) == ("computing", "exchanging gradients")
-    assert fast.enough == slow.enough == pytest.approx(1.75e9)
+    assert fast.enough == slow.enough == pytest.approx(1.96875e9)
     assert fast.step_seconds == pytest.approx(0.3)
     assert slow.step_seconds == pytest.approx(0.1 + 0.5)
     assert slow.training_hours == pytest.approx(2 * fast.training_hours)
+
+
+@pytest.mark.parametrize("step_seconds", [0.01, 0.05, 0.3])
+def test_a_step_of_more_gpus_is_never_faster(tool, costs, step_seconds):
+    costs = tool.Costs(**{**vars(costs), "step_seconds": step_seconds})
+    seconds = [tool.plan(costs, gpus, 10e9, 12.5e9).step_seconds for gpus in (1, 2, 8, 16, 64, 512)]
+    assert seconds == sorted(seconds) and seconds[0] == pytest.approx(step_seconds)
 
 
 def test_takes_the_seconds_of_a_benchmark_and_fills_a_page(tool, tmp_path, monkeypatch, capsys):
@@ -60,7 +68,7 @@ def test_takes_the_seconds_of_a_benchmark_and_fills_a_page(tool, tmp_path, monke
         for dtype, factor in (("float32", 1), ("bfloat16", 0.5))
         for stage, value in (("whole", 0.05 * factor), ("training step", 0.125 * factor))
     ]
-    work = {"IoU-Net": {"million_trainable_parameters": 50.0}}
+    work = {"float32": {"IoU-Net": {"million_trainable_parameters": 50.0}}}
     (figures / "gpu.json").write_text(json.dumps({"batch_size": 2, "training_work": work, "rows": rows}))
     measured = [
         {"step": "load training images", "pieces": 100, "seconds": 1.0, "kB a file": 160.0},
@@ -78,6 +86,14 @@ def test_takes_the_seconds_of_a_benchmark_and_fills_a_page(tool, tmp_path, monke
     assert "| a step of 2 images a GPU, s | 0.125 | 0.125 |" in printed
     assert "| training, h | 44.4 | 22.2 |" in printed
     assert "|  | 1 GPU | 2 GPUs |" in page.read_text() and page.read_text().endswith("<!-- plan -->\nbelow\n")
+
+
+def test_figures_that_are_not_there(tool, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tool, "ROOT", tmp_path)
+    monkeypatch.setattr("sys.argv", ["plan_training.py", "--step-seconds", "0.2", "--image-seconds", "0.1"])
+    with pytest.raises(SystemExit):
+        tool.main()
+    assert "detector_cpu.json is not there: python tools/benchmark.py --output " in capsys.readouterr().err
 
 
 def test_both_seconds_are_needed(tool, monkeypatch, capsys):

@@ -337,7 +337,7 @@ def test_evaluation_by_one_two_and_three_processes_is_the_same(trained, run_tool
 def test_norms_over_processes_are_refused_on_cpus(load_tool, arguments, tmp_path):
     train = load_tool("train.py")
     config, *overrides = arguments(tmp_path / "run", {"MODEL.BACKBONE.NORM": "SyncBN"})[1:]
-    with pytest.raises(ConfigError, match="SyncBN of several processes needs GPUs"):
+    with pytest.raises(ConfigError, match="SyncBN under torchrun needs GPUs"):
         train.train(load_config(config, overrides), Process(torch.device("cpu"), rank=0, world_size=2), resume=False)
 
 

@@ -2,7 +2,10 @@ import math
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
+from torch.nn.parallel import DistributedDataParallel
 
 from iounet.training import NonFiniteLossError, train_steps
 
@@ -118,6 +121,39 @@ def test_a_batch_in_parts_gives_the_mean_of_their_gradients_and_losses():
     assert found.losses == pytest.approx(expected.losses)
     assert found.gradient_norm == pytest.approx(expected.gradient_norm)
     assert parted.weight.tolist() == pytest.approx(whole.weight.tolist())
+
+
+def test_a_batch_without_equal_parts_is_refused():
+    with pytest.raises(ValueError, match="a batch of 2 images has no 3 equal parts"):
+        list(run(Detector(), [batch(0.5, 1, 0.5, 2)], accumulation_steps=3))
+
+
+def train_rank(rank, folder, accumulation_steps):
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    exchanges = []
+
+    def counting(_, bucket):
+        exchanges.append(1)
+        return default_hooks.allreduce_hook(None, bucket)
+
+    detector = Detector()
+    parallel = DistributedDataParallel(detector)
+    parallel.register_comm_hook(None, counting)
+    mine = [batch(0.5, 1, 0.0, 2), batch(0.25, 3, 1.0, 4)][rank]
+    list(run(parallel, [mine] * 3, accumulation_steps=accumulation_steps))
+    torch.save((detector.weight.detach(), len(exchanges)), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("accumulation_steps", [1, 2])
+def test_two_processes_step_by_the_mean_of_their_gradients_and_exchange_it_once_a_step(tmp_path, accumulation_steps):
+    torch.multiprocessing.spawn(train_rank, (str(tmp_path), accumulation_steps), nprocs=2)
+    (weight, exchanges), (other, _) = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    alone = Detector()
+    list(run(alone, [batch(0.5, 1, 0.0, 2, 0.25, 3, 1.0, 4)] * 3))
+    assert torch.equal(weight, other)
+    torch.testing.assert_close(weight, alone.weight.detach())
+    assert exchanges == 3
 
 
 def test_the_detector_gets_boxes_and_labels():

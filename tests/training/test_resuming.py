@@ -33,7 +33,7 @@ class TestChangedSettings:
     def test_what_changes_the_course_is_told_old_and_new(self):
         before = config(SOLVER__BASE_LR=0.01, SOLVER__STEPS=(3, 5))
         now = config(SOLVER__BASE_LR=0.02, SOLVER__STEPS=(4,), SEED=7)
-        assert changed_settings(before, now, "a.pth") == [
+        assert changed_settings(before, now, config(), "a.pth") == [
             "SEED 0 → 7",
             "SOLVER.BASE_LR 0.01 → 0.02",
             "SOLVER.STEPS [3, 5] → [4]",
@@ -50,7 +50,7 @@ class TestChangedSettings:
             SOLVER__CHECKPOINT_PERIOD=7,
             TEST__REFINE__STEPS=9,
         )
-        assert changed_settings(config(), now, "a.pth") == []
+        assert changed_settings(config(), now, config(), "a.pth") == []
 
     @pytest.mark.parametrize(
         ("key", "value"),
@@ -65,10 +65,15 @@ class TestChangedSettings:
     def test_what_the_weights_depend_on_is_refused(self, key, value):
         name = key.replace("__", ".")
         with pytest.raises(CheckpointError, match=rf"a\.pth cannot go on with another {name} .* → .*; resume with"):
-            changed_settings(config(), config(**{key: value}), "a.pth")
+            changed_settings(config(), config(**{key: value}), config(), "a.pth")
 
-    def test_keys_of_another_version_are_passed_over(self):
-        assert changed_settings("SEED: 0\nOLD: 1\n", "SEED: 1\nNEW: 2\n", "a.pth") == ["SEED 0 → 1"]
+    def test_keys_of_another_version(self):
+        """One that is no more is passed over; one that was not yet had the default."""
+        now = "SEED: 1\nNEW: 2\nNEWER: 3\n"
+        assert changed_settings("SEED: 0\nOLD: 1\n", now, "SEED: 0\nNEW: 1\nNEWER: 3\n", "a.pth") == [
+            "SEED 0 → 1",
+            "NEW 1 → 2",
+        ]
 
 
 class TestRestoringTheOptimizer:
