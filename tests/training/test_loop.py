@@ -128,32 +128,35 @@ def test_a_batch_without_equal_parts_is_refused():
         list(run(Detector(), [batch(0.5, 1, 0.5, 2)], accumulation_steps=3))
 
 
-def train_rank(rank, folder, accumulation_steps):
+def train_rank(rank, folder):
+    """Three steps in whole batches, and three in parts; the weights then, and how often gradients were exchanged."""
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    exchanges = []
+    outcomes = []
+    for accumulation_steps in (1, 2):
+        exchanges = []
 
-    def counting(_, bucket):
-        exchanges.append(1)
-        return default_hooks.allreduce_hook(None, bucket)
+        def counting(_, bucket, exchanges=exchanges):
+            exchanges.append(1)
+            return default_hooks.allreduce_hook(None, bucket)
 
-    detector = Detector()
-    parallel = DistributedDataParallel(detector)
-    parallel.register_comm_hook(None, counting)
-    mine = [batch(0.5, 1, 0.0, 2), batch(0.25, 3, 1.0, 4)][rank]
-    list(run(parallel, [mine] * 3, accumulation_steps=accumulation_steps))
-    torch.save((detector.weight.detach(), len(exchanges)), f"{folder}/{rank}.pt")
+        detector = Detector()
+        parallel = DistributedDataParallel(detector)
+        parallel.register_comm_hook(None, counting)
+        mine = [batch(0.5, 1, 0.0, 2), batch(0.25, 3, 1.0, 4)][rank]
+        list(run(parallel, [mine] * 3, accumulation_steps=accumulation_steps))
+        outcomes.append((detector.weight.detach(), len(exchanges)))
+    torch.save(outcomes, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("accumulation_steps", [1, 2])
-def test_two_processes_step_by_the_mean_of_their_gradients_and_exchange_it_once_a_step(tmp_path, accumulation_steps):
-    torch.multiprocessing.spawn(train_rank, (str(tmp_path), accumulation_steps), nprocs=2)
-    (weight, exchanges), (other, _) = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+def test_two_processes_step_by_the_mean_of_their_gradients_and_exchange_it_once_a_step(tmp_path):
+    torch.multiprocessing.spawn(train_rank, (str(tmp_path),), nprocs=2)
     alone = Detector()
     list(run(alone, [batch(0.5, 1, 0.0, 2, 0.25, 3, 1.0, 4)] * 3))
-    assert torch.equal(weight, other)
-    torch.testing.assert_close(weight, alone.weight.detach())
-    assert exchanges == 3
+    for (weight, exchanges), (other, _) in zip(*(torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)), strict=True):
+        assert torch.equal(weight, other)
+        torch.testing.assert_close(weight, alone.weight.detach())
+        assert exchanges == 3
 
 
 def test_the_detector_gets_boxes_and_labels():
