@@ -234,7 +234,9 @@ class IoURefiner:
             # One that did not move stays as it was given, without the rounding of another frame and back.
             moved = (after.boxes != before.boxes).any(1).to(index.device)
             clipped = clip_boxes_to_image(answer.boxes[index], images[image].shape[-2:])
-            new_boxes = torch.where(moved[:, None], end.boxes.to(answer.boxes), clipped)
+            end_boxes = end.boxes.to(answer.boxes)
+            moved &= (box_sizes(end_boxes) > 0).all(1)  # rounding may take the last 1e-5 pixels of a thin one
+            new_boxes = torch.where(moved[:, None], end_boxes, clipped)
             answers[image] = replace(
                 answer,
                 boxes=answer.boxes.index_copy(0, index, new_boxes),

@@ -125,6 +125,9 @@ def draw_refinement(
         ValueError: a shape is not as above.
     """
     _check_shapes(image, before, after, ground_truth, labels, before_ious, after_ious, paths)
+    before, after = _near(before, image), _near(after, image)
+    ground_truth = None if ground_truth is None else _near(ground_truth, image)
+    paths = None if paths is None else _near(paths, image)
     factor = max(1, math.ceil(_MIN_SIDE / max(image.shape[1:])))
     photo = _to_pil(image)
     photo = photo.resize((photo.width * factor, photo.height * factor), Image.Resampling.BICUBIC)
@@ -138,16 +141,16 @@ def draw_refinement(
     styles = [style for style, _ in reversed(layers)]
     draw = ImageDraw.Draw(photo)
     for style, boxes in layers:
-        for box in (boxes.detach() * factor).tolist():
+        for box in (boxes * factor).tolist():
             _draw_box(draw, box, style, line_width)
     if paths is not None:
         times = math.ceil(_ARROW_SCALE / factor)
         # Not the top left corner: the texts stand there.
-        corners = (paths.detach() * factor)[..., [[2, 1], [0, 3]]].flatten(1, 2).transpose(0, 1)  # [2 N, T + 1, xy]
+        corners = (paths * factor)[..., [[2, 1], [0, 3]]].flatten(1, 2).transpose(0, 1)  # [2 N, T + 1, xy]
         _draw_paths(photo, (corners[:, :1] + times * (corners - corners[:, :1])).tolist(), line_width)
         styles.append(_PATH if times == 1 else _PATH._replace(name=f"{_PATH.name}, {times} times as long"))
     texts = _texts(len(after), labels, class_names, before_ious, after_ious)
-    _draw_texts(draw, photo.size, (after.detach() * factor).tolist(), texts, font, line_width)
+    _draw_texts(draw, photo.size, (after * factor).tolist(), texts, font, line_width)
 
     legend = _legend(photo.width, styles, font, line_width)
     picture = Image.new("RGB", (legend.width, photo.height + legend.height))
@@ -294,6 +297,12 @@ def _check_shapes(
 def _check_image(image: Tensor) -> None:
     if image.ndim != 3 or image.shape[0] != 3:
         raise ValueError(f"expected an RGB image of shape [3, H, W], got {list(image.shape)}")
+
+
+def _near(boxes: Tensor, image: Tensor) -> Tensor:
+    """Boxes [..., 4] cut off an image's size away from it: drawing a box takes as long as it is wide."""
+    reach = boxes.new_tensor(image.shape[:0:-1]).repeat(2)
+    return boxes.detach().clamp(-reach, 2 * reach)
 
 
 def _to_pil(image: Tensor) -> Image.Image:

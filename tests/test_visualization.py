@@ -92,6 +92,16 @@ def test_tiny_large_and_outside_boxes_are_drawn(box):
     assert is_colour(picture, WHITE)[:640].any()  # the text stays inside the picture, wherever the box is
 
 
+def test_what_lies_far_away_takes_no_time_and_changes_nothing():
+    near = boxes([-20, 30, 180, 100])  # its vertical edges are out of the picture
+    far = boxes([-1e30, 30, 3e38, 100])
+    outlines = [is_colour(draw_refinement(GREY, NO_BOXES, NO_BOXES, given), WHITE) for given in (near, far)]
+    assert outlines[0].any() and (outlines[0] == outlines[1]).all()
+    for box in ([-1e10, -1e10, 1e10, 1e10], [1e30, 1e30, 2e30, 2e30], [0, 0, 3e38, 3e38]):
+        picture = draw_refinement(GREY, boxes(box), boxes(box), after_ious=torch.ones(1))
+        assert picture.height < 1000
+
+
 def test_texts_appear_beside_their_boxes_and_not_on_one_another():
     box = boxes([60, 60, 100, 100], [60, 60, 100, 100])
     arguments = {"labels": torch.tensor([1, 1]), "after_ious": torch.tensor([0.75, 0.75])}

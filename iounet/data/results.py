@@ -44,6 +44,8 @@ def read_results(path: str | Path) -> list[dict[str, Any]]:
         bbox = entry["bbox"]
         if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(_is_finite_number, bbox)):
             raise DataError(f"{where} has bbox {bbox}; it must be four finite numbers [x, y, width, height] in pixels")
+        if not all(_is_finite_number(start + size) for start, size in zip(bbox[:2], bbox[2:], strict=True)):
+            raise DataError(f"{where} has bbox {bbox}, whose far corner is beyond all numbers of 32 bits")
         if not _is_finite_number(entry["score"]):
             raise DataError(f"{where} has score {entry['score']!r}; it must be a finite number")
     return entries

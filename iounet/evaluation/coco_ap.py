@@ -4,7 +4,9 @@ import contextlib
 import io
 import json
 import math
-from collections.abc import Sequence
+import sys
+from collections.abc import Hashable, Sequence
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -77,7 +79,7 @@ class CocoEvaluator:
             cure="evaluate them on the annotation file of the images and classes they were made for",
         )
         for number, result in enumerate(results):
-            if not math.isfinite(result.get("score", math.nan)):
+            if not _is_number(result.get("score")):
                 raise ValueError(
                     f"entry {number} of the results (image_id {result['image_id']!r}) has score "
                     f"{result.get('score')}: expected a finite number; NaN comes of a diverged detector"
@@ -115,12 +117,21 @@ class CocoEvaluator:
             missing = [key for key in _PLACE if key not in entry]
             if missing:
                 raise ValueError(f"entry {number} of the {label} lacks {', '.join(missing)}: {entry}")
-            box = entry["bbox"]
-            if len(box) != 4 or not all(map(math.isfinite, box)) or min(box[2:]) < 0:
+            where = f"entry {number} of the {label} (image_id {entry['image_id']!r})"
+            box = list(entry["bbox"]) if isinstance(entry["bbox"], (list, tuple, np.ndarray)) else entry["bbox"]
+            if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)) or min(box[2:]) < 0:
                 raise ValueError(
-                    f"entry {number} of the {label} (image_id {entry['image_id']!r}) has bbox {list(box)}: "
-                    "expected [x, y, width, height], finite, with width and height of at least 0"
+                    f"{where} has bbox {box}: expected [x, y, width, height], finite, with width and height of at "
+                    "least 0"
                 )
+            if not _is_number(entry.get("area", 0)) or entry.get("iscrowd", 0) not in (0, 1):
+                raise ValueError(
+                    f"{where} has area {entry.get('area')!r} and iscrowd {entry.get('iscrowd')!r}: expected a number, "
+                    "and 0 or 1"
+                )
+            for key in ("image_id", "category_id"):
+                if not isinstance(entry[key], Hashable):
+                    raise ValueError(f"{where} has {key} {entry[key]!r}: expected an id")
         for key, known in (("image_id", self._image_ids), ("category_id", self._category_ids)):
             unknown = list(dict.fromkeys(entry[key] for entry in entries if entry[key] not in known))
             if unknown:
@@ -170,6 +181,11 @@ def _summary(evaluation: COCOeval) -> dict[str, float]:
             summary[column] = _percent(precision[..., area(size)])
     summary[f"AR{evaluation.params.maxDets[0]}"] = _percent(recall[..., area("all")])
     return summary
+
+
+def _is_number(value: object) -> bool:
+    """Finite; by comparison, as math.isfinite raises on huge integers, which JSON has."""
+    return isinstance(value, Real) and abs(value) <= sys.float_info.max
 
 
 def _percent(values: np.ndarray) -> float:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 FORMAT = "iounet-1"
+RESUMED = ("model", "optimizer", "iteration", "categories", "config")  # what a run needs to go on
 _NAME = re.compile(r"iteration_(\d+)\.pth")
 
 
@@ -80,8 +81,12 @@ def _verify_checksums(path: Path) -> None:
     # Which torch.load ignores. Takes as long as it: 0.06 s for 50 MB.
     with zipfile.ZipFile(path) as file:
         damaged = file.testzip()
+        # One bit of the zip's directory makes an entry a folder, of which torch reads nothing into new memory.
+        folders = [entry.filename for entry in file.infolist() if entry.external_attr & 0x10]
     if damaged:
         raise zipfile.BadZipFile(f"the checksum of {damaged} does not match")
+    if folders:
+        raise zipfile.BadZipFile(f"{folders[0]} is marked as a folder")
 
 
 def load_checkpoint(path: str | Path) -> dict:
@@ -120,12 +125,18 @@ def load_newest_checkpoint(paths: list[Path]) -> tuple[Path, dict, dict[Path, Ch
         damaged: the newer ones, with what is wrong with each.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: there is none, or none that a run can be resumed from.
     """
     damaged = {}
     for path in reversed(paths):
         try:
-            return path, load_checkpoint(path), damaged
+            content = load_checkpoint(path)
+            missing = [key for key in RESUMED if key not in content]
+            if missing:
+                raise CheckpointError(
+                    f"{path} lacks {', '.join(missing)}, as a final model does: nothing to resume from"
+                )
+            return path, content, damaged
         except CheckpointError as error:
             damaged[path] = error
     reasons = "; ".join(map(str, damaged.values()))

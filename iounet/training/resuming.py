@@ -43,9 +43,14 @@ def changed_settings(before: str, now: str, defaults: str, source: str) -> list[
         source: of ``before``, for the message.
 
     Raises:
-        CheckpointError: a setting of ``FIXED`` differs.
+        CheckpointError: a setting of ``FIXED`` differs; ``before`` is no configuration.
     """
-    old, new = _flat(yaml.safe_load(defaults)) | _flat(yaml.safe_load(before)), _flat(yaml.safe_load(now))
+    try:
+        old = _flat(yaml.safe_load(defaults)) | _flat(yaml.safe_load(before))
+    except (yaml.YAMLError, AttributeError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{source} holds no configuration that can be read ({reason}): it is damaged") from None
+    new = _flat(yaml.safe_load(now))
     changed = {
         key: f"{key} {old[key]} → {value}"
         for key, value in new.items()

@@ -39,6 +39,16 @@ class TestReadResults:
     def test_no_detections(self, write):
         assert read_results(write([])) == []
 
+    @pytest.mark.parametrize("number", ["NaN", "Infinity", "1e400"])
+    def test_a_score_that_is_not_finite(self, write, number):
+        text = json.dumps([ENTRY | {"score": 0.625}]).replace("0.625", number)
+        with pytest.raises(DataError, match=r"entry 0 \(image .*\) has score (nan|inf); it must be a finite number"):
+            read_results(write(text))
+
+    def test_a_corner_beyond_float32(self, write):
+        with pytest.raises(DataError, match=r"entry 0 .* whose far corner is beyond all numbers of 32 bits"):
+            read_results(write([ENTRY | {"bbox": [3e38, 0, 3e38, 5]}]))
+
     def test_a_missing_file(self, tmp_path):
         with pytest.raises(DataError, match=r"nowhere\.json: no such detections file; check the path"):
             read_results(tmp_path / "nowhere.json")

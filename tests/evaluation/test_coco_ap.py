@@ -179,6 +179,12 @@ def test_no_objects_score_nan(annotations):
         ({"bbox": [0, 0, math.inf, 5]}, r"entry 1 of the results \(image_id 1\) has bbox \[0, 0, inf, 5\]"),
         ({"bbox": [20, 20, -10, 5]}, r"entry 1 of the results .* width and height of at least 0"),
         ({"bbox": [20, 20, 10]}, r"entry 1 of the results .* expected \[x, y, width, height\]"),
+        ({"bbox": None}, r"entry 1 of the results .* has bbox None"),
+        ({"bbox": [1, 2, 3, "4"]}, r"entry 1 of the results .* has bbox \[1, 2, 3, '4'\]"),
+        ({"bbox": [1, 2, 10**400, 4]}, r"entry 1 of the results .* has bbox"),
+        ({"score": "0.5"}, r"entry 1 of the results .* has score 0.5: expected a finite number"),
+        ({"score": 10**400}, r"entry 1 of the results .* has score"),
+        ({"category_id": [1]}, r"entry 1 of the results .* has category_id \[1\]: expected an id"),
     ],
 )
 def test_a_bad_result_is_named(change, message):
@@ -203,6 +209,13 @@ def test_a_result_without_its_keys_is_named():
         ),
         ({"image_id": 9}, r"annotations of .*truth.json have 1 image_id\(s\)"),
         ({"bbox": [0, 0, -1, 5]}, r"entry 0 of the annotations of .*truth.json \(image_id 1\) has bbox"),
+        ({"bbox": [0, 0, 10**400, 5]}, r"entry 0 of the annotations of .*truth.json \(image_id 1\) has bbox"),
+        ({"area": "x"}, r"entry 0 of the annotations of .*truth.json \(image_id 1\) has area 'x' and iscrowd None"),
+        ({"area": None}, r"entry 0 of the annotations .* has area None"),
+        (
+            {"iscrowd": "x"},
+            r"entry 0 of the annotations .* has area None and iscrowd 'x': expected a number, and 0 or 1",
+        ),
     ],
 )
 def test_a_bad_annotation_is_named_with_its_file(tmp_path, change, message):

@@ -1,8 +1,5 @@
 """What all tools have in common on the command line."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,16 +9,9 @@ TOOLS = sorted(path.name for path in (ROOT / "tools").glob("*.py"))
 
 
 @pytest.mark.parametrize("tool", TOOLS)
-def test_help_gives_an_example(tool):
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "tools" / tool), "--help"],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    assert f"\n    python tools/{tool} " in done.stdout
+def test_help_gives_an_example(tool, call_tool, capsys):
+    assert call_tool(tool, "--help") == 0
+    assert f"\n    python tools/{tool} " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("value", ["-0.02", "-2e-2"])

@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import torch
+from alive import alive
 from PIL import Image
 
 from iounet import IoURefiner
@@ -467,3 +468,45 @@ def test_help_shows_how(call_tool, capsys):
         "--resume",
     ):
         assert option in text
+
+
+def test_nothing_piles_up_over_images(call_tool, weights, dataset, write, tmp_path, monkeypatch):
+    """Over 10,000 images resident memory stays as it is: docs/benchmarks.md."""
+    images = tmp_path / "images"
+    images.mkdir()
+    for number in range(160):
+        (images / f"{number:06d}.png").symlink_to(dataset / "val" / f"{number % 5 + 1:06d}.png")
+    refine_batch, held = IoURefiner.refine_batch, []
+
+    def watched(*given):
+        held.append(alive() if len(held) in (20, 90, 150) else None)
+        return refine_batch(*given)
+
+    monkeypatch.setattr(IoURefiner, "refine_batch", watched)
+    detections = write([entry(number, [5, 6, 30, 40]) for number in range(160)])
+    words = ["--weights", weights, "--images", images, "--detections", detections, "--output", tmp_path / "out"]
+    assert call_tool("refine_boxes.py", *words, "--pictures", 0) is None
+    (tensors, _), *later = filter(None, held)
+    assert len(held) == 160 and len(later) == 2
+    assert all(tensors_then < tensors + 10 for tensors_then, _ in later)  # what is read ahead comes and goes
+    assert len({files for _, files in filter(None, held)}) == 1
+
+
+def test_ctrl_c_and_on(call_tool, weights, dataset, write, tmp_path, monkeypatch, capsys):
+    words = ["--weights", weights, "--images", dataset / "val", "--detections", write(some_entries())]
+    assert call_tool("refine_boxes.py", *words, "--output", tmp_path / "whole") is None
+    refine_batch, calls = IoURefiner.refine_batch, []
+
+    def interrupted(*given):
+        calls.append(given)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return refine_batch(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(IoURefiner, "refine_batch", interrupted)
+        assert call_tool("refine_boxes.py", *words, "--output", tmp_path / "out") == 130
+    assert "stopped; --resume goes on" in capsys.readouterr().err
+    assert call_tool("refine_boxes.py", *words, "--output", tmp_path / "out", "--resume") is None
+    whole, resumed = (tmp_path / name / "detections.json" for name in ("whole", "out"))
+    assert resumed.read_bytes() == whole.read_bytes()

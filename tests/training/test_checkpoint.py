@@ -29,6 +29,7 @@ CONTENT = {
     "categories": [{"id": 7, "name": "dog"}],
     "config": "SEED: 0\n",
     "iteration": 12,
+    "optimizer": {"state": {}, "param_groups": [{"lr": 0.5, "params": [0, 1]}]},
 }
 
 
@@ -66,6 +67,16 @@ class TestWriting:
         save_checkpoint(saved, **CONTENT | {"iteration": 13})
         assert load_checkpoint(saved)["iteration"] == 13
         assert [path.name for path in saved.parent.iterdir()] == ["checkpoint.pth"]
+
+    def test_it_is_on_the_disk_before_it_has_its_name(self, path, monkeypatch):
+        calls = []
+        for name in ("fsync", "replace"):
+            function = getattr(os, name)
+            monkeypatch.setattr(
+                os, name, lambda *args, name=name, function=function: (calls.append(name), function(*args))
+            )
+        save_checkpoint(path, **CONTENT)
+        assert calls == ["fsync", "replace"]
 
     def test_an_interrupted_save_leaves_the_old_file_and_nothing_else(self, saved, monkeypatch):
         before = saved.read_bytes()
@@ -140,7 +151,7 @@ class TestInterruptedWriting:
             save_checkpoint(checkpoint_path(tmp_path, iteration), **numbered(iteration))
         generator = random.Random(0)
         newest, halves = 2, 0
-        for _ in range(10):  # 50 were killed by hand
+        for _ in range(50):
             process = context.Process(target=save_without_end, args=(tmp_path, newest + 1), daemon=True)
             process.start()
             deadline = time.monotonic() + 60
@@ -217,6 +228,19 @@ class TestReading:
             torch.load(saved, weights_only=True)  # which notices nothing
             with pytest.raises(CheckpointError, match=r"checkpoint\.pth is damaged.*checksum of .*data/0 "):
                 load_checkpoint(saved)
+
+    @pytest.mark.parametrize("mask", [0x01, 0x10, 0xFF])
+    def test_every_byte_of_the_directory_counts_or_does_not_matter(self, saved, mask):
+        whole, expected = saved.read_bytes(), load_checkpoint(saved)
+        for position in range(whole.index(b"PK\x01\x02"), len(whole)):
+            saved.write_bytes(whole[:position] + bytes([whole[position] ^ mask]) + whole[position + 1 :])
+            try:
+                content = load_checkpoint(saved)
+            except CheckpointError:
+                continue
+            model = content.pop("model")
+            assert content == {key: value for key, value in expected.items() if key != "model"}, position
+            assert all(torch.equal(value, expected["model"][key]) for key, value in model.items()), position
 
     def test_weights_of_others_need_no_checksums(self, path):
         path.parent.mkdir()
@@ -306,6 +330,14 @@ class TestFolder:
         assert (path, content["iteration"]) == (paths[1], 2)
         assert list(damaged) == [paths[3], paths[2]]
         assert all(str(path) in str(error) and "damaged" in str(error) for path, error in damaged.items())
+
+    def test_a_final_model_is_none(self, tmp_path):
+        paths = self.save(tmp_path, 1, 2)
+        kept = {key: CONTENT[key] for key in ("model", "categories", "config")}
+        save_checkpoint(paths[1], **kept)
+        path, _, damaged = load_newest_checkpoint(paths)
+        assert path == paths[0]
+        assert "lacks optimizer, iteration, as a final model does" in str(damaged[paths[1]])
 
     def test_none_that_is_whole(self, tmp_path):
         paths = self.save(tmp_path, 1, 2)

@@ -67,6 +67,13 @@ class TestChangedSettings:
         with pytest.raises(CheckpointError, match=rf"a\.pth cannot go on with another {name} .* → .*; resume with"):
             changed_settings(config(), config(**{key: value}), config(), "a.pth")
 
+    @pytest.mark.parametrize("before", ["SEED: !!python/object/apply:os.mkdir [made]\n", "SEED: [1\n", "- 5\n", ""])
+    def test_what_is_no_configuration_is_refused(self, before, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(CheckpointError, match=r"a\.pth holds no configuration that can be read .* damaged"):
+            changed_settings(before, config(), config(), "a.pth")
+        assert not list(tmp_path.iterdir())
+
     def test_keys_of_another_version(self):
         """One that is no more is passed over; one that was not yet had the default."""
         now = "SEED: 1\nNEW: 2\nNEWER: 3\n"
