@@ -52,6 +52,12 @@ class CocoEvaluator:
             f"annotations of {self._name}",
             cure="remove these annotations, or add what they name",
         )
+        for number, entry in enumerate(dataset["annotations"]):
+            if not _is_number(entry.get("area", 0)) or entry.get("iscrowd", 0) not in (0, 1):
+                raise ValueError(
+                    f"entry {number} of the annotations of {self._name} (image_id {entry['image_id']!r}) has area "
+                    f"{entry.get('area')!r} and iscrowd {entry.get('iscrowd')!r}: expected a number, and 0 or 1"
+                )
         # Ids from 1: COCOeval stores a match as the object's id, none as 0; object 0 would never be found.
         annotations = [_annotation(id_, entry) for id_, entry in enumerate(dataset["annotations"], start=1)]
         self._ground_truth = _index(dataset["images"], dataset["categories"], annotations)
@@ -123,11 +129,6 @@ class CocoEvaluator:
                 raise ValueError(
                     f"{where} has bbox {box}: expected [x, y, width, height], finite, with width and height of at "
                     "least 0"
-                )
-            if not _is_number(entry.get("area", 0)) or entry.get("iscrowd", 0) not in (0, 1):
-                raise ValueError(
-                    f"{where} has area {entry.get('area')!r} and iscrowd {entry.get('iscrowd')!r}: expected a number, "
-                    "and 0 or 1"
                 )
             for key in ("image_id", "category_id"):
                 if not isinstance(entry[key], Hashable):
