@@ -35,6 +35,7 @@ def train_with_faults(arguments, fault):
     torch.set_num_threads(1)
     multiprocessing.set_start_method("fork", force=True)  # of the loading processes
     os.setsid()  # so that a signal to its group does not reach the tests
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which tests in the background of a shell ignore
     spec = importlib.util.spec_from_file_location("train", ROOT / "tools" / "train.py")
     train = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(train)

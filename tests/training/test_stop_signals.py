@@ -9,6 +9,7 @@ from iounet.training.stop_signals import StopSignals
 @pytest.fixture(autouse=True)
 def handlers_are_put_back():
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which tests in the background of a shell ignore
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
