@@ -384,6 +384,17 @@ class TestRefinement:
             unmoved = (new.boxes == old.boxes).all(1)
             assert torch.equal(new.ious[unmoved], old.ious[unmoved])
 
+    @pytest.mark.parametrize("accept", ["every", "best", "rising"])
+    @pytest.mark.parametrize("coordinates", ["pixels", "relative"])
+    def test_steps_of_no_length_change_nothing(self, before, accept, coordinates):
+        detector, features, kept = before
+        options = replace(detector.postprocessing, step_size=0.0, accept=accept, coordinates=coordinates)
+        for old, new in zip(kept, detector.refine(features, kept, options), strict=True):
+            assert len(old) > 5
+            for name in ("boxes", "labels", "scores"):
+                assert torch.equal(getattr(old, name), getattr(new, name))
+            torch.testing.assert_close(old.ious, new.ious)
+
     def test_no_steps_change_nothing(self, before):
         detector, features, kept = before
         assert detector.refine(features, kept, replace(detector.postprocessing, refinement_steps=0)) == kept

@@ -21,8 +21,16 @@ import torch
 from alive import alive
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from iounet.config import load_config
 from iounet.modeling import IoUNet
-from iounet.training.checkpoint import checkpoint_path, load_checkpoint, resumable_checkpoints, save_checkpoint
+from iounet.training.checkpoint import (
+    CheckpointError,
+    checkpoint_path,
+    load_checkpoint,
+    resumable_checkpoints,
+    save_checkpoint,
+)
+from iounet.training.processes import Process
 
 ROOT = Path(__file__).parents[2]
 
@@ -239,6 +247,15 @@ class TestOtherSettings:
         message = call_tool("train.py", *arguments(interrupted, settings), "--resume")
         assert message.startswith("CheckpointError: ") and "iteration_0000002.pth cannot go on with another" in message
         assert "MODEL.RPN.ANCHOR_SIZES [8, 16, 32, 64, 128] → [4, 8, 16, 32, 64]" in message
+
+    def test_processes_that_see_other_checkpoints_are_refused(self, interrupted, load_tool, arguments):
+        class Behind(Process):
+            def maximum(self, value):
+                return value + 2  # another process resumes from there
+
+        config, *overrides = arguments(interrupted)[1:]
+        with pytest.raises(CheckpointError, match="other processes resume from a later iteration than 2: all must see"):
+            load_tool("train.py").train(load_config(config, overrides), Behind(torch.device("cpu")), resume=True)
 
     def test_other_classes_are_refused(self, interrupted, dataset, call_tool, arguments, tmp_path):
         settings = {}
