@@ -374,6 +374,7 @@ def computing_in(dtype: torch.dtype, detectors: dict[str, nn.Module], device: to
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16)
     with decorated([(detectors[STOCK], "forward", autocast)]):
         yield
+    detectors[OURS].amp = False
 
 
 def measure(

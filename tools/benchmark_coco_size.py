@@ -39,7 +39,7 @@ VAL_IMAGES, VAL_OBJECTS = 5_000, 36_781
 REFINED_IMAGES = 10_000
 DETECTIONS = 100  # an image
 IMAGE_SIZE = (480, 640)
-# Noise of so much, coarse and fine, gives JPEG files of 160 kB, the mean of COCO's.
+# The standard deviation of pixels that gives JPEG files of 160 kB, the mean of COCO's.
 NOISE = 18.5
 
 Measured = dict[str, float]
@@ -96,6 +96,15 @@ def moved(box: list[float], shifts: np.ndarray) -> list[float]:
     return [x + left, y + top, width + right - left, height + bottom - top]
 
 
+def write_images(folder: Path, images: list[dict], pixels: np.ndarray) -> Path:
+    """The same JPEG under every image's name; the file of the first."""
+    first = folder / images[0]["file_name"]
+    Image.fromarray(pixels).save(first, quality=90)
+    for entry in images[1:]:
+        os.link(first, folder / entry["file_name"])
+    return first
+
+
 def read_annotations(folder: Path, num_images: int) -> Measured:
     file = folder / "train.json"
     generator = np.random.default_rng(0)
@@ -111,12 +120,9 @@ def load_images(folder: Path, num_images: int) -> Measured:
     generator = np.random.default_rng(0)
     height, width = IMAGE_SIZE
     coarse = Image.fromarray(generator.integers(256, size=(15, 20, 3), dtype=np.uint8)).resize((width, height))
-    image = np.clip(coarse + NOISE * generator.standard_normal((height, width, 3)), 0, 255).astype(np.uint8)
+    pixels = np.clip(coarse + NOISE * generator.standard_normal((height, width, 3)), 0, 255).astype(np.uint8)
     content = simulate(num_images, num_images * 7, np.random.default_rng(0))
-    first = folder / content["images"][0]["file_name"]
-    Image.fromarray(image).save(first, quality=90)
-    for entry in content["images"][1:]:
-        os.link(first, folder / entry["file_name"])
+    first = write_images(folder, content["images"], pixels)
     (folder / "train.json").write_text(json.dumps(content))
     dataset = CocoDataset(folder / "train.json", folder, transforms=build_transforms(True, horizontal_flip=0.5))
     torch.set_num_threads(1)
@@ -146,10 +152,8 @@ def refine(folder: Path, num_images: int) -> Measured:
     )
     generator = np.random.default_rng(0)
     content = simulate(num_images, num_images, generator)
-    first = folder / content["images"][0]["file_name"]
-    Image.fromarray(generator.integers(256, size=(48, 64, 3), dtype=np.uint8)).save(first)  # a tenth of COCO's sides
-    for entry in content["images"][1:]:
-        os.link(first, folder / entry["file_name"])
+    # A tenth of COCO's sides.
+    write_images(folder, content["images"], generator.integers(256, size=(48, 64, 3), dtype=np.uint8))
     boxes = detections(content, generator)
     for entry in boxes:
         entry["bbox"] = [value / 10 for value in entry["bbox"]]

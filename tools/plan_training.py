@@ -1,7 +1,7 @@
 """How long COCO takes on 1, 8 and 64 GPUs, and what limits it there, from what was measured on one.
 
     python tools/plan_training.py --benchmark docs/benchmarks/detector_cuda.json
-    python tools/plan_training.py --step-seconds 0.252 --image-seconds 0.059 --document docs/coco.md
+    python tools/plan_training.py --step-seconds 0.252 --image-seconds 0.065 --document docs/coco.md
 
 The first takes the seconds from tools/benchmark.py's figures; the second from anywhere. Bytes of gradients come from
 the figures of tools/benchmark.py on any device, loading and scoring from those of tools/benchmark_coco_size.py.
@@ -99,11 +99,11 @@ def plan(costs: Costs, gpus: int, within_node: float, between_nodes: float) -> P
 
 def markdown(plans: list[Plan]) -> str:
     rows = {
-        "a step of 2 images a GPU, s": [f"{one.step_seconds:.3f}" for one in plans],
+        f"a step of {IMAGES_A_GPU} images a GPU, s": [f"{one.step_seconds:.3f}" for one in plans],
         "limited by": [one.limits for one in plans],
         "training, h": [f"{one.training_hours:.1f}" for one in plans],
-        "8 evaluations: detecting, h": [f"{one.detecting_hours:.2f}" for one in plans],
-        "8 evaluations: scoring, h": [f"{one.scoring_hours:.2f}" for one in plans],
+        f"{EVALUATIONS} evaluations: detecting, h": [f"{one.detecting_hours:.2f}" for one in plans],
+        f"{EVALUATIONS} evaluations: scoring, h": [f"{one.scoring_hours:.2f}" for one in plans],
         "images a second": [f"{one.images:.0f}" for one in plans],
         "read from disk, MB/s": [f"{one.bytes_read / 1e6:.1f}" for one in plans],
         "busy loading processes a GPU": [f"{one.loaders:.2f}" for one in plans],
