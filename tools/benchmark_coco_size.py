@@ -133,14 +133,22 @@ def load_images(folder: Path, num_images: int) -> Measured:
     return {"pieces": num_images, "seconds": seconds, "MiB": memory() - before, "kB a file": first.stat().st_size / 1e3}
 
 
-def score(folder: Path, num_images: int) -> Measured:
+def score(folder: Path, num_images: int, processes: int = 1) -> Measured:
+    """One process's share of the categories, with the detections of its own alone, as evaluate() gives it."""
     generator = np.random.default_rng(0)
     ground_truth = simulate(num_images, VAL_OBJECTS * num_images // VAL_IMAGES, generator)
     results = detections(ground_truth, generator)
+    evaluator = CocoEvaluator(ground_truth)
+    share = evaluator.category_ids[::processes]
+    results = [entry for entry in results if entry["category_id"] in share]
     before, start = memory(), time.perf_counter()
-    ap = CocoEvaluator(ground_truth)(results)["AP"]
+    ap = evaluator.summary(evaluator.by_category(results, share))["AP"]
     seconds = time.perf_counter() - start
     return {"pieces": num_images, "seconds": seconds, "MiB": memory(peak=True) - before, "AP": ap}
+
+
+def score_eighth(folder: Path, num_images: int) -> Measured:
+    return score(folder, num_images, processes=8)
 
 
 def refine(folder: Path, num_images: int) -> Measured:
@@ -198,6 +206,7 @@ STEPS: dict[str, tuple[Callable[[Path, int], Measured], int]] = {
     "read the training annotations": (read_annotations, TRAIN_IMAGES),
     "load training images": (load_images, 500),
     "score detections, 100 an image": (score, VAL_IMAGES),
+    "the same, the first of 8 processes": (score_eighth, VAL_IMAGES),
     "refine detections, 100 an image": (refine, REFINED_IMAGES),
 }
 

@@ -9,11 +9,12 @@ the figures of tools/benchmark.py on any device, loading and scoring from those 
 The model of a step, with all GPUs computing the same number of images: a third of it is forward; during the rest, the
 backward pass, DDP exchanges gradients. In a ring each of N GPUs sends 2 (N - 1) / N times all gradients to the next
 one, over its slowest link. What takes longer, computing or exchanging, decides. Evaluation divides the images among the
-GPUs, but one process scores the results of all.
+GPUs, and their processes share the classes that are scored.
 """
 
 import argparse
 import json
+import math
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ TRAINING_IMAGES = 160_000 * 16  # of the paper's schedule, 22 epochs
 VAL_IMAGES = 5_000
 EVALUATIONS = 8  # SOLVER.EVAL_PERIOD 20,000 of 160,000
 TABLE_ROWS = 4  # of an evaluation, each scored once
+CLASSES = 80
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Costs:
         gradient_bytes: of all trainable parameters.
         load_seconds: of one training image, in one loading process.
         file_bytes: of one training image.
-        score_seconds: of one table row of COCO's validation set.
+        score_seconds: of one table row of COCO's validation set, in one process.
     """
 
     step_seconds: float
@@ -89,7 +91,7 @@ def plan(costs: Costs, gpus: int, within_node: float, between_nodes: float) -> P
         enough=sent / backward,
         training_hours=TRAINING_IMAGES / images / 3600,
         detecting_hours=EVALUATIONS * VAL_IMAGES * costs.image_seconds / gpus / 3600,
-        scoring_hours=EVALUATIONS * TABLE_ROWS * costs.score_seconds / 3600,
+        scoring_hours=EVALUATIONS * TABLE_ROWS * costs.score_seconds * math.ceil(CLASSES / gpus) / CLASSES / 3600,
         loaders=images / gpus * costs.load_seconds,
         images=images,
         bytes_read=images * costs.file_bytes,

@@ -49,6 +49,7 @@ from iounet.config import ConfigError, add_override_arguments, get_cfg, load_con
 from iounet.data import CocoDataset, DataError, eval_loader, train_loader
 from iounet.evaluation import evaluate, write_report
 from iounet.modeling import IoUNet
+from iounet.processes import Process, join_processes
 from iounet.training import NonFiniteLossError, train_steps
 from iounet.training.checkpoint import (
     CheckpointError,
@@ -59,7 +60,6 @@ from iounet.training.checkpoint import (
     resumable_checkpoints,
     save_checkpoint,
 )
-from iounet.training.processes import Process, join_processes
 from iounet.training.resuming import changed_settings, restore_optimizer
 from iounet.training.run_folder import RunFolder
 from iounet.training.stop_signals import StopSignals, leave_process_group
@@ -246,8 +246,7 @@ def evaluate_and_report(
         tqdm(batches, desc="evaluate", unit="batch", leave=False, disable=not process.reports),
         val_set.as_coco(),
         val_set.category_ids,
-        device=process.device,
-        gather=process.gather,
+        process=process,
     )
     if evaluation is None:
         return

@@ -8,14 +8,25 @@ import sys
 from collections.abc import Hashable, Sequence
 from numbers import Real
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+from pycocotools.cocoeval import COCOeval, Params
 
 AP_COLUMNS = ("AP", "AP50", "AP60", "AP70", "AP75", "AP80", "AP90")
 
 _PLACE = ("image_id", "category_id", "bbox")
+
+
+class CategoryScores(NamedTuple):
+    """What pycocotools finds for one category; -1 where there is nothing to find.
+
+    precision: float [IoU thresholds, recalls, ranges of size]. recall: float [IoU thresholds, ranges of size].
+    """
+
+    precision: np.ndarray
+    recall: np.ndarray
 
 
 class CocoEvaluator:
@@ -38,7 +49,11 @@ class CocoEvaluator:
         in_memory = isinstance(ground_truth, dict)
         dataset = ground_truth if in_memory else _read_json(Path(ground_truth))
         self.max_detections = max_detections
-        self.by_size = by_size
+        self._parameters = Params(iouType="bbox")
+        if not by_size:
+            # pycocotools' first range is of all sizes.
+            self._parameters.areaRng = self._parameters.areaRng[:1]
+            self._parameters.areaRngLbl = self._parameters.areaRngLbl[:1]
         self._name = "the ground truth" if in_memory else str(ground_truth)
         if not isinstance(dataset, dict) or not {"images", "categories", "annotations"} <= dataset.keys():
             raise ValueError(
@@ -65,6 +80,8 @@ class CocoEvaluator:
     def __call__(self, results: Sequence[dict]) -> dict[str, float]:
         """Average precision and recall, **in percent**.
 
+        It is ``summary(by_category(results, category_ids))``, whose parts several processes can share.
+
         Args:
             results: COCO detections ``{"image_id", "category_id", "bbox": [x, y, width, height], "score"}``,
                 boxes in pixels of the original image; not modified. An image without any counts as missed.
@@ -79,6 +96,19 @@ class CocoEvaluator:
             ValueError: a result lacks a key, names an image or category that the ground truth does not list,
                 or has a score that is not finite or a box that is not four finite numbers of size at least 0.
         """
+        return self.summary(self.by_category(results, self.category_ids))
+
+    @property
+    def category_ids(self) -> list:
+        """All categories of the ground truth, sorted."""
+        return sorted(self._category_ids)
+
+    def by_category(self, results: Sequence[dict], category_ids: Sequence) -> list[CategoryScores]:
+        """Scores these categories; those of the results that are of others are checked, but play no part.
+
+        Args, Raises:
+            as in a call.
+        """
         self._check(
             results,
             "results",
@@ -90,6 +120,8 @@ class CocoEvaluator:
                     f"entry {number} of the results (image_id {result['image_id']!r}) has score "
                     f"{result.get('score')}: expected a finite number; NaN comes of a diverged detector"
                 )
+        if not category_ids:
+            return []
         # What COCO.loadRes would make; that fails on an empty list, and writes into the caller's results. An
         # 'area' that a result may carry is dropped with its other keys: the box may have been refined since.
         detections = [
@@ -103,14 +135,30 @@ class CocoEvaluator:
                 _index(dataset["images"], dataset["categories"], detections),
                 iouType="bbox",
             )
+            evaluation.params.catIds = list(category_ids)
             evaluation.params.maxDets = [self.max_detections]
-            if not self.by_size:
-                # pycocotools' first range is of all sizes.
-                evaluation.params.areaRng = evaluation.params.areaRng[:1]
-                evaluation.params.areaRngLbl = evaluation.params.areaRngLbl[:1]
+            evaluation.params.areaRng = self._parameters.areaRng
+            evaluation.params.areaRngLbl = self._parameters.areaRngLbl
             evaluation.evaluate()
             evaluation.accumulate()
-        return _summary(evaluation)
+        # [IoU threshold, recall, category, area, max_detections] and the same without recall
+        precision, recall = evaluation.eval["precision"], evaluation.eval["recall"]
+        return [CategoryScores(precision[:, :, k, :, 0], recall[:, k, :, 0]) for k in range(len(category_ids))]
+
+    def summary(self, scores: Sequence[CategoryScores]) -> dict[str, float]:
+        """What a call returns, from the scores of all categories, in the order of ``category_ids``."""
+        ranges = self._parameters.areaRngLbl
+        everything = ranges.index("all")
+        summary = {"AP": _percent([of_category.precision[..., everything] for of_category in scores])}
+        for column in AP_COLUMNS[1:]:
+            # Nearest, not equal: the thresholds are a linspace, whose 0.6 need not be the float 0.6.
+            threshold = np.abs(self._parameters.iouThrs - int(column.removeprefix("AP")) / 100).argmin()
+            summary[column] = _percent([of_category.precision[threshold, :, everything] for of_category in scores])
+        for column, size in (("APs", "small"), ("APm", "medium"), ("APl", "large")):
+            if size in ranges:
+                summary[column] = _percent([of_category.precision[..., ranges.index(size)] for of_category in scores])
+        summary[f"AR{self.max_detections}"] = _percent([of_category.recall[..., everything] for of_category in scores])
+        return summary
 
     def _ids(self, dataset: dict, key: str) -> set:
         for number, entry in enumerate(dataset[key]):
@@ -168,28 +216,14 @@ def markdown_table(rows: dict[str, dict[str, float]], columns: Sequence[str] = A
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _summary(evaluation: COCOeval) -> dict[str, float]:
-    precision = evaluation.eval["precision"][..., 0]  # [IoU threshold, recall, category, area]; one max_detections
-    recall = evaluation.eval["recall"][..., 0]  # [IoU threshold, category, area]
-    area = evaluation.params.areaRngLbl.index
-    summary = {"AP": _percent(precision[..., area("all")])}
-    for column in AP_COLUMNS[1:]:
-        # Nearest, not equal: the thresholds are a linspace, whose 0.6 need not be the float 0.6.
-        threshold = np.abs(evaluation.params.iouThrs - int(column.removeprefix("AP")) / 100).argmin()
-        summary[column] = _percent(precision[threshold, ..., area("all")])
-    for column, size in (("APs", "small"), ("APm", "medium"), ("APl", "large")):
-        if size in evaluation.params.areaRngLbl:
-            summary[column] = _percent(precision[..., area(size)])
-    summary[f"AR{evaluation.params.maxDets[0]}"] = _percent(recall[..., area("all")])
-    return summary
-
-
 def _is_number(value: object) -> bool:
     """Finite; by comparison, as math.isfinite raises on huge integers, which JSON has."""
     return isinstance(value, Real) and abs(value) <= sys.float_info.max
 
 
-def _percent(values: np.ndarray) -> float:
+def _percent(of_categories: list[np.ndarray]) -> float:
+    # Categories last, as in COCOeval's own arrays, so that rounding is as there.
+    values = np.moveaxis(np.array(of_categories), 0, -1)
     present = values[values > -1]  # COCOeval writes -1 for a category without objects
     return 100 * float(present.mean()) if present.size else math.nan
 

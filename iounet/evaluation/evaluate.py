@@ -1,6 +1,6 @@
 """A detector on a data set: the table of the paper, from one pass over the images."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..detections import Detections
 from ..modeling import IoUNet, Postprocessing, to_original
+from ..processes import Process
 from ..visualization import BoxChange, most_changed
 from .coco_ap import CocoEvaluator
 from .correlation import best_iou, best_match
@@ -69,9 +70,8 @@ def evaluate(
     ground_truth: dict,
     category_ids: list[int],
     *,
-    device: torch.device,
+    process: Process,
     num_examples: int = 6,
-    gather: Callable[[list], list] = list,
 ) -> Evaluation | None:
     """Detects once, then applies each row's NMS and refinement to the same candidates.
 
@@ -80,9 +80,8 @@ def evaluate(
         batches: (images, targets) as :func:`iounet.data.eval_loader` yields them.
         ground_truth: the data set in COCO form.
         category_ids: the category of label l is ``category_ids[l - 1]``.
+        process: this one, of those that evaluate together; all have to call. Batches are its share of the images.
         num_examples: images to keep for pictures.
-        gather: a process's list → all processes' lists joined, or an empty list in those that do not report; the
-            identity for a single process.
 
     Returns:
         The evaluation; None in processes that do not report.
@@ -96,7 +95,7 @@ def evaluate(
     examples: list[Example] = []
     changes: list[BoxChange] = []
     for images, targets in batches:
-        features = detector.extract([image.to(device, non_blocking=True) for image in images])
+        features = detector.extract([image.to(process.device, non_blocking=True) for image in images])
         candidates = detector.detect(features, detector.propose(features))
         placed = {row: detector.postprocess(features, candidates, options) for row, options in rows.items()}
         for row, detections in placed.items():
@@ -119,15 +118,24 @@ def evaluate(
             if len(examples) < num_examples:
                 examples.append(example)
 
-    matches, changes = gather(matches), most_changed(gather(changes))
-    found = {row: gather(detections) for row, detections in found.items()}
-    if not matches:
-        return None
+    matches, changes = process.gather(matches), most_changed(process.gather(changes))
     evaluator = CocoEvaluator(ground_truth)
-    table, results = {}, []
-    for row, detections in found.items():
-        results = [entry for image_id, kept in detections for entry in kept.to_coco(image_id, category_ids)]
-        table[row] = evaluator(results)
+    share = process.share(evaluator.category_ids)
+    of_share = torch.tensor([category_id in share for category_id in category_ids])
+    table = {}
+    for row in rows:
+        found[row] = process.gather_in_all(found[row])
+        results = [
+            entry
+            for image_id, kept in found[row]
+            for entry in kept[of_share[kept.labels - 1]].to_coco(image_id, category_ids)
+        ]
+        scores = process.gather(evaluator.by_category(results, share))
+        if process.reports:
+            table[row] = evaluator.summary(scores)
+    if not process.reports:
+        return None
+    results = [entry for image_id, kept in found[REFINED] for entry in kept.to_coco(image_id, category_ids)]
     return Evaluation(table, results, *(torch.cat(parts) for parts in zip(*matches, strict=True)), examples, changes)
 
 

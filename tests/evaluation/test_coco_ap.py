@@ -138,6 +138,13 @@ def test_matches_the_summary_of_pycocotools(tmp_path, capsys):
     assert {column: scores[column] for column in expected} == pytest.approx(expected)
     without_sizes = CocoEvaluator(path, by_size=False)(results)
     assert without_sizes == {column: scores[column] for column in (*AP_COLUMNS, "AR100")}
+
+    # Categories scored apart, as processes do that share them, give the same to the last digit.
+    evaluate = CocoEvaluator(path)
+    assert len(evaluate.category_ids) > 2
+    parts = [evaluate.by_category(results, [category_id]) for category_id in evaluate.category_ids]
+    assert evaluate.summary([of_category for part in parts for of_category in part]) == scores
+    assert evaluate.by_category(results, []) == []
     assert 0 < scores["AP90"] < scores["AP80"] < scores["AP70"] < scores["AP60"] < scores["AP50"] < 100
     assert capsys.readouterr().out == ""
 
@@ -157,6 +164,10 @@ def test_no_detections_score_0():
     scores = coco_ap(make_ground_truth({"bbox": SQUARE}), [])
     assert {scores[column] for column in (*AP_COLUMNS, "APl", "AR100")} == {0.0}
     assert math.isnan(scores["APs"])  # there is no small object to miss
+
+
+def test_without_categories_all_is_nan():
+    assert all(map(math.isnan, coco_ap({"images": [{"id": 1}], "categories": [], "annotations": []}, []).values()))
 
 
 @pytest.mark.parametrize("annotations", [(), ({"bbox": SQUARE, "iscrowd": 1},)], ids=["none", "crowd only"])

@@ -13,6 +13,7 @@ from iounet.data import CocoDataset, eval_loader
 from iounet.data.synthetic import make_synthetic
 from iounet.evaluation import evaluate
 from iounet.modeling import ImageFeatures, Postprocessing
+from iounet.processes import Process
 
 
 class Oracle(nn.Module):
@@ -56,7 +57,9 @@ def test_perfect_boxes_and_none(tmp_path, finds, ap):
     dataset = CocoDataset(file, tmp_path / "val")
     oracle = Oracle([dataset[index][1] for index in range(len(dataset))], finds)
     batches = eval_loader(dataset, batch_size=2, num_workers=0)
-    evaluation = evaluate(oracle, batches, dataset.as_coco(), dataset.category_ids, device=torch.device("cpu"))
+    evaluation = evaluate(
+        oracle, batches, dataset.as_coco(), dataset.category_ids, process=Process(torch.device("cpu"))
+    )
     assert len(evaluation.results) == (len(content["annotations"]) if finds else 0)
     for row in evaluation.table.values():
         known = [value for value in row.values() if not math.isnan(value)]

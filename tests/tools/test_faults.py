@@ -23,6 +23,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from iounet.config import load_config
 from iounet.modeling import IoUNet
+from iounet.processes import Process
 from iounet.training.checkpoint import (
     CheckpointError,
     checkpoint_path,
@@ -30,7 +31,6 @@ from iounet.training.checkpoint import (
     resumable_checkpoints,
     save_checkpoint,
 )
-from iounet.training.processes import Process
 
 ROOT = Path(__file__).parents[2]
 

@@ -32,14 +32,20 @@ def test_one_gpu(tool, costs):
     assert one.bytes_read == pytest.approx(1e6) and one.loaders == pytest.approx(0.2 / 3)
 
 
-def test_eight_gpus_share_all_but_the_scoring(tool, costs):
+def test_eight_gpus_share_all(tool, costs):
     one, eight = (tool.plan(costs, gpus, 10e9, 10e9) for gpus in (1, 8))
     assert eight.limits == "computing" and eight.step_seconds == one.step_seconds
     assert eight.training_hours == pytest.approx(one.training_hours / 8)
     assert eight.detecting_hours == pytest.approx(one.detecting_hours / 8)
-    assert eight.scoring_hours == one.scoring_hours
+    assert eight.scoring_hours == pytest.approx(one.scoring_hours / 8)
     assert eight.bytes_sent == pytest.approx(2 * 7 / 8 * 200e6 / 0.3)
     assert eight.enough == pytest.approx(2 * 7 / 8 * 200e6 / 0.2)  # while the backward pass runs
+
+
+def test_a_class_is_scored_by_one_process(tool, costs):
+    hours = {gpus: tool.plan(costs, gpus, 10e9, 10e9).scoring_hours for gpus in (1, 64, 80, 512)}
+    assert hours[64] == pytest.approx(hours[1] * 2 / 80)  # some of 64 processes have two of 80 classes
+    assert hours[80] == hours[512] == pytest.approx(hours[1] / 80)
 
 
 @pytest.mark.parametrize(("within", "between"), [(10e9, 0.7875e9), (0.7875e9, 10e9)])

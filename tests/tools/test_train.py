@@ -10,8 +10,8 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from iounet.config import ConfigError, load_config, scale_learning_rate
+from iounet.processes import Process
 from iounet.training.checkpoint import load_checkpoint
-from iounet.training.processes import Process
 
 ROWS = ["greedy NMS", "soft-NMS", "IoU-guided NMS", "IoU-guided NMS + refinement"]
 

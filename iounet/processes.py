@@ -2,6 +2,7 @@
 
 import itertools
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -33,8 +34,19 @@ class Process:
             return items
         parts = [None] * self.world_size if self.reports else None
         dist.gather_object(items, parts)
-        in_turns = itertools.zip_longest(*parts or [], fillvalue=_NOTHING)
-        return [item for turn in in_turns for item in turn if item is not _NOTHING]
+        return _in_turns(parts or [])
+
+    def gather_in_all(self, items: list) -> list:
+        """What :meth:`gather` returns, in all processes."""
+        if self.world_size == 1:
+            return items
+        parts = [None] * self.world_size
+        dist.all_gather_object(parts, items)
+        return _in_turns(parts)
+
+    def share(self, items: Sequence) -> Sequence:
+        """This process's part of what all have, dealt out in turns: what :meth:`gather` puts together again."""
+        return items[self.rank :: self.world_size]
 
     def maximum(self, value: int) -> int:
         """The largest of the processes' values, in all of them."""
@@ -45,13 +57,18 @@ class Process:
         return int(largest)
 
 
+def _in_turns(parts: list[list]) -> list:
+    turns = itertools.zip_longest(*parts, fillvalue=_NOTHING)
+    return [item for turn in turns for item in turn if item is not _NOTHING]
+
+
 def join_processes(device: torch.device) -> Process:
     """Joins the others if torchrun started this one; ``torch.distributed.destroy_process_group`` leaves them."""
     if "WORLD_SIZE" not in os.environ:
         return Process(device)
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    timeout = timedelta(hours=1)  # the other ranks wait while rank 0 scores an evaluation, for COCO over ten minutes
+    timeout = timedelta(hours=1)  # the others wait while the first process writes a report or builds the kernels
     store, rank, world_size = next(dist.rendezvous("env://", timeout=timeout))
     # After a restart the store still has the addresses of the processes before, and some would connect to them.
     store = dist.PrefixStore(f"restart {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
