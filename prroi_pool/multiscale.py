@@ -89,7 +89,7 @@ class MultiScalePrRoIPool(nn.Module):
         """
         pooled = None
         for level, (features, scale) in enumerate(zip(maps, scales, strict=True)):
-            of_level = torch.where((levels == level)[:, None], rois, 0)
+            of_level = rois.masked_fill((levels != level)[:, None], 0)
             added = prroi_pool2d(features, of_level, *self.output_size, scale)
             pooled = added if pooled is None else pooled + added
         return pooled

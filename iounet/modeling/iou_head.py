@@ -139,4 +139,4 @@ def iou_loss(output: Tensor, true_ious: Tensor, kind: str = "smooth_l1") -> Tens
         total = F.binary_cross_entropy_with_logits(output, true_ious, reduction="sum")
     else:
         total = F.smooth_l1_loss(output, 2 * true_ious - 1, reduction="sum")
-    return total / torch.as_tensor(max(output.numel(), 1), dtype=total.dtype, device=total.device)
+    return total / max(output.numel(), 1)

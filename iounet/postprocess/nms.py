@@ -7,6 +7,9 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_iou, nms
 
+# More are taken class by class on a GPU, too: the matrix of their IoUs would need gigabytes.
+BOXES_AT_ONCE = 4096
+
 
 def greedy_nms(boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: float) -> tuple[Tensor, Tensor]:
     """Classic NMS: a box is removed if one of its class with a higher score overlaps it by more than the threshold.
@@ -19,7 +22,9 @@ def greedy_nms(boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: flo
         keep (Tensor[M]): indices into the input, by falling score.
         scores (Tensor[M]): of the boxes kept, as they were.
     """
-    kept = [index[nms(boxes[index], scores[index], iou_threshold)] for index in _indices_by_class(labels)]
+    kept = [
+        index[nms(grouped, scores[index].to(grouped.dtype), iou_threshold)] for index, grouped in _groups(boxes, labels)
+    ]
     keep = torch.cat(kept) if kept else labels.new_zeros(0)
     keep = keep[torch.argsort(scores[keep], descending=True, stable=True)]
     return keep, scores[keep]
@@ -42,10 +47,10 @@ def iou_guided_nms(
         scores (Tensor[M]): the highest class score of each kept box's cluster.
     """
     kept, kept_scores = [], []
-    for index in _indices_by_class(labels):
-        keep = nms(boxes[index], ious[index], iou_threshold)  # by falling predicted IoU
+    for index, grouped in _groups(boxes, labels):
+        keep = nms(grouped, ious[index].to(grouped.dtype), iou_threshold)  # by falling predicted IoU
         # Each box belongs to the first kept box that overlaps it: once suppressed it is no longer in B for the next.
-        iou = box_iou(boxes[index][keep], boxes[index])
+        iou = box_iou(grouped[keep], grouped)
         # The largest counts in any case: nms may round an IoU at the threshold to its other side.
         overlaps = (iou > iou_threshold) | (iou == iou.amax(0))
         overlaps[:, keep] = torch.eye(len(keep), dtype=torch.bool, device=boxes.device)
@@ -100,7 +105,19 @@ def soft_nms(
     return torch.stack(keep), torch.stack(kept_scores)
 
 
-def _indices_by_class(labels: Tensor) -> list[Tensor]:
-    # A loop over the classes present rather than the shift of each class to coordinates of its own (torchvision's
-    # batched_nms): the shift rounds float32 coordinates, and IoUs near the threshold then fall on the other side.
-    return [torch.where(labels == label)[0] for label in labels.unique()]
+def _groups(boxes: Tensor, labels: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Boxes by groups in which those of different classes do not overlap: the rows of each group, and its boxes."""
+    if boxes.is_cuda and 0 < len(boxes) <= BOXES_AT_ONCE:
+        return _one_group(boxes, labels)
+    return [(index, boxes[index]) for label in labels.unique() for index in torch.where(labels == label)]
+
+
+def _one_group(boxes: Tensor, labels: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Each class shifted to coordinates of its own: no launches for each of 80 classes, for which a GPU would wait.
+
+    In float64, where the shift rounds nothing that matters; in float32 IoUs near the threshold would fall on the other
+    side of it.
+    """
+    boxes = boxes.double()
+    shift = labels[:, None] * (boxes.amax() - boxes.amin() + 1)
+    return [(torch.arange(len(boxes), device=boxes.device), boxes + shift)]

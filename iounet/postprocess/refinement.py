@@ -139,7 +139,7 @@ def refinement_path(
 
 def _stopped(stops: Tensor, where: Tensor, reason: Stop) -> Tensor:
     """The first reason stands."""
-    return torch.where(where & (stops == Stop.STEPS), int(reason), stops)
+    return stops.masked_fill(where & (stops == Stop.STEPS), int(reason))
 
 
 def _iou_and_gradient(

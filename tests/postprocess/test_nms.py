@@ -6,7 +6,18 @@ import pytest
 import torch
 from torchvision.ops import batched_nms
 
-from iounet.postprocess import greedy_nms, iou_guided_nms, soft_nms
+from iounet.postprocess import greedy_nms, iou_guided_nms, nms, soft_nms
+
+
+@pytest.fixture(autouse=True, params=["class by class", "one group"])
+def grouping(request, monkeypatch):
+    """All tests twice: as on a CPU, and as on a GPU, where a test needs none for it."""
+    if request.param == "one group":
+        of_classes = nms._groups
+        monkeypatch.setattr(
+            nms, "_groups", lambda *given: nms._one_group(*given) if len(given[0]) else of_classes(*given)
+        )
+
 
 CASES = [(seed, 40, 3) for seed in range(60)] + [(60, 150, 1), (61, 150, 20), (62, 2, 1), (63, 3, 3)]
 
@@ -226,7 +237,7 @@ def test_no_score_is_lost_where_an_overlap_rounds_to_the_threshold():
 
 
 def test_float32_close_to_float64():
-    # No shift of classes to coordinates of their own: it would round boxes at large coordinates.
+    # A shift of classes to coordinates of their own in float32 would round boxes at large coordinates.
     for seed in range(10):
         boxes, scores, ious, labels = random_case(seed, 80, 30)
         keep, _ = iou_guided_nms((boxes + 2000).float(), scores.float(), ious.float(), labels, 0.5)
