@@ -137,6 +137,7 @@ def build_detector(cfg: CfgNode) -> IoUNet:
         iou_loss_weight=cfg.MODEL.IOU_HEAD.LOSS_WEIGHT,
         standalone=cfg.MODEL.STANDALONE,
         amp=cfg.MODEL.AMP,
+        cuda_graphs=cfg.TEST.REFINE.CUDA_GRAPHS,
         postprocessing=Postprocessing(
             nms=cfg.TEST.NMS,
             nms_threshold=cfg.TEST.NMS_THRESHOLD,

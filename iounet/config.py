@@ -105,6 +105,7 @@ _C.TEST.REFINE.EARLY_STOP = 0.001  # Omega_1
 _C.TEST.REFINE.DEGENERATION = -0.01  # Omega_2
 _C.TEST.REFINE.COORDINATES = "pixels"  # or "relative" to the box's size, which wants another STEP_SIZE
 _C.TEST.REFINE.ACCEPT = "every"  # step; "best": the best box on the way; "rising": halves steps that lower the IoU
+_C.TEST.REFINE.CUDA_GRAPHS = False  # True: on a GPU all steps are launched at once
 _C.TEST.REFINE.BEFORE_NMS = False  # True: all candidates are refined, not only what NMS leaves
 
 

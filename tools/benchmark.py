@@ -1,7 +1,7 @@
 """How fast IoU-Net is, stage by stage, beside torchvision's stock Faster R-CNN R-50-FPN in one process.
 
     python tools/benchmark.py --output runs/benchmark.json
-    python tools/benchmark.py --device cuda --seconds 20 --document docs/benchmarks.md
+    python tools/benchmark.py --device cuda --cuda-graphs --seconds 20 --document docs/benchmarks.md
 
 Stock is what `fasterrcnn_resnet50_fpn` gives with its published weights: frozen norms, RoIAlign at 2 x 2 points a bin,
 greedy NMS, no refinement. IoU-Net does all of the paper: PrRoI pooling, predicted IoUs of all candidates, IoU-guided
@@ -143,13 +143,16 @@ def draw_boxes(count: int, image_size: tuple[int, int], generator: torch.Generat
     return torch.cat([start, start + sides], 1)
 
 
-def make_config(image_size: tuple[int, int], num_proposals: int, num_detections: int, batch_size: int) -> CfgNode:
+def make_config(
+    image_size: tuple[int, int], num_proposals: int, num_detections: int, batch_size: int, cuda_graphs: bool
+) -> CfgNode:
     cfg = get_cfg()
     cfg.MODEL.NUM_CLASSES = NUM_CLASSES
     cfg.MODEL.RPN.POST_NMS_TEST = num_proposals
     cfg.INPUT.MIN_SIZE, cfg.INPUT.MAX_SIZE = min(image_size), max(image_size)  # so that the image keeps its size
     cfg.TEST.DETECTIONS_PER_IMAGE = num_detections
     cfg.TEST.REFINE.EARLY_STOP, cfg.TEST.REFINE.DEGENERATION = 0.0, -1.0  # no change of an IoU stops a box
+    cfg.TEST.REFINE.CUDA_GRAPHS = cuda_graphs
     cfg.SOLVER.BATCH_SIZE = batch_size
     cfg.SOLVER.BASE_LR = 1e-6  # random weights on noise must not diverge
     cfg.freeze()
@@ -450,6 +453,7 @@ def main() -> None:
     )
     parser.add_argument("--detections", type=int, default=100, metavar="N", help="boxes that NMS leaves (default: 100)")
     parser.add_argument("--batch-size", type=int, default=2, metavar="N", help="images in a training step (default: 2)")
+    parser.add_argument("--cuda-graphs", action="store_true", help="IoU-Net refines by CUDA graphs")
     parser.add_argument("--seconds", type=float, default=120.0, help="for inference, and for training (default: 120)")
     parser.add_argument("--output", type=Path, metavar="JSON", help="also write the figures to this file")
     parser.add_argument(
@@ -462,12 +466,14 @@ def main() -> None:
     device = torch.device(args.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         sys.exit("torch sees no GPU: leave --device cuda away")
+    if args.cuda_graphs and device.type != "cuda":
+        sys.exit("--cuda-graphs needs --device cuda")
     if not 1 <= args.detections <= args.candidates <= args.proposals:
         sys.exit("--detections, --candidates and --proposals must rise: a detection is a candidate, a proposal too")
     extension.load(device.type)
 
     image_size = tuple(args.image_size)
-    cfg = make_config(image_size, args.proposals, args.detections, args.batch_size)
+    cfg = make_config(image_size, args.proposals, args.detections, args.batch_size, args.cuda_graphs)
     scene = make_scene(image_size, args.proposals, args.candidates, args.detections).to(device)
     detectors = make_detectors(cfg, scene, device)
     work = count_work(detectors[OURS], detectors[STOCK], scene)
@@ -475,8 +481,8 @@ def main() -> None:
         f"{processor_name(device)}, {torch.get_num_threads()} threads, torch {torch.__version__}, torchvision "
         f"{torchvision.__version__}; image of {image_size[0]} x {image_size[1]}, {work['proposals']} proposals, "
         f"{work['candidates']} candidates, {work['detections']} detections ({STOCK}: {work['stock_detections']}), of "
-        f"which {work['boxes_that_take_all_steps']} take all {work['refinement_steps']} steps; training with batches "
-        f"of {args.batch_size}."
+        f"which {work['boxes_that_take_all_steps']} take all {work['refinement_steps']} steps"
+        f"{', by CUDA graphs' if args.cuda_graphs else ''}; training with batches of {args.batch_size}."
     )
     print(heading)
 
@@ -502,6 +508,7 @@ def main() -> None:
             "torch": torch.__version__,
             "torchvision": torchvision.__version__,
             "image_size": image_size,
+            "cuda_graphs": args.cuda_graphs,
             "batch_size": args.batch_size,
             "work": work,
             "training_work": training_work,

@@ -18,54 +18,13 @@ from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
-from torchvision.ops import clip_boxes_to_image
 
-from ..boxes import box_sizes
 from ..detections import Detections
-from ..postprocess import Stop, greedy_nms, iou_guided_nms, refinement_path, soft_nms
+from ..postprocess import greedy_nms, iou_guided_nms, soft_nms
 from .iou_head import IoUHead
+from .postprocessing import Postprocessing
+from .refinement import BoxesOfImages, GraphedRefinement, iou_predictor, path_of_images
 from .roi_heads import RoIHeads
-
-
-@dataclass(frozen=True)
-class Postprocessing:
-    """What happens to the candidates of an image at inference; the defaults are the paper's.
-
-    Attributes:
-        nms: "greedy", "soft" or "iou_guided".
-        nms_threshold: overlap above which a box is suppressed (greedy, iou_guided): Omega_nms.
-        ranking: what iou_guided ranks by: "iou", or "score_times_iou".
-        detections_per_image: boxes kept after NMS, those of highest class score.
-        refinement_steps, step_size, early_stop, degeneration, coordinates, accept: of
-            :func:`iounet.postprocess.refine_boxes`; with 0 steps boxes are not refined.
-        refine_before_nms: refine all candidates rather than what NMS leaves.
-        final_score: "class", or "class_times_iou", of the detections.
-    """
-
-    nms: str = "iou_guided"
-    nms_threshold: float = 0.5
-    ranking: str = "iou"
-    detections_per_image: int = 100
-    refinement_steps: int = 5
-    step_size: float = 0.5
-    early_stop: float = 1e-3
-    degeneration: float = -1e-2
-    coordinates: str = "pixels"
-    accept: str = "every"
-    refine_before_nms: bool = False
-    final_score: str = "class"
-
-    def __post_init__(self) -> None:
-        for field, key, choices in (
-            ("nms", "NMS", ("greedy", "soft", "iou_guided")),
-            ("ranking", "RANKING", ("iou", "score_times_iou")),
-            ("coordinates", "REFINE.COORDINATES", ("pixels", "relative")),
-            ("accept", "REFINE.ACCEPT", ("every", "best", "rising")),
-            ("final_score", "FINAL_SCORE", ("class", "class_times_iou")),
-        ):
-            value = getattr(self, field)
-            if value not in choices:
-                raise ValueError(f"unknown {field} '{value}': TEST.{key} is one of {', '.join(choices)}")
 
 
 @dataclass(frozen=True)
@@ -105,7 +64,8 @@ class IoUNet(nn.Module):
         standalone: only the IoU head trains; the rest is frozen and in inference mode.
         amp: the backbone computes in bfloat16, and the hidden layers of all branches with it; their last layers,
             boxes, scores and losses are in float32, as are all layers of the IoU head at inference.
-        postprocessing: NMS and refinement at inference.
+        cuda_graphs: :meth:`refine` is a CUDA graph, where it computes on a GPU and for as many boxes as NMS leaves.
+        postprocessing: NMS and refinement at inference; by default the paper's.
     """
 
     def __init__(
@@ -120,7 +80,8 @@ class IoUNet(nn.Module):
         iou_loss_weight: float = 1.0,
         standalone: bool = False,
         amp: bool = False,
-        postprocessing: Postprocessing = Postprocessing(),
+        cuda_graphs: bool = False,
+        postprocessing: Postprocessing | None = None,
     ):
         super().__init__()
         self.transform = transform
@@ -132,10 +93,16 @@ class IoUNet(nn.Module):
         self.iou_loss_weight = iou_loss_weight
         self.standalone = standalone
         self.amp = amp
-        self.postprocessing = postprocessing
+        self.cuda_graphs = cuda_graphs
+        self._graphs = GraphedRefinement(iou_head)
+        self.postprocessing = postprocessing or Postprocessing()
         if standalone:
             for frozen in (backbone, rpn, roi_heads):
                 frozen.requires_grad_(False)
+
+    def _apply(self, *args, **kwargs) -> "IoUNet":
+        self._graphs.clear()  # .to(), .half() and the like move the weights
+        return super()._apply(*args, **kwargs)
 
     def train(self, mode: bool = True) -> "IoUNet":
         super().train(mode)
@@ -270,6 +237,14 @@ class IoUNet(nn.Module):
         options = postprocessing or self.postprocessing
         if options.refinement_steps == 0:
             return detections
+        fits = max(map(len, detections)) <= options.detections_per_image  # not before NMS
+        if self.cuda_graphs and fits and features.batch.tensors.is_cuda:
+            placed = BoxesOfImages.of(detections, features.sizes)
+            boxes, ious = self._graphs(features.maps, placed, features.batch.tensors.shape[-2:], options)
+            return [
+                before.with_boxes(boxes_in_image[: len(before)], ious_in_image[: len(before)])
+                for before, boxes_in_image, ious_in_image in zip(detections, boxes, ious, strict=True)
+            ]
         *_, refined = self.refinement_path(features, detections, options)
         return [refined_in_image for refined_in_image, _ in refined]
 
@@ -283,39 +258,17 @@ class IoUNet(nn.Module):
             first item the boxes are where they were, with their predicted IoUs.
         """
         options = postprocessing or self.postprocessing
-        num_boxes = [len(detections_in_image) for detections_in_image in detections]
-        if not sum(num_boxes):
+        if not sum(map(len, detections)):
             nothing = [(of_image, of_image.labels.clone()) for of_image in detections]
             yield from [nothing] * (options.refinement_steps + 1)
             return
-        path = refinement_path(
-            self.iou_predictor(features, detections),
-            torch.cat([detections_in_image.boxes for detections_in_image in detections]),
-            step_size=options.step_size,
-            num_steps=options.refinement_steps,
-            early_stop=options.early_stop,
-            degeneration=options.degeneration,
-            coordinates=options.coordinates,
-            accept=options.accept,
-        )
-        start: Tensor | None = None
-        for boxes, ious, stops in path:
-            start = ious if start is None else start
-            refined = []
-            for before, *state, size in zip(
-                detections,
-                *(values.split(num_boxes) for values in (boxes, ious, stops, start)),
-                features.sizes,
-                strict=True,
-            ):
-                boxes_in_image, ious_in_image, stops_in_image, ious_before = state
-                clipped = clip_boxes_to_image(boxes_in_image, size)
-                inside = (box_sizes(clipped) > 0).all(1)  # one that left its image stays where it was
-                moved = before.with_boxes(
-                    torch.where(inside[:, None], clipped, before.boxes), torch.where(inside, ious_in_image, ious_before)
-                )
-                refined.append((moved, torch.where(inside, stops_in_image, int(Stop.LEFT_IMAGE))))
-            yield refined
+        placed = BoxesOfImages.of(detections, features.sizes)
+        for refined in path_of_images(self.iou_head, features.maps, placed, options):
+            parts = (values.split(placed.counts) for values in refined)
+            yield [
+                (before.with_boxes(boxes, ious), stops)
+                for before, boxes, ious, stops in zip(detections, *parts, strict=True)
+            ]
 
     def iou_predictor(self, features: ImageFeatures, detections: list[Detections]) -> Callable[[Tensor], Tensor]:
         """The objective of refinement: boxes [K, 4] in pixels of the resized images → predicted IoUs [K].
@@ -323,20 +276,7 @@ class IoUNet(nn.Module):
         The classes, the images and the pyramid levels are those of ``detections``, whatever the boxes given later.
         A box is clipped to its image before it is pooled, so that the IoU predicted is that of the clipped box.
         """
-        num_boxes = [len(detections_in_image) for detections_in_image in detections]
-        labels = torch.cat([detections_in_image.labels for detections_in_image in detections])
-        levels = self.iou_head.assign_levels(
-            features.maps, [detections_in_image.boxes for detections_in_image in detections], features.sizes
-        )
-
-        def predict_iou(boxes: Tensor) -> Tensor:
-            clipped = [
-                clip_boxes_to_image(boxes_in_image, size)
-                for boxes_in_image, size in zip(boxes.split(num_boxes), features.sizes, strict=True)
-            ]
-            return self.iou_head(features.maps, clipped, labels, features.sizes, levels)
-
-        return predict_iou
+        return iou_predictor(self.iou_head, features.maps, BoxesOfImages.of(detections, features.sizes))
 
 
 def rescored(detections: Detections) -> Detections:

@@ -3,13 +3,16 @@ from dataclasses import replace
 
 import pytest
 import torch
+from repeated import Repeated
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.models.detection import fasterrcnn_resnet50_fpn
+from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import MultiScaleRoIAlign
 
 from iounet import Detections, build_detector, get_cfg
 from iounet.config import ConfigError
-from iounet.modeling import Postprocessing, to_original
+from iounet.modeling import ImageFeatures, Postprocessing, to_original
+from iounet.modeling.refinement import BoxesOfImages, GraphedRefinement
 from iounet.training.checkpoint import load_detector_weights, select_categories
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -419,6 +422,53 @@ class TestRefinement:
             detector.refine(features, kept)
         finally:
             torch.cuda.set_sync_debug_mode("default")
+
+    @pytest.mark.parametrize("step_size", [0.5, 1e6])
+    def test_as_a_cuda_graph_would_compute_it(self, before, step_size, monkeypatch):
+        detector, features, kept = before
+        # All boxes of one image, as many as there may be, and fewer of the other.
+        options = replace(detector.postprocessing, detections_per_image=max(map(len, kept)), step_size=step_size)
+        kept = [kept[0], kept[1][:-3]]
+        assert len(kept[0]) != len(kept[1])
+        graphed = GraphedRefinement(detector.iou_head)
+        graphed._graphs = repeated = Repeated(graphed._refine)
+        with torch.no_grad(), monkeypatch.context() as patch:
+            patch.setattr(torch.compiler, "is_compiling", lambda: True)  # pools as a GPU does
+            for order in ([0, 1], [1, 0]):
+                swapped = [kept[image] for image in order]
+                placed = ImageFeatures(
+                    {name: maps[order] for name, maps in features.maps.items()},
+                    ImageList(features.batch.tensors[order], [features.sizes[image] for image in order]),
+                    [features.original_sizes[image] for image in order],
+                )
+                expected = detector.refine(placed, swapped, options)
+                start = BoxesOfImages.of(swapped, placed.sizes)
+                found = graphed(placed.maps, start, placed.batch.tensors.shape[-2:], options)
+                for boxes, ious, other in zip(*found, expected, strict=True):
+                    torch.testing.assert_close(boxes[: len(other)], other.boxes, rtol=1e-4, atol=1e-3)
+                    torch.testing.assert_close(ious[: len(other)], other.ious, rtol=1e-4, atol=1e-4)
+        assert repeated.recordings == 1
+
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+    def test_by_a_cuda_graph(self, opinionated):
+        detector = opinionated().cuda()
+        for sizes in ([(64, 64), (50, 80)], [(80, 50)], [(64, 64), (50, 80)]):
+            with torch.no_grad():
+                features = detector.extract([image.cuda() for image in images_of(*sizes)])
+                candidates = detector.detect(features, detector.propose(features))
+                kept = [detector.suppress(of_image) for of_image in candidates]
+                detector.cuda_graphs = False
+                expected = detector.refine(features, kept)
+                detector.cuda_graphs = True
+                detector.refine(features, kept)  # records
+                torch.cuda.set_sync_debug_mode("error")
+                try:
+                    refined = detector.refine(features, kept)
+                finally:
+                    torch.cuda.set_sync_debug_mode("default")
+            for one, other in zip(refined, expected, strict=True):
+                torch.testing.assert_close(one.boxes, other.boxes, rtol=1e-4, atol=1e-3)
+                torch.testing.assert_close(one.ious, other.ious, rtol=1e-4, atol=1e-4)
 
     def test_parameters_gather_no_gradient(self, before):
         detector, features, kept = before

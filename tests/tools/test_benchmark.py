@@ -32,7 +32,7 @@ def tool(load_tool):
 def small(tool):
     """A scene and both detectors."""
     scene = tool.make_scene(SMALL["image_size"], *(SMALL[f"num_{what}"] for what in ("proposals", "candidates")), 8)
-    cfg = tool.make_config(SMALL["image_size"], SMALL["num_proposals"], SMALL["num_detections"], batch_size=1)
+    cfg = tool.make_config(SMALL["image_size"], SMALL["num_proposals"], SMALL["num_detections"], 1, False)
     return scene, tool.make_detectors(cfg, scene, torch.device("cpu"))
 
 
@@ -145,7 +145,7 @@ def test_the_stages_make_up_the_whole(tool):
 def test_mixed_precision(tool, small):
     """On a GPU the tool measures it, too; here only that both detectors work in it."""
     scene, detectors = small
-    cfg = tool.make_config(SMALL["image_size"], SMALL["num_proposals"], SMALL["num_detections"], batch_size=1)
+    cfg = tool.make_config(SMALL["image_size"], SMALL["num_proposals"], SMALL["num_detections"], 1, False)
     device = torch.device("cpu")
     with tool.computing_in(torch.bfloat16, detectors, device):
         measured = tool.measure(detectors, scene, cfg, device, 0)
@@ -157,3 +157,7 @@ def test_more_of_what_follows_than_of_what_goes_before(call_tool, counts):
     assert call_tool("benchmark.py", *counts) == (
         "--detections, --candidates and --proposals must rise: a detection is a candidate, a proposal too"
     )
+
+
+def test_cuda_graphs_without_cuda(call_tool):
+    assert call_tool("benchmark.py", "--cuda-graphs") == "--cuda-graphs needs --device cuda"

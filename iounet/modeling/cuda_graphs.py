@@ -1,0 +1,81 @@
+"""Many small kernels launched as one: CUDA graphs of a function of tensors."""
+
+from collections.abc import Callable, Hashable, Sequence
+
+import torch
+from torch import Tensor
+
+# Images of COCO, resized and padded, have fewer sizes.
+MOST_GRAPHS = 64
+
+
+class CudaGraphs:
+    """Calls of a function, recorded once for each combination of shapes and constants, and replayed from then on.
+
+    A graph reads and writes where it was recorded to. So arguments are copied to one place, the same for all graphs,
+    and results from it; all else that the function reads, such as weights, has to stay where it is, or :meth:`clear` be
+    called.
+
+    Args:
+        function: (tensors, *constants) → tensors, all on one GPU. It never waits for the GPU, and no shape in it
+            depends on values.
+    """
+
+    def __init__(self, function: Callable[..., Sequence[Tensor]]):
+        self._function = function
+        self._memory: dict[tuple[int, torch.dtype], Tensor] = {}
+        self.clear()
+
+    def __getstate__(self) -> Callable[..., Sequence[Tensor]]:
+        return self._function  # a copy begins without graphs
+
+    def __setstate__(self, function: Callable[..., Sequence[Tensor]]) -> None:
+        self.__init__(function)
+
+    def clear(self) -> None:
+        """Forgets all graphs."""
+        self._recorded: dict[Hashable, tuple[Callable[[], None], Sequence[Tensor]]] = {}
+        self._pool = None
+
+    def __call__(self, tensors: Sequence[Tensor], *constants: Hashable) -> list[Tensor]:
+        """``function(tensors, *constants)``; the results are the caller's own.
+
+        Args:
+            tensors: always as many, on the same GPU; of any shapes and dtypes.
+            constants: what else the results depend on.
+        """
+        inputs = [self._placed(number, tensor) for number, tensor in enumerate(tensors)]
+        key = (tuple((tensor.shape, tensor.dtype) for tensor in tensors), constants)
+        if key not in self._recorded:
+            if len(self._recorded) == MOST_GRAPHS:
+                self.clear()
+            self._recorded[key] = self._record(inputs, constants)
+        replay, outputs = self._recorded[key]
+        replay()
+        return [output.clone() for output in outputs]
+
+    def _placed(self, number: int, tensor: Tensor) -> Tensor:
+        """A copy where the graphs look for argument ``number``; maps, [B, C, H, W], are channels-last there."""
+        place = number, tensor.dtype
+        if place not in self._memory or self._memory[place].numel() < tensor.numel():
+            self.clear()  # they look elsewhere
+            self._memory[place] = tensor.new_empty(tensor.numel())
+        shape = torch.empty(tensor.shape, device="meta")
+        strides = (shape.contiguous(memory_format=torch.channels_last) if shape.dim() == 4 else shape).stride()
+        return self._memory[place].as_strided(tensor.shape, strides).copy_(tensor)
+
+    def _record(
+        self, inputs: Sequence[Tensor], constants: Sequence[Hashable]
+    ) -> tuple[Callable[[], None], Sequence[Tensor]]:
+        """What computes the results from the inputs as they are then, and where it leaves them."""
+        with torch.cuda.device(inputs[0].device):
+            before = torch.cuda.Stream()
+            before.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(before):  # libraries take memory at their first call, which cannot be recorded
+                self._function(inputs, *constants)
+            torch.cuda.current_stream().wait_stream(before)
+            self._pool = self._pool or torch.cuda.graph_pool_handle()
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=self._pool):
+                outputs = self._function(inputs, *constants)
+        return graph.replay, outputs

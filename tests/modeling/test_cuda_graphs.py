@@ -1,0 +1,95 @@
+"""What surrounds the recording of CUDA graphs, with calls in place of replays; on a GPU the graphs themselves, too."""
+
+import copy
+
+import pytest
+import torch
+from repeated import Repeated
+
+from iounet.modeling import cuda_graphs
+from iounet.modeling.cuda_graphs import CudaGraphs
+
+
+def weighted(tensors, factor=1.0):
+    maps, vector = tensors
+    return maps.mean((0, 2, 3)) * factor, vector.cumsum(0) * factor
+
+
+def tensors(height, length, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.rand(2, 3, height, 5, generator=generator), torch.rand(length, generator=generator)]
+
+
+def assert_same(one, other):
+    for a, b in zip(one, other, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_gives_what_the_function_gives_whatever_came_before(layout):
+    graphs = Repeated(weighted)
+    for seed, (height, length, factor) in enumerate(
+        [(4, 6, 1.0), (4, 6, 2.0), (2, 3, 1.0), (8, 3, 1.0), (4, 6, 1.0), (8, 3, 1.0), (4, 9, 2.0), (4, 6, 2.0)]
+    ):
+        maps, vector = tensors(height, length, seed)
+        given = [maps.contiguous(memory_format=layout), vector]
+        assert_same(graphs(given, factor), weighted(given, factor))
+
+
+def test_records_once_for_each_shape_dtype_and_constant():
+    graphs = Repeated(weighted)
+    largest, smaller = tensors(8, 9), tensors(4, 6)
+    for given in ([largest], [smaller], [largest, 2.0], [largest], [smaller], [largest, 2.0]):
+        graphs(*given)
+    assert graphs.recordings == 3
+    graphs([largest[0], largest[1].double()])
+    assert graphs.recordings == 4
+
+
+def test_results_are_not_overwritten_by_the_next_call():
+    graphs = Repeated(weighted)
+    first = graphs(tensors(4, 6, seed=0))
+    graphs(tensors(4, 6, seed=1))
+    assert_same(first, weighted(tensors(4, 6, seed=0)))
+
+
+def test_all_shapes_share_memory_and_a_larger_one_begins_anew():
+    places = []
+
+    def note(given):
+        places.append([tensor.data_ptr() for tensor in given])
+        assert given[0].is_contiguous(memory_format=torch.channels_last)
+        return weighted(given)
+
+    graphs = Repeated(note)
+    for height, length in ((8, 6), (4, 3), (2, 6)):
+        graphs(tensors(height, length))
+    assert all(place == places[0] for place in places)
+    graphs(tensors(9, 6))  # does not fit
+    recordings = graphs.recordings
+    graphs(tensors(8, 6))
+    assert graphs.recordings == recordings + 1
+
+
+def test_there_are_no_more_than_so_many(monkeypatch):
+    monkeypatch.setattr(cuda_graphs, "MOST_GRAPHS", 2)
+    graphs = Repeated(weighted)
+    for height in (4, 3, 2):
+        assert_same(graphs(tensors(height, 6)), weighted(tensors(height, 6)))
+        assert len(graphs._recorded) <= 2
+
+
+def test_a_copy_begins_without_graphs():
+    graphs = Repeated(weighted)
+    graphs(tensors(4, 6))
+    twin = copy.deepcopy(graphs)
+    assert not twin._recorded and not twin._memory
+    assert_same(twin(tensors(4, 6)), weighted(tensors(4, 6)))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_on_a_gpu():
+    graphs = CudaGraphs(weighted)
+    for seed, (height, length) in enumerate([(8, 9), (4, 6), (8, 9), (4, 6), (16, 9), (8, 9)]):
+        given = [tensor.cuda() for tensor in tensors(height, length, seed)]
+        assert_same(graphs(given, 3.0), weighted(given, 3.0))
