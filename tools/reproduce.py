@@ -50,6 +50,7 @@ def run(cfg: CfgNode, args: argparse.Namespace) -> None:
     device = build_device(cfg.MODEL.DEVICE)
     dataset = build_dataset(cfg, "val")
     detector = load_detector(cfg, args.weights, dataset).to(device)
+    baseline = load_detector(cfg, args.baseline, dataset) if args.baseline else None
     paper = table_rows(detector.postprocessing)
     tables = paper_tables(paper) | {"step_size": step_size_rows(paper[REFINED])}
     if args.beyond:
@@ -62,10 +63,8 @@ def run(cfg: CfgNode, args: argparse.Namespace) -> None:
     variants = [variant for rows in tables.values() for variant in rows.values()]
     measured = reproduce(detector, batches("detect, suppress, refine"), variants, device=device)
     plain = None
-    if args.baseline:
-        plain = detect(
-            load_detector(cfg, args.baseline, dataset).to(device), batches(BASELINE), paper[GREEDY], device=device
-        )
+    if baseline:
+        plain = detect(baseline.to(device), batches(BASELINE), paper[GREEDY], device=device)
     print("scoring ...", file=sys.stderr)
     report = ReproductionReport(args.output, CocoEvaluator(dataset.as_coco(), by_size=False), dataset.category_ids)
     facts = {

@@ -21,6 +21,7 @@ boxes.png, changes.png, and report.html with all of it. The same run again:
 """
 
 import argparse
+import errno
 import math
 import shlex
 import sys
@@ -85,6 +86,10 @@ def main() -> None:
             train(cfg, process, resume=args.resume)
     except (ConfigError, DataError, CheckpointError, NonFiniteLossError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        sys.exit(f"{error}: make room for {cfg.OUTPUT_DIR}; --resume goes on from the newest whole checkpoint in it")
     if dist.is_initialized():  # not after an error: the others, which wait for this process, could keep it waiting
         dist.destroy_process_group()
 

@@ -8,17 +8,15 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from .checkpoint import CheckpointError
 
-# Where a run begins, where it runs, what it writes, and how it is evaluated: other values do not change its course.
+# Where a run begins, where it runs, and when it writes: other values change neither its course nor its evaluations.
 FREE = (
     "OUTPUT_DIR",
     "MODEL.DEVICE",
     "MODEL.WEIGHTS",
     "MODEL.BACKBONE.WEIGHTS",
-    "MODEL.RPN.*_TEST",
-    "DATA.VAL_*",
     "DATA.NUM_WORKERS",
     "SOLVER.*_PERIOD",
-    "TEST.*",
+    "TEST.REFINE.CUDA_GRAPHS",
 )
 # What the weights and the optimizer's state mean. Some fit, by their shapes, into a detector of other values.
 FIXED = (
@@ -35,7 +33,7 @@ FIXED = (
 
 
 def changed_settings(before: str, now: str, defaults: str, source: str) -> list[str]:
-    """What a run is resumed with that changes its course, such as ``SOLVER.BASE_LR 0.01 → 0.02``.
+    """What a run is resumed with that changes its course or its evaluations, as ``SOLVER.BASE_LR 0.01 → 0.02``.
 
     Args:
         before, now: configurations as YAML text. A key that is not in ``before`` is newer than it.

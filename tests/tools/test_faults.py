@@ -222,6 +222,35 @@ def test_a_gradient_that_is_no_number_ends_a_run_that_can_go_on(run_with, argume
     assert_same_run(tmp_path / "run", trained)
 
 
+class FullDisk:
+    """After two steps what is written to a file finds no room; what is printed as an error goes to another."""
+
+    def __init__(self, file, log):
+        self.file, self.log = file, log
+
+    def __call__(self, moment):
+        if moment == "step 2":
+            sys.stderr = open(self.log, "w", buffering=1)  # noqa: SIM115
+            if self.file.exists():
+                self.file.rename(f"{self.file}.before")
+            self.file.symlink_to("/dev/full")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux's file that is always full")
+@pytest.mark.parametrize("name", ["metrics.json", "table.md"])
+def test_a_disk_that_is_full_ends_a_run_that_can_go_on(run_with, arguments, trained, tmp_path, name):
+    run, file = tmp_path / "run", tmp_path / "run" / name
+    assert run_with(arguments(run), FullDisk(file, tmp_path / "log")) == 1
+    shown = (tmp_path / "log").read_text()
+    assert "No space left on device" in shown and f"make room for {run}; --resume" in shown
+    assert "Traceback" not in shown
+    file.unlink()
+    if (run / f"{name}.before").exists():
+        (run / f"{name}.before").rename(file)
+    assert run_with([*arguments(run), "--resume"], no_fault) == 0
+    assert_same_run(run, trained)
+
+
 class TestOtherSettings:
     @pytest.fixture
     def interrupted(self, trained, tmp_path):
@@ -237,7 +266,7 @@ class TestOtherSettings:
         assert call_tool("train.py", *arguments(interrupted, settings), "--resume") is None
         assert (
             f"warning: {path} was trained with other settings; from here on: "
-            "SOLVER.BASE_LR 0.00125 → 0.0025, SOLVER.MAX_ITERATIONS 4 → 3, processes 8 → 1\n"
+            "SOLVER.BASE_LR 0.00125 → 0.0025, SOLVER.MAX_ITERATIONS 4 → 3, TEST.REFINE.STEPS 5 → 0, processes 8 → 1\n"
         ) in capsys.readouterr().out
         training, _ = read_metrics(interrupted)
         assert [row["learning_rate"] for row in training] == pytest.approx([0.000625, 0.00125, 0.0025])
@@ -268,9 +297,19 @@ class TestOtherSettings:
         assert "iteration_0000002.pth" in message and "ids and names must agree" in message
 
 
+# Also writes down which files each process opens to write, makes, renames or removes.
 WITH_FAULT = """
-import os, runpy, signal
+import os, runpy, signal, sys
 import iounet.training
+
+log = open(f"{writes}_{{os.environ['RANK']}}", "w", buffering=1)
+
+def watch(event, arguments):
+    writing = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+    if writing or event in ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.truncate"):
+        print(event, arguments[0], file=log)
+
+sys.addaudithook(watch)
 
 first = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
 steps = iounet.training.train_steps
@@ -293,7 +332,8 @@ class TestTwoProcesses:
     def run_two(self, run_tool, tmp_path):
         def run(*arguments, fault="pass", options=()):
             script = tmp_path / "train_with_fault.py"
-            script.write_text(WITH_FAULT.format(fault=fault, tool=str(ROOT / "tools" / "train.py")))
+            tool = str(ROOT / "tools" / "train.py")
+            script.write_text(WITH_FAULT.format(fault=fault, tool=tool, writes=tmp_path / "writes"))
             return run_tool(script, *arguments, launcher=(*self.TORCHRUN, *options))
 
         return run
@@ -307,6 +347,14 @@ class TestTwoProcesses:
         assert [row["iteration"] for row in training] == [1, 2, 3, 4]
         assert [row["iteration"] for row in evaluation] == [4]
         assert (tmp_path / "run" / "environment_0000002.json").exists()
+
+    def test_only_the_first_writes(self, run_two, arguments, tmp_path):
+        done = run_two(*arguments(tmp_path / "run"))
+        assert done.returncode == 0, done.stderr
+        first, second = ((tmp_path / f"writes_{rank}").read_text() for rank in (0, 1))
+        for name in ("metrics.json", "model_final.pth", "iteration_0000004.pth", "report.html", "tensorboard"):
+            assert re.search(rf"{tmp_path}/run/.*{name}", first)
+        assert str(tmp_path) not in second
 
     def test_one_is_killed_and_all_end(self, run_two, arguments, tmp_path):
         started = time.monotonic()

@@ -240,6 +240,12 @@ class TestEvalOnly:
             assert one["bbox"] == pytest.approx(other["bbox"], abs=1e-2)
         assert "| IoU-guided NMS + refinement |" in done.stdout + done.stderr
 
+    def test_steps_of_no_length_leave_the_row_as_it_was(self, trained, call_tool, arguments, tmp_path):
+        settings = {"MODEL.WEIGHTS": trained / "model_final.pth", "TEST.REFINE.STEP_SIZE": 0.0}
+        assert call_tool("train.py", *arguments(tmp_path / "eval", settings), "--eval-only") is None
+        table = json.loads((tmp_path / "eval" / "evaluation.json").read_text())["table"]
+        assert table["IoU-guided NMS + refinement"] == table["IoU-guided NMS"]
+
     def test_it_needs_weights(self, call_tool, arguments, tmp_path):
         message = call_tool("train.py", *arguments(tmp_path), "--eval-only")
         assert "--eval-only evaluates MODEL.WEIGHTS, which is not set" in message

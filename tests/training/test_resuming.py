@@ -30,13 +30,14 @@ class TestChangedSettings:
         both = [key for key in keys(get_cfg()) if all(any(fnmatch(key, p) for p in group) for group in (FREE, FIXED))]
         assert both == ["MODEL.BACKBONE.WEIGHTS"]  # which only begins a run
 
-    def test_what_changes_the_course_is_told_old_and_new(self):
+    def test_what_changes_the_course_or_the_evaluation_is_told_old_and_new(self):
         before = config(SOLVER__BASE_LR=0.01, SOLVER__STEPS=(3, 5))
-        now = config(SOLVER__BASE_LR=0.02, SOLVER__STEPS=(4,), SEED=7)
+        now = config(SOLVER__BASE_LR=0.02, SOLVER__STEPS=(4,), SEED=7, TEST__NMS_THRESHOLD=0.6)
         assert changed_settings(before, now, config(), "a.pth") == [
             "SEED 0 → 7",
             "SOLVER.BASE_LR 0.01 → 0.02",
             "SOLVER.STEPS [3, 5] → [4]",
+            "TEST.NMS_THRESHOLD 0.5 → 0.6",
         ]
 
     def test_what_does_not_is_not(self):
@@ -48,7 +49,7 @@ class TestChangedSettings:
             SOLVER__EVAL_PERIOD=7,
             SOLVER__LOG_PERIOD=7,
             SOLVER__CHECKPOINT_PERIOD=7,
-            TEST__REFINE__STEPS=9,
+            TEST__REFINE__CUDA_GRAPHS=True,
         )
         assert changed_settings(config(), now, config(), "a.pth") == []
 
