@@ -1,4 +1,5 @@
 import json
+import math
 import random
 import shutil
 
@@ -314,6 +315,38 @@ class TestRefineOthers:
     def test_numbers_beyond_float32(self, refine, write):
         for number in (10**400, 1e300):
             assert "four finite numbers" in refine(write([entry(1, [0, 0, number, 5])]))
+
+    def test_any_boxes(self, refine, write, dataset, capsys, tmp_path):
+        chance = random.Random(3)
+        sizes = [0.0, 1e-30, 1e-5, 0.3, 20.0, 64.0, 1e4, 1e30]
+        corners = [-1e30, -1e4, -5.0, 0.0, 31.7, 63.999, 64.0, 1e30]
+        given = [
+            entry(
+                chance.randint(1, 5),
+                [chance.choice(corners), chance.choice(corners), chance.choice(sizes), chance.choice(sizes)],
+                category_id=chance.randint(1, 5),
+                score=chance.random(),
+            )
+            for _ in range(300)
+        ]
+        refined = refine(write(given), "--annotations", dataset / "annotations" / "val.json")
+        assert len(refined) == len(given)
+        moved = 0
+        for before, after in zip(given, refined, strict=True):
+            assert all(before[key] == after[key] for key in ("image_id", "category_id", "score"))
+            assert all(map(math.isfinite, after["bbox"])) and math.isfinite(after["predicted_iou"])
+            if after["bbox"] != before["bbox"]:
+                moved += 1
+                x, y, width, height = after["bbox"]
+                assert min(x, y) >= 0 and max(x + width, y + height) <= 64 + 1e-4 and min(width, height) > 0
+        assert moved > 20
+        assert len(list((tmp_path / "out" / "pictures").iterdir())) == 5
+        assert "| refined" in capsys.readouterr().out
+
+    def test_the_ap_of_no_detections_is_0(self, refine, write, dataset, capsys):
+        assert refine(write([]), "--annotations", dataset / "annotations" / "val.json") == []
+        rows = [line.split("|")[2:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+        assert [[cell.strip() for cell in row] for row in rows[2:]] == [["0.0"] * len(AP_COLUMNS)] * 2
 
     def test_a_run_that_was_stopped_goes_on(self, refine, write, dataset, tmp_path, monkeypatch):
         path = write(some_entries())

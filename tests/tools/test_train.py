@@ -246,6 +246,13 @@ class TestEvalOnly:
         table = json.loads((tmp_path / "eval" / "evaluation.json").read_text())["table"]
         assert table["IoU-guided NMS + refinement"] == table["IoU-guided NMS"]
 
+    def test_a_detector_that_finds_nothing_has_an_ap_of_0(self, trained, call_tool, arguments, tmp_path):
+        settings = {"MODEL.WEIGHTS": trained / "model_final.pth", "TEST.SCORE_THRESHOLD": 1.0}
+        assert call_tool("train.py", *arguments(tmp_path / "eval", settings), "--eval-only") is None
+        assert json.loads((tmp_path / "eval" / "detections.json").read_text()) == []
+        table = json.loads((tmp_path / "eval" / "evaluation.json").read_text())["table"]
+        assert [table[row][column] for row in ROWS for column in ("AP", "AP50", "AR100")] == [0.0] * 12
+
     def test_it_needs_weights(self, call_tool, arguments, tmp_path):
         message = call_tool("train.py", *arguments(tmp_path), "--eval-only")
         assert "--eval-only evaluates MODEL.WEIGHTS, which is not set" in message
