@@ -60,8 +60,8 @@ class CudaGraphs:
         if place not in self._memory or self._memory[place].numel() < tensor.numel():
             self.clear()  # they look elsewhere
             self._memory[place] = tensor.new_empty(tensor.numel())
-        shape = torch.empty(tensor.shape, device="meta")
-        strides = (shape.contiguous(memory_format=torch.channels_last) if shape.dim() == 4 else shape).stride()
+        layout = torch.channels_last if tensor.dim() == 4 else torch.contiguous_format
+        strides = torch.empty(tensor.shape, device="meta", memory_format=layout).stride()
         return self._memory[place].as_strided(tensor.shape, strides).copy_(tensor)
 
     def _record(
@@ -76,6 +76,7 @@ class CudaGraphs:
             torch.cuda.current_stream().wait_stream(before)
             self._pool = self._pool or torch.cuda.graph_pool_handle()
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool):
+            # Other threads may do meanwhile what must not be recorded: loaders pin memory.
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
                 outputs = self._function(inputs, *constants)
         return graph.replay, outputs
