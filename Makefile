@@ -3,8 +3,8 @@
 # make test   runs the tests
 # make fuzz   compares prroi_pool's kernels with the reference on a million random RoIs, with sanitizers
 # make gpu    on a machine with a CUDA GPU: its tests, benchmarks (ORIGINAL=DIR adds the authors' kernels) and
-#             compute-sanitizer; figures in docs/benchmarks/cuda.json, detector_cuda.json and docs/benchmarks.md
-#             (also one by one: make gpu-test, gpu-benchmark, gpu-detector, gpu-sanitize)
+#             compute-sanitizer; figures in docs/benchmarks/ and docs/benchmarks.md
+#             (also one by one: make gpu-test, gpu-benchmark, gpu-detector, gpu-sanitize, gpu-graphs)
 # All first make .venv with everything pyproject.toml names. PYTHON=python3.12 chooses the interpreter.
 
 PYTHON ?= python3
@@ -27,7 +27,7 @@ SANITIZER ?= $(firstword $(wildcard $(CUDA_HOME)/bin/compute-sanitizer /usr/loca
 # The tools find the packages without an installation.
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: demo test fuzz gpu gpu-test gpu-benchmark gpu-detector gpu-sanitize lint clean
+.PHONY: demo test fuzz gpu gpu-test gpu-benchmark gpu-detector gpu-sanitize gpu-graphs lint clean
 
 demo: $(VENV)/installed
 	$(RUN) -m iounet.data.synthetic --output runs/synthetic
@@ -39,21 +39,26 @@ test: $(VENV)/installed
 fuzz: $(INSTALLED)
 	$(RUN) tests/prroi_pool/fuzz.py --sanitize --rois $(ROIS)
 
-gpu: gpu-test gpu-benchmark gpu-detector gpu-sanitize
+gpu: gpu-test gpu-benchmark gpu-detector gpu-sanitize gpu-graphs
 
 gpu-test: $(INSTALLED)
-	$(RUN) -m pytest -k 'cuda or gpu'
+	$(RUN) -m pytest -k '(cuda or gpu) and not graph'
 
 gpu-benchmark: $(INSTALLED)
 	$(RUN) tools/benchmark_prroi.py --device cuda --seconds 1 $(if $(ORIGINAL),--original $(ORIGINAL)) \
 	    --output docs/benchmarks/cuda.json --document docs/benchmarks.md
 
 gpu-detector: $(INSTALLED)
-	$(RUN) tools/benchmark.py --device cuda --cuda-graphs --seconds 20 \
+	$(RUN) tools/benchmark.py --device cuda --seconds 20 \
 	    --output docs/benchmarks/detector_cuda.json --document docs/benchmarks.md
 
 gpu-sanitize: $(INSTALLED)
 	$(SANITIZER) --error-exitcode 1 $(RUN) tests/prroi_pool/fuzz.py --device cuda --rois 20000
+
+gpu-graphs: $(INSTALLED)
+	$(RUN) -m pytest -k '(cuda or gpu) and graph'
+	$(RUN) tools/benchmark.py --device cuda --cuda-graphs --seconds 20 \
+	    --output docs/benchmarks/detector_cuda_graphs.json
 
 lint: $(VENV)/installed
 	$(VENV)/bin/ruff check .

@@ -1,7 +1,7 @@
 """How fast IoU-Net is, stage by stage, beside torchvision's stock Faster R-CNN R-50-FPN in one process.
 
     python tools/benchmark.py --output runs/benchmark.json
-    python tools/benchmark.py --device cuda --cuda-graphs --seconds 20 --document docs/benchmarks.md
+    python tools/benchmark.py --device cuda --seconds 20 --document docs/benchmarks.md
 
 Stock is what `fasterrcnn_resnet50_fpn` gives with its published weights: frozen norms, RoIAlign at 2 x 2 points a bin,
 greedy NMS, no refinement. IoU-Net does all of the paper: PrRoI pooling, predicted IoUs of all candidates, IoU-guided

@@ -9,7 +9,7 @@ the figures of tools/benchmark.py on any device, loading and scoring from those 
 The model of a step, with all GPUs computing the same number of images: a third of it is forward; during the rest, the
 backward pass, DDP exchanges gradients. In a ring each of N GPUs sends 2 (N - 1) / N times all gradients to the next
 one, over its slowest link. What takes longer, computing or exchanging, decides. Evaluation divides the images among the
-GPUs, and their processes share the classes that are scored.
+GPUs, and their processes share the classes that are scored, which are taken to need as long as each other.
 """
 
 import argparse

@@ -89,7 +89,8 @@ def main() -> None:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        sys.exit(f"{error}: make room for {cfg.OUTPUT_DIR}; --resume goes on from the newest whole checkpoint in it")
+        cure = "" if args.eval_only else "; --resume goes on from the newest whole checkpoint in it"
+        sys.exit(f"{error}: make room for {cfg.OUTPUT_DIR}{cure}")
     if dist.is_initialized():  # not after an error: the others, which wait for this process, could keep it waiting
         dist.destroy_process_group()
 

@@ -104,7 +104,7 @@ class CocoEvaluator:
         return sorted(self._category_ids)
 
     def by_category(self, results: Sequence[dict], category_ids: Sequence) -> list[CategoryScores]:
-        """Scores these categories; those of the results that are of others are checked, but play no part.
+        """Scores these categories, which are sorted, in this order; results of others are checked, but play no part.
 
         Args, Raises:
             as in a call.

@@ -109,11 +109,12 @@ def reproduce(
     """Detects once; everything else starts from these candidates.
 
     Args:
-        detector: is left in inference mode.
+        detector: is left in inference mode, and without CUDA graphs.
         batches: (images, targets) as :func:`iounet.data.eval_loader` yields them.
         variants: of postprocessing; equal ones are done once, as is an NMS that several share.
     """
     detector.eval()
+    detector.cuda_graphs = False  # one would be recorded for each variant and size of image
     paper = replace(detector.postprocessing, nms="iou_guided")
     # Without an end: the curve is to show what every further step does.
     endless = replace(paper, refinement_steps=NUM_STEPS, early_stop=0.0, degeneration=-torch.inf)

@@ -23,8 +23,10 @@ class CudaGraphs:
 
     def __init__(self, function: Callable[..., Sequence[Tensor]]):
         self._function = function
-        self._memory: dict[tuple[int, torch.dtype], Tensor] = {}
-        self.clear()
+        self._memory: dict[Hashable, Tensor] = {}
+        # Torch's own for all graphs stays on the GPU of the first, and would share its workspace among them.
+        self._streams: dict[torch.device, torch.cuda.Stream] = {}
+        self._forget()
 
     def __getstate__(self) -> Callable[..., Sequence[Tensor]]:
         return self._function  # a copy begins without graphs
@@ -33,7 +35,12 @@ class CudaGraphs:
         self.__init__(function)
 
     def clear(self) -> None:
-        """Forgets all graphs."""
+        """Forgets all graphs, and frees what they read from."""
+        self._forget()
+        self._memory.clear()
+
+    def _forget(self) -> None:
+        # All at once: they share memory.
         self._recorded: dict[Hashable, tuple[Callable[[], None], Sequence[Tensor]]] = {}
         self._pool = None
 
@@ -41,14 +48,15 @@ class CudaGraphs:
         """``function(tensors, *constants)``; the results are the caller's own.
 
         Args:
-            tensors: always as many, on the same GPU; of any shapes and dtypes.
+            tensors: always as many, on one GPU; of any shapes and dtypes.
             constants: what else the results depend on.
         """
-        inputs = [self._placed(number, tensor) for number, tensor in enumerate(tensors)]
-        key = (tuple((tensor.shape, tensor.dtype) for tensor in tensors), constants)
+        with torch.inference_mode(False), torch.no_grad():
+            inputs = [self._placed(number, tensor) for number, tensor in enumerate(tensors)]
+        key = (tuple((tensor.shape, tensor.dtype, tensor.device) for tensor in tensors), constants)
         if key not in self._recorded:
             if len(self._recorded) == MOST_GRAPHS:
-                self.clear()
+                self._forget()
             self._recorded[key] = self._record(inputs, constants)
         replay, outputs = self._recorded[key]
         replay()
@@ -56,9 +64,9 @@ class CudaGraphs:
 
     def _placed(self, number: int, tensor: Tensor) -> Tensor:
         """A copy where the graphs look for argument ``number``; maps, [B, C, H, W], are channels-last there."""
-        place = number, tensor.dtype
+        place = number, tensor.dtype, tensor.device
         if place not in self._memory or self._memory[place].numel() < tensor.numel():
-            self.clear()  # they look elsewhere
+            self._forget()  # they look elsewhere
             self._memory[place] = tensor.new_empty(tensor.numel())
         layout = torch.channels_last if tensor.dim() == 4 else torch.contiguous_format
         strides = torch.empty(tensor.shape, device="meta", memory_format=layout).stride()
@@ -68,15 +76,17 @@ class CudaGraphs:
         self, inputs: Sequence[Tensor], constants: Sequence[Hashable]
     ) -> tuple[Callable[[], None], Sequence[Tensor]]:
         """What computes the results from the inputs as they are then, and where it leaves them."""
-        with torch.cuda.device(inputs[0].device):
-            before = torch.cuda.Stream()
-            before.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(before):  # libraries take memory at their first call, which cannot be recorded
+        device = inputs[0].device
+        with torch.cuda.device(device):
+            if device not in self._streams:
+                self._streams[device] = torch.cuda.Stream()
+            stream = self._streams[device]
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):  # libraries take memory at their first call, which cannot be recorded
                 self._function(inputs, *constants)
-            torch.cuda.current_stream().wait_stream(before)
             self._pool = self._pool or torch.cuda.graph_pool_handle()
             graph = torch.cuda.CUDAGraph()
             # Other threads may do meanwhile what must not be recorded: loaders pin memory.
-            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            with torch.cuda.graph(graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"):
                 outputs = self._function(inputs, *constants)
         return graph.replay, outputs

@@ -19,6 +19,8 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
+from prroi_pool import extension
+
 from ..detections import Detections
 from ..postprocess import greedy_nms, iou_guided_nms, soft_nms
 from .iou_head import IoUHead
@@ -237,8 +239,12 @@ class IoUNet(nn.Module):
         options = postprocessing or self.postprocessing
         if options.refinement_steps == 0:
             return detections
-        fits = max(map(len, detections)) <= options.detections_per_image  # not before NMS
-        if self.cuda_graphs and fits and features.batch.tensors.is_cuda:
+        if (
+            self.cuda_graphs
+            and features.batch.tensors.is_cuda
+            and extension.kernels("cuda") is not None  # the reference chooses boxes by their values
+            and max(map(len, detections)) <= options.detections_per_image  # as NMS leaves, and candidates need not be
+        ):
             placed = BoxesOfImages.of(detections, features.sizes)
             boxes, ious = self._graphs(features.maps, placed, features.batch.tensors.shape[-2:], options)
             return [

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -85,12 +86,13 @@ def path_of_images(
 class GraphedRefinement:
     """All steps as one CUDA graph, for at most ``options.detections_per_image`` boxes an image.
 
-    Images with fewer have boxes without area behind them, so that there are always as many.
+    Images with fewer have boxes without area behind them, so that there are always as many: what is computed, and the
+    memory for it, is that of the most.
     """
 
     def __init__(self, iou_head: IoUHead):
-        self._iou_head = iou_head
-        self._graphs = CudaGraphs(self._refine)
+        self._level_names = iou_head.roi_pool.featmap_names
+        self._graphs = CudaGraphs(partial(_refine_padded, iou_head))
 
     def clear(self) -> None:
         """To be called when weights move to other memory."""
@@ -112,18 +114,19 @@ class GraphedRefinement:
         for padded, values in ((boxes, start.boxes), (ends, start.ends), (labels, start.labels)):
             for row, of_image in zip(padded, values.split(start.counts), strict=True):
                 row[: len(of_image)] = of_image
-        pooled_from = [maps[name] for name in self._iou_head.roi_pool.featmap_names]
+        pooled_from = [maps[name] for name in self._level_names]
         boxes, ious = self._graphs([*pooled_from, boxes, ends, labels], tuple(padded_size), options)
         return boxes, ious
 
-    def _refine(
-        self, tensors: Sequence[Tensor], padded_size: tuple[int, int], options: Postprocessing
-    ) -> tuple[Tensor, Tensor]:
-        *maps, boxes, ends, labels = tensors
-        num_images, count = labels.shape
-        # The images' sizes tell the maps' strides alone here, for which the padded ones do as well.
-        counts, sizes = [count] * num_images, [padded_size] * num_images
-        start = BoxesOfImages(boxes.flatten(0, 1), labels.flatten(), ends.flatten(0, 1), counts, sizes)
-        named = dict(zip(self._iou_head.roi_pool.featmap_names, maps, strict=True))
-        *_, refined = path_of_images(self._iou_head, named, start, options)
-        return refined.boxes.unflatten(0, (num_images, count)), refined.ious.unflatten(0, (num_images, count))
+
+def _refine_padded(
+    iou_head: IoUHead, tensors: Sequence[Tensor], padded_size: tuple[int, int], options: Postprocessing
+) -> tuple[Tensor, Tensor]:
+    *maps, boxes, ends, labels = tensors
+    num_images, count = labels.shape
+    # The images' sizes tell the maps' strides alone here, for which the padded ones do as well.
+    counts, sizes = [count] * num_images, [padded_size] * num_images
+    start = BoxesOfImages(boxes.flatten(0, 1), labels.flatten(), ends.flatten(0, 1), counts, sizes)
+    named = dict(zip(iou_head.roi_pool.featmap_names, maps, strict=True))
+    *_, refined = path_of_images(iou_head, named, start, options)
+    return refined.boxes.unflatten(0, (num_images, count)), refined.ious.unflatten(0, (num_images, count))

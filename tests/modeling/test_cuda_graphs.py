@@ -87,6 +87,27 @@ def test_a_copy_begins_without_graphs():
     assert_same(twin(tensors(4, 6)), weighted(tensors(4, 6)))
 
 
+def test_nothing_of_a_call_is_kept_but_its_size():
+    graphs = Repeated(weighted)
+    maps, vector = tensors(4, 6)
+    graphs([maps.requires_grad_(), vector])
+    assert not any(memory.requires_grad for memory in graphs._memory.values())
+    graphs.clear()
+    assert not graphs._memory and not graphs._recorded
+
+
+def test_a_call_that_fails_in_inference_mode_may_be_repeated_without():
+    def in_need_of_gradients(given):
+        if torch.is_inference_mode_enabled():
+            raise RuntimeError("use torch.no_grad()")
+        return weighted(given)
+
+    graphs = Repeated(in_need_of_gradients)
+    with torch.inference_mode(), pytest.raises(RuntimeError, match="no_grad"):
+        graphs(tensors(4, 6))
+    assert_same(graphs(tensors(4, 6, seed=1)), weighted(tensors(4, 6, seed=1)))
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_on_a_gpu():
     graphs = CudaGraphs(weighted)

@@ -1,5 +1,6 @@
 import dataclasses
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torchvision.ops import MultiScaleRoIAlign
 from iounet import Detections, build_detector, get_cfg
 from iounet.config import ConfigError
 from iounet.modeling import ImageFeatures, Postprocessing, to_original
-from iounet.modeling.refinement import BoxesOfImages, GraphedRefinement
+from iounet.modeling.refinement import BoxesOfImages, GraphedRefinement, _refine_padded
 from iounet.training.checkpoint import load_detector_weights, select_categories
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -431,7 +432,7 @@ class TestRefinement:
         kept = [kept[0], kept[1][:-3]]
         assert len(kept[0]) != len(kept[1])
         graphed = GraphedRefinement(detector.iou_head)
-        graphed._graphs = repeated = Repeated(graphed._refine)
+        graphed._graphs = repeated = Repeated(partial(_refine_padded, detector.iou_head))
         with torch.no_grad(), monkeypatch.context() as patch:
             patch.setattr(torch.compiler, "is_compiling", lambda: True)  # pools as a GPU does
             for order in ([0, 1], [1, 0]):
@@ -452,9 +453,9 @@ class TestRefinement:
     @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
     def test_by_a_cuda_graph(self, opinionated):
         detector = opinionated().cuda()
-        for sizes in ([(64, 64), (50, 80)], [(80, 50)], [(64, 64), (50, 80)]):
+        for seed, sizes in enumerate([[(64, 64), (50, 80)], [(80, 50)], [(64, 64), (50, 80)], [(50, 80), (64, 64)]]):
             with torch.no_grad():
-                features = detector.extract([image.cuda() for image in images_of(*sizes)])
+                features = detector.extract([image.cuda() for image in images_of(*sizes, seed=seed)])
                 candidates = detector.detect(features, detector.propose(features))
                 kept = [detector.suppress(of_image) for of_image in candidates]
                 detector.cuda_graphs = False
@@ -467,8 +468,10 @@ class TestRefinement:
                 finally:
                     torch.cuda.set_sync_debug_mode("default")
             for one, other in zip(refined, expected, strict=True):
+                assert len(one) > 5
                 torch.testing.assert_close(one.boxes, other.boxes, rtol=1e-4, atol=1e-3)
                 torch.testing.assert_close(one.ious, other.ious, rtol=1e-4, atol=1e-4)
+        assert len(detector._graphs._graphs._recorded) == 2
 
     def test_parameters_gather_no_gradient(self, before):
         detector, features, kept = before

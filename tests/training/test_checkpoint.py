@@ -274,7 +274,7 @@ class TestReading:
 
     def test_a_plain_pickle_with_code_is_not_executed(self, path, tmp_path):
         path.parent.mkdir()
-        path.write_bytes(pickle.dumps({"model": TouchesAFile(tmp_path / "executed")}))
+        path.write_bytes(pickle.dumps({"model": TouchesAFile(tmp_path / "executed")}, protocol=2))
         with pytest.raises(CheckpointError, match=r"checkpoint\.pth"):
             load_checkpoint(path)
         assert not (tmp_path / "executed").exists()
