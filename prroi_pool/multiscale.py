@@ -68,7 +68,7 @@ class MultiScalePrRoIPool(nn.Module):
             raise ValueError(f"levels must be [{len(rois)}], one for each box, got {list(levels.shape)}")
 
         scales = _scales(maps, image_shapes)
-        if torch.compiler.is_compiling() or (rois.is_cuda and extension.kernels("cuda") is not None):
+        if self.in_fixed_shapes(rois.device):
             return self._pool_in_fixed_shapes(maps, rois, levels, scales)
         pooled, order = [], []
         for level, (features, scale) in enumerate(zip(maps, scales, strict=True)):
@@ -77,6 +77,11 @@ class MultiScalePrRoIPool(nn.Module):
             order.append(members)
         # Not [...]: index_select's gradient is faster, and its result contiguous, as fully connected layers want it.
         return torch.cat(pooled).index_select(0, torch.cat(order).argsort())
+
+    @staticmethod
+    def in_fixed_shapes(device: torch.device) -> bool:
+        """Whether no tensor's size depends on values in `forward`: on a GPU with kernels, and while compiling."""
+        return torch.compiler.is_compiling() or (device.type == "cuda" and extension.kernels("cuda") is not None)
 
     def _pool_in_fixed_shapes(
         self, maps: Sequence[Tensor], rois: Tensor, levels: Tensor, scales: Sequence[float]

@@ -1,5 +1,7 @@
 """A detector small enough that a test can train it: ResNet-18, 16 channels, images of 64 pixels, three classes."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -37,6 +39,22 @@ def pairs(settings):
 )
 def device(request):
     return torch.device(request.param)
+
+
+class TouchesAFile:
+    """Runs code when it is unpickled by a reader that trusts its file."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return Path.touch, (self.marker,)
+
+
+@pytest.fixture(scope="session")
+def touches_a_file():
+    """The path of a file → an object that makes it when it is unpickled."""
+    return TouchesAFile
 
 
 @pytest.fixture(scope="module")

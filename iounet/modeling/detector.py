@@ -19,8 +19,6 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from prroi_pool import extension
-
 from ..detections import Detections
 from ..postprocess import greedy_nms, iou_guided_nms, soft_nms
 from .iou_head import IoUHead
@@ -242,7 +240,7 @@ class IoUNet(nn.Module):
         if (
             self.cuda_graphs
             and features.batch.tensors.is_cuda
-            and extension.kernels("cuda") is not None  # the reference chooses boxes by their values
+            and self.iou_head.roi_pool.in_fixed_shapes(features.batch.tensors.device)
             and max(map(len, detections)) <= options.detections_per_image  # as NMS leaves, and candidates need not be
         ):
             placed = BoxesOfImages.of(detections, features.sizes)

@@ -4,22 +4,11 @@ import pickle
 import shutil
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
 
 from iounet.training.checkpoint import load_checkpoint
-
-
-class TouchesAFile:
-    """Runs code when it is unpickled by a reader that trusts its file."""
-
-    def __init__(self, marker):
-        self.marker = marker
-
-    def __reduce__(self):
-        return Path.touch, (self.marker,)
 
 
 def dump(content, path):
@@ -39,11 +28,11 @@ def marker(tmp_path):
 
 
 @pytest.fixture(params=WAYS.values(), ids=WAYS)
-def write(request, trained, marker):
+def write(request, trained, marker, touches_a_file):
     """Writes a whole checkpoint that has code, too."""
 
     def write(path):
-        content = load_checkpoint(trained / "model_final.pth") | {"extra": TouchesAFile(marker)}
+        content = load_checkpoint(trained / "model_final.pth") | {"extra": touches_a_file(marker)}
         request.param(content, path)
         return path
 

@@ -44,16 +44,6 @@ def saved(path):
     return path
 
 
-class TouchesAFile:
-    """Runs code when it is unpickled by a reader that trusts its file."""
-
-    def __init__(self, marker):
-        self.marker = marker
-
-    def __reduce__(self):
-        return Path.touch, (self.marker,)
-
-
 class TestWriting:
     def test_what_was_saved_is_loaded(self, saved):
         content = load_checkpoint(saved)
@@ -259,10 +249,10 @@ class TestReading:
             load_checkpoint(path)
 
     @pytest.mark.parametrize("zipped", [True, False], ids=["zip format", "legacy format"])
-    def test_a_file_with_code_is_refused_and_the_code_not_executed(self, path, tmp_path, zipped):
+    def test_a_file_with_code_is_refused_and_the_code_not_executed(self, path, tmp_path, zipped, touches_a_file):
         path.parent.mkdir()
         marker = tmp_path / "executed"
-        content = {"format": "iounet-1", "model": TouchesAFile(marker)}
+        content = {"format": "iounet-1", "model": touches_a_file(marker)}
         torch.save(content, path, _use_new_zipfile_serialization=zipped)
         with pytest.raises(
             CheckpointError, match=r"checkpoint\.pth cannot be read as plain weights.*save a state_dict"
@@ -272,9 +262,9 @@ class TestReading:
         torch.load(path, weights_only=False)
         assert marker.exists(), "the file would have run its code"
 
-    def test_a_plain_pickle_with_code_is_not_executed(self, path, tmp_path):
+    def test_a_plain_pickle_with_code_is_not_executed(self, path, tmp_path, touches_a_file):
         path.parent.mkdir()
-        path.write_bytes(pickle.dumps({"model": TouchesAFile(tmp_path / "executed")}, protocol=2))
+        path.write_bytes(pickle.dumps({"model": touches_a_file(tmp_path / "executed")}, protocol=2))
         with pytest.raises(CheckpointError, match=r"checkpoint\.pth"):
             load_checkpoint(path)
         assert not (tmp_path / "executed").exists()
