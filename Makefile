@@ -23,11 +23,21 @@ ROIS ?= 1000000
 
 # Of a toolkit that is not on PATH, too.
 SANITIZER ?= $(firstword $(wildcard $(CUDA_HOME)/bin/compute-sanitizer /usr/local/cuda/bin/compute-sanitizer) compute-sanitizer)
+NCU ?= $(firstword $(wildcard $(CUDA_HOME)/bin/ncu /usr/local/cuda/bin/ncu) ncu)
+GPU_ROIS ?= 20000
+GPU_SECONDS ?= 1
+GPU_DETECTOR_SECONDS ?= 10
+# Logs of `make gpu-...`, and copies of the figures.
+GPU_LOGS ?= runs/gpu
 
 # The tools find the packages without an installation.
-export PYTHONPATH := $(CURDIR)
+export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 
-.PHONY: demo test fuzz gpu gpu-test gpu-benchmark gpu-detector gpu-sanitize gpu-graphs lint clean
+# The exit status of `command | tee log` is the command's.
+SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
+
+.PHONY: demo test fuzz gpu gpu-test gpu-sanitize gpu-profile gpu-benchmark gpu-detector gpu-graphs lint clean
 
 demo: $(VENV)/installed
 	$(RUN) -m iounet.data.synthetic --output runs/synthetic
@@ -39,26 +49,44 @@ test: $(VENV)/installed
 fuzz: $(INSTALLED)
 	$(RUN) tests/prroi_pool/fuzz.py --sanitize --rois $(ROIS)
 
-gpu: gpu-test gpu-benchmark gpu-detector gpu-sanitize gpu-graphs
+# Each target by itself takes a few minutes; `make -k gpu` goes on after one that fails.
+gpu: gpu-test gpu-sanitize gpu-profile gpu-benchmark gpu-detector gpu-graphs
 
-gpu-test: $(INSTALLED)
-	$(RUN) -m pytest -k '(cuda or gpu) and not graph'
+gpu-test: $(INSTALLED) | $(GPU_LOGS)
+	$(RUN) -m pytest -m gpu $(PYTEST) 2>&1 | tee $(GPU_LOGS)/test.log
 
-gpu-benchmark: $(INSTALLED)
-	$(RUN) tools/benchmark_prroi.py --device cuda --seconds 1 $(if $(ORIGINAL),--original $(ORIGINAL)) \
-	    --output docs/benchmarks/cuda.json --document docs/benchmarks.md
+# The caching allocator would hide what is read beyond a tensor. initcheck has to see what other kernels write.
+gpu-sanitize: $(INSTALLED) | $(GPU_LOGS)
+	for tool in memcheck racecheck synccheck initcheck; do \
+	    only=$$([ $$tool = initcheck ] || echo --kernel-name kernel_substring=prroi_pool); \
+	    PYTORCH_NO_CUDA_MEMORY_CACHING=1 $(SANITIZER) --tool $$tool --error-exitcode 1 $$only \
+	        $(RUN) tests/prroi_pool/fuzz.py --device cuda --rois $(GPU_ROIS) > $(GPU_LOGS)/$$tool.log 2>&1 & \
+	    pids="$$pids $$!"; \
+	done; \
+	failed=0; for pid in $$pids; do wait $$pid || failed=1; done; \
+	tail -n 5 $(GPU_LOGS)/*check.log; exit $$failed
 
-gpu-detector: $(INSTALLED)
-	$(RUN) tools/benchmark.py --device cuda --seconds 20 \
-	    --output docs/benchmarks/detector_cuda.json --document docs/benchmarks.md
+gpu-profile: $(INSTALLED) | $(GPU_LOGS)
+	$(NCU) --clock-control none --profile-from-start off --kernel-name 'regex:(forward|backward)_(channels_last|strided)' \
+	    --set detailed --csv --page raw $(RUN) benchmarks/profile_kernels.py > $(GPU_LOGS)/kernels.csv
 
-gpu-sanitize: $(INSTALLED)
-	$(SANITIZER) --error-exitcode 1 $(RUN) tests/prroi_pool/fuzz.py --device cuda --rois 20000
+gpu-benchmark: $(INSTALLED) | $(GPU_LOGS)
+	$(RUN) tools/benchmark_prroi.py --device cuda --seconds $(GPU_SECONDS) $(if $(ORIGINAL),--original $(ORIGINAL)) \
+	    --output docs/benchmarks/cuda.json --document docs/benchmarks.md 2>&1 | tee $(GPU_LOGS)/benchmark.log
+	cp docs/benchmarks/cuda.json $(GPU_LOGS)
 
-gpu-graphs: $(INSTALLED)
-	$(RUN) -m pytest -k '(cuda or gpu) and graph'
-	$(RUN) tools/benchmark.py --device cuda --cuda-graphs --seconds 20 \
-	    --output docs/benchmarks/detector_cuda_graphs.json
+gpu-detector: $(INSTALLED) | $(GPU_LOGS)
+	$(RUN) tools/benchmark.py --device cuda --seconds $(GPU_DETECTOR_SECONDS) \
+	    --output docs/benchmarks/detector_cuda.json --document docs/benchmarks.md 2>&1 | tee $(GPU_LOGS)/detector.log
+	cp docs/benchmarks/detector_cuda.json $(GPU_LOGS)
+
+gpu-graphs: $(INSTALLED) | $(GPU_LOGS)
+	$(RUN) tools/benchmark.py --device cuda --cuda-graphs --seconds $(GPU_DETECTOR_SECONDS) \
+	    --output docs/benchmarks/detector_cuda_graphs.json 2>&1 | tee $(GPU_LOGS)/detector_graphs.log
+	cp docs/benchmarks/detector_cuda_graphs.json $(GPU_LOGS)
+
+$(GPU_LOGS):
+	mkdir -p $@
 
 lint: $(VENV)/installed
 	$(VENV)/bin/ruff check .

@@ -5,9 +5,10 @@
 
 Peers: torchvision's roi_align, which samples (sampling_ratio 2, and 0: adaptive); this project's reference.py in plain
 torch; and, on a GPU with --original, the kernels of github.com/vacancy/PreciseRoIPooling. Their calls take turns, so
-that whatever else the machine does falls on all of them; times are medians. Beside them stands the floor: the bytes
-that have to move (each pixel that a RoI touches once, each output once, whole maps of gradients) over the bandwidth of
-a copy measured in the same process.
+that whatever else the machine does falls on all of them; times are medians. On a GPU every call is timed again as the
+replay of a CUDA graph, which leaves out the time that the host needs to launch it. Beside them stands the floor: the
+bytes that have to move (each pixel that a RoI touches once, each output once, whole maps of gradients) over the
+bandwidth of a copy measured in the same process.
 """
 
 import argparse
@@ -158,17 +159,19 @@ def prepare_original(library: ctypes.CDLL, operation: str, levels: list[Level]) 
     def pointers(*tensors: Tensor) -> list[ctypes.c_void_p]:
         return [ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
 
-    stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
+    def stream() -> ctypes.c_void_p:
+        return ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
+
     outputs = [torch.empty_like(level.grad_output) for level in levels]
 
     def forward(level: Level, output: Tensor) -> None:
         output.zero_()
-        library.PrRoIPoolingForwardGpu(stream, *pointers(level.features, level.rois, output), *arguments(level))
+        library.PrRoIPoolingForwardGpu(stream(), *pointers(level.features, level.rois, output), *arguments(level))
 
     def gradient(name: str, level: Level, output: Tensor, result: Tensor) -> None:
         result.zero_()
         tensors = pointers(level.features, level.rois, output, level.grad_output, result)
-        getattr(library, name)(stream, *tensors, *arguments(level), ctypes.c_int(result.numel()))
+        getattr(library, name)(stream(), *tensors, *arguments(level), ctypes.c_int(result.numel()))
 
     feature_gradients = [torch.empty_like(level.features) for level in levels]
     roi_gradients = [torch.empty_like(level.rois) for level in levels]
@@ -197,6 +200,15 @@ def compile_original(checkout: Path) -> ctypes.CDLL:
     nvcc = extension.find_cuda_home() / "bin" / "nvcc"
     subprocess.run([nvcc, "-O3", "-arch=native", "-shared", "-Xcompiler", "-fPIC", source, "-o", library], check=True)
     return ctypes.CDLL(str(library))
+
+
+def recorded(call: Callable[[], None]) -> Callable[[], None]:
+    """The call as the replay of a CUDA graph; it must not wait for the GPU, as reference.py does."""
+    call()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
+        call()
+    return graph.replay
 
 
 def synchronize(device: torch.device) -> None:
@@ -330,6 +342,9 @@ def main() -> None:
     workloads = [w for w in WORKLOADS if not args.workloads or any(text in w.name for text in args.workloads)]
     dtypes = ["float32", "float16", "bfloat16"] if device.type == "cuda" else ["float32"]
     extension.load(device.type)
+    if device.type == "cuda":
+        # Graphs cannot be recorded on the default stream, and a gradient is computed on the stream of its forward pass.
+        torch.cuda.set_stream(torch.cuda.Stream())
     bandwidth = copy_bandwidth(device)
     heading = f"{device_name(device)}, torch {torch.__version__}, copy {bandwidth / 1e9:.1f} GB/s."
     print(heading)
@@ -349,16 +364,19 @@ def main() -> None:
                     if original and (dtype, layout) == ("float32", "contiguous"):
                         calls["original"] = prepare_original(original, operation, levels)
                     seconds = take_turns(calls, device, args.seconds)
-                    rows.append(
-                        {
-                            "workload": workload.name,
-                            "dtype": dtype,
-                            "layout": layout,
-                            "operation": operation,
-                            "floor_milliseconds": 1e3 * floor_bytes(operation, levels) / bandwidth,
-                            "milliseconds": {name: 1e3 * value for name, value in seconds.items()},
-                        }
-                    )
+                    row = {
+                        "workload": workload.name,
+                        "dtype": dtype,
+                        "layout": layout,
+                        "operation": operation,
+                        "floor_milliseconds": 1e3 * floor_bytes(operation, levels) / bandwidth,
+                        "milliseconds": {name: 1e3 * value for name, value in seconds.items()},
+                    }
+                    if device.type == "cuda":
+                        graphs = {name: recorded(call) for name, call in calls.items() if name != "reference"}
+                        seconds = take_turns(graphs, device, args.seconds)
+                        row["graph_milliseconds"] = {name: 1e3 * value for name, value in seconds.items()}
+                    rows.append(row)
                     print(f"{workload.name}, {dtype}, {layout}, {operation}: done", file=sys.stderr)
     names = ["prroi_pool", "roi_align(2)", "roi_align(0)", "reference", *(["original"] if original else [])]
     table = markdown(rows, names)

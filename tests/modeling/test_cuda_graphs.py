@@ -108,7 +108,8 @@ def test_a_call_that_fails_in_inference_mode_may_be_repeated_without():
     assert_same(graphs(tensors(4, 6, seed=1)), weighted(tensors(4, 6, seed=1)))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 def test_on_a_gpu():
     graphs = CudaGraphs(weighted)
     for seed, (height, length) in enumerate([(8, 9), (4, 6), (8, 9), (4, 6), (16, 9), (8, 9)]):

@@ -411,7 +411,8 @@ class TestRefinement:
         # On a CPU each step looks whether any box is left; on a GPU none does.
         assert waits.operators == ["aten._local_scalar_dense"] * detector.postprocessing.refinement_steps
 
-    @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+    @pytest.mark.gpu
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
     def test_a_gpu_that_would_be_waited_for_raises(self, opinionated):
         detector = opinionated().cuda()
         with torch.no_grad():
@@ -450,7 +451,8 @@ class TestRefinement:
                     torch.testing.assert_close(ious[: len(other)], other.ious, rtol=1e-4, atol=1e-4)
         assert repeated.recordings == 1
 
-    @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+    @pytest.mark.gpu
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
     def test_by_a_cuda_graph(self, opinionated):
         detector = opinionated().cuda()
         for seed, sizes in enumerate([[(64, 64), (50, 80)], [(80, 50)], [(64, 64), (50, 80)], [(50, 80), (64, 64)]]):

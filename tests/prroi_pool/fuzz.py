@@ -70,30 +70,39 @@ def random_rois(generator: torch.Generator, num_images: int, extent: float) -> T
     return torch.cat([image, corners], 1)
 
 
-def check_batch(seed: int, device: str, kernels) -> str | None:
-    """What differs between an object with the kernels' functions and the reference, or None."""
+def check_batch(seed: int, device: str, kernels, *, half_types: bool) -> str | None:
+    """What differs between an object with the kernels' functions and the reference, or None.
+
+    Args:
+        half_types: whether the kernels take float16 and bfloat16 features; those for the CPU do not.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def integer(low: int, high: int) -> int:
         return int(torch.randint(low, high + 1, (), generator=generator))
 
     num_images, channels, height, width = integer(1, 3), integer(1, 9), integer(1, 24), integer(1, 24)
+    if integer(0, 3) == 0:  # so many that a warp's lanes take several each, all or only some of them
+        channels = [64, 130, 264][integer(0, 2)]
     bins = integer(1, 8), integer(1, 8)
     scale = [1.0, 0.5, 1 / 16, 0.3][integer(0, 3)]
-    dtype = [torch.float32, torch.float64][integer(0, 1)]
+    rois_dtype = [torch.float32, torch.float64][integer(0, 1)]
+    halves = [torch.float16, torch.bfloat16] if rois_dtype == torch.float32 and half_types else []
+    dtype = [rois_dtype, *halves][integer(0, len(halves))]
     memory_format = [torch.contiguous_format, torch.channels_last][integer(0, 1)]
     features = torch.randn(num_images, channels, height, width, generator=generator, dtype=torch.float64)
     features = features.to(device, dtype).to(memory_format=memory_format).requires_grad_()
     rois = random_rois(generator, num_images, max(height, width) / scale)
-    rois = rois.to(device, dtype).requires_grad_()
+    rois = rois.to(device, rois_dtype).requires_grad_()
     grad_output = torch.randn(len(rois), channels, *bins, generator=generator, dtype=torch.float64).to(device, dtype)
 
     results = []
-    for pool in (pool_with(kernels), reference.prroi_pool2d):
-        output = pool(features, rois, *bins, scale)
-        results.append([output, *torch.autograd.grad(output, (features, rois), grad_output)])
+    # The kernels, too, compute half types in float32.
+    for pool, computed in ((pool_with(kernels), dtype), (reference.prroi_pool2d, rois_dtype)):
+        output = pool(features.to(computed), rois, *bins, scale)
+        results.append([output, *torch.autograd.grad(output, (features, rois), grad_output.to(computed))])
     # All of it is bounded by the features: a mean, and a mean of their slopes. Only sums over many terms grow.
-    eps = torch.finfo(dtype).eps
+    eps = torch.finfo(rois_dtype).eps
     grad_tolerance = 200 * eps * channels * bins[0] * bins[1]
     tolerances = (200 * eps, 200 * eps * len(rois), grad_tolerance * scale)
     for name, tolerance, ours, expected in zip(
@@ -101,9 +110,11 @@ def check_batch(seed: int, device: str, kernels) -> str | None:
     ):
         if not ours.isfinite().all():
             return f"{name}: not finite"
-        difference = (ours - expected).abs().max().item() if ours.numel() else 0.0
+        difference = (ours.to(rois_dtype) - expected).abs().max().item() if ours.numel() else 0.0
+        if name != "gradient of the RoIs" and dtype != rois_dtype and ours.numel():
+            tolerance += torch.finfo(dtype).eps * expected.abs().max().item()  # of rounding the result
         if not difference <= tolerance:
-            worst = int((ours - expected).abs().flatten(1).amax(1).argmax())
+            worst = int((ours.to(rois_dtype) - expected).abs().flatten(1).amax(1).argmax())
             roi = "" if name == "gradient of the features" else f" at RoI {rois[worst].tolist()}"
             setting = f"features {list(features.shape)}, bins {bins}, scale {scale}, {dtype}, {memory_format}"
             return f"{name}: off by {difference:.3g}, more than {tolerance:.3g}{roi}; {setting}"
@@ -143,7 +154,7 @@ def main() -> None:
     failures = 0
     batches = -(-args.rois // ROIS_PER_BATCH)
     for seed in range(args.seed, args.seed + batches):
-        if message := check_batch(seed, args.device, kernels):
+        if message := check_batch(seed, args.device, kernels, half_types=args.device == "cuda"):
             failures += 1
             print(f"seed {seed}: {message}", flush=True)
     print(f"{batches * ROIS_PER_BATCH} RoIs, {failures} of {batches} batches failed")

@@ -53,11 +53,12 @@ def arguments(dataset, tiny_overrides, tmp_path_factory):
 def run_tool(tmp_path_factory):
     """Runs a tool in a process of its own, from an unrelated folder."""
     elsewhere = tmp_path_factory.mktemp("elsewhere")
+    python_path = [os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else []
 
     def run(tool, *arguments, launcher=()):
         return subprocess.run(
             [sys.executable, *launcher, str(ROOT / "tools" / tool), *map(str, arguments)],
-            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), *python_path])},
             cwd=elsewhere,
             capture_output=True,
             text=True,
