@@ -1,7 +1,8 @@
-"""From a configuration to objects: the only place below tools/ that reads one."""
+"""From a configuration to objects and options: with `iounet.config` the only reader of configuration keys."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 
@@ -13,16 +14,28 @@ from yacs.config import CfgNode
 
 from prroi_pool import MultiScalePrRoIPool
 
-from .config import ConfigError
-from .data import CocoDataset, build_transforms
-from .modeling import AnchorGenerator, HiddenLayers, IoUHead, IoUNet, Postprocessing, RoIHeads, RPNHead, resnet_fpn
+from .config import config_from_yaml, describe_scaling, scale_learning_rate
+from .data import CocoDataset, build_transforms, check_categories
+from .errors import ConfigError, OptionError
+from .jobs import EvaluationJob, TrainingJob
+from .modeling import AnchorGenerator, HiddenLayers, IoUHead, IoUNet, RoIHeads, RPNHead, resnet_fpn
+from .postprocess import NMSOptions, Postprocessing, RefinementOptions
 from .training import learning_rate_schedule, sample_iou_boxes
-from .training.checkpoint import load_checkpoint, load_detector_weights, load_weights_file, select_categories
+from .training.checkpoint import load_checkpoint, load_detector_weights, load_weights_file
 
 # What ImageNet classifiers, ours among them, expect of RGB in [0, 1].
 IMAGENET_MEAN = [0.485, 0.456, 0.406]
 IMAGENET_STD = [0.229, 0.224, 0.225]
 POOLED_SIZE = 7
+
+
+@contextmanager
+def _naming(**keys: str) -> Iterator[None]:
+    """Turns an OptionError, which names an argument, into a ConfigError that names its key: ``argument="KEY"``."""
+    try:
+        yield
+    except OptionError as error:
+        raise ConfigError(f"{keys.get(error.argument, error.argument)} {error.problem}") from error
 
 
 def build_device(name: str) -> torch.device:
@@ -44,21 +57,16 @@ def build_device(name: str) -> torch.device:
         return device
     try:
         torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, ImportError):  # what torch says here is pages long
+    except (RuntimeError, AssertionError, ImportError):  # torch's own message is pages long
         raise ConfigError(f"device {name} cannot be used with this torch; choose cpu or auto") from None
     return device
 
 
-@contextmanager
-def _naming_the_key() -> Iterator[None]:
-    """Makes a constructor's ValueError, which names the key, the error that the tools print without a traceback."""
-    try:
-        yield
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+def configured_device(cfg: CfgNode) -> torch.device:
+    """The device of MODEL.DEVICE; raises as :func:`build_device`."""
+    return build_device(cfg.MODEL.DEVICE)
 
 
-@_naming_the_key()
 def build_detector(cfg: CfgNode) -> IoUNet:
     """The detector of a configuration, with random weights but for those of MODEL.BACKBONE.WEIGHTS; on the CPU.
 
@@ -72,15 +80,17 @@ def build_detector(cfg: CfgNode) -> IoUNet:
         )
     num_classes = cfg.MODEL.NUM_CLASSES + 1  # with the background, as torchvision counts
     backbone_weights = cfg.MODEL.BACKBONE.WEIGHTS
-    backbone = resnet_fpn(
-        cfg.MODEL.BACKBONE.NAME,
-        out_channels=cfg.MODEL.FPN.CHANNELS,
-        norm=cfg.MODEL.BACKBONE.NORM,
-        norm_eps=cfg.MODEL.BACKBONE.NORM_EPS,
-        trainable_layers=cfg.MODEL.BACKBONE.TRAINABLE_LAYERS,
-        weights=load_weights_file(backbone_weights) if backbone_weights else None,
-    )
-    channels = backbone.out_channels
+    backbone_arguments = ("name", "norm", "trainable_layers", "weights")
+    with _naming(**{argument: f"MODEL.BACKBONE.{argument.upper()}" for argument in backbone_arguments}):
+        backbone = resnet_fpn(
+            cfg.MODEL.BACKBONE.NAME,
+            out_channels=cfg.MODEL.FPN.CHANNELS,
+            norm=cfg.MODEL.BACKBONE.NORM,
+            norm_eps=cfg.MODEL.BACKBONE.NORM_EPS,
+            trainable_layers=cfg.MODEL.BACKBONE.TRAINABLE_LAYERS,
+            weights=load_weights_file(backbone_weights) if backbone_weights else None,
+        )
+    channels = cfg.MODEL.FPN.CHANNELS
 
     levels = len(cfg.MODEL.RPN.ANCHOR_SIZES)
     anchors = AnchorGenerator(
@@ -118,13 +128,14 @@ def build_detector(cfg: CfgNode) -> IoUNet:
         nms_thresh=cfg.TEST.NMS_THRESHOLD,
         detections_per_img=cfg.TEST.DETECTIONS_PER_IMAGE,
     )
-    iou_head = IoUHead(
-        roi_pool(),
-        in_channels=channels,
-        num_classes=num_classes,
-        hidden_dim=cfg.MODEL.IOU_HEAD.HIDDEN_DIM,
-        loss=cfg.MODEL.IOU_HEAD.LOSS,
-    )
+    with _naming(loss="MODEL.IOU_HEAD.LOSS"):
+        iou_head = IoUHead(
+            roi_pool(),
+            in_channels=channels,
+            num_classes=num_classes,
+            hidden_dim=cfg.MODEL.IOU_HEAD.HIDDEN_DIM,
+            loss=cfg.MODEL.IOU_HEAD.LOSS,
+        )
     detector = IoUNet(
         transform=GeneralizedRCNNTransform(cfg.INPUT.MIN_SIZE, cfg.INPUT.MAX_SIZE, IMAGENET_MEAN, IMAGENET_STD),
         backbone=backbone,
@@ -137,40 +148,125 @@ def build_detector(cfg: CfgNode) -> IoUNet:
         iou_loss_weight=cfg.MODEL.IOU_HEAD.LOSS_WEIGHT,
         standalone=cfg.MODEL.STANDALONE,
         amp=cfg.MODEL.AMP,
-        cuda_graphs=cfg.TEST.REFINE.CUDA_GRAPHS,
-        postprocessing=Postprocessing(
-            nms=cfg.TEST.NMS,
-            nms_threshold=cfg.TEST.NMS_THRESHOLD,
-            ranking=cfg.TEST.RANKING,
-            detections_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
-            refinement_steps=cfg.TEST.REFINE.STEPS,
-            step_size=cfg.TEST.REFINE.STEP_SIZE,
-            early_stop=cfg.TEST.REFINE.EARLY_STOP,
-            degeneration=cfg.TEST.REFINE.DEGENERATION,
-            coordinates=cfg.TEST.REFINE.COORDINATES,
-            accept=cfg.TEST.REFINE.ACCEPT,
-            refine_before_nms=cfg.TEST.REFINE.BEFORE_NMS,
-            final_score=cfg.TEST.FINAL_SCORE,
-        ),
+        cuda_graphs=cfg.TEST.CUDA_GRAPHS,
+        postprocessing=_postprocessing(cfg),
     )
     return detector.to(memory_format=torch.channels_last)
 
 
-def load_detector(cfg: CfgNode, weights: str | Path, dataset: CocoDataset) -> IoUNet:
-    """The detector of a configuration with the weights of a checkpoint that was trained on the data set's categories.
+def _postprocessing(cfg: CfgNode) -> Postprocessing:
+    with _naming(kind="TEST.NMS", ranking="TEST.NMS_RANKING", final_score="TEST.FINAL_SCORE"):
+        nms = NMSOptions(
+            kind=cfg.TEST.NMS,
+            threshold=cfg.TEST.NMS_THRESHOLD,
+            ranking=cfg.TEST.NMS_RANKING,
+            soft_sigma=cfg.TEST.SOFT_NMS_SIGMA,
+            max_detections=cfg.TEST.DETECTIONS_PER_IMAGE,
+        )
+        keys = {field.name: field.name.upper() for field in fields(RefinementOptions)}
+        with _naming(**{name: f"TEST.REFINE.{key}" for name, key in keys.items()}):
+            refinement = RefinementOptions(**{name: cfg.TEST.REFINE[key] for name, key in keys.items()})
+        return Postprocessing(nms, refinement, cfg.TEST.REFINE_BEFORE_NMS, cfg.TEST.FINAL_SCORE)
+
+
+def load_detector(path: str | Path, device: torch.device) -> tuple[IoUNet, list[dict]]:
+    """The detector that a checkpoint of tools/train.py describes, with its weights, and its categories.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or no checkpoint of this project.
+        ConfigError: its configuration has keys that this version does not know.
+    """
+    checkpoint = load_checkpoint(path)
+    cfg = config_from_yaml(checkpoint["config"], str(path))
+    cfg.MODEL.BACKBONE.WEIGHTS = ""  # where training started; the checkpoint has them all
+    cfg.MODEL.AMP &= device.type != "cpu"  # where bfloat16 takes longer
+    detector = build_detector(cfg)
+    load_detector_weights(detector, checkpoint["model"], str(path), need_iou_head=True)
+    return detector.to(device), checkpoint["categories"]
+
+
+def build_evaluation(cfg: CfgNode, weights: str | None = None, *, device: torch.device) -> EvaluationJob:
+    """A checkpoint in the detector of the configuration, to be evaluated on DATA.VAL_*.
+
+    Args:
+        weights: the checkpoint; None: MODEL.WEIGHTS.
 
     Raises:
         CheckpointError: the file is missing, damaged, or of another architecture.
-        ConfigError: as `build_detector`; the categories are not those of the data set.
+        ConfigError: as `build_detector`; no weights; the checkpoint's categories are not those of the data set.
+        DataError: as :class:`iounet.data.CocoDataset`.
     """
+    weights = weights or cfg.MODEL.WEIGHTS
+    if not weights:
+        raise ConfigError("--eval-only evaluates MODEL.WEIGHTS, which is not set; give a checkpoint")
+    dataset = _dataset(cfg, "val")
     checkpoint = load_checkpoint(weights)
     check_categories(checkpoint["categories"], dataset, str(weights))
-    detector = build_detector(with_num_classes(cfg, dataset))
+    detector = build_detector(_with_num_classes(cfg, dataset))
     load_detector_weights(detector, checkpoint["model"], str(weights), need_iou_head=True)
-    return detector
+    return _evaluation(cfg, detector.to(device), dataset)
 
 
-def with_num_classes(cfg: CfgNode, dataset: CocoDataset) -> CfgNode:
+def build_training(cfg: CfgNode, *, device: torch.device, num_processes: int) -> TrainingJob:
+    """Everything that training by a configuration needs.
+
+    Args:
+        device: of this process.
+        num_processes: that train together.
+
+    Raises:
+        ConfigError: a key is not set, or a value is out of range.
+        CheckpointError: MODEL.BACKBONE.WEIGHTS cannot be used.
+        DataError: as :class:`iounet.data.CocoDataset`.
+    """
+    _check_solver(cfg, device, num_processes)
+    train_set, val_set = _dataset(cfg, "train"), _dataset(cfg, "val")
+    check_categories(train_set.categories, val_set, str(train_set.annotation_file))
+    given, cfg = cfg, scale_learning_rate(_with_num_classes(cfg, train_set))
+    torch.manual_seed(cfg.SEED)  # the same initial weights in every process
+    detector = build_detector(cfg).to(device)
+    optimizer = build_optimizer(cfg, detector)
+    return TrainingJob(
+        detector=detector,
+        initial_weights=cfg.MODEL.WEIGHTS,
+        dataset=train_set,
+        optimizer=optimizer,
+        schedule=build_schedule(cfg, optimizer),
+        evaluation=_evaluation(cfg, detector, val_set),
+        config=cfg.dump(),
+        notes=describe_scaling(given, cfg, len(train_set)),
+        seed=cfg.SEED,
+        batch_size=cfg.SOLVER.GLOBAL_BATCH_SIZE // num_processes,
+        accumulation_steps=cfg.SOLVER.ACCUMULATION_STEPS,
+        num_workers=cfg.DATA.NUM_WORKERS,
+        max_iterations=cfg.SOLVER.MAX_ITERATIONS,
+        clip_gradient=cfg.SOLVER.CLIP_GRADIENT,
+        log_period=cfg.SOLVER.LOG_PERIOD,
+        checkpoint_period=cfg.SOLVER.CHECKPOINT_PERIOD,
+        eval_period=cfg.SOLVER.EVAL_PERIOD,
+        output_dir=Path(cfg.OUTPUT_DIR),
+    )
+
+
+def _check_solver(cfg: CfgNode, device: torch.device, num_processes: int) -> None:
+    for key in ("GLOBAL_BATCH_SIZE", "ACCUMULATION_STEPS", "MAX_ITERATIONS", "LOG_PERIOD", "CHECKPOINT_PERIOD"):
+        if cfg.SOLVER[key] < 1:
+            raise ConfigError(f"SOLVER.{key} must be at least 1, got {cfg.SOLVER[key]}")
+    batch_size, parts = cfg.SOLVER.GLOBAL_BATCH_SIZE, cfg.SOLVER.ACCUMULATION_STEPS
+    if batch_size % (num_processes * parts):
+        raise ConfigError(
+            f"SOLVER.GLOBAL_BATCH_SIZE {batch_size} cannot be shared by {num_processes} processes"
+            + (f" in {parts} parts each (SOLVER.ACCUMULATION_STEPS)" if parts > 1 else "")
+        )
+    if cfg.MODEL.BACKBONE.NORM == "SyncBN" and torch.distributed.is_initialized() and device.type != "cuda":
+        raise ConfigError("MODEL.BACKBONE.NORM SyncBN under torchrun needs GPUs; on CPUs choose FrozenBN or BN")
+
+
+def _evaluation(cfg: CfgNode, detector: IoUNet, dataset: CocoDataset) -> EvaluationJob:
+    return EvaluationJob(detector, dataset, cfg.TEST.BATCH_SIZE_PER_DEVICE, cfg.DATA.NUM_WORKERS, Path(cfg.OUTPUT_DIR))
+
+
+def _with_num_classes(cfg: CfgNode, dataset: CocoDataset) -> CfgNode:
     """The configuration with MODEL.NUM_CLASSES filled in from a data set."""
     found = len(dataset.categories)
     if cfg.MODEL.NUM_CLASSES not in (0, found):
@@ -185,42 +281,8 @@ def with_num_classes(cfg: CfgNode, dataset: CocoDataset) -> CfgNode:
     return cfg
 
 
-def check_categories(categories: list[dict], dataset: CocoDataset, source: str) -> None:
-    """Raises ConfigError unless the categories, of ``source``, are those of the data set."""
-    if categories != dataset.categories:
-        raise ConfigError(
-            f"the categories of {source} are {categories[:3]}..., those of {dataset.annotation_file} "
-            f"{dataset.categories[:3]}...: ids and names must agree, or labels would mean different classes"
-        )
-
-
-def load_initial_weights(cfg: CfgNode, detector: IoUNet, category_ids: list[int]) -> None:
-    """Loads MODEL.WEIGHTS: a checkpoint of this project, or a plain Faster R-CNN of torchvision without an IoU head.
-
-    Raises:
-        CheckpointError: the file is damaged or of another architecture.
-        ConfigError: MODEL.STANDALONE without MODEL.WEIGHTS.
-    """
-    if not cfg.MODEL.WEIGHTS:
-        if cfg.MODEL.STANDALONE:
-            raise ConfigError(
-                "MODEL.STANDALONE trains the IoU head of a finished detector: give one with MODEL.WEIGHTS"
-            )
-        return
-    content = load_weights_file(cfg.MODEL.WEIGHTS)
-    weights = content.get("model", content)
-    if "roi_heads.box_predictor.cls_score.bias" in weights:
-        weights = select_categories(weights, category_ids)
-    load_detector_weights(detector, weights, cfg.MODEL.WEIGHTS, need_iou_head=False)
-
-
-def build_dataset(cfg: CfgNode, split: str) -> CocoDataset:
-    """The data set of DATA.TRAIN_* (``split="train"``, augmented) or DATA.VAL_* (``split="val"``).
-
-    Raises:
-        ConfigError: the keys are not set.
-        DataError: as :class:`CocoDataset`.
-    """
+def _dataset(cfg: CfgNode, split: str) -> CocoDataset:
+    """The data set of DATA.TRAIN_* (``split="train"``, augmented) or DATA.VAL_* (``split="val"``)."""
     annotations, images = (cfg.DATA[f"{split.upper()}_{what}"] for what in ("ANNOTATIONS", "IMAGES"))
     if not annotations or not images:
         raise ConfigError(
@@ -233,31 +295,39 @@ def build_dataset(cfg: CfgNode, split: str) -> CocoDataset:
         vertical_flip=cfg.INPUT.VERTICAL_FLIP,
         color_jitter=cfg.INPUT.COLOR_JITTER,
     )
-    return CocoDataset(annotations, images, transforms=transforms, bad_annotations=cfg.DATA.BAD_ANNOTATIONS)
+    with _naming(bad_annotations="DATA.BAD_ANNOTATIONS"):
+        return CocoDataset(annotations, images, transforms=transforms, bad_annotations=cfg.DATA.BAD_ANNOTATIONS)
 
 
-@_naming_the_key()
 def build_optimizer(cfg: CfgNode, detector: IoUNet) -> torch.optim.Optimizer:
-    """SGD or AdamW over what trains."""
+    """SGD or AdamW over the trainable parameters.
+
+    Raises:
+        ConfigError: another SOLVER.OPTIMIZER, or a value that torch refuses.
+    """
     # Fused: one pass over the weights instead of one for each of the update's operations.
     options = {"lr": cfg.SOLVER.BASE_LR, "weight_decay": cfg.SOLVER.WEIGHT_DECAY, "fused": True}
     trainable = [parameter for parameter in detector.parameters() if parameter.requires_grad]
-    if cfg.SOLVER.OPTIMIZER == "SGD":
-        return torch.optim.SGD(trainable, momentum=cfg.SOLVER.MOMENTUM, **options)
-    if cfg.SOLVER.OPTIMIZER == "AdamW":
-        return torch.optim.AdamW(trainable, **options)
-    raise ValueError(f"unknown optimizer '{cfg.SOLVER.OPTIMIZER}': SOLVER.OPTIMIZER is SGD or AdamW")
+    try:
+        if cfg.SOLVER.OPTIMIZER == "SGD":
+            return torch.optim.SGD(trainable, momentum=cfg.SOLVER.MOMENTUM, **options)
+        if cfg.SOLVER.OPTIMIZER == "AdamW":
+            return torch.optim.AdamW(trainable, **options)
+    except ValueError as error:
+        raise ConfigError(f"SOLVER: {error}") from error
+    raise ConfigError(f"SOLVER.OPTIMIZER must be one of SGD, AdamW; got '{cfg.SOLVER.OPTIMIZER}'")
 
 
-@_naming_the_key()
-def build_schedule(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
-    return learning_rate_schedule(
-        optimizer,
-        decay=cfg.SOLVER.DECAY,
-        num_iterations=cfg.SOLVER.MAX_ITERATIONS,
-        steps=cfg.SOLVER.STEPS,
-        gamma=cfg.SOLVER.GAMMA,
-        warmup=cfg.SOLVER.WARMUP,
-        warmup_iterations=cfg.SOLVER.WARMUP_ITERATIONS,
-        warmup_factor=cfg.SOLVER.WARMUP_FACTOR,
-    )
+def build_schedule(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LambdaLR:
+    """The learning-rate schedule of SOLVER; raises ConfigError if its values do not fit."""
+    with _naming(warmup="SOLVER.WARMUP", decay="SOLVER.DECAY", steps="SOLVER.STEPS"):
+        return learning_rate_schedule(
+            optimizer,
+            decay=cfg.SOLVER.DECAY,
+            num_iterations=cfg.SOLVER.MAX_ITERATIONS,
+            steps=cfg.SOLVER.STEPS,
+            gamma=cfg.SOLVER.GAMMA,
+            warmup=cfg.SOLVER.WARMUP,
+            warmup_iterations=cfg.SOLVER.WARMUP_ITERATIONS,
+            warmup_factor=cfg.SOLVER.WARMUP_FACTOR,
+        )

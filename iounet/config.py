@@ -5,10 +5,15 @@ import ast
 import contextlib
 import difflib
 import re
+import shlex
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 from yacs.config import CfgNode
+
+from .errors import ConfigError
 
 _C = CfgNode()
 
@@ -71,10 +76,10 @@ _C.DATA.BAD_ANNOTATIONS = "error"  # boxes without area or outside the image: "e
 _C.DATA.NUM_WORKERS = 4
 
 _C.SOLVER = CfgNode()
-_C.SOLVER.BATCH_SIZE = 16  # images a step, over all devices
+_C.SOLVER.GLOBAL_BATCH_SIZE = 16  # images a step, over all devices
 _C.SOLVER.ACCUMULATION_STEPS = 1  # parts that a step's images are divided into, one after the other, to save memory
-_C.SOLVER.BASE_LR = 0.01  # for REFERENCE_BATCH_SIZE images a step; SGD's is scaled for another BATCH_SIZE
-_C.SOLVER.REFERENCE_BATCH_SIZE = 16  # the paper's; 0: BASE_LR is for any BATCH_SIZE
+_C.SOLVER.BASE_LR = 0.01  # for REFERENCE_BATCH_SIZE images a step; SGD's is scaled for another GLOBAL_BATCH_SIZE
+_C.SOLVER.REFERENCE_BATCH_SIZE = 16  # the paper's; 0: BASE_LR is for any GLOBAL_BATCH_SIZE
 _C.SOLVER.OPTIMIZER = "SGD"  # or "AdamW", which learns faster where nothing is pretrained and time is short
 _C.SOLVER.MOMENTUM = 0.9  # of SGD
 _C.SOLVER.WEIGHT_DECAY = 1e-4
@@ -91,26 +96,36 @@ _C.SOLVER.CHECKPOINT_PERIOD = 5_000
 _C.SOLVER.EVAL_PERIOD = 20_000  # 0: only at the end
 
 _C.TEST = CfgNode()
-_C.TEST.BATCH_SIZE = 1  # images a step on each device
+_C.TEST.BATCH_SIZE_PER_DEVICE = 1
 _C.TEST.SCORE_THRESHOLD = 0.05  # candidates below are dropped before NMS
 _C.TEST.NMS = "iou_guided"  # greedy, soft, iou_guided
 _C.TEST.NMS_THRESHOLD = 0.5  # Omega_nms
-_C.TEST.RANKING = "iou"  # what iou_guided ranks by; or "score_times_iou"
+_C.TEST.NMS_RANKING = "iou"  # what iou_guided ranks by; or "score_times_iou"
+_C.TEST.SOFT_NMS_SIGMA = 0.5  # of the Gaussian penalty; its authors' value
 _C.TEST.FINAL_SCORE = "class"  # of the detections; or "class_times_iou"
 _C.TEST.DETECTIONS_PER_IMAGE = 100  # COCO's limit; these are refined
-_C.TEST.REFINE = CfgNode()
-_C.TEST.REFINE.STEPS = 5  # T; 0: no refinement
+_C.TEST.REFINE_BEFORE_NMS = False  # True: all candidates are refined, not only what NMS leaves
+_C.TEST.CUDA_GRAPHS = True  # on a GPU, launch all steps of refinement at once; False saves memory
+_C.TEST.REFINE = CfgNode()  # the fields of iounet.postprocess.RefinementOptions
+_C.TEST.REFINE.NUM_STEPS = 5  # T; 0: no refinement
 _C.TEST.REFINE.STEP_SIZE = 0.5  # lambda
 _C.TEST.REFINE.EARLY_STOP = 0.001  # Omega_1
 _C.TEST.REFINE.DEGENERATION = -0.01  # Omega_2
-_C.TEST.REFINE.COORDINATES = "pixels"  # or "relative" to the box's size, which wants another STEP_SIZE
-_C.TEST.REFINE.ACCEPT = "every"  # step; "best": the best box on the way; "rising": halves steps that lower the IoU
-_C.TEST.REFINE.CUDA_GRAPHS = False  # True: on a GPU all steps are launched at once
-_C.TEST.REFINE.BEFORE_NMS = False  # True: all candidates are refined, not only what NMS leaves
+_C.TEST.REFINE.COORDINATES = "pixels"  # or "relative" to the box's size, which needs another STEP_SIZE
+_C.TEST.REFINE.STEP_POLICY = "every"  # step is taken; "best": the best box on the way is returned; or "backtracking"
 
-
-class ConfigError(ValueError):
-    """A configuration that cannot be used; the message names the key and the cure."""
+# Keys of earlier versions, in checkpoints and run folders → their names now; None: the key is ignored.
+RENAMED: dict[str, str | None] = {
+    "SOLVER.BATCH_SIZE": "SOLVER.GLOBAL_BATCH_SIZE",
+    "TEST.BATCH_SIZE": "TEST.BATCH_SIZE_PER_DEVICE",
+    "TEST.RANKING": "TEST.NMS_RANKING",
+    "TEST.REFINE.STEPS": "TEST.REFINE.NUM_STEPS",
+    "TEST.REFINE.ACCEPT": "TEST.REFINE.STEP_POLICY",
+    "TEST.REFINE.BEFORE_NMS": "TEST.REFINE_BEFORE_NMS",
+    "TEST.REFINE.CUDA_GRAPHS": None,  # False in every checkpoint, as graphs had not been measured
+}
+# (key, value) of earlier versions → the value now.
+RENAMED_VALUES = {("TEST.REFINE.STEP_POLICY", "rising"): "backtracking"}
 
 
 def get_cfg() -> CfgNode:
@@ -118,11 +133,12 @@ def get_cfg() -> CfgNode:
     return _C.clone()
 
 
-def load_config(path: str | Path | None = None, overrides: list[str] = ()) -> CfgNode:
+def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -> CfgNode:
     """Defaults, then a YAML file's differences, then ``KEY VALUE`` pairs; frozen.
 
     Args:
-        path: a .yaml file; only YAML is read (yacs would execute a .py file). None: no file.
+        path: a .yaml file; only YAML is read (yacs would execute a .py file). None: no file. The file may name another
+            file that it is based on, relative to its own folder: ``BASE: bccd.yaml``.
         overrides: alternating keys and values, as from a command line: ``["SOLVER.BASE_LR", "0.02"]``.
 
     Raises:
@@ -130,20 +146,34 @@ def load_config(path: str | Path | None = None, overrides: list[str] = ()) -> Cf
     """
     cfg = get_cfg()
     if path is not None:
-        path = Path(path)
-        if path.suffix not in (".yaml", ".yml"):
-            raise ConfigError(f"{path}: a config file is a .yaml file")
-        try:
-            text = path.read_text()
-        except FileNotFoundError:
-            raise ConfigError(f"{path}: no such config file; see configs/ for those of this project") from None
-        merge_yaml(text, cfg, str(path))
+        _merge_file(Path(path), cfg, ())
     if len(overrides) % 2:
         raise ConfigError(f"overrides come in pairs KEY VALUE; '{overrides[-1]}' lacks its partner")
     for key, value in zip(overrides[::2], overrides[1::2], strict=True):
         _merge({key: value}, cfg, "command line")
     cfg.freeze()
     return cfg
+
+
+def _merge_file(path: Path, cfg: CfgNode, based_on_it: tuple[Path, ...]) -> None:
+    """Sets the differences of a file in cfg, after those of its BASE."""
+    if path.suffix not in (".yaml", ".yml"):
+        raise ConfigError(f"{path}: a config file is a .yaml file")
+    if path.resolve() in based_on_it:
+        raise ConfigError(f"{path} is based on itself: BASE must name another file")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        named = f", which {based_on_it[-1]} names as its BASE" if based_on_it else "; see configs/ for examples"
+        raise ConfigError(f"{path}: no such config file{named}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as a config file ({error})") from None
+    differences = parse_yaml(text, str(path))
+    if (base := differences.pop("BASE", None)) is not None:
+        if not isinstance(base, str):
+            raise ConfigError(f"{path}: BASE is the name of a config file, such as bccd.yaml; got {base!r}")
+        _merge_file(path.parent / base, cfg, (*based_on_it, path.resolve()))
+    _merge(differences, cfg, str(path))
 
 
 def add_override_arguments(parser: argparse.ArgumentParser) -> None:
@@ -156,14 +186,14 @@ def add_override_arguments(parser: argparse.ArgumentParser) -> None:
 def scale_learning_rate(cfg: CfgNode) -> CfgNode:
     """The configuration with SGD's learning rate for its batch size by the linear rule (Goyal et al. 2017, 2.1).
 
-    SOLVER.BASE_LR and SOLVER.REFERENCE_BATCH_SIZE become those of SOLVER.BATCH_SIZE, so scaling again changes nothing.
-    AdamW's rate stays, as no rule is established for it; so does the number of iterations, which the user may have
-    chosen for this batch size.
+    SOLVER.BASE_LR and SOLVER.REFERENCE_BATCH_SIZE become those of SOLVER.GLOBAL_BATCH_SIZE, so scaling again changes
+    nothing. AdamW's rate stays, as no rule is established for it; so does the number of iterations, which the user may
+    have chosen for this batch size.
 
     Raises:
         ConfigError: SOLVER.REFERENCE_BATCH_SIZE is negative.
     """
-    reference, batch_size = cfg.SOLVER.REFERENCE_BATCH_SIZE, cfg.SOLVER.BATCH_SIZE
+    reference, batch_size = cfg.SOLVER.REFERENCE_BATCH_SIZE, cfg.SOLVER.GLOBAL_BATCH_SIZE
     if reference < 0:
         raise ConfigError(f"SOLVER.REFERENCE_BATCH_SIZE must be at least 1, or 0 to scale nothing; got {reference}")
     cfg = cfg.clone()
@@ -175,11 +205,30 @@ def scale_learning_rate(cfg: CfgNode) -> CfgNode:
     return cfg
 
 
-def same_epochs(cfg: CfgNode) -> list[str]:
-    """Overrides: a schedule made for SOLVER.REFERENCE_BATCH_SIZE, in iterations of SOLVER.BATCH_SIZE images."""
+def describe_scaling(given: CfgNode, used: CfgNode, num_images: int) -> list[str]:
+    """What `scale_learning_rate` changed, and what it leaves to the user: the number of epochs. A list of lines."""
+    solver = given.SOLVER
+    batch_size, reference = solver.GLOBAL_BATCH_SIZE, solver.REFERENCE_BATCH_SIZE
+    if reference in (0, batch_size):
+        return []
+    rate = f"learning rate {solver.BASE_LR:g} for {reference} images a step"
+    if solver.OPTIMIZER == "SGD":
+        rate = f"{rate} → {used.SOLVER.BASE_LR:g} for {batch_size}"
+    else:
+        rate = f"{rate}, kept for {batch_size}: the linear rule is SGD's; for {solver.OPTIMIZER} try SOLVER.BASE_LR"
+    epochs = solver.MAX_ITERATIONS * batch_size / num_images
+    return [
+        rate,
+        f"iterations are not scaled: {solver.MAX_ITERATIONS} of {batch_size} images are {epochs:.1f} epochs; "
+        f"if they were meant for {reference} images, as many epochs take {shlex.join(_same_epochs(given))}",
+    ]
+
+
+def _same_epochs(cfg: CfgNode) -> list[str]:
+    """Overrides: a schedule made for SOLVER.REFERENCE_BATCH_SIZE, in iterations of SOLVER.GLOBAL_BATCH_SIZE images."""
 
     def scaled(iterations: int) -> int:
-        return round(iterations * cfg.SOLVER.REFERENCE_BATCH_SIZE / cfg.SOLVER.BATCH_SIZE)
+        return round(iterations * cfg.SOLVER.REFERENCE_BATCH_SIZE / cfg.SOLVER.GLOBAL_BATCH_SIZE)
 
     overrides = ["SOLVER.MAX_ITERATIONS", str(scaled(cfg.SOLVER.MAX_ITERATIONS))]
     if cfg.SOLVER.DECAY == "step" and cfg.SOLVER.STEPS:
@@ -189,42 +238,61 @@ def same_epochs(cfg: CfgNode) -> list[str]:
     return overrides
 
 
-def merge_yaml(text: str, cfg: CfgNode, source: str) -> None:
-    """Sets the differences that a YAML text lists in cfg; errors, as of :func:`load_config`, begin with ``source``."""
+def config_from_yaml(text: str, source: str) -> CfgNode:
+    """The configuration that a checkpoint was made with: defaults, and the differences that its YAML text lists.
+
+    Raises:
+        ConfigError: as :func:`load_config`; the message begins with ``source``.
+    """
+    cfg = get_cfg()
+    _merge(parse_yaml(text, source), cfg, source)
+    return cfg
+
+
+def parse_yaml(text: str, source: str) -> dict:
+    """The keys of a YAML text; raises ConfigError, which begins with ``source``, if it holds none."""
     try:
-        differences = yaml.safe_load(text)
+        content = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"{source} is not valid YAML: {error}") from None
-    if not isinstance(differences, dict):
+    if not isinstance(content, dict):
         raise ConfigError(f"{source} holds no keys: expected lines like 'SEED: 0'")
-    _merge(differences, cfg, source)
+    return content
 
 
-def _merge(differences: dict, cfg: CfgNode, source: str, prefix: str = "") -> None:
+def _merge(differences: dict, cfg: CfgNode, source: str) -> None:
     """Sets the differences in cfg, each in the type of its default; ``A.B: value`` is short for ``A: {B: value}``.
 
     yacs's own merge would refuse ``BASE_LR: 1`` for a float, and read the string ``"5"`` as a number.
     """
-    for key, value in differences.items():
-        key, dot, rest = str(key).partition(".")
-        if dot:
-            value = {rest: value}
-        name = f"{prefix}{key}"
-        if key not in cfg:
-            while isinstance(value, dict) and len(value) == 1:  # the key in full, unless it stands for a group of them
-                [(part, value)] = value.items()
-                name = f"{name}.{part}"
+    for name, value in _leaves(differences):
+        if name in RENAMED:
+            new_name = RENAMED[name]
+            if new_name is None:
+                continue
+            name, value = new_name, RENAMED_VALUES.get((new_name, str(value)), value)
+        *groups, key = name.split(".")
+        node = cfg
+        for group in groups:
+            node = node.get(group) if isinstance(node, CfgNode) else None
+        if not isinstance(node, CfgNode) or key not in node:
             raise ConfigError(f"{source}: unknown config key {name}; {_nearest_key(name)}")
-        default = cfg[key]
-        if isinstance(default, CfgNode):
-            if not isinstance(value, dict):
-                raise ConfigError(f"{source}: {name} is a group of keys, such as {name}.{next(iter(default))}")
-            _merge(value, default, source, f"{name}.")
+        if isinstance(node[key], CfgNode):
+            raise ConfigError(f"{source}: {name} is a group of keys, such as {name}.{next(iter(node[key]))}")
+        node[key] = _in_type_of(node[key], value, f"{source}: {name}")
+
+
+def _leaves(differences: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(key in full, value) of everything in nested dicts."""
+    for key, value in differences.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{name}.")
         else:
-            cfg[key] = _in_type_of(default, value, f"{source}: {name}")
+            yield name, value
 
 
-def _in_type_of(default, value, where: str):
+def _in_type_of(default: Any, value: Any, where: str) -> Any:
     if isinstance(value, str) and not isinstance(default, str):
         with contextlib.suppress(ValueError, SyntaxError):  # YAML reads 1e-3 as a string, a command line everything
             value = ast.literal_eval(value)

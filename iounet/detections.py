@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 @dataclass(frozen=True)
@@ -41,24 +46,20 @@ class Detections:
     def __len__(self) -> int:
         return len(self.boxes)
 
-    def __getitem__(self, index: Tensor | slice) -> Detections:
+    def __getitem__(self, index: Tensor | slice) -> Self:
         """The detections that ``index`` (a mask, positions, or a slice) picks, in its order."""
         return type(self)(**{field.name: getattr(self, field.name)[index] for field in fields(self)})
 
-    def to(self, device: torch.device | str) -> Detections:
+    def to(self, device: torch.device | str) -> Self:
         return type(self)(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
 
-    def with_boxes(self, boxes: Tensor, ious: Tensor) -> Detections:
-        """The same objects in other places."""
-        return replace(self, boxes=boxes, ious=ious)
-
-    def rescaled(self, from_size: tuple[int, int], to_size: tuple[int, int]) -> Detections:
+    def rescaled(self, from_size: tuple[int, int], to_size: tuple[int, int]) -> Self:
         """The same boxes in another resolution of the image; sizes are (height, width) in pixels."""
         to, source = (self.boxes.new_tensor([width, height] * 2) for height, width in (to_size, from_size))
         # Multiplied first: that product of sizes is exact, so a border is mapped onto the border, not just beyond it.
         return replace(self, boxes=self.boxes * to / source)
 
-    def to_coco(self, image_id: int, category_ids: list[int]) -> list[dict]:
+    def to_coco(self, image_id: int, category_ids: Sequence[int]) -> list[dict]:
         """As entries of a COCO results file.
 
         Args:
@@ -86,3 +87,28 @@ class Detections:
                 corners, self.labels.tolist(), self.scores.tolist(), self.ious.tolist(), strict=True
             )
         ]
+
+
+@dataclass(frozen=True)
+class RefinedDetections(Detections):
+    """Detections after refinement, and how they got there.
+
+    Attributes:
+        ious_before (Tensor[N]): predicted IoUs of the boxes before refinement; ``ious`` are those of ``boxes``.
+        stops (Tensor[N]): int64, the :class:`iounet.postprocess.Stop` of each box: what ended its refinement.
+        index (Tensor[N]): int64, the row of each among the detections given; 0, 1, ..., N - 1 without NMS.
+    """
+
+    ious_before: Tensor
+    stops: Tensor
+    index: Tensor
+
+    @classmethod
+    def unmoved(cls, detections: Detections) -> RefinedDetections:
+        """Detections as refinement without a step leaves them."""
+        stops = torch.zeros(len(detections), dtype=torch.int64, device=detections.boxes.device)
+        if isinstance(detections, RefinedDetections):
+            return replace(detections, ious_before=detections.ious, stops=stops)
+        own = {field.name: getattr(detections, field.name) for field in fields(detections)}
+        index = torch.arange(len(detections), device=stops.device)
+        return cls(**own, ious_before=detections.ious, stops=stops, index=index)

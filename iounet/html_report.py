@@ -3,13 +3,14 @@
 import base64
 import io
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
+
+from .files import replacing
 
 _JPEG_QUALITY = 90
 
@@ -116,8 +117,6 @@ class Section:
 def write_html(path: Path, title: str, *, facts: Mapping[str, str], sections: Sequence[Section]) -> None:
     """Writes a page that holds its pictures and its style, runs no script and asks nothing of the network.
 
-    It is written under a temporary name and renamed, so that ``path`` is never half a page.
-
     Args:
         path: of the page; its folder is made.
         title: of the page. All words are plain text: `<b>` is shown as it is written.
@@ -136,13 +135,8 @@ def write_html(path: Path, title: str, *, facts: Mapping[str, str], sections: Se
     head = f"{_HEAD}<title>{escape(title)}</title>\n<style>\n{_STYLE}</style>\n</head>"
     page = "\n".join([head, "<body>", "<main>", *body, "</main>", "</body>", "</html>", ""])
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(page, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as file:
+        file.write(page)
 
 
 def _section(section: Section) -> str:

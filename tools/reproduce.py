@@ -18,17 +18,17 @@ from pathlib import Path
 import torch
 import torchvision
 from tqdm import tqdm
-from yacs.config import CfgNode
 
 from iounet.boxes import box_sizes
-from iounet.build import build_dataset, build_device, load_detector
-from iounet.config import ConfigError, add_override_arguments, load_config
-from iounet.data import CocoDataset, DataError, eval_loader
+from iounet.build import build_evaluation, configured_device
+from iounet.config import add_override_arguments, load_config
+from iounet.data import eval_loader
+from iounet.errors import UserError
 from iounet.evaluation import CocoEvaluator, ReproductionReport, detect, reproduce
 from iounet.evaluation.evaluate import GREEDY, REFINED, table_rows
 from iounet.evaluation.reproduction import beyond_rows, step_size_rows
 from iounet.evaluation.reproduction_report import BASELINE, paper_tables
-from iounet.training.checkpoint import CheckpointError
+from iounet.jobs import EvaluationJob
 
 
 def main() -> None:
@@ -41,49 +41,53 @@ def main() -> None:
     add_override_arguments(parser)
     args = parser.parse_intermixed_args()
     try:
-        run(load_config(args.config_file, args.overrides), args)
-    except (ConfigError, DataError, CheckpointError) as error:
+        cfg = load_config(args.config_file, args.overrides)
+        device = configured_device(cfg)
+        job = build_evaluation(cfg, args.weights, device=device)
+        baseline = build_evaluation(cfg, args.baseline, device=device) if args.baseline else None
+        run(job, baseline, args.output, beyond=args.beyond, device=device)
+    except UserError as error:
         sys.exit(f"{type(error).__name__}: {error}")
 
 
-def run(cfg: CfgNode, args: argparse.Namespace) -> None:
-    device = build_device(cfg.MODEL.DEVICE)
-    dataset = build_dataset(cfg, "val")
-    detector = load_detector(cfg, args.weights, dataset).to(device)
-    baseline = load_detector(cfg, args.baseline, dataset) if args.baseline else None
-    paper = table_rows(detector.postprocessing)
+def run(
+    job: EvaluationJob, baseline: EvaluationJob | None, output: Path, *, beyond: bool, device: torch.device
+) -> None:
+    dataset = job.dataset
+    paper = table_rows(job.detector.postprocessing)
     tables = paper_tables(paper) | {"step_size": step_size_rows(paper[REFINED])}
-    if args.beyond:
-        tables["beyond"] = beyond_rows(paper[REFINED], mean_object_size(dataset, cfg))
+    if beyond:
+        tables["beyond"] = beyond_rows(paper[REFINED], mean_object_size(job))
 
     def batches(description: str) -> tqdm:
-        loader = eval_loader(dataset, batch_size=cfg.TEST.BATCH_SIZE, num_workers=cfg.DATA.NUM_WORKERS)
+        loader = eval_loader(dataset, batch_size=job.batch_size, num_workers=job.num_workers)
         return tqdm(loader, desc=description, unit="batch", leave=False)
 
     variants = [variant for rows in tables.values() for variant in rows.values()]
-    measured = reproduce(detector, batches("detect, suppress, refine"), variants, device=device)
+    measured = reproduce(job.detector, batches("detect, suppress, refine"), variants, device=device)
     plain = None
     if baseline:
-        plain = detect(baseline.to(device), batches(BASELINE), paper[GREEDY], device=device)
+        plain = detect(baseline.detector, batches(BASELINE), paper[GREEDY], device=device)
     print("scoring ...", file=sys.stderr)
-    report = ReproductionReport(args.output, CocoEvaluator(dataset.as_coco(), by_size=False), dataset.category_ids)
+    report = ReproductionReport(output, CocoEvaluator(dataset.as_coco(), by_size=False), dataset.category_ids)
     facts = {
         "command": shlex.join(sys.argv),
         "data": f"{dataset.annotation_file}, {len(dataset)} images",
         "versions": f"torch {torch.__version__}, torchvision {torchvision.__version__}",
     }
     report.write(measured, tables, plain, facts)
-    print(f"{dataset.annotation_file}, {len(dataset)} images\n\n{(args.output / 'ablation.md').read_text()}")
-    print(f"all tables and figures: {args.output / 'report.html'}")
+    print(f"{dataset.annotation_file}, {len(dataset)} images\n\n{(output / 'ablation.md').read_text()}")
+    print(f"all tables and figures: {output / 'report.html'}")
 
 
-def mean_object_size(dataset: CocoDataset, cfg: CfgNode) -> float:
+def mean_object_size(job: EvaluationJob) -> float:
     """Mean of the objects' sqrt(width * height) in pixels of the resized images."""
+    transform = job.detector.transform
     sizes = []
-    for index, image in enumerate(dataset.images):
+    for index, image in enumerate(job.dataset.images):
         short, long = sorted((image["height"], image["width"]))
-        scale = min(cfg.INPUT.MIN_SIZE / short, cfg.INPUT.MAX_SIZE / long)
-        sizes.append(scale * box_sizes(dataset.ground_truth(index)["boxes"]).prod(1).sqrt())
+        scale = min(transform.min_size[-1] / short, transform.max_size / long)
+        sizes.append(scale * box_sizes(job.dataset.ground_truth(index)["boxes"]).prod(1).sqrt())
     return torch.cat(sizes).mean().item()
 
 

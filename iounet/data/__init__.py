@@ -5,8 +5,8 @@ Two programs make such sets: ``python -m iounet.data.voc`` from Pascal VOC,
 is wrong with one, and repairs it.
 """
 
-from .coco import CocoDataset, Sample
-from .errors import DataError
+from ..errors import DataError
+from .coco import CocoDataset, Sample, check_categories
 from .images import read_image
 from .loader import eval_loader, train_loader
 from .transforms import build_transforms
@@ -16,6 +16,7 @@ __all__ = [
     "DataError",
     "Sample",
     "build_transforms",
+    "check_categories",
     "eval_loader",
     "read_image",
     "train_loader",

@@ -5,8 +5,6 @@ pycocotools reads the same files without looking at them; its errors come hours 
 The rules stand here alone. Reading stops at the first one broken; ``python -m iounet.data.check`` lists them all.
 """
 
-import json
-import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
@@ -14,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from .errors import DataError
+from ..errors import DataError, check_choice
+from ..files import read_json
+from .bbox import bbox_fault, is_finite_number
 
 # In an image 16,000 pixels wide, the float32 coordinates at the far end are 1/1024 pixel apart: a box
 # narrower than a few of these may have no width left once it is a tensor, and torchvision's detectors refuse
@@ -40,7 +40,7 @@ class Finding:
     Attributes:
         rule: the rule broken, in a few words that are the same for all entries that break it.
         section: the list that the entry stands in: ``"images"``, ``"annotations"`` or ``"categories"``.
-        position: its place in that list, from 0.
+        position: its index in that list.
         id: its id; None if it has no usable one.
         text: what is wrong with which item, and the cure.
     """
@@ -53,8 +53,8 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class AnnotationFile:
-    """A checked annotation file: I images and their M objects, the objects in columns grouped by image.
+class Annotations:
+    """A checked annotation file: I images and their M objects, in columns grouped by image.
 
     Columns, because loading processes share an array by fork; of 860,000 Python objects (COCO) each process
     would soon own a copy, since counting references writes to them.
@@ -64,7 +64,7 @@ class AnnotationFile:
         categories: ``{"id", "name"}`` of each category, sorted by id.
         bboxes: float64 ``[M, 4]``, ``[x, y, w, h]`` in pixels of the image as stored, as the file gives them:
             with area and at least partly in the image, but they may overhang it.
-        labels: int64 ``[M]``, the category's place, from 1, in ``categories``; 0 is the background's.
+        labels: int64 ``[M]``, 1 + the category's index in ``categories``; 0 is the background's.
         areas: float64 ``[M]``, pixels: of the segmentation where the file gives one, otherwise ``w * h``.
         crowd: bool ``[M]``, whether the box stands for a group of objects (``iscrowd``).
         first: int64 ``[I + 1]``: image i has the objects ``first[i]:first[i + 1]``, in file order.
@@ -91,17 +91,17 @@ class Scan:
         faults: by images, categories and annotations, in file order.
         usable: the file without the entries at fault and without what refers to them. Annotations that only
             share an id are still in it, since nothing refers to them.
-        positions: int64 ``[M]``, the place of each object of ``usable`` in the file's ``annotations``.
+        positions: int64 ``[M]``, the index of each object of ``usable`` in the file's ``annotations``.
         overhanging: bool ``[M]``, whether its box overhangs its image.
     """
 
     faults: list[Finding]
-    usable: AnnotationFile
+    usable: Annotations
     positions: np.ndarray
     overhanging: np.ndarray
 
 
-def read_annotations(path: str | Path, *, bad_annotations: str = "error") -> AnnotationFile:
+def read_annotations(path: str | Path, *, bad_annotations: str = "error") -> Annotations:
     """Reads and checks a COCO-form annotation file.
 
     Args:
@@ -111,9 +111,9 @@ def read_annotations(path: str | Path, *, bad_annotations: str = "error") -> Ann
 
     Raises:
         DataError: the file cannot be used; the message names the file, the item and the cure.
+        OptionError: an unknown ``bad_annotations``.
     """
-    if bad_annotations not in ("error", "skip"):
-        raise DataError(f"DATA.BAD_ANNOTATIONS (bad_annotations) is {bad_annotations!r}; make it 'error' or 'skip'")
+    check_choice("bad_annotations", bad_annotations, ("error", "skip"))
     content = load_json(path)
     scan = scan_annotations(content)
     bad_boxes = [fault for fault in scan.faults if fault.rule in _BOX_RULES]
@@ -127,33 +127,13 @@ def read_annotations(path: str | Path, *, bad_annotations: str = "error") -> Ann
     return scan.usable
 
 
-def read_image_list(path: str | Path) -> list[dict[str, Any]]:
-    """The ``images`` of a COCO-form file, checked, whatever else it holds: test sets come without annotations.
-
-    Raises:
-        DataError: as `read_annotations`.
-    """
-    faults: list[Finding] = []
-    images = _scan_images(load_json(path, needed=("images",))["images"], faults)
-    if faults:
-        raise DataError(f"{path}: {faults[0].text}", faults[0].rule)
-    return list(images.values())
-
-
 def load_json(path: str | Path, needed: tuple[str, ...] = ("images", "annotations", "categories")) -> dict[str, Any]:
     """The content of a COCO-form file, as it is, with the lists ``needed``; their entries are not looked at.
 
     Raises:
         DataError: the file cannot be read, is not JSON, or lacks one of these lists.
     """
-    try:
-        content = json.loads(Path(path).read_bytes())
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such annotation file; check the path") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from error
-    except (ValueError, RecursionError) as error:  # not JSON, not text at all, or nested without end
-        raise DataError(f"{path}: is not JSON ({error}); it may be truncated: copy or download it again") from error
+    content = read_json(path, "annotation file")
     if not isinstance(content, dict):
         raise DataError(f"{path}: is not of COCO form: expected a JSON object, found a {type(content).__name__}")
     for key in needed:
@@ -263,7 +243,7 @@ def _scan_categories(items: list, faults: list[Finding]) -> list[dict[str, Any]]
 def _scan_objects(
     content: dict[str, list], images: dict[int, dict[str, Any]], categories: list, faults: list[Finding]
 ) -> Scan:
-    place_of = {image_id: place for place, image_id in enumerate(images)}
+    index_of = {image_id: index for index, image_id in enumerate(images)}
     label_of = {category["id"]: label for label, category in enumerate(categories, start=1)}
     listed = {key: {id_in(item) for item in content[key]} for key in ("images", "categories")}
     known = ", ".join(map(str, [*label_of][:10])) + (", ..." if len(label_of) > 10 else "")
@@ -307,26 +287,26 @@ def _scan_objects(
             continue
         area = item.get("area")
         positions.append(position)
-        image_of.append(place_of[image_id])
+        image_of.append(index_of[image_id])
         bboxes.append(bbox)
         labels.append(label_of[category_id])
-        areas.append(area if _is_number(area) and _is_finite(area) else bbox[2] * bbox[3])
+        areas.append(area if is_finite_number(area) else bbox[2] * bbox[3])
         crowd.append(bool(item.get("iscrowd", 0)))
 
-    places = np.array(image_of, dtype=np.int64)
-    by_image = np.argsort(places, kind="stable")
-    places = places[by_image]
+    image_index = np.array(image_of, dtype=np.int64)
+    by_image = np.argsort(image_index, kind="stable")
+    image_index = image_index[by_image]
     boxes = np.array(bboxes, dtype=np.float64).reshape(-1, 4)[by_image]
     sizes = np.array([(image["width"], image["height"]) for image in images.values()], dtype=np.float64)
-    overhanging = ((boxes[:, :2] < 0) | (boxes[:, :2] + boxes[:, 2:] > sizes.reshape(-1, 2)[places])).any(axis=1)
-    usable = AnnotationFile(
+    overhanging = ((boxes[:, :2] < 0) | (boxes[:, :2] + boxes[:, 2:] > sizes.reshape(-1, 2)[image_index])).any(axis=1)
+    usable = Annotations(
         images=list(images.values()),
         categories=categories,
         bboxes=boxes,
         labels=np.array(labels, dtype=np.int64)[by_image],
         areas=np.array(areas, dtype=np.float64)[by_image],
         crowd=np.array(crowd, dtype=bool)[by_image],
-        first=np.searchsorted(places, np.arange(len(images) + 1)),
+        first=np.searchsorted(image_index, np.arange(len(images) + 1)),
         skipped=dict(broken),
         clipped=int(overhanging.sum()),
     )
@@ -334,25 +314,14 @@ def _scan_objects(
 
 
 def _broken_rule(bbox: Any, width: int, height: int) -> str | None:
-    if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(_is_number, bbox)):
-        return "is not four numbers"
-    if not all(map(_is_finite, bbox)):
-        return "is not finite"
+    if fault := bbox_fault(bbox):
+        return fault
     x, y, w, h = bbox
     if min(w, h) < MIN_BOX_SIDE:
         return "has no area"
     if min(x + w, width) - max(x, 0) < MIN_BOX_SIDE or min(y + h, height) - max(y, 0) < MIN_BOX_SIDE:
         return "lies outside its image"
     return None
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _is_finite(value: float) -> bool:
-    # Not math.isfinite, which raises on an integer beyond the range of floats: JSON has those.
-    return abs(value) <= sys.float_info.max
 
 
 def _bad_annotations_message(path: str | Path, bad_boxes: list[Finding], total: int) -> str:
@@ -362,5 +331,5 @@ def _bad_annotations_message(path: str | Path, bad_boxes: list[Finding], total: 
     if count > _NUM_LISTED:
         lines.append(f"  and {count - _NUM_LISTED} more: `python -m iounet.data.check {path}` lists all of them")
     them = "it" if count == 1 else f"these {count}"
-    lines.append(f"Repair the file, or set DATA.BAD_ANNOTATIONS to 'skip' to leave {them} out.")
+    lines.append(f"Repair the file, or leave {them} out with bad_annotations='skip' (DATA.BAD_ANNOTATIONS skip).")
     return "\n".join(lines)

@@ -21,8 +21,9 @@ import numpy as np
 from PIL import ExifTags, Image
 from tqdm import tqdm
 
+from ..errors import DataError
+from ..files import replacing
 from .annotations import NO_SIZE, Finding, Scan, id_in, load_json, scan_annotations
-from .errors import DataError
 from .images import check_image_size, image_path, open_image
 from .repair import repair
 
@@ -55,7 +56,7 @@ class Report:
         coco_sizes: objects that are ``"small"`` (area < 32²), ``"large"`` (area >= 96²), and ``"medium"``.
         faults: what training refuses, or would learn nonsense from.
         notes: what is harmless.
-        image_sizes: (width, height) in pixels of each image file that can be used, by its place in ``images``.
+        image_sizes: (width, height) in pixels of each image file that can be used, by its index in ``images``.
     """
 
     annotation_file: str
@@ -125,12 +126,12 @@ def _notes(content: dict[str, Any], scan: Scan) -> Iterator[Finding]:
         item = content["annotations"][position]
         text = f"annotation {item['id']} of image {item['image_id']}: bbox {item['bbox']} is clipped when read"
         yield Finding("box overhangs its image", "annotations", position, item["id"], text)
-    place_of = {id_in(item): place for place, item in enumerate(content["images"])}
+    index_of = {id_in(item): index for index, item in enumerate(content["images"])}
     num_objects = np.diff(np.concatenate([[0], np.cumsum(~usable.crowd)])[usable.first])
     for index in np.flatnonzero(num_objects == 0):
         image = usable.images[index]
         text = f"image {image['id']} ({image['file_name']}): is trained on as pure background"
-        yield Finding("image without objects", "images", place_of[image["id"]], image["id"], text)
+        yield Finding("image without objects", "images", index_of[image["id"]], image["id"], text)
 
 
 def _examine_image(
@@ -291,11 +292,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if args.fix is not None:
             try:
                 repaired, changes = repair(content, report.faults, report.image_sizes)
-                args.fix.write_text(json.dumps(repaired))
+                with replacing(args.fix) as file:
+                    json.dump(repaired, file)
             except DataError as error:
                 refusal = f"{args.fix}: not written, since this takes a decision: {error}"
         if args.json not in (None, _STDOUT):
-            args.json.write_text(_as_json(report, changes))
+            with replacing(args.json) as file:
+                file.write(_as_json(report, changes))
     except (DataError, OSError) as error:
         print(error, file=sys.stderr)
         return 2

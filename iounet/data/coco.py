@@ -10,8 +10,8 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.ops import clip_boxes_to_image
 
+from ..errors import DataError
 from .annotations import read_annotations
-from .errors import DataError
 from .images import check_image_size, image_path, read_image
 from .transforms import build_transforms
 
@@ -150,3 +150,12 @@ class CocoDataset(torch.utils.data.Dataset):
         image, target = self.transforms(image, {**target, "boxes": boxes})
         # Plain tensors from here on: the model needs no tv_tensors, and each operation on one costs a detour.
         return image.as_subclass(Tensor), {**target, "boxes": target["boxes"].as_subclass(Tensor)}
+
+
+def check_categories(categories: list[dict[str, Any]], dataset: CocoDataset, source: str) -> None:
+    """Raises DataError unless the categories, of ``source``, are those of the data set."""
+    if categories != dataset.categories:
+        raise DataError(
+            f"the categories of {source} are {categories[:3]}..., those of {dataset.annotation_file} "
+            f"{dataset.categories[:3]}...: ids and names must agree, or labels would mean different classes"
+        )

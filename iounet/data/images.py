@@ -10,7 +10,7 @@ from PIL import Image
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
-from .errors import DataError
+from ..errors import DataError
 
 # What PIL raises, depending on format and damage, on a file that is no image or only part of one.
 _DECODING_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)

@@ -5,6 +5,7 @@ seed and the position alone. So a resumed run sees what the uninterrupted one wo
 number of workers.
 """
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -113,8 +114,19 @@ def _loader(dataset: CocoDataset, num_workers: int, **batching: Any) -> DataLoad
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
         collate_fn=_collate,
+        worker_init_fn=_leave_process_group,
         pin_memory=torch.cuda.is_available(),
         # Without a generator of its own, each pass would draw from the random state of the training.
         generator=torch.Generator().manual_seed(0),
         **batching,
     )
+
+
+def _leave_process_group(worker: int) -> None:
+    """Keeps signals from a loading process.
+
+    Ctrl-C and torchrun signal whole groups of processes. A worker that ended would take the training process with it,
+    in the middle of a step; one that ignored SIGTERM could not be ended by the training process either.
+    """
+    if hasattr(os, "setsid"):  # not on Windows, whose process groups get no such signals
+        os.setsid()

@@ -7,8 +7,8 @@ from collections import Counter
 from itertools import count
 from typing import Any
 
+from ..errors import DataError
 from .annotations import NO_SIZE, Finding, id_in, scan_annotations
-from .errors import DataError
 
 
 def repair(
@@ -22,7 +22,7 @@ def repair(
     Args:
         content: of the file, as `load_json` returns it; not changed.
         faults: all that the check found in it and its images.
-        image_sizes: (width, height) in pixels of each image file that can be used, by its place in ``images``.
+        image_sizes: (width, height) in pixels of each image file that can be used, by its index in ``images``.
 
     Returns:
         The copy, and the changes: the ``rule`` of a change says what was done, its ``text`` to what and why.
@@ -42,7 +42,7 @@ def repair(
         "annotations": annotations,
         "categories": [item for position, item in enumerate(content["categories"]) if position not in repeated],
     }
-    # Removed annotations keep their places until the end, so that positions mean the same throughout. Again and
+    # Removed annotations keep their positions until the end, so that positions mean the same throughout. Again and
     # again, because an entry is reported for the first rule that it breaks only.
     removed = {position for position, item in enumerate(annotations) if id_in(item, "image_id") in left_out}
     while left := [
@@ -59,20 +59,20 @@ def repair(
 
 
 def _repeated_entries(section: str, content: dict[str, Any], faults: list[Finding], changes: list[Finding]) -> set[int]:
-    """The places of entries that only say again what an earlier one says, as when files were put together.
+    """The positions of entries that only say again what an earlier one says, as when files were put together.
 
     Raises:
         DataError: two different entries share an id, so that nobody knows which of them an annotation means.
     """
     first_of = {id_in(item): item for item in reversed(content[section])}
-    places = set()
+    positions = set()
     for fault in faults:
         if fault.section == section and fault.rule.startswith("duplicate"):
             if content[section][fault.position] != first_of[fault.id]:
                 raise DataError(f"{fault.text}, and correct the annotations, which may mean either")
-            places.add(fault.position)
+            positions.add(fault.position)
             changes.append(Finding("repeated entry left out", section, fault.position, fault.id, fault.text))
-    return places
+    return positions
 
 
 def _repair_images(

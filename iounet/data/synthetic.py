@@ -21,7 +21,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
-from .errors import DataError
+from ..errors import DataError
 from .scene import Scene, render_scene, visible_boxes
 from .shapes import CLASS_NAMES
 

@@ -26,7 +26,8 @@ from typing import Any
 
 from PIL import Image
 
-from .errors import DataError
+from ..errors import DataError
+from ..files import replacing
 
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 # The lines of "aeroplane_train.txt": an image and whether it holds the class.
@@ -88,7 +89,6 @@ def convert_voc(
     if not classes:
         raise DataError(f"{root / 'Annotations'}: no image of any split has an object; check the folder")
     image_ids = {name: image_id for image_id, name in enumerate(names, start=1)}
-    output.mkdir(parents=True, exist_ok=True)
     return {
         split: _write_split(output / f"{split}.json", {image_ids[n]: images[n] for n in members}, classes)
         for split, members in splits.items()
@@ -223,9 +223,8 @@ def _write_split(path: Path, images: dict[int, _Image], classes: Sequence[str]) 
                     "iscrowd": int(box.difficult),
                 }
             )
-    partial = path.with_suffix(".json.partial")
-    partial.write_text(json.dumps(content))
-    partial.replace(path)
+    with replacing(path) as file:
+        json.dump(content, file)
     return ConvertedSplit(path, len(images), {name: num_boxes[name] for name in classes}, left_out)
 
 

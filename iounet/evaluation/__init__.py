@@ -3,7 +3,7 @@
 from .calibration import Calibration, calibrate
 from .coco_ap import AP_COLUMNS, CocoEvaluator, coco_ap, markdown_table
 from .correlation import best_iou, best_match, correlation_figure, pearson
-from .evaluate import DRAWN_SCORE, Evaluation, Example, evaluate
+from .evaluate import DRAWN_SCORE, Evaluation, Example, predict
 from .report import AP_IN_WORDS, changes_section, draw_examples, without_nan, write_report
 from .reproduction import Reproduction, detect, reproduce
 from .reproduction_report import ReproductionReport
@@ -26,9 +26,9 @@ __all__ = [
     "correlation_figure",
     "detect",
     "draw_examples",
-    "evaluate",
     "markdown_table",
     "pearson",
+    "predict",
     "reproduce",
     "without_nan",
     "write_report",

@@ -2,17 +2,17 @@
 
 import contextlib
 import io
-import json
 import math
-import sys
-from collections.abc import Hashable, Sequence
-from numbers import Real
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval, Params
+
+from ..data.bbox import bbox_fault, is_finite_number
+from ..files import read_json
 
 AP_COLUMNS = ("AP", "AP50", "AP60", "AP70", "AP75", "AP80", "AP90")
 
@@ -40,21 +40,20 @@ class CocoEvaluator:
         by_size: whether APs, APm and APl are wanted; without them scoring takes a third of the time.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is not JSON, or lacks a list; an image or category has no id; the image, category
-            or box of an annotation is missing, unknown or malformed.
+        DataError: the file cannot be read or is not JSON.
+        ValueError: the ground truth lacks a list; an image or category has no id; the image, category or box of an
+            annotation is missing, unknown or malformed.
     """
 
     def __init__(self, ground_truth: dict | str | Path, *, max_detections: int = 100, by_size: bool = True) -> None:
-        in_memory = isinstance(ground_truth, dict)
-        dataset = ground_truth if in_memory else _read_json(Path(ground_truth))
+        dataset = ground_truth if isinstance(ground_truth, dict) else read_json(ground_truth, "ground truth")
         self.max_detections = max_detections
         self._parameters = Params(iouType="bbox")
         if not by_size:
             # pycocotools' first range is of all sizes.
             self._parameters.areaRng = self._parameters.areaRng[:1]
             self._parameters.areaRngLbl = self._parameters.areaRngLbl[:1]
-        self._name = "the ground truth" if in_memory else str(ground_truth)
+        self._name = "the ground truth" if isinstance(ground_truth, dict) else str(ground_truth)
         if not isinstance(dataset, dict) or not {"images", "categories", "annotations"} <= dataset.keys():
             raise ValueError(
                 f"{self._name} needs the lists 'images', 'categories' and 'annotations'; neither a file "
@@ -68,7 +67,7 @@ class CocoEvaluator:
             cure="remove these annotations, or add what they name",
         )
         for number, entry in enumerate(dataset["annotations"]):
-            if not _is_number(entry.get("area", 0)) or entry.get("iscrowd", 0) not in (0, 1):
+            if not is_finite_number(entry.get("area", 0)) or entry.get("iscrowd", 0) not in (0, 1):
                 raise ValueError(
                     f"entry {number} of the annotations of {self._name} (image_id {entry['image_id']!r}) has area "
                     f"{entry.get('area')!r} and iscrowd {entry.get('iscrowd')!r}: expected a number, and 0 or 1"
@@ -115,7 +114,7 @@ class CocoEvaluator:
             cure="evaluate them on the annotation file of the images and classes they were made for",
         )
         for number, result in enumerate(results):
-            if not _is_number(result.get("score")):
+            if not is_finite_number(result.get("score")):
                 raise ValueError(
                     f"entry {number} of the results (image_id {result['image_id']!r}) has score "
                     f"{result.get('score')}: expected a finite number; NaN comes of a diverged detector"
@@ -173,7 +172,7 @@ class CocoEvaluator:
                 raise ValueError(f"entry {number} of the {label} lacks {', '.join(missing)}: {entry}")
             where = f"entry {number} of the {label} (image_id {entry['image_id']!r})"
             box = list(entry["bbox"]) if isinstance(entry["bbox"], (list, tuple, np.ndarray)) else entry["bbox"]
-            if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)) or min(box[2:]) < 0:
+            if bbox_fault(box) or min(box[2:]) < 0:
                 raise ValueError(
                     f"{where} has bbox {box}: expected [x, y, width, height], finite, with width and height of at "
                     "least 0"
@@ -197,7 +196,7 @@ def coco_ap(ground_truth: dict | str | Path, results: Sequence[dict], *, max_det
     return CocoEvaluator(ground_truth, max_detections=max_detections)(results)
 
 
-def markdown_table(rows: dict[str, dict[str, float]], columns: Sequence[str] = AP_COLUMNS) -> str:
+def markdown_table(rows: Mapping[str, Mapping[str, float]], columns: Sequence[str] = AP_COLUMNS) -> str:
     """A Markdown table that is aligned as plain text too.
 
     Args:
@@ -214,11 +213,6 @@ def markdown_table(rows: dict[str, dict[str, float]], columns: Sequence[str] = A
     lines = [[name.ljust(first), *map(str.rjust, values, others)] for name, *values in lines]
     lines.insert(1, ["-" * first, *("-" * (width - 1) + ":" for width in others)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _is_number(value: object) -> bool:
-    """Finite; by comparison, as math.isfinite raises on huge integers, which JSON has."""
-    return isinstance(value, Real) and abs(value) <= sys.float_info.max
 
 
 def _percent(of_categories: list[np.ndarray]) -> float:
@@ -252,10 +246,3 @@ def _index(images: list[dict], categories: list[dict], annotations: list[dict]) 
 def _silence() -> contextlib.redirect_stdout:
     """pycocotools prints its progress, which would tear a progress bar."""
     return contextlib.redirect_stdout(io.StringIO())
-
-
-def _read_json(path: Path) -> object:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}); was it cut short when it was copied?") from error

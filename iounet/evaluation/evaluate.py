@@ -1,19 +1,29 @@
-"""A detector on a data set: the table of the paper, from one pass over the images."""
+"""A detector on a data set: what the paper's table and the pictures are made of, from one pass over the images."""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..detections import Detections
-from ..modeling import IoUNet, Postprocessing, to_original
-from ..processes import Process
+from ..modeling import ImageFeatures, IoUNet
+from ..postprocess import Postprocessing, postprocess
 from ..visualization import BoxChange, most_changed
-from .coco_ap import CocoEvaluator
 from .correlation import best_iou, best_match
 
 GREEDY, SOFT, GUIDED, REFINED = "greedy NMS", "soft-NMS", "IoU-guided NMS", "IoU-guided NMS + refinement"
+
+# Boxes of a lower score clutter a picture without being detections that anybody would use.
+DRAWN_SCORE = 0.5
+
+# Image id and detections of each image, in pixels of the original images, on the CPU.
+Found = list[tuple[int, Detections]]
+# IoU with the best object of its class, class score and predicted IoU of each candidate of an image: Tensor[N] each.
+Match = tuple[Tensor, Tensor, Tensor]
+Batch = tuple[list[Tensor], list[dict[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -23,7 +33,24 @@ class Example:
     image: Tensor
     before: Detections
     after: Detections
-    ground_truth: dict[str, Tensor] | None
+    ground_truth: dict[str, Any] | None
+
+
+@dataclass
+class Predictions:
+    """What one pass over images finds; several processes each have a share of the images.
+
+    Attributes:
+        found: row of the table → detections.
+        matches: of each image the candidates before NMS.
+        examples: of the first images.
+        changes: boxes that refinement brought closest to their object, and farthest from it.
+    """
+
+    found: dict[str, Found]
+    matches: list[Match] = field(default_factory=list)
+    examples: list[Example] = field(default_factory=list)
+    changes: list[BoxChange] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -48,98 +75,93 @@ class Evaluation:
     changes: list[BoxChange]
 
 
-# Boxes of a lower score clutter a picture without being detections that anybody would use.
-DRAWN_SCORE = 0.5
-
-
 def table_rows(postprocessing: Postprocessing) -> dict[str, Postprocessing]:
     """The four rows of the table as variants of a detector's postprocessing."""
-    unrefined = replace(postprocessing, refinement_steps=0)
+
+    def with_nms(kind: str) -> Postprocessing:
+        return replace(postprocessing, nms=replace(postprocessing.nms, kind=kind))
+
     return {
-        GREEDY: replace(unrefined, nms="greedy"),
-        SOFT: replace(unrefined, nms="soft"),
-        GUIDED: replace(unrefined, nms="iou_guided"),
-        REFINED: replace(postprocessing, nms="iou_guided"),
+        GREEDY: with_nms("greedy").unrefined(),
+        SOFT: with_nms("soft").unrefined(),
+        GUIDED: with_nms("iou_guided").unrefined(),
+        REFINED: with_nms("iou_guided"),
     }
 
 
 @torch.no_grad()
-def evaluate(
+def predict(
     detector: IoUNet,
-    batches: Iterable[tuple[list[Tensor], list[dict]]],
-    ground_truth: dict,
-    category_ids: list[int],
+    batches: Iterable[Batch],
+    class_names: Sequence[str],
     *,
-    process: Process,
+    device: torch.device,
     num_examples: int = 6,
-) -> Evaluation | None:
+) -> Predictions:
     """Detects once, then applies each row's NMS and refinement to the same candidates.
 
     Args:
         detector: is left in inference mode.
         batches: (images, targets) as :func:`iounet.data.eval_loader` yields them.
-        ground_truth: the data set in COCO form.
-        category_ids: the category of label l is ``category_ids[l - 1]``.
-        process: this one, of those that evaluate together; all have to call. Batches are its share of the images.
+        class_names: label l is ``class_names[l - 1]``.
         num_examples: images to keep for pictures.
-
-    Returns:
-        The evaluation; None in processes that do not report.
     """
     detector.eval()
     rows = table_rows(detector.postprocessing)
-    name_of = {category["id"]: category["name"] for category in ground_truth["categories"]}
-    class_names = [name_of[category_id] for category_id in category_ids]
-    found: dict[str, list[tuple[int, Detections]]] = {row: [] for row in rows}
-    matches: list[tuple[Tensor, Tensor, Tensor]] = []
-    examples: list[Example] = []
-    changes: list[BoxChange] = []
+    predictions = Predictions({row: [] for row in rows})
     for images, targets in batches:
-        features = detector.extract([image.to(process.device, non_blocking=True) for image in images])
+        features = detector.extract([image.to(device, non_blocking=True) for image in images])
         candidates = detector.detect(features, detector.propose(features))
-        placed = {row: detector.postprocess(features, candidates, options) for row, options in rows.items()}
-        for row, detections in placed.items():
-            for target, of_image in zip(targets, to_original(features, detections), strict=True):
-                found[row].append((target["image_id"], of_image.to("cpu")))
-        # In pictures the same boxes before and after; these settings choose others, or another order.
-        unpaired = detector.postprocessing.refine_before_nms or detector.postprocessing.final_score != "class"
-        refined = detector.refine(features, placed[GUIDED]) if unpaired else placed[REFINED]
-        for image, target, *detections in zip(
-            images,
-            targets,
-            *(to_original(features, of_batch) for of_batch in (candidates, placed[GUIDED], refined)),
-            strict=True,
+        refine = partial(detector.refine, features)
+        detections = {row: postprocess(candidates, options, refine) for row, options in rows.items()}
+        for row, of_batch in detections.items():
+            predictions.found[row] += found_in(features, of_batch, targets)
+        predictions.matches += match_candidates(features, candidates, targets)
+
+        before, after = detections[GUIDED], detections[REFINED]
+        if detector.postprocessing.refine_before_nms or detector.postprocessing.final_score != "class":
+            # These settings choose other boxes, or another order; pictures need the same boxes before and after.
+            after = refine(before, detector.postprocessing.refinement)
+        for image, target, (_, first), (_, last) in zip(
+            images, targets, found_in(features, before, targets), found_in(features, after, targets), strict=True
         ):
-            everything, before, after = (of_image.to("cpu") for of_image in detections)
-            ious = best_iou(everything.boxes, everything.labels, target["boxes"], target["labels"])
-            matches.append((ious, everything.scores, everything.ious))
-            example = Example(image, before, after, target)
-            changes = most_changed([*changes, *box_changes(example, class_names, f"image {target['image_id']}")])
-            if len(examples) < num_examples:
-                examples.append(example)
-
-    matches, changes = process.gather(matches), most_changed(process.gather(changes))
-    evaluator = CocoEvaluator(ground_truth)
-    share = process.share(evaluator.category_ids)
-    of_share = torch.tensor([category_id in share for category_id in category_ids])
-    table = {}
-    for row in rows:
-        found[row] = process.gather_in_all(found[row])
-        results = [
-            entry
-            for image_id, kept in found[row]
-            for entry in kept[of_share[kept.labels - 1]].to_coco(image_id, category_ids)
-        ]
-        scores = process.gather(evaluator.by_category(results, share))
-        if process.reports:
-            table[row] = evaluator.summary(scores)
-    if not process.reports:
-        return None
-    results = [entry for image_id, kept in found[REFINED] for entry in kept.to_coco(image_id, category_ids)]
-    return Evaluation(table, results, *(torch.cat(parts) for parts in zip(*matches, strict=True)), examples, changes)
+            example = Example(image, first, last, target)
+            changes = box_changes(example, class_names, f"image {target['image_id']}")
+            predictions.changes = most_changed([*predictions.changes, *changes])
+            if len(predictions.examples) < num_examples:
+                predictions.examples.append(example)
+    return predictions
 
 
-def box_changes(example: Example, class_names: list[str], image_name: str) -> Iterator[BoxChange]:
+def found_in(features: ImageFeatures, detections: Sequence[Detections], targets: Sequence[dict]) -> Found:
+    """Detections of a batch, in pixels of the resized images, as they are kept."""
+    return [
+        (target["image_id"], of_image.to("cpu"))
+        for target, of_image in zip(targets, features.to_original(detections), strict=True)
+    ]
+
+
+def match_candidates(
+    features: ImageFeatures, candidates: Sequence[Detections], targets: Sequence[dict]
+) -> Iterator[Match]:
+    """Each image's candidates with the ground truth."""
+    for target, (_, of_image) in zip(targets, found_in(features, candidates, targets), strict=True):
+        ious = best_iou(of_image.boxes, of_image.labels, target["boxes"], target["labels"])
+        yield ious, of_image.scores, of_image.ious
+
+
+def joined(matches: Iterable[Match]) -> tuple[Tensor, Tensor, Tensor]:
+    """The candidates of all images: true IoUs, class scores, predicted IoUs."""
+    ious, scores, predicted_ious = (torch.cat(parts) for parts in zip(*matches, strict=True))
+    return ious, scores, predicted_ious
+
+
+def as_results(found: Found, category_ids: Sequence[int]) -> list[dict[str, Any]]:
+    """As COCO results; the category of label l is ``category_ids[l - 1]``."""
+    return [entry for image_id, kept in found for entry in kept.to_coco(image_id, category_ids)]
+
+
+def box_changes(example: Example, class_names: Sequence[str], image_name: str) -> Iterator[BoxChange]:
     """Each detection of a score of at least DRAWN_SCORE whose IoU with an object was at least 0.5 before refinement.
 
     Args:
@@ -147,6 +169,8 @@ def box_changes(example: Example, class_names: list[str], image_name: str) -> It
         class_names: label l is ``class_names[l - 1]``.
     """
     before, after, truth = example.before, example.after, example.ground_truth
+    if truth is None:
+        raise ValueError(f"{image_name} has no ground truth to compare its boxes with")
     ious, objects = best_match(before.boxes, before.labels, truth["boxes"], truth["labels"])
     for row in ((ious >= 0.5) & (before.scores >= DRAWN_SCORE)).nonzero()[:, 0].tolist():
         yield BoxChange(

@@ -1,25 +1,24 @@
 """The paper's tables and figures of one detector, measured in one pass over a data set."""
 
 import itertools
-import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from ..detections import Detections
-from ..modeling import ImageFeatures, IoUNet, Postprocessing, to_original
+from ..modeling import ImageFeatures, IoUNet
+from ..postprocess import NMSOptions, Postprocessing, postprocess, suppress, with_final_scores
 from .correlation import best_iou
-from .evaluate import GUIDED, REFINED, table_rows
+from .evaluate import GUIDED, REFINED, Batch, Found, Match, found_in, joined, match_candidates, table_rows
+from .stopwatch import Stopwatch
 
 STEP_SIZES = (0.25, 0.5, 1.0, 2.0, 4.0)
 NUM_STEPS = 10
 BEFORE_NMS = "before NMS"
-
-# Detections by image id, as a data set is gone through.
-Found = list[tuple[int, Detections]]
 
 
 @dataclass(frozen=True)
@@ -46,9 +45,14 @@ class Reproduction:
     seconds: dict[str, list[float]]
 
 
+def refined_with(postprocessing: Postprocessing, **changes: float | int | str) -> Postprocessing:
+    """The same with other refinement options."""
+    return replace(postprocessing, refinement=replace(postprocessing.refinement, **changes))  # type: ignore[arg-type]
+
+
 def step_size_rows(paper: Postprocessing) -> dict[str, Postprocessing]:
     """AP against lambda."""
-    return {f"{step_size:g}": replace(paper, step_size=step_size) for step_size in STEP_SIZES}
+    return {f"{step_size:g}": refined_with(paper, step_size=step_size) for step_size in STEP_SIZES}
 
 
 def beyond_rows(paper: Postprocessing, mean_size: float) -> dict[str, Postprocessing]:
@@ -60,32 +64,27 @@ def beyond_rows(paper: Postprocessing, mean_size: float) -> dict[str, Postproces
     """
 
     def relative(step_size: float) -> Postprocessing:
-        return replace(paper, coordinates="relative", step_size=step_size / mean_size)
+        return refined_with(paper, coordinates="relative", step_size=step_size / mean_size)
 
+    by_both = replace(paper.nms, ranking="score_times_iou")
     return {
         "the paper's": paper,
-        "lambda 2": replace(paper, step_size=2.0),
-        "NMS ranked by class score × IoU": replace(paper, ranking="score_times_iou"),
-        "the best box on the way": replace(paper, accept="best"),
-        "relative coordinates, the same lambda": relative(paper.step_size),
+        "lambda 2": refined_with(paper, step_size=2.0),
+        "NMS ranked by class score × IoU": replace(paper, nms=by_both),
+        "the best box on the way": refined_with(paper, step_policy="best"),
+        "relative coordinates, the same lambda": relative(paper.refinement.step_size),
         "relative coordinates, lambda 1": relative(1.0),
         "relative coordinates, lambda 2": relative(2.0),
-        "lambda 2, halved where the IoU would fall": replace(paper, accept="rising", step_size=2.0),
+        "lambda 2, halved where the IoU would fall": refined_with(paper, step_policy="backtracking", step_size=2.0),
         "refined before NMS": replace(paper, refine_before_nms=True),
         "final score × IoU": replace(paper, final_score="class_times_iou"),
-        "NMS by class score × IoU and relative coordinates, lambda 1": replace(
-            relative(1.0), ranking="score_times_iou"
-        ),
+        "NMS by class score × IoU and relative coordinates, lambda 1": replace(relative(1.0), nms=by_both),
     }
 
 
 @torch.no_grad()
 def detect(
-    detector: IoUNet,
-    batches: Iterable[tuple[list[Tensor], list[dict]]],
-    postprocessing: Postprocessing,
-    *,
-    device: torch.device,
+    detector: IoUNet, batches: Iterable[Batch], postprocessing: Postprocessing, *, device: torch.device
 ) -> Found:
     """The detections of a whole data set, in one way of postprocessing."""
     detector.eval()
@@ -93,35 +92,29 @@ def detect(
     for images, targets in batches:
         features = detector.extract([image.to(device, non_blocking=True) for image in images])
         candidates = detector.detect(features, detector.propose(features))
-        image_ids = [target["image_id"] for target in targets]
-        found += _named(image_ids, features, detector.postprocess(features, candidates, postprocessing))
+        detections = postprocess(candidates, postprocessing, refine=partial(detector.refine, features))
+        found += found_in(features, detections, targets)
     return found
 
 
 @torch.no_grad()
 def reproduce(
-    detector: IoUNet,
-    batches: Iterable[tuple[list[Tensor], list[dict]]],
-    variants: Iterable[Postprocessing],
-    *,
-    device: torch.device,
+    detector: IoUNet, batches: Iterable[Batch], variants: Iterable[Postprocessing], *, device: torch.device
 ) -> Reproduction:
     """Detects once; everything else starts from these candidates.
 
     Args:
-        detector: is left in inference mode, and without CUDA graphs.
+        detector: is left in inference mode.
         batches: (images, targets) as :func:`iounet.data.eval_loader` yields them.
         variants: of postprocessing; equal ones are done once, as is an NMS that several share.
     """
     detector.eval()
-    detector.cuda_graphs = False  # one would be recorded for each variant and size of image
-    paper = replace(detector.postprocessing, nms="iou_guided")
+    paper = table_rows(detector.postprocessing)[REFINED]
     # Without an end: the curve is to show what every further step does.
-    endless = replace(paper, refinement_steps=NUM_STEPS, early_stop=0.0, degeneration=-torch.inf)
+    endless = replace(paper.refinement, num_steps=NUM_STEPS, early_stop=0.0, degeneration=-torch.inf)
     measured = _Measured({variant: [] for variant in variants})
     for images, targets in batches:
-        image_ids = [target["image_id"] for target in targets]
-        stopwatch = _Stopwatch(measured.seconds, len(images), device)
+        stopwatch = Stopwatch(device)
         images = [image.to(device, non_blocking=True) for image in images]
         with stopwatch("backbone and pyramid"):
             features = detector.extract(images)
@@ -130,48 +123,51 @@ def reproduce(
         with stopwatch("boxes, scores, predicted IoUs"):
             candidates = detector.detect(features, proposals)
         survivors = {BEFORE_NMS: candidates}
-        suppressed: dict[Postprocessing, list[Detections]] = {}
-        for row, postprocessing in table_rows(paper).items():
+        suppressed: dict[NMSOptions, list[Detections]] = {}
+        for row, options in table_rows(paper).items():
             if row != REFINED:
                 with stopwatch(row):
-                    survivors[row] = [detector.suppress(of_image, postprocessing) for of_image in candidates]
-                suppressed[_nms_alone(postprocessing)] = survivors[row]
+                    survivors[row] = [suppress(of_image, options.nms) for of_image in candidates]
+                suppressed[options.nms] = survivors[row]
         for variant, found in measured.found.items():
-            if variant.refine_before_nms:
-                detections = detector.postprocess(features, candidates, variant)
-            else:
-                nms = _nms_alone(variant)
-                if nms not in suppressed:
-                    suppressed[nms] = [detector.suppress(of_image, variant) for of_image in candidates]
-                timed = stopwatch(f"refinement, {paper.refinement_steps} steps") if variant == paper else nullcontext()
-                with timed:
-                    detections = detector.finish(features, suppressed[nms], variant)
-            found += _named(image_ids, features, detections)
+            timed = stopwatch(f"refinement, {paper.refinement.num_steps} steps") if variant == paper else nullcontext()
+            detections = _postprocessed(detector, features, candidates, variant, suppressed, timed)
+            found += found_in(features, detections, targets)
         for found, refined in zip(
             measured.optimized, detector.refinement_path(features, survivors[GUIDED], endless), strict=True
         ):
-            found += _named(image_ids, features, [of_image for of_image, _ in refined])
-        for found, detections in zip(
+            found += found_in(features, refined, targets)
+        for found, regressed in zip(
             measured.regressed, _regression_path(detector, features, survivors[GUIDED]), strict=True
         ):
-            found += _named(image_ids, features, detections)
-        for row, detections in survivors.items():
-            for target, of_image in zip(targets, to_original(features, detections), strict=True):
-                left = of_image.to("cpu")
+            found += found_in(features, regressed, targets)
+        for row, of_batch in survivors.items():
+            for target, (_, left) in zip(targets, found_in(features, of_batch, targets), strict=True):
                 # Seen from the objects: the IoU with the best box of their class.
                 ious = best_iou(target["boxes"], target["labels"], left.boxes, left.labels)
                 measured.surviving.setdefault(row, []).append(ious)
-        for target, of_image in zip(targets, to_original(features, candidates), strict=True):
-            everything = of_image.to("cpu")
-            ious = best_iou(everything.boxes, everything.labels, target["boxes"], target["labels"])
-            measured.matches.append((ious, everything.scores, everything.ious))
+        measured.matches += match_candidates(features, candidates, targets)
+        for stage, seconds in stopwatch.seconds.items():
+            measured.seconds.setdefault(stage, []).append(seconds / len(images))
     return measured.finished()
 
 
-def _nms_alone(postprocessing: Postprocessing) -> Postprocessing:
-    """What :meth:`IoUNet.suppress` depends on: ways that differ in their refinement share their NMS."""
-    names = ("nms", "nms_threshold", "ranking", "detections_per_image")
-    return Postprocessing(**{name: getattr(postprocessing, name) for name in names})
+def _postprocessed(
+    detector: IoUNet,
+    features: ImageFeatures,
+    candidates: list[Detections],
+    options: Postprocessing,
+    suppressed: dict[NMSOptions, list[Detections]],
+    timed: AbstractContextManager,
+) -> Sequence[Detections]:
+    """As :func:`iounet.postprocess.postprocess`, but each NMS is done once, and refinement runs in a context."""
+    refine = partial(detector.refine, features)
+    if options.refine_before_nms:
+        return postprocess(candidates, options, refine)
+    if options.nms not in suppressed:
+        suppressed[options.nms] = [suppress(of_image, options.nms) for of_image in candidates]
+    with timed:
+        return with_final_scores(refine(suppressed[options.nms], options.refinement), options)
 
 
 @dataclass
@@ -181,42 +177,14 @@ class _Measured:
     found: dict[Postprocessing, Found]
     optimized: list[Found] = field(default_factory=lambda: [[] for _ in range(NUM_STEPS + 1)])
     regressed: list[Found] = field(default_factory=lambda: [[] for _ in range(NUM_STEPS + 1)])
-    matches: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
+    matches: list[Match] = field(default_factory=list)
     surviving: dict[str, list[Tensor]] = field(default_factory=dict)
     seconds: dict[str, list[float]] = field(default_factory=dict)
 
     def finished(self) -> Reproduction:
-        ious, scores, predicted_ious = (torch.cat(parts) for parts in zip(*self.matches, strict=True))
         surviving = {row: torch.cat(parts) for row, parts in self.surviving.items()}
-        return Reproduction(
-            self.found, self.optimized, self.regressed, ious, scores, predicted_ious, surviving, self.seconds
-        )
-
-
-class _Stopwatch:
-    def __init__(self, seconds: dict[str, list[float]], num_images: int, device: torch.device):
-        self._seconds = seconds
-        self._num_images = num_images
-        self._device = device
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        self._synchronize()
-        start = time.perf_counter()
-        yield
-        self._synchronize()
-        self._seconds.setdefault(stage, []).append((time.perf_counter() - start) / self._num_images)
-
-    def _synchronize(self) -> None:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-
-
-def _named(image_ids: list[int], features: ImageFeatures, detections: list[Detections]) -> Found:
-    return [
-        (image_id, of_image.to("cpu"))
-        for image_id, of_image in zip(image_ids, to_original(features, detections), strict=True)
-    ]
+        candidates = joined(self.matches)
+        return Reproduction(self.found, self.optimized, self.regressed, *candidates, surviving, self.seconds)
 
 
 def _regression_path(
@@ -224,14 +192,12 @@ def _regression_path(
 ) -> Iterator[list[Detections]]:
     yield detections
     for _ in itertools.repeat(None, NUM_STEPS):
-        if sum(map(len, detections)):
+        if any(map(len, detections)):
             boxes = detector.roi_heads.regress(
                 features.maps,
                 [of_image.boxes for of_image in detections],
                 [of_image.labels for of_image in detections],
                 features.sizes,
             )
-            detections = [
-                of_image.with_boxes(moved, of_image.ious) for of_image, moved in zip(detections, boxes, strict=True)
-            ]
+            detections = [replace(of_image, boxes=moved) for of_image, moved in zip(detections, boxes, strict=True)]
         yield detections

@@ -10,14 +10,14 @@ from pathlib import Path
 from torch import Tensor
 
 from ..html_report import Picture, Section, write_html
-from ..modeling import Postprocessing
+from ..postprocess import Postprocessing
 from .calibration import calibrate, calibration_figure
 from .coco_ap import AP_COLUMNS, CocoEvaluator, markdown_table
 from .correlation import correlation_figure
-from .evaluate import GREEDY, GUIDED, REFINED, SOFT
+from .evaluate import GREEDY, GUIDED, REFINED, SOFT, Found, as_results
 from .figures import new_figure
 from .report import without_nan
-from .reproduction import BEFORE_NMS, Found, Reproduction
+from .reproduction import BEFORE_NMS, Reproduction
 
 # Of the figure of surviving boxes.
 IOU_THRESHOLDS = tuple(n / 20 for n in range(10, 20))
@@ -85,8 +85,7 @@ class ReproductionReport:
         write_html(self._folder / "report.html", title, facts=facts, sections=self._sections)
 
     def _ap(self, found: Found) -> dict[str, float]:
-        entries = [entry for image_id, kept in found for entry in kept.to_coco(image_id, self._category_ids)]
-        scores = self._evaluator(entries)
+        scores = self._evaluator(as_results(found, self._category_ids))
         return {column: scores[column] for column in AP_COLUMNS}
 
     def _table(self, name: str, title: str, rows: Table, *, compared: bool = True) -> None:

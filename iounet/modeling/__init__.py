@@ -1,11 +1,11 @@
 """The network: ResNet-FPN, RPN, box branch and IoU head, put together in :class:`IoUNet`."""
 
 from .backbone import resnet_fpn
-from .detector import ImageFeatures, IoUNet, to_original
+from .detector import ImageFeatures, IoUNet
 from .iou_head import HiddenLayers, IoUHead
-from .postprocessing import Postprocessing
 from .roi_heads import RoIHeads
 from .rpn import AnchorGenerator, RPNHead
+from .state_dict import state_dict_faults
 
 __all__ = [
     "AnchorGenerator",
@@ -13,9 +13,8 @@ __all__ = [
     "ImageFeatures",
     "IoUHead",
     "IoUNet",
-    "Postprocessing",
     "RPNHead",
     "RoIHeads",
     "resnet_fpn",
-    "to_original",
+    "state_dict_faults",
 ]

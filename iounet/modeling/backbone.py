@@ -9,6 +9,9 @@ from torchvision.models import resnet
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.ops import FrozenBatchNorm2d as TorchvisionFrozenBatchNorm2d
 
+from ..errors import OptionError, check_choice
+from .state_dict import state_dict_faults
+
 
 class FrozenBatchNorm2d(TorchvisionFrozenBatchNorm2d):
     """torchvision's in one pass over the map instead of two, and in the dtype of the map under autocast.
@@ -54,14 +57,12 @@ def resnet_fpn(
         weights: state dict of torchvision's ResNet of that name (an ImageNet classifier's), or None for random ones.
 
     Raises:
-        ValueError: an unknown name or norm, trainable_layers out of range, or weights of another architecture.
+        OptionError: an unknown name or norm, trainable_layers out of range, or weights of another architecture.
     """
-    if name not in RESNETS:
-        raise ValueError(f"unknown backbone '{name}': MODEL.BACKBONE.NAME is one of {', '.join(RESNETS)}")
-    if norm not in NORMS:
-        raise ValueError(f"unknown norm '{norm}': MODEL.BACKBONE.NORM is one of {', '.join(NORMS)}")
+    check_choice("name", name, RESNETS)
+    check_choice("norm", norm, tuple(NORMS))
     if not 0 <= trainable_layers <= len(_LAYERS):
-        raise ValueError(f"MODEL.BACKBONE.TRAINABLE_LAYERS must lie in 0..{len(_LAYERS)}, got {trainable_layers}")
+        raise OptionError("trainable_layers", f"must lie in 0..{len(_LAYERS)}, got {trainable_layers}")
 
     # From scratch, blocks that start as the identity train more steadily (Goyal et al. 2017, section 5.1). A frozen
     # norm must not: it would stay zero.
@@ -70,15 +71,9 @@ def resnet_fpn(
         weights=None, norm_layer=partial(NORMS[norm], eps=norm_eps), zero_init_residual=zero_init_residual
     )
     if weights is not None:
-        # Frozen norms lack the counter that ordinary ones carry.
-        expected = {key: value for key, value in body.state_dict().items() if not key.endswith("num_batches_tracked")}
-        missing = [key for key in expected if key not in weights]
-        unexpected = [key for key in weights if key not in expected and not key.endswith("num_batches_tracked")]
-        reshaped = [key for key in expected if key in weights and weights[key].shape != expected[key].shape]
-        if missing or unexpected or reshaped:
-            raise ValueError(
-                f"MODEL.BACKBONE.WEIGHTS does not fit {name}: missing {missing[:3]}, unexpected {unexpected[:3]}, "
-                f"of another shape {reshaped[:3]}; give the state dict of torchvision.models.{name}"
+        if faults := state_dict_faults(body.state_dict(), weights):
+            raise OptionError(
+                "weights", f"do not fit {name}: {'; '.join(faults)}; give the state dict of torchvision.models.{name}"
             )
         body.load_state_dict(weights, strict=False)
     for parameter_name, parameter in body.named_parameters():

@@ -1,48 +1,49 @@
 """Many small kernels launched as one: CUDA graphs of a function of tensors."""
 
-from collections.abc import Callable, Hashable, Sequence
+import threading
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-# Images of COCO, resized and padded, have fewer sizes.
-MOST_GRAPHS = 64
+# COCO's images, resized and padded, have fewer sizes.
+MAX_GRAPHS = 64
 
 
 class CudaGraphs:
-    """Calls of a function, recorded once for each combination of shapes and constants, and replayed from then on.
+    """A function of tensors, recorded once for each combination of shapes and constants and then replayed.
 
-    A graph reads and writes where it was recorded to. So arguments are copied to one place, the same for all graphs,
-    and results from it; all else that the function reads, such as weights, has to stay where it is, or :meth:`clear` be
-    called.
+    A graph reads and writes where it did when it was recorded. So arguments are copied to memory that all graphs share,
+    and results are copied from it. Threads may call at the same time: the calls follow one another, on one stream.
 
     Args:
         function: (tensors, *constants) → tensors, all on one GPU. It never waits for the GPU, and no shape in it
             depends on values.
+        weights: the parameters that the function reads. Graphs are recorded anew once these lie elsewhere, as after
+            ``.to()``; new values in the same place are seen.
     """
 
-    def __init__(self, function: Callable[..., Sequence[Tensor]]):
+    def __init__(self, function: Callable[..., Sequence[Tensor]], weights: Callable[[], Iterable[Tensor]] = tuple):
         self._function = function
-        self._memory: dict[Hashable, Tensor] = {}
-        # Torch's own for all graphs stays on the GPU of the first, and would share its workspace among them.
+        self._weights = weights
+        self._lock = threading.Lock()
+        self._inputs: dict[Hashable, Tensor] = {}
+        # torch's own stream for recording belongs to the first GPU, whose workspace all would share.
         self._streams: dict[torch.device, torch.cuda.Stream] = {}
+        self._addresses: list[int] = []
         self._forget()
 
-    def __getstate__(self) -> Callable[..., Sequence[Tensor]]:
-        return self._function  # a copy begins without graphs
+    def __getstate__(self) -> tuple[Any, Any]:
+        return self._function, self._weights  # a copy starts without graphs
 
-    def __setstate__(self, function: Callable[..., Sequence[Tensor]]) -> None:
-        self.__init__(function)
-
-    def clear(self) -> None:
-        """Forgets all graphs, and frees what they read from."""
-        self._forget()
-        self._memory.clear()
+    def __setstate__(self, state: tuple[Any, Any]) -> None:
+        self.__init__(*state)  # type: ignore[misc]
 
     def _forget(self) -> None:
-        # All at once: they share memory.
+        # All at once, as they share memory.
         self._recorded: dict[Hashable, tuple[Callable[[], None], Sequence[Tensor]]] = {}
-        self._pool = None
+        self._pool: Any = None
 
     def __call__(self, tensors: Sequence[Tensor], *constants: Hashable) -> list[Tensor]:
         """``function(tensors, *constants)``; the results are the caller's own.
@@ -51,42 +52,69 @@ class CudaGraphs:
             tensors: always as many, on one GPU; of any shapes and dtypes.
             constants: what else the results depend on.
         """
-        with torch.inference_mode(False), torch.no_grad():
-            inputs = [self._placed(number, tensor) for number, tensor in enumerate(tensors)]
-        key = (tuple((tensor.shape, tensor.dtype, tensor.device) for tensor in tensors), constants)
-        if key not in self._recorded:
-            if len(self._recorded) == MOST_GRAPHS:
+        device = tensors[0].device
+        with self._lock, torch.inference_mode(False), torch.no_grad(), self._stream_of(device) as stream:
+            addresses = [tensor.data_ptr() for tensor in self._weights()]
+            if addresses != self._addresses:
                 self._forget()
-            self._recorded[key] = self._record(inputs, constants)
-        replay, outputs = self._recorded[key]
-        replay()
-        return [output.clone() for output in outputs]
+                self._addresses = addresses
+            inputs = [self._copied(number, tensor) for number, tensor in enumerate(tensors)]
+            key = (tuple((tensor.shape, tensor.dtype, tensor.device) for tensor in tensors), constants)
+            if key not in self._recorded:
+                if len(self._recorded) == MAX_GRAPHS:
+                    self._forget()
+                self._recorded[key] = self._record(inputs, constants, stream)
+            replay, outputs = self._recorded[key]
+            replay()
+            return [stream.handed_over(output.clone()) for output in outputs]
 
-    def _placed(self, number: int, tensor: Tensor) -> Tensor:
+    def _stream_of(self, device: torch.device) -> "_Stream":
+        if device not in self._streams:
+            self._streams[device] = torch.cuda.Stream(device)
+        return _Stream(self._streams[device])
+
+    def _copied(self, number: int, tensor: Tensor) -> Tensor:
         """A copy where the graphs look for argument ``number``; maps, [B, C, H, W], are channels-last there."""
         place = number, tensor.dtype, tensor.device
-        if place not in self._memory or self._memory[place].numel() < tensor.numel():
-            self._forget()  # they look elsewhere
-            self._memory[place] = tensor.new_empty(tensor.numel())
+        if place not in self._inputs or self._inputs[place].numel() < tensor.numel():
+            self._forget()  # the graphs look elsewhere
+            self._inputs[place] = tensor.new_empty(tensor.numel())
         layout = torch.channels_last if tensor.dim() == 4 else torch.contiguous_format
         strides = torch.empty(tensor.shape, device="meta", memory_format=layout).stride()
-        return self._memory[place].as_strided(tensor.shape, strides).copy_(tensor)
+        return self._inputs[place].as_strided(tensor.shape, strides).copy_(tensor)
 
     def _record(
-        self, inputs: Sequence[Tensor], constants: Sequence[Hashable]
+        self, inputs: Sequence[Tensor], constants: Sequence[Hashable], stream: "_Stream"
     ) -> tuple[Callable[[], None], Sequence[Tensor]]:
-        """What computes the results from the inputs as they are then, and where it leaves them."""
-        device = inputs[0].device
-        with torch.cuda.device(device):
-            if device not in self._streams:
-                self._streams[device] = torch.cuda.Stream()
-            stream = self._streams[device]
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):  # libraries take memory at their first call, which cannot be recorded
-                self._function(inputs, *constants)
-            self._pool = self._pool or torch.cuda.graph_pool_handle()
-            graph = torch.cuda.CUDAGraph()
-            # Other threads may do meanwhile what must not be recorded: loaders pin memory.
-            with torch.cuda.graph(graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"):
-                outputs = self._function(inputs, *constants)
+        """The replay, and the tensors that it writes the results to."""
+        # Libraries allocate memory at their first call, which cannot be recorded.
+        self._function(inputs, *constants)
+        self._pool = self._pool or torch.cuda.graph_pool_handle()
+        graph = torch.cuda.CUDAGraph()
+        # Other threads, such as loaders that pin memory, may do meanwhile what must not be recorded.
+        with torch.cuda.graph(graph, pool=self._pool, stream=stream.stream, capture_error_mode="thread_local"):
+            outputs = self._function(inputs, *constants)
         return graph.replay, outputs
+
+
+class _Stream:
+    """A context on a stream that follows the caller's work and precedes what the caller does next."""
+
+    def __init__(self, stream: torch.cuda.Stream):
+        self.stream = stream
+        self._context = torch.cuda.stream(stream)
+
+    def __enter__(self) -> "_Stream":
+        self._outside = torch.cuda.current_stream(self.stream.device)
+        self.stream.wait_stream(self._outside)
+        self._context.__enter__()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._context.__exit__(*exception)
+        self._outside.wait_stream(self.stream)
+
+    def handed_over(self, tensor: Tensor) -> Tensor:
+        """A tensor made in this context, for use outside."""
+        tensor.record_stream(self._outside)
+        return tensor

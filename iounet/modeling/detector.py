@@ -9,9 +9,11 @@ Shapes and names, used throughout:
     candidates       boxes of every class that scores above the threshold, before NMS, each with its predicted IoU.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,12 +21,13 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from ..detections import Detections
-from ..postprocess import greedy_nms, iou_guided_nms, soft_nms
+from ..detections import Detections, RefinedDetections
+from ..postprocess import Postprocessing, RefinementOptions, postprocess
 from .iou_head import IoUHead
-from .postprocessing import Postprocessing
-from .refinement import BoxesOfImages, GraphedRefinement, iou_predictor, path_of_images
+from .refinement import GraphedRefinement, PackedBoxes, packed_path
 from .roi_heads import RoIHeads
+
+AnyDetections = TypeVar("AnyDetections", bound=Detections)
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,13 @@ class ImageFeatures:
         """(height, width) of the resized images in pixels, without the padding."""
         return self.batch.image_sizes
 
+    def to_original(self, detections: Sequence[AnyDetections]) -> list[AnyDetections]:
+        """Detections in pixels of the resized images → the same in pixels of the original ones."""
+        return [
+            of_image.rescaled(size, original_size)
+            for of_image, size, original_size in zip(detections, self.sizes, self.original_sizes, strict=True)
+        ]
+
 
 class IoUNet(nn.Module):
     """The detector. Parameter names of transform, backbone, rpn and roi_heads are those of torchvision's Faster R-CNN.
@@ -64,7 +74,7 @@ class IoUNet(nn.Module):
         standalone: only the IoU head trains; the rest is frozen and in inference mode.
         amp: the backbone computes in bfloat16, and the hidden layers of all branches with it; their last layers,
             boxes, scores and losses are in float32, as are all layers of the IoU head at inference.
-        cuda_graphs: :meth:`refine` is a CUDA graph, where it computes on a GPU and for as many boxes as NMS leaves.
+        cuda_graphs: on a GPU, launch each refinement as one CUDA graph.
         postprocessing: NMS and refinement at inference; by default the paper's.
     """
 
@@ -80,7 +90,7 @@ class IoUNet(nn.Module):
         iou_loss_weight: float = 1.0,
         standalone: bool = False,
         amp: bool = False,
-        cuda_graphs: bool = False,
+        cuda_graphs: bool = True,
         postprocessing: Postprocessing | None = None,
     ):
         super().__init__()
@@ -94,15 +104,11 @@ class IoUNet(nn.Module):
         self.standalone = standalone
         self.amp = amp
         self.cuda_graphs = cuda_graphs
-        self._graphs = GraphedRefinement(iou_head)
         self.postprocessing = postprocessing or Postprocessing()
+        self._graphed_refinement = GraphedRefinement(iou_head)
         if standalone:
             for frozen in (backbone, rpn, roi_heads):
                 frozen.requires_grad_(False)
-
-    def _apply(self, *args, **kwargs) -> "IoUNet":
-        self._graphs.clear()  # .to(), .half() and the like move the weights
-        return super()._apply(*args, **kwargs)
 
     def train(self, mode: bool = True) -> "IoUNet":
         super().train(mode)
@@ -159,12 +165,12 @@ class IoUNet(nn.Module):
         features = self.extract(images)
         proposals = self.propose(features)
         candidates = self.detect(features, proposals)
-        detections = self.postprocess(features, candidates)
-        return to_original(features, detections)
+        detections = postprocess(candidates, self.postprocessing, refine=partial(self.refine, features))
+        return features.to_original(detections)
 
     def extract(self, images: list[Tensor]) -> ImageFeatures:
         """Features of the resized images."""
-        original_sizes = [tuple(image.shape[-2:]) for image in images]
+        original_sizes = [(int(image.shape[-2]), int(image.shape[-1])) for image in images]
         batch, _ = self.transform(images)
         return ImageFeatures(self._feature_maps(batch), batch, original_sizes)
 
@@ -182,119 +188,58 @@ class IoUNet(nn.Module):
     def detect(self, features: ImageFeatures, proposals: list[Tensor]) -> list[Detections]:
         """Candidates of each image in pixels of the resized image, with predicted IoUs, before NMS."""
         boxes, labels, scores = self.roi_heads.candidates(features.maps, proposals, features.sizes)
-        ious = self.iou_head(features.maps, boxes, torch.cat(labels), features.sizes)
-        ious = ious.split([len(boxes_in_image) for boxes_in_image in boxes])
+        ious = self._predict_ious(features, boxes, labels)
         return [Detections(*parts) for parts in zip(boxes, labels, scores, ious, strict=True)]
 
-    def postprocess(
-        self, features: ImageFeatures, candidates: list[Detections], postprocessing: Postprocessing | None = None
-    ) -> list[Detections]:
-        """NMS, refinement and final scores; boxes in pixels of the resized images, by falling score."""
-        options = postprocessing or self.postprocessing
-        if options.refine_before_nms:
-            candidates = self.refine(features, candidates, options)
-            options = replace(options, refinement_steps=0)
-        return self.finish(features, [self.suppress(of_image, options) for of_image in candidates], options)
+    def predict_ious(self, features: ImageFeatures, detections: list[AnyDetections]) -> list[AnyDetections]:
+        """The detections of each image with the IoUs that the IoU head predicts for their boxes."""
+        boxes, labels = ([getattr(of_image, name) for of_image in detections] for name in ("boxes", "labels"))
+        ious = self._predict_ious(features, boxes, labels)
+        return [replace(of_image, ious=predicted) for of_image, predicted in zip(detections, ious, strict=True)]
 
-    def finish(
-        self, features: ImageFeatures, detections: list[Detections], postprocessing: Postprocessing | None = None
-    ) -> list[Detections]:
-        """What follows NMS: refinement, and final scores."""
-        options = postprocessing or self.postprocessing
-        detections = self.refine(features, detections, options)
-        if options.final_score == "class_times_iou":
-            detections = [rescored(of_image) for of_image in detections]
-        return detections
-
-    def suppress(self, candidates: Detections, postprocessing: Postprocessing | None = None) -> Detections:
-        """NMS of one image's candidates; the best ``detections_per_image`` of what is left, by falling score."""
-        keep, scores = self.nms(candidates, postprocessing)
-        return replace(candidates[keep], scores=scores)
-
-    def nms(self, candidates: Detections, postprocessing: Postprocessing | None = None) -> tuple[Tensor, Tensor]:
-        """Which candidates :meth:`suppress` keeps, int64 [M], by falling score, and their scores [M]."""
-        options = postprocessing or self.postprocessing
-        boxes, labels, scores, ious = candidates.boxes, candidates.labels, candidates.scores, candidates.ious
-        if options.nms == "iou_guided":
-            rank = ious if options.ranking == "iou" else scores * ious
-            keep, scores = iou_guided_nms(boxes, scores, rank, labels, options.nms_threshold)
-        elif options.nms == "soft":
-            keep, scores = soft_nms(boxes, scores, labels, max_detections=options.detections_per_image)
-        else:
-            keep, scores = greedy_nms(boxes, scores, labels, options.nms_threshold)
-        return keep[: options.detections_per_image], scores[: options.detections_per_image]
+    def _predict_ious(self, features: ImageFeatures, boxes: list[Tensor], labels: list[Tensor]) -> Sequence[Tensor]:
+        ious = self.iou_head(features.maps, boxes, torch.cat(labels), features.sizes)
+        return ious.split([len(boxes_in_image) for boxes_in_image in boxes])
 
     def refine(
-        self,
-        features: ImageFeatures,
-        detections: list[Detections],
-        postprocessing: Postprocessing | None = None,
-    ) -> list[Detections]:
+        self, features: ImageFeatures, detections: Sequence[Detections], options: RefinementOptions
+    ) -> list[RefinedDetections]:
         """Moves the boxes of the whole batch to where the IoU head predicts a better fit (Algorithm 2).
 
-        Boxes are in pixels of the resized images and stay inside them; order, labels and scores stay as they are.
+        Boxes are in pixels of the resized images and stay inside them; order, labels and scores stay as they are. With
+        no steps, the predicted IoUs stay as they are, too.
         """
-        options = postprocessing or self.postprocessing
-        if options.refinement_steps == 0:
-            return detections
-        if (
+        if not options.num_steps or not any(map(len, detections)):
+            return [RefinedDetections.unmoved(of_image) for of_image in detections]
+        if self._refines_by_graph(features, options):
+            boxes = PackedBoxes.of(detections, features.sizes)
+            height, width = features.batch.tensors.shape[-2:]
+            ious_before, refined = self._graphed_refinement(features.maps, boxes, (height, width), options)
+            return boxes.unpack(detections, ious_before, refined)
+        *_, after_last_step = self.refinement_path(features, detections, options)
+        return after_last_step
+
+    def _refines_by_graph(self, features: ImageFeatures, options: RefinementOptions) -> bool:
+        # Only with the detector's own options, as a graph is recorded for each size of image and each set of options.
+        return (
             self.cuda_graphs
+            and options == self.postprocessing.refinement
             and features.batch.tensors.is_cuda
             and self.iou_head.roi_pool.in_fixed_shapes(features.batch.tensors.device)
-            and max(map(len, detections)) <= options.detections_per_image  # as NMS leaves, and candidates need not be
-        ):
-            placed = BoxesOfImages.of(detections, features.sizes)
-            boxes, ious = self._graphs(features.maps, placed, features.batch.tensors.shape[-2:], options)
-            return [
-                before.with_boxes(boxes_in_image[: len(before)], ious_in_image[: len(before)])
-                for before, boxes_in_image, ious_in_image in zip(detections, boxes, ious, strict=True)
-            ]
-        *_, refined = self.refinement_path(features, detections, options)
-        return [refined_in_image for refined_in_image, _ in refined]
+        )
 
     def refinement_path(
-        self, features: ImageFeatures, detections: list[Detections], postprocessing: Postprocessing | None = None
-    ) -> Iterator[list[tuple[Detections, Tensor]]]:
-        """What :meth:`refine` returns after 0, 1, ..., ``refinement_steps`` steps, and what stopped each box.
+        self, features: ImageFeatures, detections: Sequence[Detections], options: RefinementOptions
+    ) -> Iterator[list[RefinedDetections]]:
+        """What :meth:`refine` returns after 0, 1, ..., ``options.num_steps`` steps.
 
-        Yields:
-            for each image the detections and a :class:`iounet.postprocess.Stop` for each of them, int64 [K_i]; in the
-            first item the boxes are where they were, with their predicted IoUs.
+        In the first item the boxes lie where they were, with their predicted IoUs.
         """
-        options = postprocessing or self.postprocessing
-        if not sum(map(len, detections)):
-            nothing = [(of_image, of_image.labels.clone()) for of_image in detections]
-            yield from [nothing] * (options.refinement_steps + 1)
+        if not any(map(len, detections)):
+            yield from [[RefinedDetections.unmoved(of_image) for of_image in detections]] * (options.num_steps + 1)
             return
-        placed = BoxesOfImages.of(detections, features.sizes)
-        for refined in path_of_images(self.iou_head, features.maps, placed, options):
-            parts = (values.split(placed.counts) for values in refined)
-            yield [
-                (before.with_boxes(boxes, ious), stops)
-                for before, boxes, ious, stops in zip(detections, *parts, strict=True)
-            ]
-
-    def iou_predictor(self, features: ImageFeatures, detections: list[Detections]) -> Callable[[Tensor], Tensor]:
-        """The objective of refinement: boxes [K, 4] in pixels of the resized images → predicted IoUs [K].
-
-        The classes, the images and the pyramid levels are those of ``detections``, whatever the boxes given later.
-        A box is clipped to its image before it is pooled, so that the IoU predicted is that of the clipped box.
-        """
-        return iou_predictor(self.iou_head, features.maps, BoxesOfImages.of(detections, features.sizes))
-
-
-def rescored(detections: Detections) -> Detections:
-    """With class score times predicted IoU for a score, by falling score."""
-    scores = detections.scores * detections.ious.clamp(0, 1)
-    order = scores.argsort(descending=True, stable=True)
-    return replace(detections, scores=scores)[order]
-
-
-def to_original(features: ImageFeatures, detections: list[Detections]) -> list[Detections]:
-    """Detections in pixels of the resized images → the same in pixels of the original ones."""
-    return [
-        detections_in_image.rescaled(size, original_size)
-        for detections_in_image, size, original_size in zip(
-            detections, features.sizes, features.original_sizes, strict=True
-        )
-    ]
+        boxes = PackedBoxes.of(detections, features.sizes)
+        ious_before: Tensor | None = None
+        for refined in packed_path(self.iou_head, features.maps, boxes, options):
+            ious_before = refined.ious if ious_before is None else ious_before
+            yield boxes.unpack(detections, ious_before, refined)

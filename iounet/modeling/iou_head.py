@@ -7,6 +7,7 @@ from torchvision.models.detection.faster_rcnn import TwoMLPHead
 
 from prroi_pool import MultiScalePrRoIPool
 
+from ..errors import check_choice
 from .precision import autocast_as, in_float32
 
 
@@ -39,7 +40,7 @@ class IoUHead(nn.Module):
         loss: of :func:`iou_loss`.
 
     Raises:
-        ValueError: an unknown loss.
+        OptionError: an unknown loss.
     """
 
     def __init__(
@@ -52,8 +53,7 @@ class IoUHead(nn.Module):
         loss: str = "smooth_l1",
     ):
         super().__init__()
-        if loss not in ("smooth_l1", "bce"):
-            raise ValueError(f"unknown loss '{loss}': MODEL.IOU_HEAD.LOSS is smooth_l1 or bce")
+        check_choice("loss", loss, ("smooth_l1", "bce"))
         self.roi_pool = roi_pool
         self.loss_kind = loss
         pooled_height, pooled_width = roi_pool.output_size
@@ -113,7 +113,7 @@ class IoUHead(nn.Module):
             with autocast_as(pooled):
                 hidden = self.mlp(pooled)
         else:
-            # bfloat16 knows an IoU of 0.8 to 0.002; steps of refinement that change it by half of that are compared.
+            # bfloat16 rounds an IoU of 0.8 to within 0.002, which is coarser than refinement's early_stop.
             hidden = in_float32(self.mlp, pooled)
         all_classes = in_float32(self.predictor, hidden)
         of_class = all_classes.gather(1, labels[:, None])[:, 0]

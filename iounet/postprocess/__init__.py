@@ -1,6 +1,21 @@
 """From scored boxes to detections: non-maximum suppression and refinement. Knows no network."""
 
-from .nms import greedy_nms, iou_guided_nms, soft_nms
-from .refinement import Refined, Stop, refine_boxes, refinement_path
+from .nms import NMSOptions, greedy_nms, iou_guided_nms, soft_nms, suppress
+from .postprocessing import Postprocessing, postprocess, with_final_scores
+from .refinement import Refined, RefinementOptions, Stop, refine_boxes, refinement_path
 
-__all__ = ["Refined", "Stop", "greedy_nms", "iou_guided_nms", "refine_boxes", "refinement_path", "soft_nms"]
+__all__ = [
+    "NMSOptions",
+    "Postprocessing",
+    "Refined",
+    "RefinementOptions",
+    "Stop",
+    "greedy_nms",
+    "iou_guided_nms",
+    "postprocess",
+    "refine_boxes",
+    "refinement_path",
+    "soft_nms",
+    "suppress",
+    "with_final_scores",
+]

@@ -3,12 +3,62 @@
 All three work per class and take and return plain tensors; boxes are xyxy in any one frame.
 """
 
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
 import torch
 from torch import Tensor
 from torchvision.ops import box_iou, nms
 
-# More are taken class by class on a GPU, too: the matrix of their IoUs would need gigabytes.
-BOXES_AT_ONCE = 4096
+from ..detections import Detections
+from ..errors import check_choice
+
+# On a GPU, more boxes than this are suppressed class by class: the matrix of their IoUs would need gigabytes.
+MAX_BOXES_AT_ONCE = 4096
+
+AnyDetections = TypeVar("AnyDetections", bound=Detections)
+
+
+@dataclass(frozen=True)
+class NMSOptions:
+    """Which boxes of an image are kept; the defaults are the paper's.
+
+    Attributes:
+        kind: "greedy", "soft" or "iou_guided".
+        threshold: Omega_nms; boxes whose IoU is above it suppress each other (greedy, iou_guided).
+        ranking: what iou_guided ranks by: "iou", the predicted IoU, or "score_times_iou".
+        soft_sigma: of soft-NMS, see :func:`soft_nms`.
+        max_detections: boxes kept in an image, those of highest score.
+
+    Raises:
+        OptionError: an unknown kind or ranking.
+    """
+
+    kind: str = "iou_guided"
+    threshold: float = 0.5
+    ranking: str = "iou"
+    soft_sigma: float = 0.5
+    max_detections: int = 100
+
+    def __post_init__(self) -> None:
+        check_choice("kind", self.kind, ("greedy", "soft", "iou_guided"))
+        check_choice("ranking", self.ranking, ("iou", "score_times_iou"))
+
+
+def suppress(candidates: AnyDetections, options: NMSOptions) -> AnyDetections:
+    """The candidates of one image that NMS keeps, at most ``options.max_detections``, by falling score."""
+    boxes, labels, scores, ious = candidates.boxes, candidates.labels, candidates.scores, candidates.ious
+    if options.kind == "iou_guided":
+        rank = ious if options.ranking == "iou" else scores * ious
+        keep, kept_scores = iou_guided_nms(boxes, scores, rank, labels, options.threshold)
+    elif options.kind == "soft":
+        keep, kept_scores = soft_nms(
+            boxes, scores, labels, sigma=options.soft_sigma, max_detections=options.max_detections
+        )
+    else:
+        keep, kept_scores = greedy_nms(boxes, scores, labels, options.threshold)
+    keep, kept_scores = keep[: options.max_detections], kept_scores[: options.max_detections]
+    return replace(candidates[keep], scores=kept_scores)
 
 
 def greedy_nms(boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: float) -> tuple[Tensor, Tensor]:
@@ -106,17 +156,17 @@ def soft_nms(
 
 
 def _groups(boxes: Tensor, labels: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Boxes by groups in which those of different classes do not overlap: the rows of each group, and its boxes."""
-    if boxes.is_cuda and 0 < len(boxes) <= BOXES_AT_ONCE:
+    """Rows and boxes of groups in which boxes of different classes do not overlap."""
+    if boxes.is_cuda and 0 < len(boxes) <= MAX_BOXES_AT_ONCE:
         return _one_group(boxes, labels)
     return [(index, boxes[index]) for label in labels.unique() for index in torch.where(labels == label)]
 
 
 def _one_group(boxes: Tensor, labels: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Each class shifted to coordinates of its own: no launches for each of 80 classes, for which a GPU would wait.
+    """All boxes, each class shifted to a region of its own.
 
-    In float64, where the shift rounds nothing that matters; in float32 IoUs near the threshold would fall on the other
-    side of it.
+    A loop over 80 classes would launch too many small kernels and wait for the GPU in each. The shift is done in
+    float64; in float32 it would round IoUs to the other side of the threshold.
     """
     boxes = boxes.double()
     shift = labels[:, None] * (boxes.amax() - boxes.amin() + 1)

@@ -1,140 +1,174 @@
-"""Optimization-based bounding box refinement (paper's Algorithm 2): gradient ascent on the predicted IoU."""
+"""Optimization-based bounding box refinement (paper's Algorithm 2): gradient ascent on the predicted IoU.
+
+Everything about refinement is in this file: its options, its loop, and why a box stopped. The detector supplies the
+function that is climbed.
+"""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..boxes import box_sizes
+from ..errors import check_choice
+
+
+@dataclass(frozen=True)
+class RefinementOptions:
+    """How boxes are refined; the defaults are the paper's.
+
+    In a configuration each field is the key of its name in TEST.REFINE.
+
+    Attributes:
+        num_steps: T of the paper; 0: boxes are not refined.
+        step_size: lambda of the paper.
+        early_stop: Omega_1 of the paper: a box whose predicted IoU changes by less is finished.
+        degeneration: Omega_2 of the paper, at most 0: a box whose predicted IoU falls further is finished.
+        coordinates: "pixels": a step moves an edge by about ``step_size`` pixels, whatever the size of the box. Or
+            "relative": ascent in coordinates measured in the box's own width and height, where a step of one length
+            moves a large box by more pixels than a small one. The right ``step_size`` is then smaller, about by the
+            size of the boxes.
+        step_policy: "every": every step is taken, as in the paper. "best": every step is taken, and the box of highest
+            predicted IoU on the way is returned. "backtracking": a step that lowers the predicted IoU is taken back and
+            tried again at half the length, so that ``degeneration`` plays no part.
+
+    Raises:
+        OptionError: unknown ``coordinates`` or ``step_policy``.
+    """
+
+    num_steps: int = 5
+    step_size: float = 0.5
+    early_stop: float = 1e-3
+    degeneration: float = -1e-2
+    coordinates: str = "pixels"
+    step_policy: str = "every"
+
+    def __post_init__(self) -> None:
+        check_choice("coordinates", self.coordinates, ("pixels", "relative"))
+        check_choice("step_policy", self.step_policy, ("every", "best", "backtracking"))
 
 
 class Stop(IntEnum):
     """Why a box is moved no further."""
 
-    STEPS = 0  # it was not stopped: all steps were taken
+    STEPS = 0  # all steps were taken
     CONVERGED = 1  # its predicted IoU changed by less than early_stop
     FELL = 2  # its predicted IoU fell by more than -degeneration
     COLLAPSED = 3  # the next step would have left it without area, or not finite
-    LEFT_IMAGE = 4  # it was moved off its image, and lies where it lay before refinement
-    UNPLACED = 5  # it had no area inside its image to begin with, so that nothing can be predicted for it
+    LEFT_IMAGE = 4  # it was moved off its image, and is returned where it was before refinement
+    UNPLACED = 5  # it had no area inside its image to begin with, so nothing can be predicted for it
 
 
 class Refined(NamedTuple):
-    """Boxes [N, 4], their predicted IoUs [N], and :class:`Stop` of each, int64 [N]."""
+    """Boxes [N, 4], their predicted IoUs [N], and the :class:`Stop` of each, int64 [N]."""
 
     boxes: Tensor
     ious: Tensor
     stops: Tensor
 
 
-def refine_boxes(
-    predict_iou: Callable[[Tensor], Tensor],
-    boxes: Tensor,
-    *,
-    step_size: float = 0.5,
-    num_steps: int = 5,
-    early_stop: float = 1e-3,
-    degeneration: float = -1e-2,
-    coordinates: str = "pixels",
-    accept: str = "every",
-) -> tuple[Tensor, Tensor]:
+PredictIoU = Callable[[Tensor], Tensor]
+
+
+def refine_boxes(predict_iou: PredictIoU, boxes: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
     """Moves boxes to where their predicted IoU is higher, all of them at once.
 
     Each step moves a box by ``step_size`` times the gradient of its predicted IoU, scaled per axis by the box's own
-    width and height, so that the step is about ``step_size`` pixels whatever the box's size. A box is finished when
-    its predicted IoU changed by less than ``early_stop`` or fell by more than ``-degeneration``; it stays where that
-    last step took it, as in the paper. A step that would leave a box without area, or not finite, is not taken and
-    finishes it.
+    width and height. A box is finished when its predicted IoU changed by less than ``early_stop`` or fell by more than
+    ``-degeneration``; it stays where that last step took it, as in the paper. A step that would leave a box without
+    area, or not finite, is not taken and finishes it.
 
     Args:
         predict_iou: [N, 4] boxes → [N] predicted IoUs; differentiable; the IoU of a box depends on that box alone.
-            It is called with all N boxes, in order, ``num_steps + 1`` times at most. On a GPU nothing waits for it
+            It is called with all N boxes, in order, at most ``num_steps + 1`` times. On a GPU nothing waits for it
             in between, unless ``predict_iou`` does.
         boxes (Tensor[N, 4]): xyxy in the frame of ``predict_iou``, in pixels. Not modified.
-        step_size: lambda of the paper.
-        num_steps: T of the paper.
-        early_stop: Omega_1 of the paper.
-        degeneration: Omega_2 of the paper, at most 0.
-        coordinates: "pixels", or "relative": ascent in coordinates measured in the box's own width and height, where a
-            step of one length moves a large box by more pixels than a small one. The right ``step_size`` is then
-            smaller, about by the size of the boxes.
-        accept: "every" step, as in the paper; "best": so, too, but of the boxes on the way the one of the highest
-            predicted IoU is returned; "rising": a step that lowers the predicted IoU is taken back and tried again half
-            as long, so that ``degeneration`` plays no part.
+        options: the fields of :class:`RefinementOptions`: ``step_size=0.5``, ``num_steps=5``, ``early_stop=1e-3``,
+            ``degeneration=-1e-2``, ``coordinates="pixels"``, ``step_policy="every"``.
 
     Returns:
         boxes (Tensor[N, 4]): refined, detached.
         ious (Tensor[N]): predicted IoUs of the boxes returned, detached.
 
     Raises:
-        RuntimeError: called under ``torch.inference_mode()``, which allows no gradient; use ``torch.no_grad()``.
-        ValueError: unknown ``coordinates`` or ``accept``.
+        RuntimeError: called under ``torch.inference_mode()``, which forbids gradients; use ``torch.no_grad()``.
+        TypeError: an unknown option.
+        OptionError: an option out of range.
     """
-    *_, refined = refinement_path(
-        predict_iou,
-        boxes,
-        step_size=step_size,
-        num_steps=num_steps,
-        early_stop=early_stop,
-        degeneration=degeneration,
-        coordinates=coordinates,
-        accept=accept,
-    )
+    *_, refined = refinement_path(predict_iou, boxes, RefinementOptions(**options))
     return refined.boxes, refined.ious
 
 
 def refinement_path(
-    predict_iou: Callable[[Tensor], Tensor],
-    boxes: Tensor,
-    *,
-    step_size: float,
-    num_steps: int,
-    early_stop: float,
-    degeneration: float,
-    coordinates: str,
-    accept: str,
+    predict_iou: PredictIoU, boxes: Tensor, options: RefinementOptions, *, image_ends: Tensor | None = None
 ) -> Iterator[Refined]:
-    """What `refine_boxes`, whose arguments these are, gives after 0, 1, ..., ``num_steps`` steps, and what stopped."""
-    if coordinates not in ("pixels", "relative"):
-        raise ValueError(f"unknown coordinates '{coordinates}': TEST.REFINE.COORDINATES is pixels or relative")
-    if accept not in ("every", "best", "rising"):
-        raise ValueError(f"unknown acceptance '{accept}': TEST.REFINE.ACCEPT is one of every, best, rising")
-    if num_steps > 0 and torch.is_inference_mode_enabled():
+    """The boxes after 0, 1, ..., ``options.num_steps`` steps of :func:`refine_boxes`.
+
+    Args:
+        predict_iou, boxes, options: as in :func:`refine_boxes`.
+        image_ends (Tensor[N, 4]): (width, height, width, height) of the image that each box lies in, in the frame of
+            the boxes. ``predict_iou`` is then given boxes clipped to their images, and the boxes yielded are clipped,
+            too; one that left its image lies where it was before. None: no images.
+    """
+    if options.num_steps > 0 and torch.is_inference_mode_enabled():
         raise RuntimeError("refinement needs gradients, which torch.inference_mode() forbids: use torch.no_grad()")
-    boxes = boxes.detach().clone()
-    stops = torch.full((len(boxes),), Stop.STEPS, device=boxes.device)
-    step_sizes = boxes.new_full((len(boxes), 1), step_size)
-    ious, gradient = _iou_and_gradient(predict_iou, boxes, with_gradient=num_steps > 0)
+    start = boxes.detach()
+    if image_ends is None:
+        yield from _ascent(predict_iou, start, options)
+        return
+    zero = torch.zeros_like(image_ends)
+    ious_before: Tensor | None = None
+    for moved, ious, stops in _ascent(lambda boxes: predict_iou(boxes.clamp(zero, image_ends)), start, options):
+        ious_before = ious if ious_before is None else ious_before
+        clipped = moved.clamp(zero, image_ends)
+        inside = (box_sizes(clipped) > 0).all(1)
+        yield Refined(
+            torch.where(inside[:, None], clipped, start),
+            torch.where(inside, ious, ious_before),
+            stops.masked_fill(~inside, int(Stop.LEFT_IMAGE)),
+        )
+
+
+def _ascent(predict_iou: PredictIoU, boxes: Tensor, options: RefinementOptions) -> Iterator[Refined]:
+    """Algorithm 2."""
+    boxes = boxes.clone()
+    stops = torch.full((len(boxes),), int(Stop.STEPS), device=boxes.device)
+    step_sizes = boxes.new_full((len(boxes), 1), options.step_size)
+    ious, gradient = _iou_and_gradient(predict_iou, boxes, with_gradient=options.num_steps > 0)
     best_boxes, best_ious = boxes, ious
     yield Refined(boxes, ious, stops)
-    for step in range(1, num_steps + 1):
+    for step in range(1, options.num_steps + 1):
         scale = box_sizes(boxes).repeat(1, 2)
-        moved = boxes + step_sizes * gradient * (scale if coordinates == "pixels" else scale.square())
+        moved = boxes + step_sizes * gradient * (scale if options.coordinates == "pixels" else scale.square())
         stops = _stopped(stops, ~(torch.isfinite(moved).all(1) & (box_sizes(moved) > 0).all(1)), Stop.COLLAPSED)
         active = stops == Stop.STEPS
-        # Looking makes a GPU wait; with the paper's thresholds nearly all steps find a box that is not finished.
+        # Asking would synchronise with a GPU; with the paper's thresholds nearly every step finds an active box.
         if boxes.is_cuda or active.any():
             moved = torch.where(active[:, None], moved, boxes)
-            # The forward pass there is also the next step's: T steps cost T + 1 of them and T backward passes.
-            new_ious, new_gradient = _iou_and_gradient(predict_iou, moved, with_gradient=step < num_steps)
+            # This forward pass is also the next step's: T steps cost T + 1 forward and T backward passes.
+            new_ious, new_gradient = _iou_and_gradient(predict_iou, moved, with_gradient=step < options.num_steps)
             change = new_ious - ious
-            if accept == "rising":
+            if options.step_policy == "backtracking":
                 taken = active & (change > 0)
                 step_sizes = torch.where((active & ~taken)[:, None], step_sizes / 2, step_sizes)
-                stops = _stopped(stops, taken & (change < early_stop), Stop.CONVERGED)
+                stops = _stopped(stops, taken & (change < options.early_stop), Stop.CONVERGED)
             else:
                 taken = active
-                stops = _stopped(stops, ~(change.abs() >= early_stop), Stop.CONVERGED)  # NaN, too, stops
-                stops = _stopped(stops, change < degeneration, Stop.FELL)
+                stops = _stopped(stops, ~(change.abs() >= options.early_stop), Stop.CONVERGED)  # NaN stops, too
+                stops = _stopped(stops, change < options.degeneration, Stop.FELL)
             boxes = torch.where(taken[:, None], moved, boxes)
             gradient = torch.where(taken[:, None], new_gradient, gradient)
             ious = torch.where(taken, new_ious, ious)
             better = ious > best_ious
             best_boxes = torch.where(better[:, None], boxes, best_boxes)
             best_ious = torch.where(better, ious, best_ious)
-        yield Refined(best_boxes, best_ious, stops) if accept == "best" else Refined(boxes, ious, stops)
+        if options.step_policy == "best":
+            yield Refined(best_boxes, best_ious, stops)
+        else:
+            yield Refined(boxes, ious, stops)
 
 
 def _stopped(stops: Tensor, where: Tensor, reason: Stop) -> Tensor:
@@ -142,9 +176,7 @@ def _stopped(stops: Tensor, where: Tensor, reason: Stop) -> Tensor:
     return stops.masked_fill(where & (stops == Stop.STEPS), int(reason))
 
 
-def _iou_and_gradient(
-    predict_iou: Callable[[Tensor], Tensor], boxes: Tensor, *, with_gradient: bool
-) -> tuple[Tensor, Tensor | None]:
+def _iou_and_gradient(predict_iou: PredictIoU, boxes: Tensor, *, with_gradient: bool) -> tuple[Tensor, Tensor]:
     if not with_gradient or not len(boxes):
         with torch.no_grad():
             return predict_iou(boxes), torch.zeros_like(boxes)

@@ -1,6 +1,5 @@
 """Checkpoints: written whole or not at all, read without executing code, and refused if they do not fit."""
 
-import os
 import pickle
 import re
 import zipfile
@@ -9,13 +8,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..errors import CheckpointError, ConfigError
+from ..files import replacing
+from ..modeling import IoUNet, state_dict_faults
+
 FORMAT = "iounet-1"
 RESUMED = ("model", "optimizer", "iteration", "categories", "config")  # what a run needs to go on
 _NAME = re.compile(r"iteration_(\d+)\.pth")
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be used; the message names the file and the cure."""
 
 
 def save_checkpoint(path: Path, **content) -> None:
@@ -30,15 +29,9 @@ def save_checkpoint(path: Path, **content) -> None:
     Raises:
         CheckpointError: the disk is full, or refuses for another reason; what stood at ``path`` stands there still.
     """
-    # Always the same name: what a killed process left is overwritten by the next.
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
+        with replacing(path, "wb") as file:
             torch.save({"format": FORMAT, **content}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
         # Of a full disk torch says "unexpected pos 832 vs 726", with the reason behind it.
         reason = error.__context__ if isinstance(error.__context__, OSError) else error
@@ -46,8 +39,6 @@ def save_checkpoint(path: Path, **content) -> None:
             f"{path} could not be written ({reason}); earlier checkpoints are untouched. Make room there or choose "
             "another OUTPUT_DIR, then go on with --resume"
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load_weights_file(path: str | Path) -> dict:
@@ -160,24 +151,37 @@ def load_detector_weights(detector: nn.Module, weights: dict[str, Tensor], sourc
         CheckpointError: parameters missing, left over, or of another shape: a checkpoint of another architecture.
     """
     expected = detector.state_dict()
-    missing = [key for key in expected if key not in weights and (need_iou_head or not key.startswith("iou_head."))]
-    unexpected = [key for key in weights if key not in expected and not key.endswith("num_batches_tracked")]
-    reshaped = [
-        f"{key} is {list(weights[key].shape)}, expected {list(value.shape)}"
-        for key, value in expected.items()
-        if key in weights and weights[key].shape != value.shape
-    ]
-    faults = [
-        f"{len(items)} {fault} ({', '.join(items[:3])}{', ...' if len(items) > 3 else ''})"
-        for fault, items in (("missing", missing), ("left over", unexpected), ("of another shape", reshaped))
-        if items
-    ]
-    if faults:
+    if faults := state_dict_faults(expected, weights, optional="" if need_iou_head else "iou_head."):
         raise CheckpointError(
             f"{source} is of another architecture than the configuration describes: parameters {'; '.join(faults)}. "
             "Use the configuration the weights were trained with (MODEL.BACKBONE.NAME and .NORM, channels, classes)"
         )
     detector.load_state_dict({key: value for key, value in weights.items() if key in expected}, strict=False)
+
+
+def load_initial_weights(detector: IoUNet, path: str, category_ids: list[int]) -> None:
+    """Loads the weights that training starts from.
+
+    Args:
+        detector: with random weights.
+        path: a checkpoint of this project, or a plain Faster R-CNN of torchvision without an IoU head; "": none.
+        category_ids: the category of label l is ``category_ids[l - 1]``.
+
+    Raises:
+        CheckpointError: the file is damaged or of another architecture.
+        ConfigError: the detector is standalone, and there is no file.
+    """
+    if not path:
+        if detector.standalone:
+            raise ConfigError(
+                "MODEL.STANDALONE trains the IoU head of a finished detector: give one with MODEL.WEIGHTS"
+            )
+        return
+    content = load_weights_file(path)
+    weights = content.get("model", content)
+    if "roi_heads.box_predictor.cls_score.bias" in weights:
+        weights = select_categories(weights, category_ids)
+    load_detector_weights(detector, weights, path, need_iou_head=False)
 
 
 def select_categories(weights: dict[str, Tensor], category_ids: list[int]) -> dict[str, Tensor]:

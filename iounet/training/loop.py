@@ -12,9 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-
-class NonFiniteLossError(FloatingPointError):
-    """Training diverged; the message names the iteration, the losses and the images."""
+from ..errors import NonFiniteLossError
 
 
 @dataclass(frozen=True)
@@ -91,8 +89,8 @@ def train_steps(
             shown = ", ".join(f"{name} {value:.4g}" for name, value in (values | {"gradient": gradient_norm}).items())
             raise NonFiniteLossError(
                 f"iteration {iteration}: a loss or the norm of the gradient is not finite ({shown}) "
-                f"on images {[target['image_id'] for target in targets]}; look at these images, lower SOLVER.BASE_LR, "
-                "lengthen SOLVER.WARMUP_ITERATIONS, or set SOLVER.CLIP_GRADIENT"
+                f"on images {[target['image_id'] for target in targets]}; look at these images, lower the learning "
+                "rate, lengthen the warm-up, or clip the gradient"
             )
         learning_rate = optimizer.param_groups[0]["lr"]
         optimizer.step()

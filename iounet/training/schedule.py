@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from ..errors import OptionError, check_choice
+
 
 def learning_rate_schedule(
     optimizer: Optimizer,
@@ -27,14 +29,12 @@ def learning_rate_schedule(
             ("constant"), or by a factor that rises from there to 1 ("linear").
 
     Raises:
-        ValueError: an unknown decay or warm-up, or steps that do not rise.
+        OptionError: an unknown decay or warm-up, or steps that do not rise.
     """
-    if warmup not in ("constant", "linear"):
-        raise ValueError(f"unknown warm-up '{warmup}': SOLVER.WARMUP is constant or linear")
-    if decay not in ("step", "linear"):
-        raise ValueError(f"unknown decay '{decay}': SOLVER.DECAY is step or linear")
+    check_choice("warmup", warmup, ("constant", "linear"))
+    check_choice("decay", decay, ("step", "linear"))
     if list(steps) != sorted(steps):
-        raise ValueError(f"SOLVER.STEPS must rise, got {tuple(steps)}")
+        raise OptionError("steps", f"must rise, got {tuple(steps)}")
 
     def factor(iteration: int) -> float:
         if decay == "linear":

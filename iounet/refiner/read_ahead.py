@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from .images import read_image
+from ..data import read_image
 
 
 def read_ahead(paths: Sequence[Path], batch_size: int) -> Iterator[list[Tensor]]:

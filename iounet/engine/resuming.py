@@ -1,12 +1,18 @@
-"""Going on with a run under the configuration that is given now: what may differ from before, and what then applies."""
+"""Resuming a run: what may differ from its configuration before, and which settings then apply."""
 
 from fnmatch import fnmatch
+from pathlib import Path
 
 import yaml
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from .checkpoint import CheckpointError
+from ..config import config_from_yaml
+from ..data import check_categories
+from ..errors import CheckpointError, ConfigError
+from ..jobs import TrainingJob
+from ..training.checkpoint import load_detector_weights, load_newest_checkpoint
+from .processes import Process
 
 # Where a run begins, where it runs, and when it writes: other values change neither its course nor its evaluations.
 FREE = (
@@ -16,7 +22,7 @@ FREE = (
     "MODEL.BACKBONE.WEIGHTS",
     "DATA.NUM_WORKERS",
     "SOLVER.*_PERIOD",
-    "TEST.REFINE.CUDA_GRAPHS",
+    "TEST.CUDA_GRAPHS",
 )
 # What the weights and the optimizer's state mean. Some fit, by their shapes, into a detector of other values.
 FIXED = (
@@ -32,20 +38,52 @@ FIXED = (
 )
 
 
-def changed_settings(before: str, now: str, defaults: str, source: str) -> list[str]:
-    """What a run is resumed with that changes its course or its evaluations, as ``SOLVER.BASE_LR 0.01 → 0.02``.
+def resume_from(checkpoints: list[Path], job: TrainingJob, process: Process) -> int:
+    """Restores a run's state from the newest whole checkpoint.
 
     Args:
-        before, now: configurations as YAML text. A key that is not in ``before`` is newer than it.
-        defaults: the default configuration, which is what was done before a key came.
+        checkpoints: oldest first; damaged ones are set aside.
+        job: its detector, optimizer and schedule get the state.
+
+    Returns:
+        The number of iterations done.
+
+    Raises:
+        CheckpointError: no checkpoint can be resumed from with these settings.
+        DataError: the checkpoint has other categories.
+    """
+    path, checkpoint, damaged = load_newest_checkpoint(checkpoints)
+    check_categories(checkpoint["categories"], job.dataset, str(path))
+    changes = changed_settings(checkpoint["config"], job.config, str(path))
+    processes = checkpoint.get("processes", process.world_size)  # which older checkpoints lack
+    if processes != process.world_size:
+        changes.append(f"processes {processes} → {process.world_size}")
+    load_detector_weights(job.detector, checkpoint["model"], str(path), need_iou_head=True)
+    restore_optimizer(job.optimizer, job.schedule, checkpoint["optimizer"], checkpoint["iteration"], str(path))
+    if process.is_main:
+        for newer, error in damaged.items():
+            # Renamed, so that it is not counted among those kept; not deleted, as perhaps only the disk was at fault.
+            aside = newer.rename(newer.with_name(f"{newer.name}.damaged"))
+            print(f"warning: {error}; it is set aside as {aside.name}, and the run goes on from {path}")
+        if changes:
+            print(f"warning: {path} was trained with other settings; from here on: {', '.join(changes)}")
+    return checkpoint["iteration"]
+
+
+def changed_settings(before: str, now: str, source: str) -> list[str]:
+    """Settings of a resumed run that change its course or its evaluations, as ``SOLVER.BASE_LR 0.01 → 0.02``.
+
+    Args:
+        before, now: configurations as YAML. A key that ``before`` lacks is newer than it, and had its default's effect.
         source: of ``before``, for the message.
 
     Raises:
         CheckpointError: a setting of ``FIXED`` differs; ``before`` is no configuration.
     """
     try:
-        old = _flat(yaml.safe_load(defaults)) | _flat(yaml.safe_load(before))
-    except (yaml.YAMLError, AttributeError) as error:
+        # Through the configuration: keys that were renamed since are translated, and missing ones filled in.
+        old = _flat(yaml.safe_load(config_from_yaml(before, source).dump()))
+    except ConfigError as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"{source} holds no configuration that can be read ({reason}): it is damaged") from None
     new = _flat(yaml.safe_load(now))

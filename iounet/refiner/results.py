@@ -1,15 +1,90 @@
 """Detections of any detector as files: COCO results and the images they belong to."""
 
-import json
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import DataError
+from ..data.annotations import load_json
+from ..data.bbox import bbox_fault, is_finite_number
+from ..errors import DataError
+from ..files import read_json
 
 _FLOAT32_MAX = 3.4e38
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+
+@dataclass(frozen=True)
+class ImageIndex:
+    """The images and classes that a COCO-form annotation file lists, and the file's content.
+
+    Attributes:
+        path: of the file.
+        file_names: image id → file name.
+        class_names: category id → name; empty if the file has no categories.
+        content: all of it; objects, if it has any, are the ground truth.
+    """
+
+    path: str | Path
+    file_names: dict[Any, str]
+    class_names: dict[Any, str]
+    content: dict[str, Any]
+
+    @classmethod
+    def read(cls, path: str | Path) -> "ImageIndex":
+        """Raises DataError if the file cannot be read, or an image lacks its id or file name."""
+        content = load_json(path, needed=("images",))
+        try:
+            file_names = {image["id"]: str(image["file_name"]) for image in content["images"]}
+            class_names = {entry["id"]: str(entry["name"]) for entry in content.get("categories", [])}
+        except (KeyError, TypeError) as error:
+            raise DataError(
+                f"{path}: an image or category lacks {error}; python -m iounet.data.check {path} lists what is wrong"
+            ) from None
+        return cls(path, file_names, class_names, content)
+
+
+@dataclass(frozen=True)
+class DetectionsFile:
+    """The COCO results of a detector, and the images they belong to.
+
+    Attributes:
+        path: of the file.
+        results: its entries.
+        paths: image id → file, of the images that have detections.
+        class_names: category id → name, as an annotation file gives them; empty without one.
+        listed_ids: image id → the annotation file's id of that image, see :func:`listed_ids`; empty without one.
+    """
+
+    path: str | Path
+    results: list[dict[str, Any]]
+    paths: dict[Any, Path]
+    class_names: dict[Any, str]
+    listed_ids: dict[Any, Any]
+
+    @classmethod
+    def read(cls, path: str | Path, files: list[Path], index: ImageIndex | None) -> "DetectionsFile":
+        """Reads a results file and finds its images.
+
+        Args:
+            files: the images.
+            index: for the names of images and classes; None: see :func:`match_images` and :func:`match_categories`.
+
+        Raises:
+            DataError: the file cannot be used, or an image is missing.
+        """
+        results = read_results(path)
+        image_ids = [result["image_id"] for result in results]
+        if index is None:
+            return cls(path, results, match_images(image_ids, files, None, path), {}, {})
+        listed = listed_ids(image_ids, index.file_names)
+        file_names = {image_id: index.file_names[listed_id] for image_id, listed_id in listed.items()}
+        return cls(path, results, match_images(image_ids, files, file_names, path), index.class_names, listed)
+
+    def labels(self, categories: list[dict[str, Any]]) -> dict[Any, int]:
+        """Category id → label of the class among ``categories``, see :func:`match_categories`."""
+        return match_categories(self.results, self.class_names or None, categories)
 
 
 def read_results(path: str | Path) -> list[dict[str, Any]]:
@@ -20,12 +95,7 @@ def read_results(path: str | Path) -> list[dict[str, Any]]:
     Raises:
         DataError: no such file, not of that form, or a bbox that is not four finite numbers; the entry is named.
     """
-    try:
-        entries = json.loads(Path(path).read_bytes())
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such detections file; check the path") from None
-    except ValueError as error:
-        raise DataError(f"{path}: is not JSON ({error}); the file may be truncated") from error
+    entries = read_json(path, "detections file")
     if not isinstance(entries, list):
         raise DataError(
             f"{path}: is not a COCO results file, which is a list; it holds a JSON {type(entries).__name__}"
@@ -42,22 +112,14 @@ def read_results(path: str | Path) -> list[dict[str, Any]]:
                 raise DataError(f"{where} has {key} {entry[key]!r}; it must be a number or a string")
         where += f" (image {entry['image_id']})"
         bbox = entry["bbox"]
-        if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(_is_finite_number, bbox)):
+        # Boxes are refined in float32.
+        if bbox_fault(bbox, _FLOAT32_MAX):
             raise DataError(f"{where} has bbox {bbox}; it must be four finite numbers [x, y, width, height] in pixels")
-        if not all(_is_finite_number(start + size) for start, size in zip(bbox[:2], bbox[2:], strict=True)):
+        if max(abs(start + size) for start, size in zip(bbox[:2], bbox[2:], strict=True)) > _FLOAT32_MAX:
             raise DataError(f"{where} has bbox {bbox}, whose far corner is beyond all numbers of 32 bits")
-        if not _is_finite_number(entry["score"]):
+        if not is_finite_number(entry["score"], _FLOAT32_MAX):
             raise DataError(f"{where} has score {entry['score']!r}; it must be a finite number")
     return entries
-
-
-def _is_finite_number(value: Any) -> bool:
-    # In float32, in which boxes are refined; by comparison, as math.isfinite raises on huge integers, which JSON has.
-    return _is_number(value) and abs(value) <= _FLOAT32_MAX
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def find_images(paths: Iterable[str | Path]) -> list[Path]:

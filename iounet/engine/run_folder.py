@@ -18,6 +18,8 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torchvision.transforms.v2.functional import pil_to_tensor
 
+from ..files import replacing
+
 HISTOGRAM_EDGES = [edge / 50 for edge in range(51)]  # TensorBoard's own are a tenth of the value apart
 LARGEST_DIFF = 1 << 20  # bytes; more than anybody writes by hand between two commits
 
@@ -46,10 +48,8 @@ class RunFolder:
         self._metrics = path / "metrics.json"
         lines = self._metrics.read_text().splitlines() if self._metrics.exists() and start_iteration else []
         kept = [line for line in lines if _iteration(line) <= start_iteration]
-        # Not in place: a run killed meanwhile would lose the rows. The tables are made from them.
-        rewritten = path / "metrics.json.tmp"
-        rewritten.write_text("".join(f"{line}\n" for line in kept))
-        rewritten.replace(self._metrics)
+        with replacing(self._metrics) as file:
+            file.writelines(f"{line}\n" for line in kept)
         rows = [json.loads(line) for line in kept]
         self.evaluated = {row["iteration"] for row in rows if _table_of(row) == "evaluation.csv"}
         for name in ("metrics.csv", "evaluation.csv"):

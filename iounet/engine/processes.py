@@ -2,54 +2,57 @@
 
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
 _NOTHING = object()
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
 class Process:
-    """One of torchrun's, or the only one of plain python."""
+    """One of torchrun's processes, or the only one of plain python."""
 
     device: torch.device
     rank: int = 0
     world_size: int = 1
 
     @property
-    def reports(self) -> bool:
-        """Whether this is the one that prints and writes."""
+    def is_main(self) -> bool:
+        """Whether this is the process that prints and writes."""
         return self.rank == 0
 
-    def gather(self, items: list) -> list:
-        """All processes' items in the one that reports, the first of each, then the second; nothing in the others.
+    def gather(self, items: list[Item]) -> list[Item]:
+        """All processes' items in the main process, the first of each, then the second; nothing in the others.
 
-        Of what was dealt out in turns, as :func:`iounet.data.eval_loader` deals images, this is the original order.
+        Of items that were dealt out in turns, as :func:`iounet.data.eval_loader` deals images, this is the original
+        order.
         """
         if self.world_size == 1:
             return items
-        parts = [None] * self.world_size if self.reports else None
+        parts: list[Any] | None = [None] * self.world_size if self.is_main else None
         dist.gather_object(items, parts)
         return _in_turns(parts or [])
 
-    def gather_in_all(self, items: list) -> list:
-        """What :meth:`gather` returns, in all processes."""
+    def all_gather(self, items: list[Item]) -> list[Item]:
+        """What :meth:`gather` returns in the main process, in all processes."""
         if self.world_size == 1:
             return items
-        parts = [None] * self.world_size
+        parts: list[Any] = [None] * self.world_size
         dist.all_gather_object(parts, items)
         return _in_turns(parts)
 
-    def share(self, items: Sequence) -> Sequence:
-        """This process's part of what all have, dealt out in turns: what :meth:`gather` puts together again."""
+    def share(self, items: Sequence[Item]) -> Sequence[Item]:
+        """This process's part of items that all have, dealt out in turns: :meth:`gather` undoes it."""
         return items[self.rank :: self.world_size]
 
     def maximum(self, value: int) -> int:
-        """The largest of the processes' values, in all of them."""
+        """The largest of the processes' values, in all processes."""
         if self.world_size == 1:
             return value
         largest = torch.tensor(value, device=self.device)
@@ -57,18 +60,21 @@ class Process:
         return int(largest)
 
 
-def _in_turns(parts: list[list]) -> list:
+def _in_turns(parts: Iterable[list[Item]]) -> list[Item]:
     turns = itertools.zip_longest(*parts, fillvalue=_NOTHING)
-    return [item for turn in turns for item in turn if item is not _NOTHING]
+    return [item for turn in turns for item in turn if item is not _NOTHING]  # type: ignore[misc]
 
 
-def join_processes(device: torch.device) -> Process:
-    """Joins the others if torchrun started this one; ``torch.distributed.destroy_process_group`` leaves them."""
+def init_process(device: torch.device) -> Process:
+    """This process, joined with the others if torchrun started it.
+
+    ``torch.distributed.destroy_process_group`` leaves them.
+    """
     if "WORLD_SIZE" not in os.environ:
         return Process(device)
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    timeout = timedelta(hours=1)  # the others wait while the first process writes a report or builds the kernels
+    timeout = timedelta(hours=1)  # the others wait while the main process writes a report or builds the kernels
     store, rank, world_size = next(dist.rendezvous("env://", timeout=timeout))
     # After a restart the store still has the addresses of the processes before, and some would connect to them.
     store = dist.PrefixStore(f"restart {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)

@@ -7,9 +7,8 @@ detections = to_supervision(refined, refiner.categories, given=detections)
 import numpy as np
 import supervision
 
-from .data.results import match_names
-from .detections import Detections
-from .refiner import RefinedDetections
+from ..detections import Detections, RefinedDetections
+from .results import match_names
 
 
 def from_supervision(
@@ -19,7 +18,7 @@ def from_supervision(
 
     Args:
         detections: with ``data["class_name"]``, as from ultralytics or transformers, matched by name; else with
-            ``class_id``, taken for the place from 0 among the categories. A class that is not among them gets label 0,
+            ``class_id``, taken for the index among the categories. A class that is not among them gets label 0,
             so that it is refined without regard to its class.
         categories: of the refiner.
 

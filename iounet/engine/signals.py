@@ -1,6 +1,5 @@
 """Ctrl-C and SIGTERM, kept waiting until training can stop without a loss."""
 
-import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,13 +52,3 @@ class StopSignals:
             yield
         finally:
             self._exits = False
-
-
-def leave_process_group(worker: int) -> None:
-    """A DataLoader's ``worker_init_fn``.
-
-    Ctrl-C and torchrun signal whole groups of processes. A worker that ended would take the training process with it,
-    in the middle of a step; one that ignored SIGTERM could not be ended by the training process either.
-    """
-    if hasattr(os, "setsid"):  # not on Windows, whose process groups get no such signals
-        os.setsid()

@@ -1,0 +1,1 @@
+"""The commands that `pip install` makes: a parser each, and one call."""

@@ -1,0 +1,68 @@
+"""Better boxes for images: IoU-Net's own detections, or those of any other detector, refined.
+
+Detect and refine the images of a folder:
+
+    python tools/refine_boxes.py --weights runs/bccd/model_final.pth --images photos/ --output runs/refined
+
+Refine the boxes of another detector, given as COCO results JSON:
+
+    python tools/refine_boxes.py --weights runs/bccd/model_final.pth --images photos/ --output runs/refined \\
+        --detections detections.json --annotations instances_val.json
+
+An image_id of theirs is one of the annotation file, or the name of the file, with or without suffix (as ultralytics
+writes it), or, without an annotation file, the number that this name spells. Classes are matched by the names in the
+annotation file, or, without one, by id; boxes of classes that the refiner was not trained on stay as they are, unless
+--class-agnostic. Where the annotation file has objects, AP before and after is printed.
+
+The output folder then holds detections.json (COCO results; with --detections the same entries in the same order with
+every key kept, bbox replaced, predicted_iou and predicted_iou_before added; otherwise beside images.json, which lists
+the ids given to the images), pictures/ with the boxes before and after, report.html, and with ground truth
+evaluation.json, the AP. A run that was stopped goes on with --resume.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from ..errors import ConfigError, UserError
+from ..refiner import RefinementRun
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", required=True, metavar="FILE", help="checkpoint written by tools/train.py")
+    parser.add_argument("--images", required=True, nargs="+", metavar="PATH", help="image files, or folders of them")
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="made if it is not there")
+    parser.add_argument("--detections", metavar="JSON", help="COCO results of any detector, to be refined")
+    parser.add_argument("--annotations", metavar="JSON", help="COCO-form file of the images' ids, classes and objects")
+    parser.add_argument("--class-agnostic", action="store_true", help="refine every box without regard to its class")
+    parser.add_argument("--rescore", action="store_true", help="multiply each score by the predicted IoU")
+    parser.add_argument("--resume", action="store_true", help="continue the run that was stopped in this folder")
+    parser.add_argument(
+        "--pictures",
+        type=int,
+        default=20,
+        metavar="N",
+        dest="num_pictures",
+        help="draw the first N images (default: 20)",
+    )
+    parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="images at once (default: 1)")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, or auto: a GPU if there is one (default)")
+    args = parser.parse_args()
+    try:
+        if args.batch_size < 1:
+            raise ConfigError(f"--batch-size must be at least 1, got {args.batch_size}")
+        if args.class_agnostic and not args.detections:
+            raise ConfigError("--class-agnostic is for the boxes of another detector, which --detections gives")
+        RefinementRun(**vars(args)).run()
+    except KeyboardInterrupt:
+        print(f"\nstopped; --resume continues with what lies in {args.output}", file=sys.stderr)
+        sys.exit(130)
+    except UserError as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+    except OSError as error:
+        sys.exit(f"{error}; where the output folder has room and may be written to, --resume continues")
+
+
+if __name__ == "__main__":
+    main()

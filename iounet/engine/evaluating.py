@@ -1,0 +1,88 @@
+"""Evaluating a detector with all processes, and reporting it."""
+
+import math
+import shlex
+import sys
+
+import torch
+import torchvision
+from tqdm import tqdm
+
+from ..data import CocoDataset, eval_loader
+from ..evaluation import CocoEvaluator, Evaluation, write_report
+from ..evaluation.evaluate import REFINED, Found, as_results, joined, predict
+from ..jobs import EvaluationJob
+from ..visualization import most_changed
+from .processes import Process
+from .run_folder import RunFolder
+
+
+def evaluate(job: EvaluationJob, process: Process) -> Evaluation | None:
+    """Evaluates the detector; all processes have to call.
+
+    Each process predicts for its share of the images, and scores its share of the categories.
+
+    Returns:
+        The evaluation in the main process, None in the others.
+    """
+    dataset = job.dataset
+    batches = eval_loader(
+        dataset,
+        batch_size=job.batch_size,
+        num_workers=job.num_workers,
+        rank=process.rank,
+        world_size=process.world_size,
+    )
+    progress = tqdm(batches, desc="evaluate", unit="batch", leave=False, disable=not process.is_main)
+    predictions = predict(job.detector, progress, dataset.class_names, device=process.device)
+    matches = process.gather(predictions.matches)
+    changes = most_changed(process.gather(predictions.changes))
+    evaluator = CocoEvaluator(dataset.as_coco())
+    found = {row: process.all_gather(of_row) for row, of_row in predictions.found.items()}
+    table = {row: _score(of_row, dataset, evaluator, process) for row, of_row in found.items()}
+    if not process.is_main:
+        return None
+    results = as_results(found[REFINED], dataset.category_ids)
+    return Evaluation(table, results, *joined(matches), predictions.examples, changes)
+
+
+def _score(found: Found, dataset: CocoDataset, evaluator: CocoEvaluator, process: Process) -> dict[str, float]:
+    """A row of the table in the main process, {} in the others."""
+    share = process.share(evaluator.category_ids)
+    of_share = torch.tensor([category_id in share for category_id in dataset.category_ids])
+    kept = [(image_id, of_image[of_share[of_image.labels - 1]]) for image_id, of_image in found]
+    scores = process.gather(evaluator.by_category(as_results(kept, dataset.category_ids), share))
+    return evaluator.summary(scores) if process.is_main else {}
+
+
+def evaluate_and_report(
+    job: EvaluationJob, process: Process, folder: RunFolder | None = None, iteration: int = 0
+) -> None:
+    """Evaluates with all processes; the main process writes the report, prints the table and logs it.
+
+    Args:
+        folder: of the training run; None: nothing is logged.
+        iteration: of the training run.
+    """
+    evaluation = evaluate(job, process)
+    if evaluation is None:
+        return
+    dataset, output = job.dataset, job.output_dir
+    refinement = job.detector.postprocessing.refinement
+    facts = {
+        "command": shlex.join(sys.argv),
+        "data": f"{dataset.annotation_file}, {len(dataset)} images",
+        "classes": ", ".join(dataset.class_names),
+        "refinement": f"{refinement.num_steps} steps, lambda {refinement.step_size:g}",
+        "versions": f"torch {torch.__version__}, torchvision {torchvision.__version__}",
+    }
+    summary = write_report(evaluation, output, dataset.class_names, f"IoU-Net: {output.name}", facts)
+    correlation = summary["correlation"]
+    tqdm.write(f"\n{dataset.annotation_file}, {len(dataset)} images:\n\n{(output / 'table.md').read_text()}")
+    tqdm.write(
+        f"correlation with the true IoU: class score {correlation['score'] or math.nan:.3f}, "
+        f"predicted IoU {correlation['predicted_iou'] or math.nan:.3f}; report in {output}/"
+    )
+    if folder and iteration not in folder.evaluated:
+        ious = {"true_iou": evaluation.ious, "predicted_iou": evaluation.predicted_ious}
+        folder.log_evaluation(iteration, summary, ious)

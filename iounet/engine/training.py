@@ -1,0 +1,174 @@
+"""A training run: from the first iteration, or the newest checkpoint, to the last evaluation."""
+
+import sys
+from signal import Signals
+
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from ..data import CocoDataset, train_loader
+from ..errors import CheckpointError, ConfigError, NonFiniteLossError
+from ..jobs import TrainingJob
+from ..training import train_steps
+from ..training.checkpoint import (
+    checkpoint_path,
+    load_initial_weights,
+    prune_checkpoints,
+    resumable_checkpoints,
+    save_checkpoint,
+)
+from .evaluating import evaluate_and_report
+from .processes import Process
+from .resuming import resume_from
+from .run_folder import RunFolder
+from .signals import StopSignals
+
+KEPT_CHECKPOINTS = 2  # one that turns out bad leaves the one before it
+
+
+def train(job: TrainingJob, process: Process, *, resume: bool) -> None:
+    """Trains, evaluates and saves; all processes have to call.
+
+    A run that is stopped by SIGTERM or Ctrl-C saves a checkpoint first and exits with 143 or 130.
+
+    Args:
+        resume: continue from the newest checkpoint in the job's folder.
+
+    Raises:
+        CheckpointError: a checkpoint cannot be read, written or resumed from.
+        ConfigError: the folder holds another run.
+        DataError: an image cannot be read.
+        NonFiniteLossError: training diverged.
+    """
+    done = _start(job, process, resume=resume)
+    folder = RunFolder(job.output_dir, job.config, start_iteration=done) if process.is_main else None
+    finished = done >= job.max_iterations
+    if finished and process.is_main:
+        print(f"{job.output_dir} has done all {job.max_iterations} iterations: evaluating it")
+    missing = folder is not None and _evaluation_is_due(job, done) and done not in folder.evaluated
+    if finished or process.maximum(int(missing)):
+        evaluate_and_report(job.evaluation, process, folder, done)
+    try:
+        _train_from(done, job, process, folder)
+    except NonFiniteLossError as error:
+        keys = "SOLVER.BASE_LR, SOLVER.WARMUP_ITERATIONS, SOLVER.CLIP_GRADIENT"
+        raise NonFiniteLossError(f"{error} ({keys})") from error
+    if folder:
+        folder.close()
+
+
+def _start(job: TrainingJob, process: Process, *, resume: bool) -> int:
+    """Gives the detector its weights; the number of iterations done."""
+    if process.is_main:
+        _describe(job.dataset)
+    checkpoints = resumable_checkpoints(job.output_dir / "checkpoints")
+    if checkpoints and not resume:
+        raise ConfigError(
+            f"{job.output_dir} holds the checkpoints of another run: give --resume to continue it, or another "
+            "OUTPUT_DIR"
+        )
+    if checkpoints:
+        done = resume_from(checkpoints, job, process)
+    else:
+        done = 0
+        load_initial_weights(job.detector, job.initial_weights, job.dataset.category_ids)
+        if process.is_main:
+            if resume:
+                print(f"{job.output_dir} holds no checkpoint to resume from: the run begins at iteration 0")
+            print(*job.notes, sep="\n", end="\n" if job.notes else "")
+    if process.maximum(done) != done:
+        raise CheckpointError(f"other processes resume from a later iteration than {done}: all must see one OUTPUT_DIR")
+    return done
+
+
+def _describe(dataset: CocoDataset) -> None:
+    notes = [f"{count} left out: {rule}" for rule, count in dataset.skipped.items()]
+    if dataset.clipped:
+        notes.append(f"{dataset.clipped} boxes that overhang their image are clipped to it")
+    print(f"{dataset.annotation_file}: {len(dataset)} images, {len(dataset.categories)} classes", *notes, sep="; ")
+
+
+def _train_from(done: int, job: TrainingJob, process: Process, folder: RunFolder | None) -> None:
+    batches = train_loader(
+        job.dataset,
+        batch_size=job.batch_size,
+        num_workers=job.num_workers,
+        seed=job.seed,
+        start_iteration=done,
+        num_iterations=job.max_iterations,
+        rank=process.rank,
+        world_size=process.world_size,
+    )
+    detector = job.detector
+    steps = train_steps(
+        DistributedDataParallel(detector, gradient_as_bucket_view=True) if process.world_size > 1 else detector,
+        batches,
+        job.optimizer,
+        job.schedule,
+        device=process.device,
+        seed=job.seed * process.world_size + process.rank,
+        start_iteration=done,
+        clip_gradient=job.clip_gradient,
+        accumulation_steps=job.accumulation_steps,
+    )
+    progress = tqdm(
+        steps,
+        initial=done,
+        total=job.max_iterations,
+        desc="train",
+        unit="it",
+        smoothing=0.05,
+        disable=not process.is_main,
+    )
+    with StopSignals() as signals:
+        for step in progress:
+            # All are asked at every step: torchrun signals them one by one, and one that stopped a step before the
+            # others would leave them waiting. It takes 0.4 ms with two on a CPU.
+            stopped = process.maximum(signals.received)
+            done, last = step.iteration, step.iteration == job.max_iterations
+            if folder and (last or done % job.log_period == 0):
+                values = {"gradient_norm": step.gradient_norm, "learning_rate": step.learning_rate}
+                folder.log(done, step.losses | values)
+                shown = {"loss": f"{step.losses['loss']:.3f}", "iou": f"{step.losses['loss_iou']:.4f}"}
+                progress.set_postfix(shown, refresh=False)
+            evaluates = _evaluation_is_due(job, done)
+            if folder and last:
+                # Before the last checkpoint: a run that has one is not trained again.
+                _save_model(job)
+            if folder and (stopped or evaluates or done % job.checkpoint_period == 0):
+                folder.flush()
+                _save_checkpoint(job, process, done)
+            if stopped:
+                if process.is_main:
+                    tqdm.write(f"{Signals(stopped).name}: stopped after iteration {done}; --resume goes on from there")
+                sys.exit(128 + stopped)
+            if evaluates:
+                with signals.exit_at_once():
+                    evaluate_and_report(job.evaluation, process, folder, done)
+
+
+def _evaluation_is_due(job: TrainingJob, done: int) -> bool:
+    return done == job.max_iterations or bool(done and job.eval_period and done % job.eval_period == 0)
+
+
+def _save_model(job: TrainingJob) -> None:
+    save_checkpoint(
+        job.output_dir / "model_final.pth",
+        model=job.detector.state_dict(),
+        categories=job.dataset.categories,
+        config=job.config,
+    )
+
+
+def _save_checkpoint(job: TrainingJob, process: Process, done: int) -> None:
+    folder = job.output_dir / "checkpoints"
+    save_checkpoint(
+        checkpoint_path(folder, done),
+        model=job.detector.state_dict(),
+        optimizer=job.optimizer.state_dict(),
+        iteration=done,
+        processes=process.world_size,
+        categories=job.dataset.categories,
+        config=job.config,
+    )
+    prune_checkpoints(folder, keep=KEPT_CHECKPOINTS)

@@ -1,0 +1,54 @@
+"""Reading JSON with errors that name the file, and writing files that are never half there."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from .errors import DataError
+
+
+def read_json(path: str | Path, what: str) -> Any:
+    """The content of a JSON file.
+
+    Args:
+        path: of the file.
+        what: it should hold, such as "annotation file"; for the messages.
+
+    Raises:
+        DataError: the file cannot be read, or is not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_bytes())
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such {what}; check the path") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from error
+    except (ValueError, RecursionError) as error:  # not JSON, not text at all, or nested without end
+        raise DataError(f"{path}: is not JSON ({error}); it may be truncated: copy or download it again") from error
+
+
+@contextmanager
+def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
+    """A file to write that replaces ``path`` once the block ends without an error.
+
+    The content is written under a temporary name in the same folder, flushed to the disk and renamed. So ``path`` holds
+    either the old content or the new one, even if the process is killed or the disk is full.
+
+    Args:
+        path: its folder is made.
+        mode: "w" for text in UTF-8, "wb" for bytes.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Always the same name: what a killed process left is overwritten by the next one.
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,68 @@
+"""From candidates to detections: suppression, refinement and final scores, in the order that the options ask for."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from ..detections import Detections
+from ..errors import check_choice
+from .nms import NMSOptions, suppress
+from .refinement import RefinementOptions
+
+Refine = Callable[[list[Detections], RefinementOptions], list[Detections]]
+
+
+@dataclass(frozen=True)
+class Postprocessing:
+    """What happens to the candidates of an image at inference; the defaults are the paper's.
+
+    Attributes:
+        nms: which candidates are kept.
+        refinement: how boxes are refined.
+        refine_before_nms: refine all candidates, not only those that NMS keeps.
+        final_score: of the detections: "class", the class score, or "class_times_iou".
+
+    Raises:
+        OptionError: an unknown final score.
+    """
+
+    nms: NMSOptions = field(default_factory=NMSOptions)
+    refinement: RefinementOptions = field(default_factory=RefinementOptions)
+    refine_before_nms: bool = False
+    final_score: str = "class"
+
+    def __post_init__(self) -> None:
+        check_choice("final_score", self.final_score, ("class", "class_times_iou"))
+
+    def unrefined(self) -> "Postprocessing":
+        """The same without refinement."""
+        return replace(self, refinement=replace(self.refinement, num_steps=0))
+
+
+def postprocess(candidates: list[Detections], options: Postprocessing, refine: Refine) -> list[Detections]:
+    """Detections of each image, by falling score.
+
+    Args:
+        candidates: scored boxes of each image before NMS, with their predicted IoUs.
+        refine: detections of each image, options → the same detections with refined boxes; the detector's
+            :meth:`iounet.modeling.IoUNet.refine`.
+    """
+    if options.refine_before_nms:
+        candidates = refine(candidates, options.refinement)
+        detections = [suppress(of_image, options.nms) for of_image in candidates]
+    else:
+        detections = [suppress(of_image, options.nms) for of_image in candidates]
+        detections = refine(detections, options.refinement)
+    return with_final_scores(detections, options)
+
+
+def with_final_scores(detections: list[Detections], options: Postprocessing) -> list[Detections]:
+    """Detections of each image with the scores that ``options.final_score`` asks for, by falling score."""
+    if options.final_score == "class":
+        return detections
+    return [_times_iou(of_image) for of_image in detections]
+
+
+def _times_iou(detections: Detections) -> Detections:
+    scores = detections.scores * detections.ious.clamp(0, 1)
+    order = scores.argsort(descending=True, stable=True)
+    return replace(detections, scores=scores)[order]

@@ -1,0 +1,48 @@
+"""Pictures of the first images of a run, with their boxes before and after refinement."""
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from ..evaluation import Example, draw_examples
+from .sources import RefinedImage
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The pictures of a run.
+
+    Attributes:
+        folder: of the pictures; made when the first is drawn.
+        images: image id → file, of all images of the run.
+        number: how many of them are drawn.
+        categories: of the refiner.
+    """
+
+    folder: Path
+    images: dict[Any, Path]
+    number: int
+    categories: list[dict]
+
+    @cached_property
+    def paths(self) -> dict[Any, Path]:
+        """Image id → picture; named after the image, with its number where several images have that name."""
+        num_named = Counter(path.stem for path in self.images.values())
+        return {
+            image_id: self.folder / (f"{path.stem}.png" if num_named[path.stem] == 1 else f"{path.stem}_{count}.png")
+            for count, (image_id, path) in enumerate(islice(self.images.items(), max(self.number, 0)), start=1)
+        }
+
+    def draw(self, refined: RefinedImage) -> None:
+        """Draws an image if it is one of the first."""
+        path = self.paths.get(refined.image_id)
+        if path is None:
+            return
+        names = [category["name"] for category in self.categories]
+        before, after = refined.before, refined.after
+        drawable = (before.boxes[:, 2:] >= before.boxes[:, :2]).all(1)  # another detector may give a negative width
+        path.parent.mkdir(exist_ok=True)
+        draw_examples([Example(refined.image, before[drawable], after[drawable], None)], names).save(path)

@@ -1,0 +1,73 @@
+"""The page of a run, and AP before and after refinement where the objects are known."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+
+from ..evaluation import AP_IN_WORDS, DRAWN_SCORE, changes_section, markdown_table, without_nan
+from ..html_report import Picture, Section, write_html
+from ..visualization import changes_sheet
+from .ground_truth import GroundTruth
+from .pictures import Pictures
+from .sources import Record, Source
+
+SHOWN = 6  # pictures on the page; all of them lie in pictures/
+
+
+def write_report(
+    folder: Path,
+    facts: Mapping[str, str],
+    records: Iterable[Record],
+    source: Source,
+    truth: GroundTruth | None,
+    pictures: Pictures,
+) -> None:
+    """Writes report.html and, with ground truth, evaluation.json.
+
+    Args:
+        facts: of the page, as :func:`iounet.html_report.write_html` takes them.
+        records: of all images; iterated over several times. detections.json, made of them, lies in the folder.
+        truth: the objects; None: they are not known.
+    """
+    sections = [*_comparison(folder, truth, source, records), _pictures_section(pictures)]
+    write_html(folder / "report.html", f"Refined boxes: {folder.name}", facts=facts, sections=sections)
+
+
+def _comparison(
+    folder: Path, truth: GroundTruth | None, source: Source, records: Iterable[Record]
+) -> Iterator[Section]:
+    """AP before and after, which is printed, too, and the boxes that changed most."""
+    if truth is None:
+        return
+    before, left_out = truth.ap(source.results(records, "before"))
+    refined, _ = truth.ap(json.loads((folder / "detections.json").read_bytes()))  # with the scores written there
+    table = {"before": before, "refined": refined}
+    print(f"\n{markdown_table(table)}\n")
+    (folder / "evaluation.json").write_text(json.dumps(without_nan({"table": table}), indent=1) + "\n")
+    text = AP_IN_WORDS
+    if left_out:
+        note = (
+            f"{left_out} detections are not scored: their image or class is not in the annotation file, or their width "
+            "or height is negative."
+        )
+        print(f"{note}\n")
+        text = f"{text}\n\n{note}"
+    yield Section("Average precision", text, table=table)
+    yield changes_section(
+        changes_sheet(truth.most_changed(records)),
+        "Of the boxes that overlapped an object of their class by an IoU of at least 0.5.",
+    )
+
+
+def _pictures_section(pictures: Pictures) -> Section:
+    """The first pictures that lie in the folder: a resumed run may have had another number of them."""
+    text = (
+        f"Dashed: before. Solid: refined, with the predicted IoU before » after. Boxes of a score below {DRAWN_SCORE} "
+        "are not drawn."
+    )
+    shown = [
+        Picture(path, path.stem, f"The boxes of {path.stem} before and after refinement")
+        for path in islice(filter(Path.exists, pictures.paths.values()), SHOWN)
+    ]
+    return Section("Boxes before and after refinement", text, pictures=shown)

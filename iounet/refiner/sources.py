@@ -1,0 +1,225 @@
+"""Where the boxes of many image files come from: the refiner's own detector, or the results file of another one.
+
+A source refines the boxes of some images at a time, and turns the records of all images into COCO results.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torchvision.ops import box_convert
+
+from ..detections import Detections
+from ..errors import DataError
+from .refiner import IoURefiner
+from .results import DetectionsFile, ImageIndex, images_of
+
+# What is known of an image once it is done: its ``image_id``, ``height`` and ``width`` in pixels, and in columns over
+# its K detections ``category_ids``, ``scores``, ``before`` and ``after`` (``[x, y, width, height]`` in pixels of the
+# image), ``ious_before`` and ``ious`` (predicted).
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RefinedImage:
+    """An image with its detections before and after refinement, in its pixels.
+
+    Attributes:
+        image_id: of the results.
+        image (Tensor[3, H, W]): uint8.
+        category_ids: of each detection.
+    """
+
+    image_id: Any
+    image: Tensor
+    before: Detections
+    after: Detections
+    category_ids: list[Any]
+
+    def record(self) -> Record:
+        height, width = self.image.shape[1:]
+        before, after = (box_convert(of.boxes, "xyxy", "xywh").tolist() for of in (self.before, self.after))
+        return {
+            "image_id": self.image_id,
+            "height": height,
+            "width": width,
+            "category_ids": self.category_ids,
+            "scores": self.after.scores.tolist(),
+            "before": before,
+            "after": after,
+            "ious_before": self.before.ious.tolist(),
+            "ious": self.after.ious.tolist(),
+        }
+
+
+class Source(Protocol):
+    """Boxes to refine.
+
+    Attributes:
+        paths: image id → file, of the images that have boxes.
+    """
+
+    paths: dict[Any, Path]
+
+    def refine(self, image_ids: Sequence[Any], images: Sequence[Tensor]) -> list[RefinedImage]:
+        """Refines the boxes of some images."""
+
+    def results(self, records: Iterable[Record], which: str, *, rescore: bool = False) -> Iterator[dict[str, Any]]:
+        """COCO results "before" or "after" refinement.
+
+        Args:
+            records: of all images.
+            rescore: multiply each score by the predicted IoU.
+        """
+
+    def listed_id(self, image_id: Any) -> Any:
+        """The annotation file's id of an image."""
+
+
+class OwnBoxes:
+    """The detections of the refiner's own detector.
+
+    Args:
+        files: the images.
+        index: for the ids of the images; None: they are numbered from 1.
+
+    Raises:
+        DataError: the annotation file lacks an image.
+    """
+
+    def __init__(self, refiner: IoURefiner, files: list[Path], index: ImageIndex | None):
+        self._refiner = refiner
+        self._category_ids = [category["id"] for category in refiner.categories]
+        self.paths: dict[Any, Path] = dict(enumerate(files, start=1))
+        if index is not None:
+            listed = {path: id_ for id_, found in images_of(files, index.file_names).items() for path in found}
+            unlisted = [path for path in files if path not in listed]
+            if unlisted:
+                raise DataError(
+                    f"{index.path} does not list {len(unlisted)} of the images, such as {unlisted[0]}; "
+                    "leave --annotations out to have the images numbered"
+                )
+            self.paths = {listed[path]: path for path in files}
+
+    def refine(self, image_ids: Sequence[Any], images: Sequence[Tensor]) -> list[RefinedImage]:
+        """Detects and refines the objects of some images."""
+        return [
+            RefinedImage(
+                image_id, image, before, after, [self._category_ids[label - 1] for label in after.labels.tolist()]
+            )
+            for image_id, image, (before, after) in zip(
+                image_ids, images, self._refiner.detect_batch(images), strict=True
+            )
+        ]
+
+    def results(self, records: Iterable[Record], which: str, *, rescore: bool = False) -> Iterator[dict[str, Any]]:
+        """COCO results "before" or "after" refinement, image by image."""
+        for record in records:
+            columns = (record[name] for name in ("category_ids", which, "scores", "ious_before", "ious"))
+            for category_id, bbox, score, iou_before, iou in zip(*columns, strict=True):
+                yield {
+                    "image_id": record["image_id"],
+                    "category_id": category_id,
+                    "bbox": bbox,
+                    "score": _times_iou(score, iou) if rescore else score,
+                    "predicted_iou_before": iou_before,
+                    "predicted_iou": iou,
+                }
+
+    def listed_id(self, image_id: Any) -> Any:
+        """The annotation file's id of an image."""
+        return image_id
+
+
+class OtherBoxes:
+    """The detections of another detector.
+
+    Args:
+        detections: its results file.
+        class_agnostic: refine all boxes without regard to their class; else those of classes that the refiner does not
+            know are left as they are.
+
+    Raises:
+        DataError: the refiner knows none of the classes.
+    """
+
+    def __init__(self, refiner: IoURefiner, detections: DetectionsFile, *, class_agnostic: bool):
+        self._refiner = refiner
+        self._file = detections
+        self._class_agnostic = class_agnostic
+        self.paths = detections.paths
+        self._labels = detections.labels(refiner.categories)
+        if detections.results and not any(self._labels.values()) and not class_agnostic:
+            known = ", ".join(f"{category['id']!r} {category['name']}" for category in refiner.categories)
+            given = ", ".join(f"{id_!r} {detections.class_names.get(id_, '')}".rstrip() for id_ in self._labels)
+            raise DataError(
+                f"{detections.path}: none of its classes ({given}) is among those the refiner was trained on "
+                f"({known}); match them by name with --annotations, or refine boxes of any class with --class-agnostic"
+            )
+        self._rows: dict[Any, list[int]] = {image_id: [] for image_id in self.paths}
+        for row, result in enumerate(detections.results):
+            if class_agnostic or self._labels[result["category_id"]]:
+                self._rows[result["image_id"]].append(row)
+
+    def class_report(self) -> str:
+        """A line for each class: how many boxes, its id and name, and what is done about them."""
+        counts = Counter(result["category_id"] for result in self._file.results)
+        lines = [f"classes matched by {'name' if self._file.class_names else 'id'}:"]
+        for id_, label in self._labels.items():
+            if self._class_agnostic:
+                fate = "refined without regard to the class"
+            elif label:
+                category = self._refiner.categories[label - 1]
+                fate = f"refined as {category['id']} {category['name']}"
+            else:
+                fate = "left as they are, unknown to the refiner"
+            name = self._file.class_names.get(id_, "")
+            lines.append(f"{counts[id_]:9,} boxes of {id_} {name}".rstrip() + f": {fate}")
+        return "\n".join(lines)
+
+    def refine(self, image_ids: Sequence[Any], images: Sequence[Tensor]) -> list[RefinedImage]:
+        """Refines the boxes of some images."""
+        results = [[self._file.results[row] for row in self._rows[image_id]] for image_id in image_ids]
+        category_ids = [[result["category_id"] for result in of_image] for of_image in results]
+        boxes = [as_boxes([result["bbox"] for result in of_image]) for of_image in results]
+        labels = [[0 if self._class_agnostic else self._labels[id_] for id_ in of_image] for of_image in category_ids]
+        scores = [[float(result["score"]) for result in of_image] for of_image in results]
+        refined = self._refiner.refine_batch(images, boxes, labels, scores)
+        return [
+            RefinedImage(image_id, image, replace(after, boxes=corners, ious=after.ious_before), after, ids)
+            for image_id, image, corners, after, ids in zip(
+                image_ids, images, boxes, refined, category_ids, strict=True
+            )
+        ]
+
+    def results(self, records: Iterable[Record], which: str, *, rescore: bool = False) -> Iterator[dict[str, Any]]:
+        """COCO results "before" or "after" refinement, in the order and with the keys of those given."""
+        results: list[dict[str, Any]] = list(self._file.results)
+        for record in records if which == "after" else ():
+            columns = (record[name] for name in ("before", "after", "ious_before", "ious"))
+            for row, before, after, iou_before, iou in zip(self._rows[record["image_id"]], *columns, strict=True):
+                given = results[row]
+                results[row] = given | {
+                    "bbox": given["bbox"] if after == before else after,  # as it was written, if it did not move
+                    "score": _times_iou(given["score"], iou) if rescore else given["score"],
+                    "predicted_iou_before": iou_before,
+                    "predicted_iou": iou,
+                }
+        yield from results
+
+    def listed_id(self, image_id: Any) -> Any:
+        """The annotation file's id of an image."""
+        return self._file.listed_ids.get(image_id, image_id)
+
+
+def _times_iou(score: float, iou: float) -> float:
+    return score * min(max(iou, 0.0), 1.0)
+
+
+def as_boxes(bboxes: list[list[float]]) -> Tensor:
+    """``[x, y, width, height]`` as boxes xyxy, float32 [N, 4]."""
+    return box_convert(torch.tensor(bboxes, dtype=torch.float32).reshape(-1, 4), "xywh", "xyxy")
