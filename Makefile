@@ -1,11 +1,13 @@
-# make demo   trains a small IoU-Net on synthetic pictures and shows what it does; results in runs/demo
-#             (called again it goes on where it was stopped, or evaluates; SEED=1 DEMO=runs/demo1 for another run)
-# make test   runs the tests
-# make fuzz   compares prroi_pool's kernels with the reference on a million random RoIs, with sanitizers
-# make gpu    on a machine with a CUDA GPU: its tests, benchmarks (ORIGINAL=DIR adds the authors' kernels) and
-#             compute-sanitizer; figures in docs/benchmarks/ and docs/benchmarks.md
-#             (also one by one: make gpu-test, gpu-benchmark, gpu-detector, gpu-sanitize, gpu-graphs)
-# All first make .venv with everything pyproject.toml names. PYTHON=python3.12 chooses the interpreter.
+# make demo      trains a small IoU-Net on synthetic pictures and shows what it does; results in runs/demo
+#                (run it again to resume or to evaluate; SEED=1 DEMO=runs/demo1 for another run)
+# make test      runs the tests, without the slow ones, in five minutes on two cores
+# make test-all  runs all tests: builds, launches, kills and whole trainings, too
+# make lint      checks style and types
+# make fuzz      compares prroi_pool's kernels with the reference on a million random RoIs, with sanitizers
+# make gpu       on a machine with a CUDA GPU: its tests, compute-sanitizer, a profile of the kernels, and benchmarks
+#                (ORIGINAL=DIR adds the authors' kernels); figures in docs/benchmarks/ and docs/benchmarks.md
+#                (one by one: make gpu-test, gpu-sanitize, gpu-profile, gpu-benchmark, gpu-detector)
+# The first call makes .venv with everything that pyproject.toml names. PYTHON=python3.12 chooses the interpreter.
 
 PYTHON ?= python3
 CONSTRAIN ?= --constraint constraints.txt
@@ -37,20 +39,23 @@ export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 
-.PHONY: demo test fuzz gpu gpu-test gpu-sanitize gpu-profile gpu-benchmark gpu-detector gpu-graphs lint clean
+.PHONY: demo test test-all fuzz gpu gpu-test gpu-sanitize gpu-profile gpu-benchmark gpu-detector lint clean
 
 demo: $(VENV)/installed
 	$(RUN) -m iounet.data.synthetic --output runs/synthetic
 	$(RUN) tools/train.py --config-file configs/synthetic.yaml --resume OUTPUT_DIR $(DEMO) SEED $(SEED)
 
 test: $(VENV)/installed
+	$(RUN) -m pytest -m 'not slow'
+
+test-all: $(VENV)/installed
 	$(RUN) -m pytest
 
 fuzz: $(INSTALLED)
 	$(RUN) tests/prroi_pool/fuzz.py --sanitize --rois $(ROIS)
 
 # Each target by itself takes a few minutes; `make -k gpu` goes on after one that fails.
-gpu: gpu-test gpu-sanitize gpu-profile gpu-benchmark gpu-detector gpu-graphs
+gpu: gpu-test gpu-sanitize gpu-profile gpu-benchmark gpu-detector
 
 gpu-test: $(INSTALLED) | $(GPU_LOGS)
 	$(RUN) -m pytest -m gpu $(PYTEST) 2>&1 | tee $(GPU_LOGS)/test.log
@@ -67,23 +72,22 @@ gpu-sanitize: $(INSTALLED) | $(GPU_LOGS)
 	tail -n 5 $(GPU_LOGS)/*check.log; exit $$failed
 
 gpu-profile: $(INSTALLED) | $(GPU_LOGS)
-	$(NCU) --clock-control none --profile-from-start off --kernel-name 'regex:(forward|backward)_(channels_last|strided)' \
-	    --set detailed --csv --page raw $(RUN) benchmarks/profile_kernels.py > $(GPU_LOGS)/kernels.csv
+	$(NCU) --clock-control none --profile-from-start off --set detailed --csv --page raw \
+	    --kernel-name 'regex:(forward|backward)_(channels_last|strided)' \
+	    $(RUN) -m benchmarks.profile_kernels > $(GPU_LOGS)/kernels.csv
 
 gpu-benchmark: $(INSTALLED) | $(GPU_LOGS)
-	$(RUN) tools/benchmark_prroi.py --device cuda --seconds $(GPU_SECONDS) $(if $(ORIGINAL),--original $(ORIGINAL)) \
+	$(RUN) -m benchmarks.operator --device cuda --seconds $(GPU_SECONDS) $(if $(ORIGINAL),--original $(ORIGINAL)) \
 	    --output docs/benchmarks/cuda.json --document docs/benchmarks.md 2>&1 | tee $(GPU_LOGS)/benchmark.log
 	cp docs/benchmarks/cuda.json $(GPU_LOGS)
 
+# With refinement as one CUDA graph, as by default, and without.
 gpu-detector: $(INSTALLED) | $(GPU_LOGS)
-	$(RUN) tools/benchmark.py --device cuda --seconds $(GPU_DETECTOR_SECONDS) \
+	$(RUN) -m benchmarks.detector --device cuda --seconds $(GPU_DETECTOR_SECONDS) \
 	    --output docs/benchmarks/detector_cuda.json --document docs/benchmarks.md 2>&1 | tee $(GPU_LOGS)/detector.log
-	cp docs/benchmarks/detector_cuda.json $(GPU_LOGS)
-
-gpu-graphs: $(INSTALLED) | $(GPU_LOGS)
-	$(RUN) tools/benchmark.py --device cuda --cuda-graphs --seconds $(GPU_DETECTOR_SECONDS) \
-	    --output docs/benchmarks/detector_cuda_graphs.json 2>&1 | tee $(GPU_LOGS)/detector_graphs.log
-	cp docs/benchmarks/detector_cuda_graphs.json $(GPU_LOGS)
+	$(RUN) -m benchmarks.detector --device cuda --seconds $(GPU_DETECTOR_SECONDS) --no-cuda-graphs \
+	    --output docs/benchmarks/detector_cuda_without_graphs.json 2>&1 | tee $(GPU_LOGS)/detector_without_graphs.log
+	cp docs/benchmarks/detector_cuda*.json $(GPU_LOGS)
 
 $(GPU_LOGS):
 	mkdir -p $@
@@ -91,6 +95,7 @@ $(GPU_LOGS):
 lint: $(VENV)/installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
 
 # An editable install: prroi_pool compiles its kernels from csrc/ on first use.
 $(VENV)/installed: pyproject.toml constraints.txt

@@ -22,9 +22,10 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 from types import ModuleType
+from typing import IO, Any
 
 import torch
 
@@ -267,6 +268,7 @@ def _import(device_type: str, folder: Path) -> ModuleType:
     name = f"prroi_pool_{device_type}"
     library = folder / (name + (".pyd" if sys.platform == "win32" else ".so"))
     spec = importlib.util.spec_from_file_location(name, library)
+    assert spec is not None and spec.loader is not None  # which only another suffix would give
     try:
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
@@ -302,7 +304,7 @@ def _process_lock(folder: Path) -> Iterator[None]:
         yield
 
 
-def _try_lock(file) -> bool:
+def _try_lock(file: IO[str]) -> bool:
     try:
         if sys.platform == "win32":
             import msvcrt
@@ -320,7 +322,7 @@ def _try_lock(file) -> bool:
 
 
 @contextlib.contextmanager
-def _replaced(mapping, key: str, value) -> Iterator[None]:
+def _replaced(mapping: MutableMapping[str, Any], key: str, value: Any) -> Iterator[None]:
     before = mapping.get(key)
     mapping[key] = value
     try:

@@ -70,10 +70,11 @@ class MultiScalePrRoIPool(nn.Module):
         scales = _scales(maps, image_shapes)
         if self.in_fixed_shapes(rois.device):
             return self._pool_in_fixed_shapes(maps, rois, levels, scales)
+        height, width = self.output_size
         pooled, order = [], []
         for level, (features, scale) in enumerate(zip(maps, scales, strict=True)):
             members = (levels == level).nonzero().squeeze(1)
-            pooled.append(prroi_pool2d(features, rois[members], *self.output_size, scale))
+            pooled.append(prroi_pool2d(features, rois[members], height, width, scale))
             order.append(members)
         # Not [...]: index_select's gradient is faster, and its result contiguous, as fully connected layers want it.
         return torch.cat(pooled).index_select(0, torch.cat(order).argsort())
@@ -92,11 +93,13 @@ class MultiScalePrRoIPool(nn.Module):
         CUDA graph. So each level pools all boxes, those of other levels as boxes without area, which give 0,
         and the levels are summed.
         """
-        pooled = None
+        height, width = self.output_size
+        pooled: Tensor | None = None
         for level, (features, scale) in enumerate(zip(maps, scales, strict=True)):
             of_level = rois.masked_fill((levels != level)[:, None], 0)
-            added = prroi_pool2d(features, of_level, *self.output_size, scale)
+            added = prroi_pool2d(features, of_level, height, width, scale)
             pooled = added if pooled is None else pooled + added
+        assert pooled is not None, "a pyramid has levels"
         return pooled
 
     @torch.no_grad()
@@ -107,8 +110,8 @@ class MultiScalePrRoIPool(nn.Module):
         `forward`."""
         scales = _scales(self._maps(x), image_shapes)
         finest, coarsest = (int(-math.log2(scale)) for scale in (scales[0], scales[-1]))
-        boxes = torch.cat(list(boxes))
-        side = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sqrt()
+        x1, y1, x2, y2 = torch.cat(list(boxes)).unbind(1)
+        side = ((x2 - x1) * (y2 - y1)).sqrt()
         # 1e-6 keeps a box of exactly the canonical size from falling to the finer level by rounding.
         level = (self.canonical_level + (side / self.canonical_scale).log2() + 1e-6).floor()
         # A box without area has log2(0) or the root of a negative number: it goes to the finest level.

@@ -6,11 +6,17 @@ dtype and strides that its fake kernel tells. csrc/operators.cpp implements them
 Autocast needs no rule here: features of any floating dtype are pooled as they are, and RoIs stay float32.
 """
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from . import extension, reference
 from .extension import NAMESPACE
+
+# Of each argument; None where none is wanted, and for arguments that are no tensors.
+Gradients = tuple[Tensor | None, ...]
 
 
 def prroi_pool2d(features: Tensor, rois: Tensor, pooled_height: int, pooled_width: int, spatial_scale: float) -> Tensor:
@@ -18,7 +24,7 @@ def prroi_pool2d(features: Tensor, rois: Tensor, pooled_height: int, pooled_widt
     return _operators().prroi_pool2d(features, rois, pooled_height, pooled_width, spatial_scale)
 
 
-def _operators():
+def _operators() -> Any:
     return getattr(torch.ops, NAMESPACE)
 
 
@@ -26,7 +32,7 @@ def _is_channels_last(features: Tensor) -> bool:
     return features.is_contiguous(memory_format=torch.channels_last) and not features.is_contiguous()
 
 
-def _empty(shape: tuple[int, ...], like: Tensor, channels_last: bool) -> Tensor:
+def _empty(shape: Sequence[int], like: Tensor, channels_last: bool) -> Tensor:
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=memory_format)
 
@@ -41,7 +47,7 @@ def _forward_fake(
     return _empty(shape, features, _is_channels_last(features))
 
 
-def _save_for_forwards_gradients(ctx, inputs, output) -> None:
+def _save_for_forwards_gradients(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     features, rois, _, _, ctx.spatial_scale = inputs
     ctx.features_shape = features.shape
     ctx.channels_last = _is_channels_last(features)
@@ -49,7 +55,7 @@ def _save_for_forwards_gradients(ctx, inputs, output) -> None:
     ctx.save_for_backward(features if ctx.needs_input_grad[1] else None, rois)
 
 
-def _gradients_of_forward(ctx, grad_output: Tensor):
+def _gradients_of_forward(ctx: Any, grad_output: Tensor) -> Gradients:
     features, rois = ctx.saved_tensors
     grad_features = grad_rois = None
     if ctx.needs_input_grad[0]:
@@ -70,12 +76,12 @@ def _features_backward_fake(
     return _empty(features_shape, grad_output, channels_last)
 
 
-def _save_for_features_backwards_gradients(ctx, inputs, output) -> None:
+def _save_for_features_backwards_gradients(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     grad_output, rois, _, _, ctx.spatial_scale = inputs
     ctx.save_for_backward(grad_output, rois)
 
 
-def _gradients_of_features_backward(ctx, grad: Tensor):
+def _gradients_of_features_backward(ctx: Any, grad: Tensor) -> Gradients:
     # It is the transpose of the pooling, which is linear in the features: <grad, backward(g)> = <pool(grad), g>.
     grad_output, rois = ctx.saved_tensors
     grad_grad_output = grad_rois = None
@@ -93,18 +99,19 @@ def _rois_backward_fake(grad_output: Tensor, features: Tensor, rois: Tensor, spa
     return torch.empty(rois.shape, dtype=rois.dtype, device=rois.device)
 
 
-def _save_for_rois_backwards_gradients(ctx, inputs, output) -> None:
+def _save_for_rois_backwards_gradients(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     grad_output, features, rois, ctx.spatial_scale = inputs
     ctx.save_for_backward(grad_output, features, rois)
 
 
-def _gradients_of_rois_backward(ctx, grad: Tensor):
+def _gradients_of_rois_backward(ctx: Any, grad: Tensor) -> Gradients:
     # Rarely wanted, and so left to the reference, which differentiates without end.
     with torch.enable_grad():
         # Aliases, so that these derivatives stop at the arguments, while further ones go on to where they come from.
         inputs = [t.view_as(t) if t.requires_grad else t.detach().requires_grad_() for t in ctx.saved_tensors]
         grad_output, features, rois = inputs
-        pooled = reference.prroi_pool2d(features, rois, *grad_output.shape[2:], ctx.spatial_scale)
+        pooled_height, pooled_width = grad_output.shape[2:]
+        pooled = reference.prroi_pool2d(features, rois, pooled_height, pooled_width, ctx.spatial_scale)
         (grad_rois,) = torch.autograd.grad(pooled, rois, grad_output, create_graph=True)
     return *torch.autograd.grad(grad_rois, inputs, grad, create_graph=torch.is_grad_enabled()), None
 
@@ -112,10 +119,10 @@ def _gradients_of_rois_backward(ctx, grad: Tensor):
 # ---- declaration
 
 
-def _load_and_call(name: str):
+def _load_and_call(name: str) -> Callable[..., Tensor]:
     """An implementation for all devices, until that of the compiled kernels is there: it fetches it."""
 
-    def call(*arguments):
+    def call(*arguments: Any) -> Tensor:
         device_type = arguments[0].device.type
         if extension.kernels(device_type) is None:
             raise RuntimeError(
@@ -128,7 +135,7 @@ def _load_and_call(name: str):
 
 
 def _declare(library: torch.library.Library) -> None:
-    operators = {
+    operators: dict[str, tuple[Callable[..., Any], ...]] = {
         "prroi_pool2d(Tensor features, Tensor rois, SymInt pooled_height, SymInt pooled_width, float spatial_scale) "
         "-> Tensor": (_forward_fake, _save_for_forwards_gradients, _gradients_of_forward),
         "features_backward(Tensor grad_output, Tensor rois, SymInt[] features_shape, bool channels_last, "

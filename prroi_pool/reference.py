@@ -11,6 +11,8 @@ No area divides and no antiderivatives are subtracted, so a RoI of 0.01 px keeps
 `csrc/bilinear_integral.h` is the same formula in C++. Both have gradients of any order here.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -70,14 +72,14 @@ class _MeanOfHat(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, low: Tensor, width: Tensor, bins: Tensor, pixels: Tensor) -> Tensor:
+    def forward(ctx: Any, low: Tensor, width: Tensor, bins: Tensor, pixels: Tensor) -> Tensor:
         ctx.save_for_backward(low, width, bins, pixels)
         rising, falling, t_rising, t_falling = _sides(low, width, bins, pixels)
         offset = low - pixels
         return rising * (1 + (offset + width * t_rising)) + falling * (1 - (offset + width * t_falling))
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         low, width, bins, pixels = ctx.saved_tensors
         rising, falling, t_rising, t_falling = _sides(low, width, bins, pixels)
         grad_low = grad * (rising - falling)  # K' is 1 on the rising side and -1 on the falling one

@@ -1,12 +1,22 @@
-"""A detector small enough that a test can train it: ResNet-18, 16 channels, images of 64 pixels, three classes."""
+"""A detector small enough that a test can train it (ResNet-18, 16 channels, images of 64 pixels, three classes), the
+commands as a user runs them, and a run of four iterations on six synthetic images.
+"""
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from iounet import build_detector
+from iounet.commands import train
 from iounet.config import load_config
+from iounet.data.synthetic import make_synthetic
+
+ROOT = Path(__file__).parents[1]
 
 TINY = {
     "MODEL.DEVICE": "cpu",
@@ -94,3 +104,100 @@ def build_tiny(tiny_cfg):
             return build_detector(tiny_cfg(settings)).eval()
 
     return build
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory):
+    """A synthetic set of six training images."""
+    return make_synthetic(
+        tmp_path_factory.mktemp("tools") / "set", num_train=6, num_val=5, num_test=2, image_size=(64, 64), seed=0
+    )
+
+
+@pytest.fixture(scope="session")
+def arguments(dataset, tiny_overrides, tmp_path_factory):
+    """Output folder and settings → the arguments of a training run of four iterations."""
+    config = tmp_path_factory.mktemp("config") / "tiny.yaml"
+    config.write_text("SOLVER:\n  MAX_ITERATIONS: 4\n")
+
+    def make(output, settings=None):
+        defaults = {
+            "OUTPUT_DIR": output,
+            "DATA.TRAIN_ANNOTATIONS": dataset / "annotations" / "train.json",
+            "DATA.TRAIN_IMAGES": dataset / "train",
+            "DATA.VAL_ANNOTATIONS": dataset / "annotations" / "val.json",
+            "DATA.VAL_IMAGES": dataset / "val",
+            "SOLVER.GLOBAL_BATCH_SIZE": 2,
+            "SOLVER.WARMUP_ITERATIONS": 1,
+            "SOLVER.WARMUP_FACTOR": 0.5,
+            "SOLVER.STEPS": "[3]",
+            "SOLVER.LOG_PERIOD": 1,
+            "SOLVER.CHECKPOINT_PERIOD": 2,
+            "SOLVER.EVAL_PERIOD": 0,
+            "TEST.BATCH_SIZE_PER_DEVICE": 2,
+            "TEST.SCORE_THRESHOLD": 0.0,  # so that every image has detections
+        }
+        return ["--config-file", config, *tiny_overrides(defaults | (settings or {}))]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def run_tool(tmp_path_factory):
+    """Runs a script of tools/, or of any path, in a process of its own, from an unrelated folder."""
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    python_path = [os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else []
+
+    def run(tool, *arguments, launcher=()):
+        return subprocess.run(
+            [sys.executable, *launcher, str(ROOT / "tools" / tool), *map(str, arguments)],
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), *python_path])},
+            cwd=elsewhere,
+            capture_output=True,
+            text=True,
+            timeout=400,
+        )
+
+    return run
+
+
+@pytest.fixture
+def call(monkeypatch, one_thread):
+    """Runs a command's main function in this process, which is faster than a new one.
+
+    The command and its arguments → None, or what it exits with: a message or a number.
+    """
+
+    def call(command, *arguments):
+        monkeypatch.setattr(sys, "argv", [command.__name__, *map(str, arguments)])
+        try:
+            command.main()
+        except SystemExit as stopped:
+            return stopped.code
+        return None
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def trained(arguments, tmp_path_factory):
+    """The folder of a finished run."""
+    output = tmp_path_factory.mktemp("runs") / "trained"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["train.py", *map(str, arguments(output))])
+        train.main()
+    torch.set_num_threads(threads)
+    return output
+
+
+@pytest.fixture(scope="session")
+def read_metrics():
+    """The folder of a run → its rows of training and of evaluations."""
+
+    def read(output):
+        rows = [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
+        return [row for row in rows if "loss" in row], [row for row in rows if "loss" not in row]
+
+    return read

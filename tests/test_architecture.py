@@ -12,29 +12,34 @@ ROOT = Path(__file__).parents[1]
 
 # Group → the groups of iounet that it may import. Data flows from left to right; nothing looks back.
 MAY_IMPORT = {
+    "errors": set(),
     "boxes": set(),
     "detections": set(),
-    "data": set(),
+    "files": {"errors"},
+    "config": {"errors"},
+    "data": {"errors", "files"},
     "visualization": set(),
-    "html_report": set(),
-    "config": set(),
-    "processes": set(),
-    "postprocess": {"boxes", "detections"},
-    "modeling": {"boxes", "detections", "postprocess"},
-    "training": {"boxes", "detections", "postprocess", "modeling"},
-    "evaluation": {"boxes", "detections", "postprocess", "modeling", "processes", "visualization", "html_report"},
-    "build": {"config", "data", "modeling", "training"},
-    "refiner": {"boxes", "detections", "modeling", "postprocess", "training", "config", "build"},
-    "refine_files": {"data", "detections", "evaluation", "refiner", "visualization"},
-    "supervision": {"data", "detections", "refiner"},
+    "html_report": {"files"},
+    "postprocess": {"boxes", "detections", "errors"},
+    "modeling": {"boxes", "detections", "errors", "postprocess"},
+    "training": {"boxes", "errors", "files", "modeling"},
+    "evaluation": {"data", "detections", "files", "html_report", "modeling", "postprocess", "visualization"},
+    "jobs": {"data", "modeling"},
+    "build": {"config", "data", "errors", "jobs", "modeling", "postprocess", "training"},
+    "engine": {"config", "data", "errors", "evaluation", "files", "jobs", "training", "visualization"},
+    "refiner": {
+        *("boxes", "build", "data", "detections", "errors", "evaluation", "files", "html_report", "modeling"),
+        *("postprocess", "visualization"),
+    },
+    "commands": {"build", "config", "engine", "errors", "jobs", "refiner"},
     "__init__": {"build", "config", "detections", "refiner"},
 }
 MAY_IMPORT_PRROI_POOL = {"modeling", "build"}
-MAY_READ_THE_CONFIGURATION = {"config", "build", "refiner"}
+MAY_HOLD_A_CONFIGURATION = {"config", "build", "commands"}
+MAY_READ_ITS_KEYS = {"config", "build"}
 
-MODULES = sorted(
-    path for folder in ("iounet", "prroi_pool", "tools", "examples") for path in (ROOT / folder).rglob("*.py")
-)
+FOLDERS = ("iounet", "prroi_pool", "tools", "benchmarks", "examples")
+MODULES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 OURS = [path for path in MODULES if path.is_relative_to(ROOT / "iounet")]
 PRROI_POOL = [path for path in MODULES if path.is_relative_to(ROOT / "prroi_pool")]
 
@@ -112,9 +117,7 @@ def test_modeling_sees_only_the_public_names_of_postprocess(path):
     assert {name for _, name in used} <= set(iounet.postprocess.__all__)
 
 
-@pytest.mark.parametrize(
-    "path", [path for path in OURS if group_of(path) not in MAY_READ_THE_CONFIGURATION], ids=name_of
-)
+@pytest.mark.parametrize("path", [path for path in OURS if group_of(path) not in MAY_HOLD_A_CONFIGURATION], ids=name_of)
 def test_the_configuration_stops_at_build(path):
     assert [module for module, _ in imports_of(path) if module.split(".")[0] == "yacs"] == []
     identifiers = set()
@@ -123,6 +126,47 @@ def test_the_configuration_stops_at_build(path):
         identifiers |= {node.arg} if isinstance(node, ast.arg) else set()
         identifiers |= {node.attr} if isinstance(node, ast.Attribute) else set()
     assert identifiers & {"cfg", "_cfg", "CfgNode"} == set()
+
+
+def keys_read_in(path):
+    """What stands behind ``cfg`` wherever a value is read: ``cfg.SOLVER.BASE_LR``, but not where it is set."""
+    tree = ast.parse(path.read_text())
+    inner = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load) and id(node) not in inner:
+            root, *keys = ast.unparse(node).split(".")
+            if root == "cfg" and keys[0].isupper():
+                yield ".".join(keys)
+
+
+def test_the_detection_of_keys_sees_them(tmp_path):
+    (tmp_path / "a.py").write_text("cfg.A.B = 1\ncfg.dump()\nx = cfg.C.D + f(cfg.E)[cfg.G.H.lower()]\n")
+    assert sorted(keys_read_in(tmp_path / "a.py")) == ["C.D", "E", "G.H.lower"]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_keys_are_read_in_two_files_alone(path):
+    if path.is_relative_to(ROOT / "iounet") and group_of(path) in MAY_READ_ITS_KEYS:
+        return
+    assert list(keys_read_in(path)) == []
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tools").glob("*.py")), ids=name_of)
+def test_a_tool_parses_builds_and_calls(path):
+    assert len(path.read_text().splitlines()) <= 130
+    imported = {module.split(".")[0] for module, _ in imports_of(path)}
+    assert not imported & {"tools", *(tool.stem for tool in (ROOT / "tools").glob("*.py"))}, "no tool imports a tool"
+
+
+@pytest.mark.parametrize("path", [*MODULES, *sorted((ROOT / "tests").rglob("*.py"))], ids=name_of)
+def test_files_stay_short_enough_to_be_read(path):
+    assert len(path.read_text().splitlines()) <= 420
+
+
+def test_test_files_have_names_of_their_own():
+    """pytest finds them by these alone, as tests/ holds no packages."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)

@@ -1,4 +1,6 @@
 import argparse
+import dataclasses
+import shlex
 from pathlib import Path
 
 import pytest
@@ -6,7 +8,16 @@ import yaml
 from yacs.config import CfgNode
 
 from iounet import get_cfg
-from iounet.config import ConfigError, add_override_arguments, load_config, same_epochs, scale_learning_rate
+from iounet.config import (
+    RENAMED,
+    add_override_arguments,
+    config_from_yaml,
+    describe_scaling,
+    load_config,
+    scale_learning_rate,
+)
+from iounet.errors import ConfigError
+from iounet.postprocess import NMSOptions, Postprocessing, RefinementOptions
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*"))
 
@@ -34,14 +45,23 @@ def test_defaults_are_the_papers():
     assert cfg.MODEL.BACKBONE.NAME == "resnet50"
     assert (cfg.INPUT.MIN_SIZE, cfg.INPUT.MAX_SIZE) == (800, 1200)
     solver = cfg.SOLVER
-    assert (solver.BATCH_SIZE, solver.BASE_LR, solver.MAX_ITERATIONS, solver.STEPS) == (16, 0.01, 160_000, (120_000,))
+    assert (solver.GLOBAL_BATCH_SIZE, solver.BASE_LR, solver.MAX_ITERATIONS, solver.STEPS) == (16, 0.01, 160_000, (120_000,))
     assert (solver.MOMENTUM, solver.WEIGHT_DECAY) == (0.9, 1e-4)
     assert cfg.MODEL.BOX_HEAD.BOXES_PER_IMAGE == 512
     assert cfg.MODEL.IOU_HEAD.MIN_IOU == 0.5
     test = cfg.TEST
     assert (test.NMS_THRESHOLD, test.DETECTIONS_PER_IMAGE) == (0.5, 100)
     refine = test.REFINE
-    assert (refine.STEPS, refine.STEP_SIZE, refine.EARLY_STOP, refine.DEGENERATION) == (5, 0.5, 0.001, -0.01)
+    assert (refine.NUM_STEPS, refine.STEP_SIZE, refine.EARLY_STOP, refine.DEGENERATION) == (5, 0.5, 0.001, -0.01)
+
+
+def test_defaults_of_postprocessing_are_those_of_its_options():
+    test = get_cfg().TEST
+    assert {name.lower(): value for name, value in test.REFINE.items()} == dataclasses.asdict(RefinementOptions())
+    assert NMSOptions() == NMSOptions(
+        test.NMS, test.NMS_THRESHOLD, test.NMS_RANKING, test.SOFT_NMS_SIGMA, test.DETECTIONS_PER_IMAGE
+    )
+    assert (test.REFINE_BEFORE_NMS, test.FINAL_SCORE) == (Postprocessing.refine_before_nms, Postprocessing.final_score)
 
 
 def test_each_call_gives_a_copy_of_its_own():
@@ -99,8 +119,8 @@ def test_a_tuple_on_the_command_line(value):
         ("MODEL.IOU_HEAD.MINIOU", "MODEL.IOU_HEAD.MIN_IOU"),
         ("MODEL.IOUHEAD.MIN_IOU", "MODEL.IOU_HEAD.MIN_IOU"),
         ("MODEL.ROI_HEADS.NUM_CLASSES", "MODEL.NUM_CLASSES"),
-        ("TRAIN.BATCH_SIZE", "TEST.BATCH_SIZE or SOLVER.BATCH_SIZE"),
-        ("TEST.REFINEMENT.STEPS", "TEST.REFINE.STEPS or SOLVER.STEPS"),
+        ("TRAIN.GLOBAL_BATCH_SIZE", "SOLVER.GLOBAL_BATCH_SIZE"),
+        ("TEST.REFINEMENT.NUM_STEPS", "TEST.REFINE.NUM_STEPS"),
     ],
 )
 def test_an_unknown_key_names_the_nearest(write, key, nearest):
@@ -113,14 +133,14 @@ def test_an_unknown_key_names_the_nearest(write, key, nearest):
         load_config(write(text))
 
 
-def test_a_misspelt_group_of_several_keys_names_the_nearest_group(write):
-    with pytest.raises(ConfigError, match=r"unknown config key SOLVR; did you mean SOLVER\?"):
-        load_config(write("SOLVR:\n  BASE_LR: 1\n  BATCH_SIZE: 2\n"))
+def test_a_misspelt_group_of_several_keys_names_the_nearest_key(write):
+    with pytest.raises(ConfigError, match=r"unknown config key SOLVR\.BASE_LR; did you mean SOLVER\.BASE_LR\?"):
+        load_config(write("SOLVR:\n  BASE_LR: 1\n  GLOBAL_BATCH_SIZE: 2\n"))
 
 
 def test_yaml_may_name_a_key_as_the_command_line_does(write):
-    cfg = load_config(write("SOLVER.BASE_LR: 0.5\nTEST:\n  REFINE.STEPS: 3\n"))
-    assert (cfg.SOLVER.BASE_LR, cfg.TEST.REFINE.STEPS) == (0.5, 3)
+    cfg = load_config(write("SOLVER.BASE_LR: 0.5\nTEST:\n  REFINE.NUM_STEPS: 3\n"))
+    assert (cfg.SOLVER.BASE_LR, cfg.TEST.REFINE.NUM_STEPS) == (0.5, 3)
 
 
 def test_an_unknown_key_like_no_other_says_where_all_are():
@@ -219,16 +239,16 @@ def test_a_negative_number_is_a_value_and_no_option(value):
 class TestScaledLearningRate:
     @pytest.mark.parametrize(("batch_size", "expected"), [(2, 0.00125), (16, 0.01), (64, 0.04)])
     def test_it_is_proportional_to_the_batch(self, batch_size, expected):
-        cfg = scale_learning_rate(load_config(None, ["SOLVER.BATCH_SIZE", str(batch_size)]))
+        cfg = scale_learning_rate(load_config(None, ["SOLVER.GLOBAL_BATCH_SIZE", str(batch_size)]))
         assert cfg.SOLVER.BASE_LR == pytest.approx(expected, rel=1e-12)
 
     def test_scaling_again_changes_nothing(self, write):
-        once = scale_learning_rate(load_config(None, ["SOLVER.BATCH_SIZE", "6"]))
+        once = scale_learning_rate(load_config(None, ["SOLVER.GLOBAL_BATCH_SIZE", "6"]))
         assert scale_learning_rate(once) == once
         assert scale_learning_rate(load_config(write(once.dump()))) == once
 
     def test_the_given_configuration_and_all_other_keys_stay(self):
-        given = load_config(None, ["SOLVER.BATCH_SIZE", "2"])
+        given = load_config(None, ["SOLVER.GLOBAL_BATCH_SIZE", "2"])
         before, after = dict(leaves(given.clone())), dict(leaves(scale_learning_rate(given)))
         assert dict(leaves(given)) == before
         changed = {key for key, value in after.items() if value != before[key]}
@@ -236,7 +256,7 @@ class TestScaledLearningRate:
 
     @pytest.mark.parametrize("override", [["SOLVER.REFERENCE_BATCH_SIZE", "0"], ["SOLVER.OPTIMIZER", "AdamW"]])
     def test_not_if_told_so_and_not_for_adamw(self, override):
-        given = load_config(None, ["SOLVER.BATCH_SIZE", "2", *override])
+        given = load_config(None, ["SOLVER.GLOBAL_BATCH_SIZE", "2", *override])
         assert scale_learning_rate(given) == given
 
     def test_a_negative_reference(self):
@@ -245,18 +265,108 @@ class TestScaledLearningRate:
 
     def test_overrides_for_as_many_epochs(self):
         """The README's for one GPU: 16 / 4 times the paper's 160k, 120k and 10k."""
-        overrides = same_epochs(load_config(None, ["SOLVER.BATCH_SIZE", "4"]))
-        solver = load_config(None, overrides).SOLVER
+
+        def equivalent_schedule(*overrides):
+            given = load_config(None, ["SOLVER.GLOBAL_BATCH_SIZE", "4", *overrides])
+            _, line = describe_scaling(given, scale_learning_rate(given), num_images=100)
+            return shlex.split(line.partition("as many epochs take ")[2])
+
+        solver = load_config(None, equivalent_schedule()).SOLVER
         assert (solver.MAX_ITERATIONS, solver.STEPS, solver.WARMUP_ITERATIONS) == (640_000, (480_000,), 40_000)
-        without = ["SOLVER.BATCH_SIZE", "4", "SOLVER.DECAY", "linear", "SOLVER.WARMUP_ITERATIONS", "0"]
-        assert same_epochs(load_config(None, without)) == ["SOLVER.MAX_ITERATIONS", "640000"]
+        without = equivalent_schedule("SOLVER.DECAY", "linear", "SOLVER.WARMUP_ITERATIONS", "0")
+        assert without == ["SOLVER.MAX_ITERATIONS", "640000"]
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_configs_state_the_learning_rate_of_their_own_batch(path):
     cfg = load_config(path)
-    assert cfg.SOLVER.REFERENCE_BATCH_SIZE == cfg.SOLVER.BATCH_SIZE
+    assert cfg.SOLVER.REFERENCE_BATCH_SIZE == cfg.SOLVER.GLOBAL_BATCH_SIZE
     assert scale_learning_rate(cfg) == cfg
+
+
+class TestBase:
+    """A file that names another one it is based on."""
+
+    def test_its_differences_come_on_top(self, write):
+        write("SEED: 1\nSOLVER:\n  BASE_LR: 0.5\n  STEPS: [10]\n", "base.yaml")
+        cfg = load_config(write("BASE: base.yaml\nSOLVER:\n  BASE_LR: 0.25\n", "other.yaml"), ["SOLVER.STEPS", "[7]"])
+        assert (cfg.SEED, cfg.SOLVER.BASE_LR, cfg.SOLVER.STEPS) == (1, 0.25, (7,))
+        assert "BASE" not in cfg
+
+    def test_a_base_may_have_one_of_its_own_in_another_folder(self, write, tmp_path):
+        (tmp_path / "shared").mkdir()
+        write("SEED: 5\n", "shared/grandparent.yaml")
+        write("BASE: grandparent.yaml\nOUTPUT_DIR: parent\n", "shared/parent.yaml")
+        cfg = load_config(write("BASE: shared/parent.yaml\nOUTPUT_DIR: child\n"))
+        assert (cfg.SEED, cfg.OUTPUT_DIR) == (5, "child")
+
+    @pytest.mark.parametrize("name", ["config.yaml", "../{folder}/config.yaml"])
+    def test_it_may_not_be_based_on_itself(self, write, tmp_path, name):
+        with pytest.raises(ConfigError, match=r"config\.yaml is based on itself: BASE must name another file"):
+            load_config(write(f"BASE: {name.format(folder=tmp_path.name)}\n"))
+
+    def test_nor_in_a_circle(self, write):
+        write("BASE: config.yaml\n", "other.yaml")
+        with pytest.raises(ConfigError, match="is based on itself"):
+            load_config(write("BASE: other.yaml\n"))
+
+    def test_a_missing_one_is_named_with_who_names_it(self, write):
+        with pytest.raises(ConfigError, match=r"none\.yaml: no such config file, which .*config\.yaml names as its BASE"):
+            load_config(write("BASE: none.yaml\n"))
+
+    def test_it_is_a_name(self, write):
+        with pytest.raises(ConfigError, match=r"BASE is the name of a config file, such as bccd\.yaml; got \['a'\]"):
+            load_config(write("BASE: [a]\n"))
+
+    def test_an_error_in_it_names_it(self, write):
+        write("SEEED: 1\n", "base.yaml")
+        with pytest.raises(ConfigError, match=r"base\.yaml: unknown config key SEEED; did you mean SEED\?"):
+            load_config(write("BASE: base.yaml\n"))
+
+
+class TestKeysOfEarlierVersions:
+    OLD = {
+        "SOLVER": {"BATCH_SIZE": 4, "BASE_LR": 0.5},
+        "TEST": {
+            "BATCH_SIZE": 2,
+            "RANKING": "score_times_iou",
+            "REFINE": {"STEPS": 3, "ACCEPT": "rising", "BEFORE_NMS": True, "CUDA_GRAPHS": False, "STEP_SIZE": 2.0},
+        },
+    }
+
+    def test_each_is_in_the_example(self):
+        assert set(RENAMED) <= {key for key, _ in leaves(self.OLD)}
+
+    def test_they_are_translated(self):
+        cfg = config_from_yaml(yaml.safe_dump(self.OLD), "old.pth")
+        assert (cfg.SOLVER.GLOBAL_BATCH_SIZE, cfg.SOLVER.BASE_LR) == (4, 0.5)
+        assert (cfg.TEST.BATCH_SIZE_PER_DEVICE, cfg.TEST.NMS_RANKING) == (2, "score_times_iou")
+        assert cfg.TEST.REFINE_BEFORE_NMS is True
+        assert cfg.TEST.CUDA_GRAPHS is True  # which False meant "not measured yet"
+        refine = cfg.TEST.REFINE
+        assert (refine.NUM_STEPS, refine.STEP_POLICY, refine.STEP_SIZE) == (3, "backtracking", 2.0)
+
+    def test_in_any_notation_and_on_the_command_line(self, write):
+        assert load_config(write("TEST.REFINE.STEPS: 3\n")).TEST.REFINE.NUM_STEPS == 3
+        cfg = load_config(None, ["TEST.REFINE.STEPS", "3", "TEST.REFINE.ACCEPT", "best"])
+        assert (cfg.TEST.REFINE.NUM_STEPS, cfg.TEST.REFINE.STEP_POLICY) == (3, "best")
+
+    def test_new_keys_are_known(self):
+        known = dict(leaves(get_cfg()))
+        assert set(RENAMED.values()) - {None} <= set(known) and not set(RENAMED) & set(known)
+
+
+def test_a_checkpoints_configuration_that_cannot_be_read_names_the_file():
+    with pytest.raises(ConfigError, match=r"odd\.pth: unknown config key SEEED"):
+        config_from_yaml("SEEED: 1", "odd.pth")
+
+
+@pytest.mark.parametrize("make", ["folder", "binary"])
+def test_something_else_that_is_called_like_a_config(tmp_path, make):
+    path = tmp_path / "config.yaml"
+    path.mkdir() if make == "folder" else path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match=r"config\.yaml: cannot be read as a config file"):
+        load_config(path)
 
 
 def test_there_are_configs():
@@ -268,8 +378,9 @@ def test_configs_load_and_hold_only_differences(path):
     assert path.suffix == ".yaml"
     cfg = load_config(path)
     assert isinstance(cfg, CfgNode)
-    defaults = dict(leaves(get_cfg()))
-    set_here = [key for key, _ in leaves(yaml.safe_load(path.read_text()))]
+    content = yaml.safe_load(path.read_text())
+    base = content.pop("BASE", None)
+    before = dict(leaves(load_config(path.parent / base if base else None)))
     resolved = dict(leaves(cfg))
-    assert [key for key in set_here if resolved[key] == defaults[key]] == []
+    assert [key for key, _ in leaves(content) if resolved[key] == before[key]] == []
     assert path.read_text().startswith("#"), "a config opens with its command"

@@ -5,6 +5,8 @@ import pytest
 import torch
 
 from iounet import Detections
+from iounet.detections import RefinedDetections
+from iounet.postprocess import Stop
 
 
 def three():
@@ -57,14 +59,21 @@ def test_indexing_picks_the_same_rows_of_every_field(index, positions):
         assert getattr(picked, field.name).tolist() == [values[position] for position in positions]
 
 
-def test_with_boxes_keeps_labels_and_scores():
-    detections = three()
-    moved = detections.with_boxes(detections.boxes + 1, detections.ious / 2)
-    assert moved.boxes[0].tolist() == [1, 1, 11, 21]
-    assert moved.ious.tolist() == [0.4375, 0.3125, 0.5]
-    assert moved.labels is detections.labels
-    assert moved.scores is detections.scores
-    assert detections.boxes[0].tolist() == [0, 0, 10, 20]
+class TestUnmoved:
+    """What refinement without a step leaves."""
+
+    def test_of_detections(self):
+        given = three()
+        unmoved = RefinedDetections.unmoved(given)
+        assert all(getattr(unmoved, field.name) is getattr(given, field.name) for field in dataclasses.fields(given))
+        assert unmoved.ious_before is given.ious
+        assert unmoved.stops.tolist() == [Stop.STEPS] * 3 and unmoved.index.tolist() == [0, 1, 2]
+
+    def test_of_some_that_were_picked_before_their_rows_stay_known(self):
+        picked = RefinedDetections.unmoved(three())[torch.tensor([2, 0])]
+        again = RefinedDetections.unmoved(dataclasses.replace(picked, ious=picked.ious / 2))
+        assert again.index.tolist() == [2, 0]
+        assert torch.equal(again.ious_before, picked.ious / 2)
 
 
 def test_to_moves_every_field():

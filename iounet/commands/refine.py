@@ -24,7 +24,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from ..errors import ConfigError, UserError
+from ..errors import OptionError, UserError
 from ..refiner import RefinementRun
 
 
@@ -50,14 +50,12 @@ def main() -> None:
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, or auto: a GPU if there is one (default)")
     args = parser.parse_args()
     try:
-        if args.batch_size < 1:
-            raise ConfigError(f"--batch-size must be at least 1, got {args.batch_size}")
-        if args.class_agnostic and not args.detections:
-            raise ConfigError("--class-agnostic is for the boxes of another detector, which --detections gives")
         RefinementRun(**vars(args)).run()
     except KeyboardInterrupt:
         print(f"\nstopped; --resume continues with what lies in {args.output}", file=sys.stderr)
         sys.exit(130)
+    except OptionError as error:
+        sys.exit(f"ConfigError: --{error.argument.replace('_', '-')} {error.problem}")
     except UserError as error:
         sys.exit(f"{type(error).__name__}: {error}")
     except OSError as error:

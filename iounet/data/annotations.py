@@ -298,7 +298,8 @@ def _scan_objects(
     image_index = image_index[by_image]
     boxes = np.array(bboxes, dtype=np.float64).reshape(-1, 4)[by_image]
     sizes = np.array([(image["width"], image["height"]) for image in images.values()], dtype=np.float64)
-    overhanging = ((boxes[:, :2] < 0) | (boxes[:, :2] + boxes[:, 2:] > sizes.reshape(-1, 2)[image_index])).any(axis=1)
+    beyond = (boxes[:, :2] < 0) | (boxes[:, :2] + boxes[:, 2:] > sizes.reshape(-1, 2)[image_index])
+    overhanging = np.asarray(beyond.any(axis=1))
     usable = Annotations(
         images=list(images.values()),
         categories=categories,

@@ -8,12 +8,14 @@ decoded. The rules stand in `annotations` and `images`, where training reads by 
 """
 
 import argparse
+import io
 import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +86,8 @@ def check_dataset(
         refused = {fault.position for fault in faults if fault.section == "images" and fault.rule not in NO_SIZE}
         entries = [(position, entry) for position, entry in enumerate(content["images"]) if position not in refused]
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # threads will do: PIL decodes without Python's lock
-            examined = pool.map(lambda entry: _examine_image(*entry, image_folder, annotation_file), entries)
+            examine = partial(_examine_image, folder=image_folder, annotation_file=annotation_file)
+            examined = pool.map(examine, *zip(*entries, strict=True)) if entries else iter(())
             progress = tqdm(examined, total=len(entries), desc="check", unit="image", leave=False)
             for (position, _), (size, image_faults, image_notes) in zip(entries, progress, strict=True):
                 faults += image_faults
@@ -181,7 +184,7 @@ def _exif_orientation(image: Image.Image) -> int:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
     except Exception:  # damaged EXIF fails in many ways (SyntaxError, struct.error), while the pixels are fine
         return 1
-    return orientation if orientation in range(1, 9) else 1
+    return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
 
 
 def _lines(report: Report) -> Iterator[str]:
@@ -303,7 +306,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     # File names may hold characters that the terminal has not.
-    sys.stdout.reconfigure(errors="backslashreplace")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     if args.json == _STDOUT:
         print(_as_json(report, changes))
     else:

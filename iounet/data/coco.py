@@ -17,9 +17,9 @@ from .transforms import build_transforms
 
 
 class Sample(NamedTuple):
-    """An index into a data set, and the seed of the augmentation drawn for it."""
+    """A position in a data set, and the seed of the augmentation drawn for it."""
 
-    index: int
+    position: int
     seed: int
 
 
@@ -34,7 +34,7 @@ class CocoDataset(torch.utils.data.Dataset):
 
     Crowd boxes are left out. An image without objects is kept, as pure background (N = 0).
 
-    ``dataset[Sample(index, seed)]`` draws the augmentation from that seed alone, whatever ran before and in
+    ``dataset[Sample(position, seed)]`` draws the augmentation from that seed alone, whatever ran before and in
     whichever process, and leaves torch's random state as it was.
 
     Args:
@@ -88,7 +88,7 @@ class CocoDataset(torch.utils.data.Dataset):
         with torch.random.fork_rng(devices=[]):
             # Not torch.manual_seed, which would reseed the training process's CUDA generators too.
             torch.default_generator.manual_seed(key.seed)
-            return self._load(key.index)
+            return self._load(key.position)
 
     def ground_truth(self, index: int) -> dict[str, Any]:
         """The target of an image before augmentation, boxes in its stored pixels; does not read the image."""

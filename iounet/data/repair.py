@@ -86,7 +86,8 @@ def _repair_images(
     # Of several faults the last one: the file's own, which comes after those of its entry.
     fault_of = {fault.position: fault for fault in faults if fault.section == "images"}
     num_annotations = Counter(id_in(item, "image_id") for item in content["annotations"])
-    images, left_out = [], set()
+    images: list[dict[str, Any]] = []
+    left_out: set[int] = set()
     for position, item in enumerate(content["images"]):
         fault = fault_of.get(position)
         if position in repeated:
@@ -102,11 +103,13 @@ def _repair_images(
             )
             changes.append(Finding("width and height corrected", "images", position, fault.id, text))
         else:
-            num_lost = num_annotations[fault.id] if fault.id is not None else 0
-            left_out.add(fault.id)
+            num_lost = 0
+            if fault.id is not None:
+                num_lost = num_annotations[fault.id]
+                left_out.add(fault.id)
             text = f"{fault.text} (left out with its {num_lost} annotations)"
             changes.append(Finding("image left out", "images", position, fault.id, text))
-    return images, left_out - {None}
+    return images, left_out
 
 
 def _repair_annotations(

@@ -193,9 +193,9 @@ def _random_color(
     value: tuple[float, float],
     hue: tuple[float, float] = (0, 1),
 ) -> np.ndarray:
-    hue, s, v = rng.uniform(*hue), rng.uniform(*saturation), rng.uniform(*value)
+    h, s, v = rng.uniform(*hue), rng.uniform(*saturation), rng.uniform(*value)
     # HSV to RGB: each channel is a clipped triangle wave of the hue, a third of a turn from the next.
-    wave = np.clip(np.abs((hue * 6 + np.array([0.0, 4.0, 2.0])) % 6 - 3) - 1, 0, 1)
+    wave = np.clip(np.abs((h * 6 + np.array([0.0, 4.0, 2.0])) % 6 - 3) - 1, 0, 1)
     return (v * (1 - s + s * wave)).astype(np.float32)
 
 

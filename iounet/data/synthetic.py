@@ -101,7 +101,8 @@ def _write_split(
     folder: Path, num_images: int, image_size: tuple[int, int], seed: tuple[int, int], num_workers: int
 ) -> dict[str, list[dict[str, Any]]]:
     height, width = image_size
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     image_ids = range(1, num_images + 1)
     draw = partial(_write_image, folder, image_size, seed)
     with ProcessPoolExecutor(num_workers) if num_workers else nullcontext() as pool:

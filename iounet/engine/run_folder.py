@@ -89,10 +89,10 @@ class RunFolder:
         for name in ("boxes", "changes", "correlation"):
             with Image.open(self.path / f"{name}.png") as picture:
                 self._tensorboard.add_image(name, pil_to_tensor(picture.convert("RGB")), iteration)
-        for name, values in candidates.items():
+        for name, ious in candidates.items():
             # Clamped, as the regressed IoU overshoots a little. TensorBoard refuses a histogram of nothing.
-            if len(values):
-                self._tensorboard.add_histogram(f"candidates/{name}", values.clamp(0, 1), iteration, HISTOGRAM_EDGES)
+            if len(ious):
+                self._tensorboard.add_histogram(f"candidates/{name}", ious.clamp(0, 1), iteration, HISTOGRAM_EDGES)
         self.evaluated.add(iteration)
         self.flush()
 
@@ -137,7 +137,7 @@ def _add_rows(path: Path, rows: list[dict]) -> None:
 def environment() -> dict[str, str | int | None]:
     """Versions and hardware that a result may depend on."""
     cuda = torch.cuda.is_available()
-    return {
+    hardware: dict[str, str | int | None] = {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processor": platform.processor() or platform.machine(),
@@ -145,7 +145,10 @@ def environment() -> dict[str, str | int | None]:
         "threads": torch.get_num_threads(),
         "cuda": torch.version.cuda if cuda else None,
         "gpu": torch.cuda.get_device_name() if cuda else None,
-    } | {name: version(name) for name in ("torch", "torchvision", "pycocotools", "numpy", "pillow", "yacs")}
+    }
+    return hardware | {
+        name: version(name) for name in ("torch", "torchvision", "pycocotools", "numpy", "pillow", "yacs")
+    }
 
 
 def git_state(folder: Path) -> tuple[dict | None, bytes]:

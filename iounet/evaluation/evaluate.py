@@ -118,7 +118,8 @@ def predict(
             predictions.found[row] += found_in(features, of_batch, targets)
         predictions.matches += match_candidates(features, candidates, targets)
 
-        before, after = detections[GUIDED], detections[REFINED]
+        before: Sequence[Detections] = detections[GUIDED]
+        after: Sequence[Detections] = detections[REFINED]
         if detector.postprocessing.refine_before_nms or detector.postprocessing.final_score != "class":
             # These settings choose other boxes, or another order; pictures need the same boxes before and after.
             after = refine(before, detector.postprocessing.refinement)
@@ -178,5 +179,5 @@ def box_changes(example: Example, class_names: Sequence[str], image_name: str) -
             torch.stack([before.boxes[row], after.boxes[row]]),
             torch.stack([before.ious[row], after.ious[row]]),
             truth["boxes"][objects[row]],
-            f"{class_names[before.labels[row] - 1]}, {image_name}",
+            f"{class_names[int(before.labels[row]) - 1]}, {image_name}",
         )

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -99,7 +100,7 @@ def changes_section(sheet: Image.Image, of_which: str) -> Section:
     )
 
 
-def without_nan(value):
+def without_nan(value: Any) -> Any:
     """The same nested dicts with None for NaN: JSON has none, and Python would write one that other readers refuse."""
     if isinstance(value, dict):
         return {key: without_nan(part) for key, part in value.items()}

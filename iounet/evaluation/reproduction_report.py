@@ -194,7 +194,7 @@ def _markdown(section: Section) -> str:
     parts = [f"## {section.title}"]
     parts += [section.text] if section.text else []
     parts += [markdown_table(section.table, list(next(iter(section.table.values()))))] if section.table else []
-    parts += [f"![{picture.caption}]({picture.image.name})" for picture in section.pictures]
+    parts += [f"![{p.caption}]({p.image.name})" for p in section.pictures if isinstance(p.image, Path)]
     return "\n\n".join(parts)
 
 

@@ -140,7 +140,7 @@ class IoUNet(nn.Module):
         batch, targets = self.transform(images, targets)
         with torch.set_grad_enabled(not self.standalone):
             maps = self._feature_maps(batch)
-        losses = {}
+        losses: dict[str, Tensor] = {}
         if not self.standalone:
             proposals, rpn_losses = self.rpn(batch, maps, targets)
             losses |= rpn_losses

@@ -85,8 +85,12 @@ class RoIHeads(TorchvisionRoIHeads):
             moved.append(torch.where(has_area[:, None], after, before))
         return moved
 
-    def _predict(self, features, proposals, image_sizes) -> tuple[Tensor, Tensor]:
+    def _predict(
+        self, features: dict[str, Tensor], proposals: list[Tensor], image_sizes: list[tuple[int, int]]
+    ) -> tuple[Tensor, Tensor]:
         pooled = self.box_roi_pool(features, proposals, image_sizes)
         with autocast_as(pooled):
             hidden = self.box_head(pooled)
-        return in_float32(self.box_predictor, hidden)  # boxes are decoded in the dtype of their offsets
+        # Boxes are decoded in the dtype of their offsets.
+        class_logits, box_regression = in_float32(self.box_predictor, hidden)
+        return class_logits, box_regression

@@ -140,7 +140,8 @@ def soft_nms(
         scores (Tensor[M]): decayed scores.
     """
     current = scores.clone()
-    keep, kept_scores = [], []
+    keep: list[Tensor] = []
+    kept_scores: list[Tensor] = []
     while len(keep) < (len(boxes) if max_detections is None else max_detections) and len(boxes):
         best = current.argmax()
         if current[best] <= score_threshold:

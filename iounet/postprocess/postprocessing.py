@@ -1,6 +1,6 @@
 """From candidates to detections: suppression, refinement and final scores, in the order that the options ask for."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from ..detections import Detections
@@ -8,7 +8,7 @@ from ..errors import check_choice
 from .nms import NMSOptions, suppress
 from .refinement import RefinementOptions
 
-Refine = Callable[[list[Detections], RefinementOptions], list[Detections]]
+Refine = Callable[[Sequence[Detections], RefinementOptions], Sequence[Detections]]
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Postprocessing:
         return replace(self, refinement=replace(self.refinement, num_steps=0))
 
 
-def postprocess(candidates: list[Detections], options: Postprocessing, refine: Refine) -> list[Detections]:
+def postprocess(candidates: Sequence[Detections], options: Postprocessing, refine: Refine) -> Sequence[Detections]:
     """Detections of each image, by falling score.
 
     Args:
@@ -47,15 +47,15 @@ def postprocess(candidates: list[Detections], options: Postprocessing, refine: R
             :meth:`iounet.modeling.IoUNet.refine`.
     """
     if options.refine_before_nms:
-        candidates = refine(candidates, options.refinement)
-        detections = [suppress(of_image, options.nms) for of_image in candidates]
+        refined = refine(candidates, options.refinement)
+        detections: Sequence[Detections] = [suppress(of_image, options.nms) for of_image in refined]
     else:
-        detections = [suppress(of_image, options.nms) for of_image in candidates]
-        detections = refine(detections, options.refinement)
+        kept = [suppress(of_image, options.nms) for of_image in candidates]
+        detections = refine(kept, options.refinement)
     return with_final_scores(detections, options)
 
 
-def with_final_scores(detections: list[Detections], options: Postprocessing) -> list[Detections]:
+def with_final_scores(detections: Sequence[Detections], options: Postprocessing) -> Sequence[Detections]:
     """Detections of each image with the scores that ``options.final_score`` asks for, by falling score."""
     if options.final_score == "class":
         return detections

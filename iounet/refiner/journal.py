@@ -52,10 +52,21 @@ class Journal:
                 file.truncate(len(whole))
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """The entries so far, oldest first, read from the file one by one."""
-        with open(self.path) as file:
+        """The entries so far, oldest first, read from the file one by one.
+
+        Raises:
+            DataError: a line is no JSON object.
+        """
+        with open(self.path, encoding="utf-8", errors="replace") as file:
             next(file)
-            yield from map(json.loads, file)
+            for line in file:
+                try:
+                    entry = json.loads(line)
+                except ValueError:
+                    entry = None
+                if not isinstance(entry, dict):
+                    raise DataError(f"{self.path} is damaged: delete it to begin anew")
+                yield entry
 
     def append(self, entry: dict[str, Any]) -> None:
         self._file.write(json.dumps(entry) + "\n")

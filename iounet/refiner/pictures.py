@@ -31,10 +31,13 @@ class Pictures:
     def paths(self) -> dict[Any, Path]:
         """Image id → picture; named after the image, with its number where several images have that name."""
         num_named = Counter(path.stem for path in self.images.values())
-        return {
-            image_id: self.folder / (f"{path.stem}.png" if num_named[path.stem] == 1 else f"{path.stem}_{count}.png")
-            for count, (image_id, path) in enumerate(islice(self.images.items(), max(self.number, 0)), start=1)
-        }
+        paths = {}
+        for count, (image_id, path) in enumerate(islice(self.images.items(), max(self.number, 0)), start=1):
+            name = path.stem
+            while num_named[name] > 1 or (name != path.stem and name in num_named):
+                name = f"{name}_{count}"
+            paths[image_id] = self.folder / f"{name}.png"
+        return paths
 
     def draw(self, refined: RefinedImage) -> None:
         """Draws an image if it is one of the first."""

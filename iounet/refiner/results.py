@@ -38,9 +38,10 @@ class ImageIndex:
         try:
             file_names = {image["id"]: str(image["file_name"]) for image in content["images"]}
             class_names = {entry["id"]: str(entry["name"]) for entry in content.get("categories", [])}
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError):
             raise DataError(
-                f"{path}: an image or category lacks {error}; python -m iounet.data.check {path} lists what is wrong"
+                f"{path}: an image lacks its id or file_name, or a category its id or name; "
+                f"python -m iounet.data.check {path} lists what is wrong"
             ) from None
         return cls(path, file_names, class_names, content)
 

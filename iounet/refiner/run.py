@@ -17,7 +17,7 @@ import torch
 import torchvision
 from tqdm import tqdm
 
-from ..errors import DataError
+from ..errors import DataError, OptionError
 from ..files import replacing
 from .ground_truth import GroundTruth
 from .journal import Journal
@@ -45,6 +45,9 @@ class RefinementRun:
         num_pictures: images to draw.
         batch_size: images at once.
         device: as :func:`iounet.build.build_device` takes it.
+
+    Raises:
+        OptionError: a batch size below 1, or ``class_agnostic`` without ``detections``.
     """
 
     weights: str
@@ -58,6 +61,12 @@ class RefinementRun:
     num_pictures: int = 20
     batch_size: int = 1
     device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise OptionError("batch_size", f"must be at least 1, got {self.batch_size}")
+        if self.class_agnostic and not self.detections:
+            raise OptionError("class_agnostic", "is for the boxes of another detector, which detections gives")
 
     def run(self) -> None:
         """Refines, prints what was found, and writes.

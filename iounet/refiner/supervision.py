@@ -4,6 +4,8 @@ refined = refiner.refine(image, *from_supervision(detections, refiner.categories
 detections = to_supervision(refined, refiner.categories, given=detections)
 """
 
+from typing import cast
+
 import numpy as np
 import supervision
 
@@ -58,7 +60,8 @@ def to_supervision(
             xyxy, confidence=confidence, class_id=class_id, data={"class_name": names[class_id]}
         )
     else:
-        result = given[detections.index.cpu().numpy()] if isinstance(detections, RefinedDetections) else given[:]
+        rows = detections.index.cpu().numpy() if isinstance(detections, RefinedDetections) else slice(None)
+        result = cast(supervision.Detections, given[rows])
         result.xyxy, result.confidence = xyxy, confidence
     result.data["predicted_iou"] = detections.ious.cpu().numpy()
     if isinstance(detections, RefinedDetections):

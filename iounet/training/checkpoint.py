@@ -4,6 +4,7 @@ import pickle
 import re
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ RESUMED = ("model", "optimizer", "iteration", "categories", "config")  # what a 
 _NAME = re.compile(r"iteration_(\d+)\.pth")
 
 
-def save_checkpoint(path: Path, **content) -> None:
+def save_checkpoint(path: Path, **content: Any) -> None:
     """Writes a checkpoint under a temporary name and renames it, so that ``path`` is never half a file.
 
     Args:
@@ -118,7 +119,7 @@ def load_newest_checkpoint(paths: list[Path]) -> tuple[Path, dict, dict[Path, Ch
     Raises:
         CheckpointError: there is none, or none that a run can be resumed from.
     """
-    damaged = {}
+    damaged: dict[Path, CheckpointError] = {}
     for path in reversed(paths):
         try:
             content = load_checkpoint(path)

@@ -76,8 +76,8 @@ def train_steps(
         for start in range(0, len(images), size):
             part = slice(start, start + size)
             # Gradients travel between processes once a step, with the last part's.
-            waits = isinstance(detector, DistributedDataParallel) and part.stop < len(images)
-            with detector.no_sync() if waits else nullcontext():
+            waits = part.stop < len(images)
+            with detector.no_sync() if waits and isinstance(detector, DistributedDataParallel) else nullcontext():
                 of_part = detector(images[part], on_device[part])
                 of_part["loss"] = sum(of_part.values())
                 (of_part["loss"] / accumulation_steps).backward()

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from iounet.data.annotations import read_annotations
-from iounet.data.errors import DataError
+from iounet.errors import DataError, OptionError
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_bad_bbox_is_an_error(fault, content, bbox, rule):
     assert "1 of 4 annotations cannot be used" in message
     assert f"annotation 5 of image 0 (deep/b.png): bbox {rule}: [x, y, w, h] = {bbox}" in message
     assert "image 16 wide, 24 high" in message
-    assert "Repair the file, or set DATA.BAD_ANNOTATIONS to 'skip' to leave it out." in message
+    assert "Repair the file, or leave it out with bad_annotations='skip' (DATA.BAD_ANNOTATIONS skip)." in message
 
 
 def test_only_the_first_bad_annotations_are_listed(fault, content):
@@ -126,7 +126,7 @@ def test_only_the_first_bad_annotations_are_listed(fault, content):
     assert "annotation 104 " in message
     assert "annotation 105 " not in message
     assert "and 7 more: `python -m iounet.data.check " in message
-    assert "to leave these 12 out" in message
+    assert "leave these 12 out with bad_annotations=" in message
 
 
 def test_the_command_that_lists_everything_is_named(fault, content):
@@ -149,7 +149,7 @@ def test_bad_bbox_can_be_skipped(tmp_path, content, bbox, rule):
 
 
 def test_unknown_way_with_bad_annotations(tmp_path):
-    with pytest.raises(DataError, match="is 'ignore'; make it 'error' or 'skip'"):
+    with pytest.raises(OptionError, match="bad_annotations must be one of error, skip; got 'ignore'"):
         read_annotations(tmp_path / "set.json", bad_annotations="ignore")
 
 

@@ -7,6 +7,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from iounet.errors import DataError
 from iounet.evaluation.coco_ap import AP_COLUMNS, CocoEvaluator, coco_ap, markdown_table
 
 
@@ -238,10 +239,10 @@ def test_a_bad_annotation_is_named_with_its_file(tmp_path, change, message):
 
 def test_a_file_that_is_no_ground_truth_is_named(tmp_path):
     path = tmp_path / "truth.json"
-    with pytest.raises(FileNotFoundError, match=r"truth\.json"):
+    with pytest.raises(DataError, match=r"truth\.json: no such ground truth; check the path"):
         CocoEvaluator(path)
     path.write_text('{"images": [')
-    with pytest.raises(ValueError, match=r"truth\.json is not JSON"):
+    with pytest.raises(DataError, match=r"truth\.json: is not JSON"):
         CocoEvaluator(path)
     path.write_text(json.dumps([detection(SQUARE)]))
     with pytest.raises(ValueError, match=r"truth\.json needs the lists 'images', 'categories' and 'annotations'"):

@@ -1,7 +1,8 @@
-"""evaluate() from the loader to the table, with detectors whose AP is known."""
+"""What one pass over images finds, with detectors whose boxes and AP are known."""
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,11 +10,15 @@ from torch import nn
 from torchvision.models.detection.image_list import ImageList
 
 from iounet import Detections
-from iounet.data import CocoDataset, eval_loader
+from iounet.data import CocoDataset
 from iounet.data.synthetic import make_synthetic
-from iounet.evaluation import evaluate
-from iounet.modeling import ImageFeatures, Postprocessing
-from iounet.processes import Process
+from iounet.detections import RefinedDetections
+from iounet.engine import Process, evaluate
+from iounet.evaluation import predict
+from iounet.evaluation.evaluate import GREEDY, GUIDED, REFINED, SOFT, as_results, box_changes, joined, table_rows
+from iounet.jobs import EvaluationJob
+from iounet.modeling import ImageFeatures
+from iounet.postprocess import NMSOptions, Postprocessing, RefinementOptions
 
 
 class Oracle(nn.Module):
@@ -39,8 +44,8 @@ class Oracle(nn.Module):
             )
         return found
 
-    def postprocess(self, features, candidates, options=None):
-        return candidates
+    def refine(self, features, detections, options):
+        return [RefinedDetections.unmoved(of_image) for of_image in detections]
 
 
 @pytest.mark.parametrize(("finds", "ap"), [(True, 100.0), (False, 0.0)])
@@ -56,11 +61,90 @@ def test_perfect_boxes_and_none(tmp_path, finds, ap):
     file.write_text(json.dumps(content))
     dataset = CocoDataset(file, tmp_path / "val")
     oracle = Oracle([dataset[index][1] for index in range(len(dataset))], finds)
-    batches = eval_loader(dataset, batch_size=2, num_workers=0)
-    evaluation = evaluate(
-        oracle, batches, dataset.as_coco(), dataset.category_ids, process=Process(torch.device("cpu"))
-    )
+    job = EvaluationJob(oracle, dataset, batch_size=2, num_workers=0, output_dir=tmp_path / "report")
+    evaluation = evaluate(job, Process(torch.device("cpu")))
     assert len(evaluation.results) == (len(content["annotations"]) if finds else 0)
     for row in evaluation.table.values():
         known = [value for value in row.values() if not math.isnan(value)]
         assert known == pytest.approx([ap] * len(known)) and len(known) >= 8
+
+
+class Mover(Oracle):
+    """Finds the ground truth a pixel too far left; refinement moves it home."""
+
+    OFFSET = torch.tensor([1.0, 0, 1, 0])
+
+    def detect(self, features, proposals):
+        return [
+            replace(of_image, boxes=of_image.boxes - self.OFFSET) for of_image in super().detect(features, proposals)
+        ]
+
+    def refine(self, features, detections, options):
+        unmoved = super().refine(features, detections, options)
+        if not options.num_steps:
+            return unmoved
+        return [replace(of_image, boxes=of_image.boxes + self.OFFSET, ious=of_image.ious * 0.9) for of_image in unmoved]
+
+
+class TestPredict:
+    TARGETS = [
+        {
+            "boxes": torch.tensor([[4.0, 4, 24, 24], [30, 10, 50, 40]]),
+            "labels": torch.tensor([1, 2]),
+            "image_id": 7,
+        },
+        {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64), "image_id": 9},
+    ]
+
+    @pytest.fixture
+    def predictions(self):
+        detector = Mover(self.TARGETS, finds=True)
+        batches = [([torch.rand(3, 64, 64)] * 2, self.TARGETS)]
+        return predict(detector, batches, ["a", "b"], device=torch.device("cpu"))
+
+    def test_each_row_has_the_detections_of_every_image(self, predictions):
+        assert list(predictions.found) == [GREEDY, SOFT, GUIDED, REFINED]
+        for row, found in predictions.found.items():
+            assert [image_id for image_id, _ in found] == [7, 9]
+            expected = self.TARGETS[0]["boxes"] - (0 if row == REFINED else Mover.OFFSET)
+            assert torch.equal(found[0][1].boxes, expected) and len(found[1][1]) == 0
+
+    def test_candidates_are_matched_with_the_ground_truth(self, predictions):
+        ious, scores, predicted = joined(predictions.matches)
+        assert ious.tolist() == pytest.approx([19 / 21, 19 / 21]) and scores.tolist() == predicted.tolist() == [1, 1]
+
+    def test_examples_show_the_same_boxes_before_and_after(self, predictions):
+        first, second = predictions.examples
+        assert torch.equal(first.after.boxes - first.before.boxes, Mover.OFFSET.expand(2, 4))
+        assert first.ground_truth is self.TARGETS[0] and len(second.before) == 0
+
+    def test_changes(self, predictions):
+        assert [change.name for change in predictions.changes] == ["a, image 7", "b, image 7"]
+        assert [change.gain for change in predictions.changes] == pytest.approx([2 / 21, 2 / 21])
+
+    @pytest.mark.parametrize("changes", [{"refine_before_nms": True}, {"final_score": "class_times_iou"}])
+    def test_examples_pair_boxes_whatever_the_order_of_the_last_row(self, changes):
+        detector = Mover(self.TARGETS, finds=True)
+        detector.postprocessing = replace(detector.postprocessing, **changes)
+        batches = [([torch.rand(3, 64, 64)] * 2, self.TARGETS)]
+        first, _ = predict(detector, batches, ["a", "b"], device=torch.device("cpu")).examples
+        assert torch.equal(first.after.boxes - first.before.boxes, Mover.OFFSET.expand(2, 4))
+        assert torch.equal(first.after.scores, first.before.scores)
+
+    def test_results_name_the_categories(self, predictions):
+        results = as_results(predictions.found[REFINED], [30, 40])
+        assert [(entry["image_id"], entry["category_id"]) for entry in results] == [(7, 30), (7, 40)]
+
+    def test_changes_need_the_ground_truth(self, predictions):
+        example = replace(predictions.examples[0], ground_truth=None)
+        with pytest.raises(ValueError, match="image 7 has no ground truth"):
+            list(box_changes(example, ["a", "b"], "image 7"))
+
+
+def test_rows_differ_in_their_nms_and_the_last_in_refinement():
+    own = Postprocessing(NMSOptions("greedy", threshold=0.4), RefinementOptions(step_size=2.0))
+    rows = table_rows(own)
+    assert [options.nms.kind for options in rows.values()] == ["greedy", "soft", "iou_guided", "iou_guided"]
+    assert [options.refinement.num_steps for options in rows.values()] == [0, 0, 0, 5]
+    assert {options.nms.threshold for options in rows.values()} == {0.4}
+    assert rows[REFINED].refinement == own.refinement

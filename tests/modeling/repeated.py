@@ -1,5 +1,7 @@
 """CUDA graphs without CUDA."""
 
+from contextlib import contextmanager
+
 import torch
 
 from iounet.modeling.cuda_graphs import CudaGraphs
@@ -10,9 +12,19 @@ class Repeated(CudaGraphs):
 
     recordings = 0
 
-    def _record(self, inputs, constants):
+    @contextmanager
+    def _stream_of(self, device):
+        yield self
+
+    def handed_over(self, tensor):
+        return tensor
+
+    def _record(self, inputs, constants, stream):
         self.recordings += 1
-        outputs = [torch.full_like(output, torch.nan) for output in self._function(inputs, *constants)]
+        outputs = [
+            torch.full_like(output, torch.nan if output.is_floating_point() else -1)
+            for output in self._function(inputs, *constants)
+        ]
 
         def replay():
             for output, value in zip(outputs, self._function(inputs, *constants), strict=True):

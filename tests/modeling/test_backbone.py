@@ -4,6 +4,7 @@ from torchvision.models import resnet
 from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
 from torchvision.ops.misc import FrozenBatchNorm2d
 
+from iounet.errors import OptionError
 from iounet.modeling import resnet_fpn
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -67,15 +68,13 @@ def test_the_state_dict_of_torchvisions_classifier_loads(norm):
 )
 def test_weights_of_another_resnet_are_refused(given, expected):
     weights = getattr(resnet, given)(weights=None).state_dict()
-    with pytest.raises(
-        ValueError, match=rf"MODEL\.BACKBONE\.WEIGHTS does not fit {expected}.*torchvision\.models\.{expected}"
-    ):
+    with pytest.raises(OptionError, match=rf"weights do not fit {expected}: .*torchvision\.models\.{expected}"):
         resnet_fpn(expected, weights=weights)
 
 
 def test_weights_without_a_stage_are_refused():
     weights = {key: value for key, value in resnet.resnet18().state_dict().items() if not key.startswith("layer3")}
-    with pytest.raises(ValueError, match=r"missing \['layer3\.0\.conv1\.weight'"):
+    with pytest.raises(OptionError, match=r"\d+ missing \(layer3\.0\.conv1\.weight, "):
         resnet_fpn("resnet18", weights=weights)
 
 
@@ -133,12 +132,12 @@ def test_norms_over_all_processes_are_ordinary_ones_for_a_single_process():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"name": "resnet20"}, r"unknown backbone 'resnet20': MODEL\.BACKBONE\.NAME is one of resnet18, resnet34"),
-        ({"norm": "GN"}, r"unknown norm 'GN': MODEL\.BACKBONE\.NORM is one of FrozenBN, BN"),
-        ({"trainable_layers": 6}, r"MODEL\.BACKBONE\.TRAINABLE_LAYERS must lie in 0\.\.5, got 6"),
-        ({"trainable_layers": -1}, r"TRAINABLE_LAYERS must lie in 0\.\.5, got -1"),
+        ({"name": "resnet20"}, "name must be one of resnet18, resnet34, resnet50, resnet101; got 'resnet20'"),
+        ({"norm": "GN"}, "norm must be one of FrozenBN, BN, SyncBN; got 'GN'"),
+        ({"trainable_layers": 6}, r"trainable_layers must lie in 0\.\.5, got 6"),
+        ({"trainable_layers": -1}, r"trainable_layers must lie in 0\.\.5, got -1"),
     ],
 )
 def test_errors(options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(OptionError, match=message):
         resnet_fpn(**{"name": "resnet18"} | options)

@@ -1,6 +1,7 @@
 """What surrounds the recording of CUDA graphs, with calls in place of replays; on a GPU the graphs themselves, too."""
 
 import copy
+import threading
 
 import pytest
 import torch
@@ -72,7 +73,7 @@ def test_all_shapes_share_memory_and_a_larger_one_begins_anew():
 
 
 def test_there_are_no_more_than_so_many(monkeypatch):
-    monkeypatch.setattr(cuda_graphs, "MOST_GRAPHS", 2)
+    monkeypatch.setattr(cuda_graphs, "MAX_GRAPHS", 2)
     graphs = Repeated(weighted)
     for height in (4, 3, 2):
         assert_same(graphs(tensors(height, 6)), weighted(tensors(height, 6)))
@@ -83,7 +84,7 @@ def test_a_copy_begins_without_graphs():
     graphs = Repeated(weighted)
     graphs(tensors(4, 6))
     twin = copy.deepcopy(graphs)
-    assert not twin._recorded and not twin._memory
+    assert not twin._recorded and not twin._inputs
     assert_same(twin(tensors(4, 6)), weighted(tensors(4, 6)))
 
 
@@ -91,21 +92,52 @@ def test_nothing_of_a_call_is_kept_but_its_size():
     graphs = Repeated(weighted)
     maps, vector = tensors(4, 6)
     graphs([maps.requires_grad_(), vector])
-    assert not any(memory.requires_grad for memory in graphs._memory.values())
-    graphs.clear()
-    assert not graphs._memory and not graphs._recorded
+    assert not any(memory.requires_grad for memory in graphs._inputs.values())
 
 
-def test_a_call_that_fails_in_inference_mode_may_be_repeated_without():
-    def in_need_of_gradients(given):
-        if torch.is_inference_mode_enabled():
-            raise RuntimeError("use torch.no_grad()")
-        return weighted(given)
+def test_weights_that_change_are_seen_and_weights_that_move_are_recorded_anew():
+    weights = [torch.tensor(2.0)]
+    graphs = Repeated(lambda given: [given[1] * weights[0]], weights=lambda: weights)
+    given = tensors(4, 6)
+    assert_same(graphs(given), [given[1] * 2])
+    weights[0].fill_(3.0)
+    assert_same(graphs(given), [given[1] * 3])
+    assert graphs.recordings == 1
+    weights[0] = torch.tensor(4.0)
+    assert_same(graphs(given), [given[1] * 4])
+    assert graphs.recordings == 2
 
-    graphs = Repeated(in_need_of_gradients)
-    with torch.inference_mode(), pytest.raises(RuntimeError, match="no_grad"):
-        graphs(tensors(4, 6))
-    assert_same(graphs(tensors(4, 6, seed=1)), weighted(tensors(4, 6, seed=1)))
+
+def test_threads_may_call_at_the_same_time():
+    graphs = Repeated(weighted)
+    wrong = []
+
+    def work(seed):
+        for repetition in range(20):
+            given = tensors(4 + repetition % 3, 6, seed)
+            found = graphs(given, float(seed))
+            if not all(torch.allclose(a, b) for a, b in zip(found, weighted(given, float(seed)), strict=True)):
+                wrong.append(seed)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_gradients_can_be_computed_where_the_caller_is_in_inference_mode():
+    def slope(given):
+        with torch.enable_grad():
+            vector = given[1].detach().requires_grad_()
+            return torch.autograd.grad(vector.square().sum(), vector)
+
+    graphs = Repeated(slope)
+    with torch.inference_mode():
+        given = tensors(4, 6)
+        assert_same(graphs(given), [2 * given[1]])
+    assert_same(graphs(tensors(4, 6, seed=1)), [2 * tensors(4, 6, seed=1)[1]])
 
 
 @pytest.mark.gpu
@@ -115,3 +147,25 @@ def test_on_a_gpu():
     for seed, (height, length) in enumerate([(8, 9), (4, 6), (8, 9), (4, 6), (16, 9), (8, 9)]):
         given = [tensor.cuda() for tensor in tensors(height, length, seed)]
         assert_same(graphs(given, 3.0), weighted(given, 3.0))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_threads_with_streams_of_their_own_on_a_gpu():
+    graphs = CudaGraphs(weighted)
+    wrong = []
+
+    def work(seed):
+        with torch.cuda.stream(torch.cuda.Stream()):
+            for _ in range(50):
+                given = [tensor.cuda() for tensor in tensors(64, 6, seed)]
+                found, expected = graphs(given, float(seed)), weighted(given, float(seed))
+                if not all(torch.allclose(a, b) for a, b in zip(found, expected, strict=True)):
+                    wrong.append(seed)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong

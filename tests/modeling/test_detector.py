@@ -1,34 +1,18 @@
 import dataclasses
-from dataclasses import replace
-from functools import partial
 
 import pytest
 import torch
-from repeated import Repeated
-from torch.utils._python_dispatch import TorchDispatchMode
+from noise import images_of
 from torchvision.models.detection import fasterrcnn_resnet50_fpn
-from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import MultiScaleRoIAlign
 
 from iounet import Detections, build_detector, get_cfg
-from iounet.config import ConfigError
-from iounet.modeling import ImageFeatures, Postprocessing, to_original
-from iounet.modeling.refinement import BoxesOfImages, GraphedRefinement, _refine_padded
+from iounet.postprocess import suppress
 from iounet.training.checkpoint import load_detector_weights, select_categories
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 LOSSES = {"loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg", "loss_iou"}
-
-
-def images_of(*sizes, seed=0):
-    """Patches of noise, coarse enough to survive the network's strides."""
-    generator = torch.Generator().manual_seed(seed)
-    coarse = [torch.rand(1, 3, height // 8 + 1, width // 8 + 1, generator=generator) for height, width in sizes]
-    return [
-        torch.nn.functional.interpolate(noise, size=size, mode="nearest")[0]
-        for noise, size in zip(coarse, sizes, strict=True)
-    ]
 
 
 def target(*boxes_and_labels):
@@ -41,34 +25,6 @@ def target(*boxes_and_labels):
 
 OBJECTS = target(((4, 6, 30, 40), 1), ((20, 20, 60, 50), 3), ((0, 0, 64, 64), 2))
 NO_OBJECTS = target()
-
-
-class WaitsFor(TorchDispatchMode):
-    """Notes the operators whose result Python, or the shape of a tensor, has to know."""
-
-    def __init__(self):
-        super().__init__()
-        self.operators = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if torch.Tag.data_dependent_output in function.tags or torch.Tag.dynamic_output_shape in function.tags:
-            self.operators.append(str(function).rpartition(".")[0])
-        return function(*args, **kwargs or {})
-
-
-@pytest.fixture
-def opinionated(build_tiny):
-    """A tiny detector whose scores, boxes and IoUs differ from box to box."""
-
-    def build(settings=None):
-        detector = build_tiny(settings)
-        with torch.no_grad():
-            detector.roi_heads.box_predictor.cls_score.weight.mul_(20)
-            detector.roi_heads.box_predictor.bbox_pred.weight.mul_(10)
-            detector.iou_head.predictor.weight.mul_(20)
-        return detector
-
-    return build
 
 
 class TestNames:
@@ -307,11 +263,13 @@ class TestInference:
         detector = opinionated()
         features = detector.extract(images_of((64, 64), (64, 64)))
         candidates = detector.detect(features, detector.propose(features))
-        kept = [detector.suppress(candidates[0]), detector.suppress(candidates[1])[:0]]
-        refined = detector.refine(features, kept)
+        options = detector.postprocessing
+        kept = [suppress(candidates[0], options.nms), suppress(candidates[1], options.nms)[:0]]
+        refined = detector.refine(features, kept, options.refinement)
         assert [len(detections) for detections in refined] == [len(kept[0]), 0]
         alone = detector.extract(images_of((64, 64), (64, 64))[:1])
-        torch.testing.assert_close(refined[0].boxes, detector.refine(alone, kept[:1])[0].boxes, rtol=0, atol=1e-2)
+        refined_alone = detector.refine(alone, kept[:1], options.refinement)
+        torch.testing.assert_close(refined[0].boxes, refined_alone[0].boxes, rtol=0, atol=1e-2)
 
     def test_the_inference_method_is_its_parts_in_a_line(self, opinionated):
         detector = opinionated()
@@ -319,246 +277,18 @@ class TestInference:
         with torch.no_grad():
             features = detector.extract(images)
             candidates = detector.detect(features, detector.propose(features))
-            kept = [detector.suppress(candidates_in_image) for candidates_in_image in candidates]
-            expected = to_original(features, detector.refine(features, kept))
+            kept = [suppress(of_image, detector.postprocessing.nms) for of_image in candidates]
+            refined = detector.refine(features, kept, detector.postprocessing.refinement)
+            expected = features.to_original(refined)
         for found, wanted in zip(detector(images), expected, strict=True):
             assert torch.equal(found.boxes, wanted.boxes)
             assert torch.equal(found.ious, wanted.ious)
 
     def test_each_kind_of_nms_is_chosen_by_the_configuration(self, opinionated):
         scores = {
-            nms: opinionated({"TEST.NMS": nms, "TEST.REFINE.STEPS": 0})(images_of((64, 64)))[0].scores
+            nms: opinionated({"TEST.NMS": nms, "TEST.REFINE.NUM_STEPS": 0})(images_of((64, 64)))[0].scores
             for nms in ("greedy", "soft", "iou_guided")
         }
         # IoU-guided clusters hand on the best score of all; soft-NMS keeps the best box's too, and drops nothing.
         assert scores["greedy"][0] == scores["soft"][0] == scores["iou_guided"][0]
         assert len(scores["soft"]) > len(scores["greedy"])
-
-    def test_an_unknown_nms(self):
-        with pytest.raises(ValueError, match=r"unknown nms 'hard': TEST\.NMS is one of greedy, soft, iou_guided"):
-            Postprocessing(nms="hard")
-
-
-class TestRefinement:
-    @pytest.fixture
-    def before(self, opinionated):
-        """The detector, its features of two images and its detections before refinement."""
-        detector = opinionated()
-        with torch.no_grad():
-            features = detector.extract(images_of((64, 64), (50, 80)))
-            candidates = detector.detect(features, detector.propose(features))
-        return detector, features, [detector.suppress(candidates_in_image) for candidates_in_image in candidates]
-
-    @pytest.mark.parametrize("make", ["build_tiny", "opinionated"])
-    def test_it_raises_the_predicted_iou_on_average_and_moves_boxes_alone(self, make, request):
-        detector = request.getfixturevalue(make)()
-        with torch.no_grad():
-            features = detector.extract(images_of((64, 64), (50, 80)))
-            candidates = detector.detect(features, detector.propose(features))
-        kept = [detector.suppress(candidates_in_image) for candidates_in_image in candidates]
-        refined = detector.refine(features, kept)
-        for old, new in zip(kept, refined, strict=True):
-            assert len(old) > 5
-            assert torch.equal(old.labels, new.labels)
-            assert torch.equal(old.scores, new.scores)
-            assert not torch.equal(old.boxes, new.boxes)
-            assert new.ious.mean() > old.ious.mean()
-
-    def test_the_ious_are_those_of_the_boxes(self, before):
-        detector, features, kept = before
-        with torch.no_grad():
-            predict_iou = detector.iou_predictor(features, kept)
-            torch.testing.assert_close(
-                predict_iou(torch.cat([detections.boxes for detections in kept])),
-                torch.cat([detections.ious for detections in kept]),
-            )
-            refined = detector.refine(features, kept)
-            torch.testing.assert_close(
-                predict_iou(torch.cat([detections.boxes for detections in refined])),
-                torch.cat([detections.ious for detections in refined]),
-            )
-
-    @pytest.mark.parametrize("step_size", [50.0, 1e6])
-    def test_boxes_stay_in_their_image_however_far_they_are_pushed(self, before, step_size):
-        detector, features, kept = before
-        refined = detector.refine(features, kept, replace(detector.postprocessing, step_size=step_size))
-        for old, new, (height, width) in zip(kept, refined, features.sizes, strict=True):
-            assert (new.boxes >= 0).all() and (new.boxes[:, 2] <= width).all() and (new.boxes[:, 3] <= height).all()
-            assert (new.boxes[:, 2:] > new.boxes[:, :2]).all()
-            unmoved = (new.boxes == old.boxes).all(1)
-            assert torch.equal(new.ious[unmoved], old.ious[unmoved])
-
-    @pytest.mark.parametrize("accept", ["every", "best", "rising"])
-    @pytest.mark.parametrize("coordinates", ["pixels", "relative"])
-    def test_steps_of_no_length_change_nothing(self, before, accept, coordinates):
-        detector, features, kept = before
-        options = replace(detector.postprocessing, step_size=0.0, accept=accept, coordinates=coordinates)
-        for old, new in zip(kept, detector.refine(features, kept, options), strict=True):
-            assert len(old) > 5
-            for name in ("boxes", "labels", "scores"):
-                assert torch.equal(getattr(old, name), getattr(new, name))
-            torch.testing.assert_close(old.ious, new.ious)
-
-    def test_no_steps_change_nothing(self, before):
-        detector, features, kept = before
-        assert detector.refine(features, kept, replace(detector.postprocessing, refinement_steps=0)) == kept
-
-    def test_a_gpu_is_not_waited_for_within_it(self, before, monkeypatch):
-        detector, features, kept = before
-        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)  # pools as a GPU does
-        with WaitsFor() as waits:
-            detector.refine(features, kept)
-        # On a CPU each step looks whether any box is left; on a GPU none does.
-        assert waits.operators == ["aten._local_scalar_dense"] * detector.postprocessing.refinement_steps
-
-    @pytest.mark.gpu
-    @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-    def test_a_gpu_that_would_be_waited_for_raises(self, opinionated):
-        detector = opinionated().cuda()
-        with torch.no_grad():
-            features = detector.extract([image.cuda() for image in images_of((64, 64), (50, 80))])
-            candidates = detector.detect(features, detector.propose(features))
-        kept = [detector.suppress(candidates_in_image) for candidates_in_image in candidates]
-        torch.cuda.set_sync_debug_mode("error")
-        try:
-            detector.refine(features, kept)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
-
-    @pytest.mark.parametrize("step_size", [0.5, 1e6])
-    def test_as_a_cuda_graph_would_compute_it(self, before, step_size, monkeypatch):
-        detector, features, kept = before
-        # All boxes of one image, as many as there may be, and fewer of the other.
-        options = replace(detector.postprocessing, detections_per_image=max(map(len, kept)), step_size=step_size)
-        kept = [kept[0], kept[1][:-3]]
-        assert len(kept[0]) != len(kept[1])
-        graphed = GraphedRefinement(detector.iou_head)
-        graphed._graphs = repeated = Repeated(partial(_refine_padded, detector.iou_head))
-        with torch.no_grad(), monkeypatch.context() as patch:
-            patch.setattr(torch.compiler, "is_compiling", lambda: True)  # pools as a GPU does
-            for order in ([0, 1], [1, 0]):
-                swapped = [kept[image] for image in order]
-                placed = ImageFeatures(
-                    {name: maps[order] for name, maps in features.maps.items()},
-                    ImageList(features.batch.tensors[order], [features.sizes[image] for image in order]),
-                    [features.original_sizes[image] for image in order],
-                )
-                expected = detector.refine(placed, swapped, options)
-                start = BoxesOfImages.of(swapped, placed.sizes)
-                found = graphed(placed.maps, start, placed.batch.tensors.shape[-2:], options)
-                for boxes, ious, other in zip(*found, expected, strict=True):
-                    torch.testing.assert_close(boxes[: len(other)], other.boxes, rtol=1e-4, atol=1e-3)
-                    torch.testing.assert_close(ious[: len(other)], other.ious, rtol=1e-4, atol=1e-4)
-        assert repeated.recordings == 1
-
-    @pytest.mark.gpu
-    @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-    def test_by_a_cuda_graph(self, opinionated):
-        detector = opinionated().cuda()
-        for seed, sizes in enumerate([[(64, 64), (50, 80)], [(80, 50)], [(64, 64), (50, 80)], [(50, 80), (64, 64)]]):
-            with torch.no_grad():
-                features = detector.extract([image.cuda() for image in images_of(*sizes, seed=seed)])
-                candidates = detector.detect(features, detector.propose(features))
-                kept = [detector.suppress(of_image) for of_image in candidates]
-                detector.cuda_graphs = False
-                expected = detector.refine(features, kept)
-                detector.cuda_graphs = True
-                detector.refine(features, kept)  # records
-                torch.cuda.set_sync_debug_mode("error")
-                try:
-                    refined = detector.refine(features, kept)
-                finally:
-                    torch.cuda.set_sync_debug_mode("default")
-            for one, other in zip(refined, expected, strict=True):
-                assert len(one) > 5
-                torch.testing.assert_close(one.boxes, other.boxes, rtol=1e-4, atol=1e-3)
-                torch.testing.assert_close(one.ious, other.ious, rtol=1e-4, atol=1e-4)
-        assert len(detector._graphs._graphs._recorded) == 2
-
-    def test_parameters_gather_no_gradient(self, before):
-        detector, features, kept = before
-        detector.refine(features, kept)
-        assert all(parameter.grad is None for parameter in detector.parameters())
-
-
-class TestBeyondThePaper:
-    @pytest.fixture
-    def candidates(self, opinionated):
-        """The detector, its features of two images and the candidates in them."""
-        detector = opinionated()
-        with torch.no_grad():
-            features = detector.extract(images_of((64, 64), (50, 80)))
-            return detector, features, detector.detect(features, detector.propose(features))
-
-    def test_nms_ranked_by_class_score_times_iou(self, candidates):
-        detector, _, _ = candidates
-        boxes = torch.tensor([[0.0, 0, 20, 20], [1, 0, 21, 20]])  # the first fits better, the second is surer
-        pair = Detections(boxes, torch.ones(2).long(), torch.tensor([0.3, 0.9]), torch.tensor([0.9, 0.8]))
-        by_iou = detector.suppress(pair)
-        by_both = detector.suppress(pair, replace(detector.postprocessing, ranking="score_times_iou"))
-        assert by_iou.boxes.tolist() == boxes[:1].tolist() and by_both.boxes.tolist() == boxes[1:].tolist()
-        assert by_iou.scores.tolist() == by_both.scores.tolist() == pytest.approx([0.9])
-
-    def test_refined_before_nms(self, candidates):
-        detector, features, found = candidates
-        refined = [detector.suppress(of_image) for of_image in detector.refine(features, found)]
-        expected = detector.postprocess(features, found, replace(detector.postprocessing, refine_before_nms=True))
-        for a, b in zip(refined, expected, strict=True):
-            assert len(a) > 5 and torch.equal(a.boxes, b.boxes) and torch.equal(a.scores, b.scores)
-
-    def test_final_score_times_iou(self, candidates):
-        detector, features, found = candidates
-        plain = detector.postprocess(features, found)
-        rescored = detector.postprocess(
-            features, found, replace(detector.postprocessing, final_score="class_times_iou")
-        )
-        for a, b in zip(plain, rescored, strict=True):
-            scores = a.scores * a.ious.clamp(0, 1)
-            assert torch.equal(b.scores, scores.sort(descending=True).values)
-            order = scores.argsort(descending=True, stable=True)
-            assert torch.equal(b.boxes, a.boxes[order]) and not torch.equal(a.scores, b.scores)
-
-    def test_the_path_leads_to_what_refine_returns(self, candidates):
-        detector, features, found = candidates
-        kept = [detector.suppress(of_image) for of_image in found]
-        path = list(detector.refinement_path(features, kept))
-        assert len(path) == detector.postprocessing.refinement_steps + 1
-        for (at_start, _), (at_end, stops), before, refined in zip(
-            path[0], path[-1], kept, detector.refine(features, kept), strict=True
-        ):
-            assert stops.shape == at_end.ious.shape
-            assert torch.equal(at_start.boxes, before.boxes) and torch.equal(at_end.boxes, refined.boxes)
-
-    def test_repeated_box_regression_is_the_box_branchs_own(self, opinionated):
-        detector = opinionated({"TEST.SCORE_THRESHOLD": 0.0})
-        with torch.no_grad():
-            features = detector.extract(images_of((64, 64), (50, 80)))
-            proposals = detector.propose(features)
-            boxes, labels, _ = detector.roi_heads.candidates(features.maps, proposals, features.sizes)
-            for label in (1, 2, 3):
-                of_label = [torch.full((len(p),), label) for p in proposals]
-                regressed = detector.roi_heads.regress(features.maps, proposals, of_label, features.sizes)
-                for moved, of_image, its_labels in zip(regressed, boxes, labels, strict=True):
-                    expected = of_image[its_labels == label]
-                    assert len(expected) == len(moved) > 5
-                    torch.testing.assert_close(moved, expected)
-
-    def test_cross_entropy_bounds_the_predicted_iou(self, opinionated):
-        detector = opinionated({"MODEL.IOU_HEAD.LOSS": "bce", "TEST.SCORE_THRESHOLD": 0.0})
-        with torch.no_grad():
-            detector.iou_head.predictor.weight.mul_(1000)
-            features = detector.extract(images_of((64, 64)))
-            (found,) = detector.detect(features, detector.propose(features))
-        assert ((found.ious >= 0) & (found.ious <= 1)).all() and found.ious.min() < 0.1 and found.ious.max() > 0.9
-
-    def test_an_unknown_loss_is_named(self, build_tiny):
-        with pytest.raises(ConfigError, match=r"unknown loss 'l2': MODEL\.IOU_HEAD\.LOSS is smooth_l1 or bce"):
-            build_tiny({"MODEL.IOU_HEAD.LOSS": "l2"})
-
-    @pytest.mark.parametrize(
-        ("field", "key"),
-        [("ranking", "RANKING"), ("coordinates", r"REFINE\.COORDINATES"), ("final_score", "FINAL_SCORE")],
-    )
-    def test_unknown_choices_are_named(self, field, key):
-        with pytest.raises(ValueError, match=rf"unknown {field} 'other': TEST\.{key} is one of"):
-            Postprocessing(**{field: "other"})

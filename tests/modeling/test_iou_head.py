@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from noise import images_of
 
 from iounet.modeling import IoUHead
 from iounet.modeling.iou_head import iou_loss
@@ -136,3 +137,12 @@ class TestLoss:
         loss.backward()
         assert loss == 0
         assert predicted.grad.shape == (0,)
+
+
+def test_cross_entropy_bounds_the_predicted_iou(opinionated):
+    detector = opinionated({"MODEL.IOU_HEAD.LOSS": "bce", "TEST.SCORE_THRESHOLD": 0.0})
+    with torch.no_grad():
+        detector.iou_head.predictor.weight.mul_(1000)
+        features = detector.extract(images_of((64, 64)))
+        (found,) = detector.detect(features, detector.propose(features))
+    assert ((found.ious >= 0) & (found.ious <= 1)).all() and found.ious.min() < 0.1 and found.ious.max() > 0.9

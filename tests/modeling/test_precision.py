@@ -1,10 +1,13 @@
 """The detector with MODEL.AMP: what may be computed in bfloat16, and what must not."""
 
+from functools import partial
+
 import pytest
 import torch
 from torchvision.models.detection.image_list import ImageList
 
 from iounet.modeling import AnchorGenerator
+from iounet.postprocess import postprocess
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -43,7 +46,7 @@ def test_maps_are_in_bfloat16_and_all_that_tells_where_a_box_lies_in_float32(pai
     assert {features.maps[level].dtype for level in LEVELS} == {torch.bfloat16}
     proposals = detector.propose(features)
     candidates = detector.detect(features, proposals)
-    detections = detector.postprocess(features, candidates)
+    detections = postprocess(candidates, detector.postprocessing, refine=partial(detector.refine, features))
     assert sum(map(len, detections))
     for of_image in (*candidates, *detections):
         assert {values.dtype for values in (of_image.boxes, of_image.scores, of_image.ious)} == {torch.float32}

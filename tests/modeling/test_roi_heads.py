@@ -1,5 +1,6 @@
 import pytest
 import torch
+from noise import images_of
 
 from iounet.postprocess import greedy_nms
 
@@ -85,3 +86,18 @@ def test_losses_are_torchvisions(inputs):
     assert set(losses[0]) == {"loss_classifier", "loss_box_reg"}
     assert losses[0] == pytest.approx(losses[1])
     assert min(losses[0].values()) > 0
+
+
+def test_repeated_box_regression_is_the_box_branchs_own(opinionated):
+    detector = opinionated({"TEST.SCORE_THRESHOLD": 0.0})
+    with torch.no_grad():
+        features = detector.extract(images_of((64, 64), (50, 80)))
+        proposals = detector.propose(features)
+        boxes, labels, _ = detector.roi_heads.candidates(features.maps, proposals, features.sizes)
+        for label in (1, 2, 3):
+            of_label = [torch.full((len(p),), label) for p in proposals]
+            regressed = detector.roi_heads.regress(features.maps, proposals, of_label, features.sizes)
+            for moved, of_image, its_labels in zip(regressed, boxes, labels, strict=True):
+                expected = of_image[its_labels == label]
+                assert len(expected) == len(moved) > 5
+                torch.testing.assert_close(moved, expected)

@@ -1,52 +1,14 @@
 """Refinement against the paper's Algorithm 2, transcribed as a slow loop over the boxes with gradients by hand."""
 
 import itertools
-import math
 from functools import partial
 
 import pytest
 import torch
-from torchvision.ops import box_iou
+from objectives import OBJECTIVES, bump_of_rows, case, iou_of_rows
 
-from iounet.postprocess import refine_boxes, refinement_path
-
-
-def iou(box, target):
-    """IoU of a box with its target, and its gradient in the box (its mean where two edges meet)."""
-    left, top, right, bottom = (
-        max(box[0], target[0]),
-        max(box[1], target[1]),
-        min(box[2], target[2]),
-        min(box[3], target[3]),
-    )
-    if right <= left or bottom <= top:
-        return 0.0, [0.0] * 4
-    intersection = (right - left) * (bottom - top)
-    (width, height), (target_width, target_height) = ((b[2] - b[0], b[3] - b[1]) for b in (box, target))
-    union = width * height + target_width * target_height - intersection
-    # Moving an edge changes the overlap where it is the inner one of two.
-    inside = [1 if c > t else 0.5 if c == t else 0 for c, t in zip(box, target, strict=True)]
-    inside = [*inside[:2], 1 - inside[2], 1 - inside[3]]
-    gradient = []
-    for axis, sign in enumerate((-1, -1, 1, 1)):
-        area_slope = sign * (width if axis % 2 else height)
-        overlap_slope = sign * inside[axis] * ((right - left) if axis % 2 else (bottom - top))
-        gradient.append((overlap_slope * union - intersection * (area_slope - overlap_slope)) / union**2)
-    return intersection / union, gradient
-
-
-def bump(box, target):
-    """Smooth, with its maximum 1 at the target; unlike the IoU it reaches everywhere."""
-    value = math.exp(-sum((c - t) ** 2 for c, t in zip(box, target, strict=True)) / 500)
-    return value, [-value * (c - t) / 250 for c, t in zip(box, target, strict=True)]
-
-
-def iou_of_rows(boxes, targets):
-    return box_iou(boxes, targets).diagonal()
-
-
-def bump_of_rows(boxes, targets):
-    return torch.exp(-(boxes - targets).square().sum(1) / 500)
+from iounet.errors import OptionError
+from iounet.postprocess import RefinementOptions, refine_boxes, refinement_path
 
 
 def algorithm_2(iou_and_gradient, box, *, step_size=0.5, num_steps=5, early_stop=1e-3, degeneration=-1e-2):
@@ -67,21 +29,6 @@ def algorithm_2(iou_and_gradient, box, *, step_size=0.5, num_steps=5, early_stop
     return box, before, "all steps"
 
 
-def case(seed, num_boxes=40):
-    """Boxes and their targets, float64: some off by a little, some by much, some in place, some apart."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def uniform(*shape):
-        return torch.rand(*shape, generator=generator, dtype=torch.float64)
-
-    corners = 20 + 60 * uniform(num_boxes, 2)
-    targets = torch.cat([corners, corners + 8 + 50 * uniform(num_boxes, 2)], 1)
-    boxes = targets + (2 * uniform(num_boxes, 4) - 1) * torch.linspace(0, 4, num_boxes, dtype=torch.float64)[:, None]
-    boxes[-3:] += 500
-    return boxes, targets
-
-
-OBJECTIVES = {"iou": (iou, iou_of_rows), "bump": (bump, bump_of_rows)}
 SETTINGS = [
     {},
     {"step_size": 2.0},
@@ -191,7 +138,7 @@ def test_t_steps_cost_t_plus_1_forward_and_t_backward_passes_of_all_boxes(num_st
     assert all(call.shape == boxes.shape for call in calls)
     assert torch.equal(calls[0], boxes)
     assert torch.equal(calls[-1], refined)
-    # In order: each box stays near its own place, at all times.
+    # In order: each box stays near where it was, at all times.
     assert all((iou_of_rows(call, boxes)[:-3] > 0.5).all() for call in calls)
 
 
@@ -320,16 +267,16 @@ def test_the_best_box_on_the_way_is_kept():
     def predict_iou(moved):
         return iou_of_rows(moved, targets)
 
-    path = list(refinement_path(predict_iou, boxes, **settings, coordinates="pixels", accept="every"))
+    path = list(refinement_path(predict_iou, boxes, RefinementOptions(**settings)))
     assert len(path) == 7
     ious = torch.stack([iou for _, iou, _ in path])
-    refined, best = refine_boxes(predict_iou, boxes, **settings, accept="best")
+    refined, best = refine_boxes(predict_iou, boxes, **settings, step_policy="best")
     assert torch.equal(best, ious.amax(0)) and (best > ious[-1]).any() and (best > ious[0]).any()
     torch.testing.assert_close(predict_iou(refined), best, rtol=0, atol=0)
 
 
-def test_rising_takes_back_and_halves_a_step_that_lowers_the_iou():
-    def rising(of_one, box, target, *, step_size, num_steps, early_stop):
+def test_backtracking_takes_back_and_halves_a_step_that_lowers_the_iou():
+    def backtracking(of_one, box, target, *, step_size, num_steps, early_stop):
         """One box at a time, in plain Python."""
         iou, gradient = of_one(box, target)
         for _ in range(num_steps):
@@ -351,16 +298,32 @@ def test_rising_takes_back_and_halves_a_step_that_lowers_the_iou():
     for of_one, of_rows in OBJECTIVES.values():
         boxes, targets = case(seed=9)
         refined, ious = refine_boxes(
-            lambda moved, of_rows=of_rows, targets=targets: of_rows(moved, targets), boxes, **settings, accept="rising"
+            lambda moved, of_rows=of_rows, targets=targets: of_rows(moved, targets),
+            boxes,
+            **settings,
+            step_policy="backtracking",
         )
         assert (ious >= of_rows(boxes, targets)).all()
         for row, (box, target) in enumerate(zip(boxes.tolist(), targets.tolist(), strict=True)):
-            expected, expected_iou = rising(of_one, box, target, **settings)
+            expected, expected_iou = backtracking(of_one, box, target, **settings)
             assert refined[row].tolist() == pytest.approx(expected, abs=1e-8), row
             assert ious[row].item() == pytest.approx(expected_iou, abs=1e-8), row
 
 
-@pytest.mark.parametrize("unknown", [{"coordinates": "log"}, {"accept": "some"}])
-def test_unknown_settings_are_named(unknown):
-    with pytest.raises(ValueError, match=r"unknown .*TEST\.REFINE"):
+@pytest.mark.parametrize(
+    ("unknown", "message"),
+    [
+        ({"coordinates": "px"}, "coordinates must be one of pixels, relative; got 'px'"),
+        ({"step_policy": "some"}, "step_policy must be one of every, best, backtracking; got 'some'"),
+    ],
+)
+def test_a_choice_that_is_none_is_named_by_its_argument(unknown, message):
+    """Not by the configuration's key, of which a caller need not know."""
+    with pytest.raises(OptionError) as raised:
         refine_boxes(lambda moved: moved.sum(1), torch.zeros(1, 4), **unknown)
+    assert str(raised.value) == message
+
+
+def test_an_option_that_does_not_exist():
+    with pytest.raises(TypeError, match="'lamda'"):
+        refine_boxes(lambda moved: moved.sum(1), torch.zeros(1, 4), lamda=0.5)

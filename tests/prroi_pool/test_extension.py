@@ -56,7 +56,7 @@ def compiler() -> str:
     return path
 
 
-@pytest.mark.build
+@pytest.mark.slow
 def test_two_processes_build_once_despite_an_orphan_lock(compiler, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
     folder = extension.build_folder("cpu")
@@ -69,7 +69,7 @@ def test_two_processes_build_once_despite_an_orphan_lock(compiler, tmp_path, mon
     assert run(POOL) == (POOLED, "")  # and never again
 
 
-@pytest.mark.build
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="kills a process group")
 def test_a_killed_build_is_done_again(compiler, tmp_path):
     killed = start(POOL, TORCH_EXTENSIONS_DIR=str(tmp_path))
@@ -81,7 +81,7 @@ def test_a_killed_build_is_done_again(compiler, tmp_path):
     assert stdout == POOLED and "compiling the CPU kernels" in stderr and "Warning" not in stderr
 
 
-@pytest.mark.build
+@pytest.mark.slow
 @pytest.mark.parametrize("parent", ["a.b.c", "ltr.external.PreciseRoIPooling.pytorch"])
 def test_a_copy_of_the_folder_works_at_any_depth(compiler, tmp_path, parent):
     """The second is where visionml/pytracking imports it from."""
@@ -115,7 +115,7 @@ def test_without_ninja_the_message_names_it(compiler, tmp_path):
     assert stdout == POOLED and "pip install ninja" in stderr
 
 
-@pytest.mark.build
+@pytest.mark.slow
 def test_a_failing_compiler_is_quoted_on_every_call(compiler, tmp_path):
     broken = tmp_path / "g++"
     broken.write_text(
@@ -231,7 +231,7 @@ def test_a_toolkit_of_another_major_version_is_refused(toolkit, monkeypatch):
         extension.find_cuda_home()
 
 
-@pytest.mark.build
+@pytest.mark.slow
 def test_the_cuda_kernels_compile():
     try:
         extension.find_cuda_home()

@@ -15,7 +15,7 @@ def test_random_rois(device, seed):
     run("--device", device, "--rois", "20000", "--seed", str(seed))
 
 
-@pytest.mark.build
+@pytest.mark.slow
 @pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("device", ["cpu"], indirect=True)
 @pytest.mark.skipif(sys.platform != "linux", reason="the sanitizers' runtimes are found as on Linux")

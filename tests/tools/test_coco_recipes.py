@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from torchvision.models import resnet50, resnet101
 from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
+from iounet.commands import train
+from iounet.config import load_config
 from iounet.data.synthetic import make_synthetic
 
 ROOT = Path(__file__).parents[2]
@@ -46,20 +47,21 @@ def workplace(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_trains_and_evaluates(recipe, workplace, call_tool, read_metrics, monkeypatch):
+def test_trains_and_evaluates(recipe, workplace, call, read_metrics, monkeypatch):
     monkeypatch.chdir(workplace)
     smaller = {
         "INPUT.MIN_SIZE": 64,
-        "SOLVER.BATCH_SIZE": 2,
+        "SOLVER.GLOBAL_BATCH_SIZE": 2,
         "SOLVER.MAX_ITERATIONS": 2,
         "SOLVER.STEPS": "[1]",
         "SOLVER.LOG_PERIOD": 1,
         "DATA.NUM_WORKERS": 0,
     }
     overrides = [word for pair in smaller.items() for word in pair]
-    assert call_tool("train.py", "--config-file", ROOT / "configs" / recipe, *overrides) is None
-    output = workplace / yaml.safe_load((ROOT / "configs" / recipe).read_text())["OUTPUT_DIR"]
+    assert call(train, "--config-file", ROOT / "configs" / recipe, *overrides) is None
+    output = workplace / load_config(ROOT / "configs" / recipe).OUTPUT_DIR
     training, _ = read_metrics(output)
     assert [row["iteration"] for row in training] == [1, 2]
     assert set(json.loads((output / "evaluation.json").read_text())["table"]) >= {"greedy NMS", "IoU-guided NMS"}

@@ -5,18 +5,19 @@ import json
 import pytest
 import torch
 
-TORCHVISION = "../examples/torchvision_detectors.py"
+from examples import torchvision_detectors
+from iounet.commands import refine
 
 
 @pytest.mark.parametrize("detector", ["fasterrcnn", "maskrcnn", "retinanet", "fcos"])
-def test_boxes_of_torchvisions_detectors_are_refined(detector, dataset, trained, call_tool, tmp_path, capsys):
+def test_boxes_of_torchvisions_detectors_are_refined(detector, dataset, trained, call, tmp_path, capsys):
     output = tmp_path / detector
     with torch.random.fork_rng(devices=[]):
-        assert call_tool(TORCHVISION, detector, "--data", dataset, "--output", output, "--iterations", 1) is None
+        assert call(torchvision_detectors, detector, "--data", dataset, "--output", output, "--iterations", 1) is None
     found = json.loads((output / "detections.json").read_text())
     annotations = dataset / "annotations" / "test.json"
-    message = call_tool(
-        "refine_boxes.py", "--weights", trained / "model_final.pth", "--images", dataset / "test",
+    message = call(
+        refine, "--weights", trained / "model_final.pth", "--images", dataset / "test",
         "--detections", output / "detections.json", "--annotations", annotations, "--output", output / "refined",
     )  # fmt: skip
     assert message is None

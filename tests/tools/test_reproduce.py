@@ -1,26 +1,23 @@
+import contextlib
+import io
 import json
+import sys
 
 import pytest
 
+from tools import reproduce
+
 
 @pytest.fixture(scope="module")
-def reproduced(trained, run_tool, arguments, tmp_path_factory):
+def reproduced(trained, arguments, one_thread, tmp_path_factory):
     """The output folder, and what the tool printed."""
     output = tmp_path_factory.mktemp("reproduce") / "tables"
     weights = trained / "model_final.pth"
-    done = run_tool(
-        "reproduce.py",
-        "--weights",
-        weights,
-        "--baseline",
-        weights,
-        "--output",
-        output,
-        "--beyond",
-        *arguments(output / "unused"),
-    )
-    assert done.returncode == 0, done.stderr
-    return output, done.stdout
+    words = ["--weights", weights, "--baseline", weights, "--output", output, "--beyond", *arguments(output / "unused")]
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
+        patch.setattr(sys, "argv", ["reproduce.py", *map(str, words)])
+        reproduce.main()
+    return output, printed.getvalue()
 
 
 def test_the_page_shows_every_file(reproduced):
@@ -60,6 +57,6 @@ def test_the_tables_are_those_of_the_evaluation(reproduced, trained):
         assert content["steps"][start] == content["nms"]["IoU-guided NMS"]
 
 
-def test_wrong_weights_are_named(call_tool, arguments, tmp_path):
-    message = call_tool("reproduce.py", "--weights", tmp_path / "none.pth", "--output", tmp_path, *arguments(tmp_path))
+def test_wrong_weights_are_named(call, arguments, tmp_path):
+    message = call(reproduce, "--weights", tmp_path / "none.pth", "--output", tmp_path, *arguments(tmp_path))
     assert "none.pth" in message and "\n" not in message

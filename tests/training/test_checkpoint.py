@@ -1,27 +1,20 @@
-import itertools
-import multiprocessing
 import os
 import pickle
-import random
-import time
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
-from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
 from iounet.training.checkpoint import (
     CheckpointError,
     checkpoint_path,
     load_checkpoint,
-    load_detector_weights,
     load_newest_checkpoint,
     load_weights_file,
     prune_checkpoints,
     resumable_checkpoints,
     save_checkpoint,
-    select_categories,
 )
 
 CONTENT = {
@@ -110,70 +103,6 @@ class TestWriting:
         monkeypatch.setattr(os, "replace", spy)
         save_checkpoint(path, **CONTENT)
         assert sizes == [path.stat().st_size]
-
-
-def save_without_end(folder, first):
-    for iteration in itertools.count(first):
-        save_checkpoint(checkpoint_path(folder, iteration), **numbered(iteration))
-        prune_checkpoints(folder, keep=2)
-
-
-def numbered(iteration):
-    return {"model": {"weight": torch.full((300_000,), float(iteration))}, "iteration": iteration}
-
-
-def newest_two(folder):
-    """The iterations of the newest checkpoints, once both are found to be whole."""
-    found = [load_checkpoint(path) for path in resumable_checkpoints(folder)[-2:]]
-    for content in found:
-        assert torch.equal(content["model"]["weight"], numbered(content["iteration"])["model"]["weight"])
-    return [content["iteration"] for content in found]
-
-
-class TestInterruptedWriting:
-    """Whatever happens while a checkpoint is written: the two before it are whole."""
-
-    def test_killed(self, tmp_path):
-        # Forked from a server with torch imported: one process every 0.1 s. This one has run threads: unfit to fork.
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["torch", "iounet.training.checkpoint"])
-        for iteration in (1, 2):
-            save_checkpoint(checkpoint_path(tmp_path, iteration), **numbered(iteration))
-        generator = random.Random(0)
-        newest, halves = 2, 0
-        for _ in range(50):
-            process = context.Process(target=save_without_end, args=(tmp_path, newest + 1), daemon=True)
-            process.start()
-            deadline = time.monotonic() + 60
-            while not checkpoint_path(tmp_path, newest + 1).exists() and time.monotonic() < deadline:
-                time.sleep(0.005)
-            time.sleep(generator.uniform(0, 0.02))
-            process.kill()
-            process.join()
-            before, last = newest_two(tmp_path)
-            assert last == before + 1 and last > newest
-            newest = last
-            halves += len(list(tmp_path.glob(".*.tmp")))
-        assert halves  # so some were hit while they wrote
-        prune_checkpoints(tmp_path, keep=2)
-        assert len(list(tmp_path.iterdir())) == 2
-
-    def test_a_full_disk(self, tmp_path):
-        resource = pytest.importorskip("resource")
-        for iteration in (1, 2):
-            save_checkpoint(checkpoint_path(tmp_path, iteration), **numbered(iteration))
-        size = checkpoint_path(tmp_path, 2).stat().st_size
-        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-        generator = random.Random(0)
-        for _ in range(50):
-            resource.setrlimit(resource.RLIMIT_FSIZE, (generator.randrange(size), hard))
-            try:
-                with pytest.raises(CheckpointError, match="could not be written"):
-                    save_checkpoint(checkpoint_path(tmp_path, 3), **numbered(3))
-            finally:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-            assert newest_two(tmp_path) == [1, 2]
-        assert len(list(tmp_path.iterdir())) == 2
 
 
 class TestReading:
@@ -347,103 +276,3 @@ class TestFolder:
 
     def test_no_folder_holds_none(self, tmp_path):
         assert resumable_checkpoints(tmp_path / "nowhere") == []
-
-
-class Detector(nn.Module):
-    def __init__(self, width=4):
-        super().__init__()
-        self.backbone = nn.Sequential(nn.Conv2d(3, width, 1), nn.BatchNorm2d(width))
-        self.iou_head = nn.Linear(width, 2)
-
-
-class TestLoadingIntoADetector:
-    def load(self, weights, *, need_iou_head=True):
-        torch.manual_seed(0)
-        detector = Detector()
-        before = {key: value.clone() for key, value in detector.state_dict().items()}
-        try:
-            load_detector_weights(detector, weights, "other.pth", need_iou_head=need_iou_head)
-        except CheckpointError:
-            assert all(torch.equal(value, before[key]) for key, value in detector.state_dict().items())
-            raise
-        return detector, before
-
-    def test_all_weights_arrive(self):
-        torch.manual_seed(1)
-        weights = Detector().state_dict()
-        detector, _ = self.load(weights)
-        assert all(torch.equal(value, weights[key]) for key, value in detector.state_dict().items())
-
-    def test_another_width_names_parameters_and_shapes(self):
-        with pytest.raises(CheckpointError) as caught:
-            self.load(Detector(width=5).state_dict())
-        message = str(caught.value)
-        assert message.startswith("other.pth is of another architecture than the configuration describes")
-        assert "of another shape (backbone.0.weight is [5, 3, 1, 1], expected [4, 3, 1, 1]," in message
-        assert "missing" not in message and "left over" not in message
-
-    def test_missing_parameters_are_named(self):
-        weights = Detector().state_dict()
-        del weights["backbone.0.bias"], weights["iou_head.weight"]
-        with pytest.raises(CheckpointError, match=r"2 missing \(backbone\.0\.bias, iou_head\.weight\)"):
-            self.load(weights)
-
-    def test_left_over_parameters_are_named(self):
-        weights = Detector().state_dict() | {"mask_head.weight": torch.zeros(1)}
-        with pytest.raises(CheckpointError, match=r"1 left over \(mask_head\.weight\)"):
-            self.load(weights)
-
-    def test_a_plain_detector_lacks_the_iou_head_alone(self):
-        torch.manual_seed(2)
-        weights = {key: value for key, value in Detector().state_dict().items() if not key.startswith("iou_head.")}
-        with pytest.raises(CheckpointError, match="2 missing"):
-            self.load(weights)
-        detector, before = self.load(weights, need_iou_head=False)
-        assert torch.equal(detector.backbone[0].weight, weights["backbone.0.weight"])
-        assert torch.equal(detector.iou_head.weight, before["iou_head.weight"])
-        del weights["backbone.0.bias"]
-        with pytest.raises(CheckpointError, match=r"1 missing \(backbone\.0\.bias\)"):
-            self.load(weights, need_iou_head=False)
-
-    def test_the_counters_of_ordinary_batch_norm_may_be_left_over(self):
-        weights = Detector().state_dict() | {"backbone.9.num_batches_tracked": torch.tensor(3)}
-        self.load(weights)
-
-
-class TestSelectCategories:
-    """Of torchvision's COCO detectors: 91 outputs, for the category ids 0 to 90, of which COCO uses 80."""
-
-    # COCO's instances files leave ten of the ids between 1 and 90 unused.
-    COCO_IDS = sorted(set(range(1, 91)) - {12, 26, 29, 30, 45, 66, 68, 69, 71, 83})
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def weights(cls):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(3)
-            detector = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=91)
-        return detector.state_dict()
-
-    def test_each_row_lands(self, weights):
-        assert len(self.COCO_IDS) == 80
-        prefix = "roi_heads.box_predictor."
-        before = {key: value.clone() for key, value in weights.items()}
-        selected = select_categories(weights, self.COCO_IDS)
-        assert selected[f"{prefix}cls_score.weight"].shape == (81, 1024)
-        assert selected[f"{prefix}cls_score.bias"].shape == (81,)
-        assert selected[f"{prefix}bbox_pred.weight"].shape == (81 * 4, 1024)
-        assert selected[f"{prefix}bbox_pred.bias"].shape == (81 * 4,)
-        for label, category_id in enumerate([0, *self.COCO_IDS]):
-            for parameter in ("weight", "bias"):
-                scores, offsets = f"{prefix}cls_score.{parameter}", f"{prefix}bbox_pred.{parameter}"
-                assert torch.equal(selected[scores][label], before[scores][category_id])
-                assert torch.equal(
-                    selected[offsets][4 * label : 4 * label + 4], before[offsets][4 * category_id : 4 * category_id + 4]
-                )
-        others = [key for key in weights if not key.startswith(prefix)]
-        assert all(selected[key] is weights[key] for key in others)
-        assert set(selected) == set(weights)
-        assert all(torch.equal(value, before[key]) for key, value in weights.items())  # the input is left as it was
-
-    def test_as_many_outputs_as_labels_are_ours_already(self, weights):
-        assert select_categories(weights, list(range(1, 91))) is weights

@@ -1,0 +1,376 @@
+"""How fast prroi_pool is, side by side with its peers in one process.
+
+    python -m benchmarks.operator --output runs/benchmark.json
+    python -m benchmarks.operator --device cuda --original PreciseRoIPooling   # a checkout of the authors'
+
+Peers: torchvision's roi_align, which samples (sampling_ratio 2, and 0: adaptive); this project's reference.py in plain
+torch; and, on a GPU with --original, the kernels of github.com/vacancy/PreciseRoIPooling. Their calls take turns, so
+that whatever else the machine does falls on all of them; times are medians. On a GPU every call is timed again as the
+replay of a CUDA graph, which leaves out the time that the host needs to launch it; the table shows the replays, and the
+launched calls of prroi_pool alone. Beside them stands the floor: the bytes that have to move (each pixel that a RoI
+touches once, each output once, whole maps of gradients) over the bandwidth of a copy measured in the same process.
+"""
+
+import argparse
+import ctypes
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor
+from torchvision.ops import roi_align
+
+from prroi_pool import extension, prroi_pool2d, reference
+
+from .timing import (
+    Figures,
+    add_device_argument,
+    add_output_arguments,
+    device_named,
+    markdown,
+    processor_name,
+    readable,
+    take_turns,
+    timed,
+    write_results,
+)
+
+BINS = 7
+CHANNELS = 256
+OURS, REFERENCE, ORIGINAL = "prroi_pool", "reference", "original"
+PEERS = (OURS, "roi_align(2)", "roi_align(0)", REFERENCE, ORIGINAL)
+OPERATIONS = ("forward", "forward + feature gradient", "RoI gradient")
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+Pool = Callable[[Tensor, Tensor, float], Tensor]
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """RoIs on the levels of a feature pyramid.
+
+    Attributes:
+        levels: for each level its stride in pixels of the image, the number of images, and the map's (height, width).
+        num_rois: on each level.
+        sides: the smallest and the largest side of a RoI in pixels of the map, drawn evenly in the logarithm.
+        operations: those of OPERATIONS that matter here.
+    """
+
+    name: str
+    levels: tuple[tuple[int, int, tuple[int, int]], ...]
+    num_rois: tuple[int, ...]
+    sides: tuple[float, float]
+    operations: tuple[str, ...] = OPERATIONS
+
+
+def pyramid(images: int) -> tuple[tuple[int, int, tuple[int, int]], ...]:
+    """The levels of an image of 800 x 1216 pixels."""
+    return tuple((stride, images, (800 // stride, 1216 // stride)) for stride in (4, 8, 16, 32))
+
+
+WORKLOADS = (
+    Workload("512 RoIs of 14-28 px on 200x304", ((4, 1, (200, 304)),), (512,), (14, 28)),
+    Workload("COCO image, 1000 RoIs on 4 levels", pyramid(1), (550, 200, 150, 100), (14, 28)),
+    Workload("training batch, 2 x 512 RoIs on 4 levels", pyramid(2), (564, 204, 154, 102), (14, 28)),
+    Workload("refinement, 100 RoIs on 4 levels", pyramid(1), (55, 20, 15, 10), (14, 28), ("forward", "RoI gradient")),
+    Workload("large: 64 RoIs of 100-200 px", ((4, 1, (200, 304)),), (64,), (100, 200)),
+    Workload("tiny: 512 RoIs of 0.5-2 px", ((4, 1, (200, 304)),), (512,), (0.5, 2)),
+)
+
+
+@dataclass(frozen=True)
+class Level:
+    features: Tensor  # [N, C, H, W]
+    rois: Tensor  # [K, 5] in pixels of the image
+    grad_output: Tensor  # [K, C, BINS, BINS]
+    scale: float
+
+
+def make_levels(workload: Workload, dtype: torch.dtype, channels_last: bool, device: torch.device) -> list[Level]:
+    generator = torch.Generator().manual_seed(0)
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    levels = []
+    for (stride, images, (height, width)), num_rois in zip(workload.levels, workload.num_rois, strict=True):
+        features = torch.randn(images, CHANNELS, height, width, generator=generator)
+        low, high = (torch.tensor(side).log() for side in workload.sides)
+        extent = torch.tensor([width, height])
+        sides = (low + (high - low) * torch.rand(num_rois, 2, generator=generator)).exp().minimum(0.95 * extent)
+        start = torch.rand(num_rois, 2, generator=generator) * (extent - sides)
+        image = torch.randint(images, (num_rois, 1), generator=generator)
+        rois = torch.cat([image, stride * start, stride * (start + sides)], 1)
+        grad_output = torch.randn(num_rois, CHANNELS, BINS, BINS, generator=generator)
+        levels.append(
+            Level(
+                features.to(device, dtype, memory_format=memory_format),
+                rois.to(device),
+                grad_output.to(device, dtype, memory_format=memory_format),
+                1 / stride,
+            )
+        )
+    return levels
+
+
+def peers(dtype: torch.dtype) -> dict[str, Pool]:
+    """Name → features, rois, scale → pooled; with a gradient for the RoIs unless the name begins with roi_align."""
+
+    def aligned(sampling_ratio: int) -> Pool:
+        return lambda features, rois, scale: roi_align(features, rois.to(dtype), BINS, scale, sampling_ratio)
+
+    def in_plain_torch(features: Tensor, rois: Tensor, scale: float) -> Tensor:
+        return reference.prroi_pool2d(features.float(), rois, BINS, BINS, scale).to(dtype)
+
+    return {
+        OURS: lambda features, rois, scale: prroi_pool2d(features, rois, BINS, BINS, scale),
+        "roi_align(2)": aligned(2),
+        "roi_align(0)": aligned(0),
+        REFERENCE: in_plain_torch,
+    }
+
+
+def prepare(pool: Pool, operation: str, levels: list[Level]) -> Callable[[], None]:
+    """The call to be timed: all levels one after the other."""
+    if operation == "forward":
+
+        def run() -> None:
+            with torch.no_grad():
+                for level in levels:
+                    pool(level.features, level.rois, level.scale)
+
+    elif operation == "forward + feature gradient":
+        all_features = [level.features.detach().requires_grad_() for level in levels]
+
+        def run() -> None:
+            for level, features in zip(levels, all_features, strict=True):
+                torch.autograd.grad(pool(features, level.rois, level.scale), features, level.grad_output)
+
+    else:
+        all_rois = [level.rois.detach().requires_grad_() for level in levels]
+        outputs = [pool(level.features, rois, level.scale) for level, rois in zip(levels, all_rois, strict=True)]
+
+        def run() -> None:
+            for level, rois, output in zip(levels, all_rois, outputs, strict=True):
+                torch.autograd.grad(output, rois, level.grad_output, retain_graph=True)
+
+    return run
+
+
+def prepare_original(library: ctypes.CDLL, operation: str, levels: list[Level]) -> Callable[[], None]:
+    """The authors' kernels, float32 and contiguous, called as their wrapper calls them but without its checks."""
+
+    def arguments(level: Level) -> tuple:
+        _, channels, height, width = level.features.shape
+        sizes = [ctypes.c_int(size) for size in (channels, height, width, BINS, BINS)]
+        return *sizes, ctypes.c_float(level.scale), ctypes.c_int(level.grad_output.numel())
+
+    def pointers(*tensors: Tensor) -> list[ctypes.c_void_p]:
+        return [ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
+
+    def stream() -> ctypes.c_void_p:
+        return ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
+
+    outputs = [torch.empty_like(level.grad_output) for level in levels]
+
+    def forward(level: Level, output: Tensor) -> None:
+        output.zero_()
+        library.PrRoIPoolingForwardGpu(stream(), *pointers(level.features, level.rois, output), *arguments(level))
+
+    def gradient(name: str, level: Level, output: Tensor, result: Tensor) -> None:
+        result.zero_()
+        tensors = pointers(level.features, level.rois, output, level.grad_output, result)
+        getattr(library, name)(stream(), *tensors, *arguments(level), ctypes.c_int(result.numel()))
+
+    feature_gradients = [torch.empty_like(level.features) for level in levels]
+    roi_gradients = [torch.empty_like(level.rois) for level in levels]
+
+    def run() -> None:
+        for level, output, grad_features, grad_rois in zip(
+            levels, outputs, feature_gradients, roi_gradients, strict=True
+        ):
+            if operation != "RoI gradient":
+                forward(level, output)
+            if operation == "forward + feature gradient":
+                gradient("PrRoIPoolingBackwardGpu", level, output, grad_features)
+            if operation == "RoI gradient":
+                gradient("PrRoIPoolingCoorBackwardGpu", level, output, grad_rois)
+
+    for level, output in zip(levels, outputs, strict=True):
+        forward(level, output)
+    return run
+
+
+def compile_original(checkout: Path) -> ctypes.CDLL:
+    source = checkout / "src" / "prroi_pooling_gpu_impl.cu"
+    if not source.is_file():
+        sys.exit(f"{source} is missing: --original takes a checkout of github.com/vacancy/PreciseRoIPooling")
+    library = Path(tempfile.mkdtemp()) / "original.so"
+    nvcc = extension.find_cuda_home() / "bin" / "nvcc"
+    subprocess.run([nvcc, "-O3", "-arch=native", "-shared", "-Xcompiler", "-fPIC", source, "-o", library], check=True)
+    return ctypes.CDLL(str(library))
+
+
+def recorded(call: Callable[[], None]) -> Callable[[], None]:
+    """The call as the replay of a CUDA graph; it must not wait for the GPU, as reference.py does."""
+    call()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
+        call()
+    return graph.replay
+
+
+def median_milliseconds(
+    calls: Mapping[str, Callable[[], object]], device: torch.device, seconds: float
+) -> dict[str, float]:
+    """The median of each call, of calls that take turns.
+
+    A GPU gets ten calls in a row, as in use: else the first one's launch, not the kernel, would be measured.
+    """
+    in_a_row = 10 if device.type == "cuda" else 1
+    turns = take_turns({name: timed(call, device, in_a_row) for name, call in calls.items()}, seconds)
+    return {name: 1e3 * statistics.median(measured) for name, measured in turns.items()}
+
+
+def copy_bandwidth(device: torch.device) -> float:
+    """Bytes read and written per second by a copy of 256 MiB."""
+    source = torch.zeros(1 << 26, device=device)
+    target = torch.empty_like(source)
+    milliseconds = median_milliseconds({"copy": lambda: target.copy_(source)}, device, 1.0)["copy"]
+    return 2e3 * source.numel() * source.element_size() / milliseconds
+
+
+def floor_bytes(operation: str, levels: list[Level]) -> int:
+    """Bytes that any implementation has to read or write."""
+    total = 0
+    for level in levels:
+        touched = torch.zeros(level.features.shape[0], *level.features.shape[2:], dtype=torch.bool)
+        for image, *corners in level.rois.cpu().tolist():
+            x1, y1, x2, y2 = (corner * level.scale for corner in corners)
+            touched[int(image), int(y1) : int(-(-y2 // 1)) + 1, int(x1) : int(-(-x2 // 1)) + 1] = True
+        pixels = int(touched.sum()) * CHANNELS
+        outputs = level.grad_output.numel()
+        elements = {
+            "forward": pixels + outputs,
+            "forward + feature gradient": pixels + 2 * outputs + level.features.numel(),
+            "RoI gradient": pixels + outputs,
+        }[operation]
+        total += elements * level.features.element_size()
+    return total
+
+
+def measure(
+    workload: Workload, device: torch.device, seconds: float, bandwidth: float, original: ctypes.CDLL | None
+) -> Iterator[Row]:
+    """A row for each dtype, layout and operation; ``seconds`` are for each."""
+    for dtype_name in DTYPES if device.type == "cuda" else ("float32",):
+        dtype = DTYPES[dtype_name]
+        for layout in ("channels-last", "contiguous"):
+            levels = make_levels(workload, dtype, layout == "channels-last", device)
+            for operation in workload.operations:
+                # roi_align has no gradient of the RoIs; its bfloat16 exists on no device.
+                calls = {
+                    name: prepare(pool, operation, levels)
+                    for name, pool in peers(dtype).items()
+                    if not (name.startswith("roi_align") and (operation == "RoI gradient" or dtype_name == "bfloat16"))
+                }
+                if original and (dtype_name, layout) == ("float32", "contiguous"):
+                    calls[ORIGINAL] = prepare_original(original, operation, levels)
+                row = {
+                    "workload": workload.name,
+                    "dtype": dtype_name,
+                    "layout": layout,
+                    "operation": operation,
+                    "floor_milliseconds": 1e3 * floor_bytes(operation, levels) / bandwidth,
+                    "milliseconds": median_milliseconds(calls, device, seconds),
+                }
+                if device.type == "cuda":
+                    graphs = {name: recorded(call) for name, call in calls.items() if name != REFERENCE}
+                    row["graph_milliseconds"] = median_milliseconds(graphs, device, seconds)
+                yield row
+                print(f"{workload.name}, {dtype_name}, {layout}, {operation}: done", file=sys.stderr)
+
+
+def heading(figures: Figures) -> str:
+    bandwidth = figures["copy_gigabytes_per_second"]
+    return f"{figures['device']}, torch {figures['torch']}, copy {bandwidth:.1f} GB/s."
+
+
+def table(figures: Figures) -> str:
+    """Milliseconds, the floor, and how many times as long as prroi_pool each peer took.
+
+    Those of a GPU are of replays; the last column is then prroi_pool as Python launches it.
+    """
+    rows: list[Row] = figures["rows"]
+    replayed = "graph_milliseconds" in rows[0]
+    times = "graph_milliseconds" if replayed else "milliseconds"
+    names = [name for name in PEERS if any(name in row[times] for row in rows)]
+    head = ["workload", "dtype, layout", "operation", "floor", *names]
+    head += [f"{OURS}, launched from Python"] if replayed else []
+    lines = []
+    for row in rows:
+        setting = [row["workload"], f"{row['dtype']}, {row['layout']}", row["operation"]]
+        compared = [with_ratio(row[times], name) for name in names]
+        launched = [readable(row["milliseconds"][OURS])] if replayed else []
+        lines.append([*setting, readable(row["floor_milliseconds"]), *compared, *launched])
+    return markdown(head, lines, text_columns=4)
+
+
+def with_ratio(milliseconds: dict[str, float], name: str) -> str:
+    if name not in milliseconds:
+        return ""
+    ratio = "" if name == OURS else f" ({milliseconds[name] / milliseconds[OURS]:.1f}x)"
+    return f"{readable(milliseconds[name])}{ratio}"
+
+
+def device_name(device: torch.device) -> str:
+    name = processor_name(device)
+    return name if device.type == "cuda" else f"{name}, {torch.get_num_threads()} threads"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_device_argument(parser)
+    parser.add_argument("--original", type=Path, metavar="DIR", help="checkout of vacancy/PreciseRoIPooling (cuda)")
+    parser.add_argument(
+        "--workloads", nargs="*", metavar="TEXT", help="only those whose name contains one of the texts"
+    )
+    parser.add_argument("--seconds", type=float, default=4.0, help="to spend on each row (default: 4)")
+    add_output_arguments(parser, "<!-- DEVICE figures -->")
+    args = parser.parse_args()
+    device = device_named(args.device)
+    if args.original and device.type != "cuda":
+        sys.exit("--original needs --device cuda: the authors' kernels are CUDA alone")
+    try:
+        original = compile_original(args.original) if args.original else None
+    except extension.BuildError as error:
+        sys.exit(f"--original needs nvcc. {error}")
+    workloads = [w for w in WORKLOADS if not args.workloads or any(text in w.name for text in args.workloads)]
+    if not workloads:
+        known = "\n  ".join(workload.name for workload in WORKLOADS)
+        sys.exit(f"--workloads: no name contains {' or '.join(args.workloads)}. There are\n  {known}")
+    extension.load(device.type)
+    if device.type == "cuda":
+        # Graphs cannot be recorded on the default stream, and a gradient is computed on the stream of its forward pass.
+        torch.cuda.set_stream(torch.cuda.Stream())
+    bandwidth = copy_bandwidth(device)
+    figures: Figures = {
+        "device": device_name(device),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "copy_gigabytes_per_second": bandwidth / 1e9,
+    }
+    print(heading(figures), flush=True)
+    figures["rows"] = [
+        row for workload in workloads for row in measure(workload, device, args.seconds, bandwidth, original)
+    ]
+    write_results(args, figures, heading(figures), table(figures), f"<!-- {args.device} figures -->")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,13 @@
+"""Pictures of boxes before and after refinement."""
+
+from .changes import BoxChange, changes_sheet, draw_box_change, most_changed
+from .refinement import contact_sheet, draw_refinement
+
+__all__ = [
+    "BoxChange",
+    "changes_sheet",
+    "contact_sheet",
+    "draw_box_change",
+    "draw_refinement",
+    "most_changed",
+]

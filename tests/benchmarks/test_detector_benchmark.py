@@ -1,0 +1,205 @@
+"""benchmarks/detector.py on an image of 64 x 96 pixels, and its simulated image at its full size."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torchvision.ops import box_iou
+
+from benchmarks import detector as benchmark
+from benchmarks.simulated_image import simulate_image
+from iounet.evaluation import stopwatch
+from iounet.postprocess import postprocessing
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+ROOT = Path(__file__).parents[2]
+CPU = torch.device("cpu")
+SIZE, DETECTIONS = (64, 96), 8
+STAGES = [
+    "transform, back to the image",
+    "backbone + FPN",
+    "RPN",
+    "pooling of the proposals",
+    "box head",
+    "scores, decoding, NMS",
+    "predicted IoU of the candidates",
+    "refinement",
+    "whole",
+    "training step",
+]
+OURS_ALONE = {"predicted IoU of the candidates", "refinement"}
+
+
+@pytest.fixture(scope="module")
+def image():
+    return simulate_image(SIZE, num_proposals=40, num_candidates=24, num_objects=DETECTIONS)
+
+
+@pytest.fixture(scope="module")
+def cfg(image):
+    return benchmark.make_config(image, cuda_graphs=False)
+
+
+@pytest.fixture(scope="module")
+def detectors(cfg, image):
+    return benchmark.make_detectors(cfg, image, CPU)
+
+
+@pytest.mark.slow
+def test_measures_both_and_writes_what_it_prints(tmp_path):
+    output = tmp_path / "folder" / "figures.json"
+    document = tmp_path / "page.md"
+    marker = "<!-- detector cpu figures -->"
+    document.write_text(f"above\n{marker}\nold\n{marker}\nbelow\n")
+    words = "--image-size 64 96 --proposals 40 --candidates 24 --detections 8 --batch-size 1 --seconds 0".split()
+    command = [sys.executable, "-m", "benchmarks.detector", *words, "--output", output, "--document", document]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr
+
+    figures = json.loads(output.read_text())
+    assert figures["image_size"] == [64, 96] and figures["batch_size"] == 1 and figures["threads"] == 1
+    assert figures["cuda_graphs"] is False
+    assert figures["work"] == {
+        "proposals": 40,
+        "candidates": 24,
+        "detections": 8,
+        "stock_detections": 8,
+        "refinement_steps": 5,
+        "boxes_that_take_all_steps": 8,
+    }
+    ours, stock = (figures["training_work"]["float32"][name] for name in ("IoU-Net", "Faster R-CNN"))
+    # The IoU head's layers: from 256 channels in 7 x 7 bins, then 1024, to each class and the background.
+    iou_head = sum((inputs + 1) * outputs for inputs, outputs in ((256 * 49, 1024), (1024, 1024), (1024, 91)))
+    more = ours["million_trainable_parameters"] - stock["million_trainable_parameters"]
+    assert more == pytest.approx(iou_head / 1e6)
+    assert ours["gflop_an_image"] > stock["gflop_an_image"]
+
+    rows = {row["stage"]: row["seconds"] for row in figures["rows"]}
+    assert list(rows) == STAGES
+    for stage, seconds in rows.items():
+        assert set(seconds) == {"IoU-Net"} | (set() if stage in OURS_ALONE else {"Faster R-CNN"})
+        assert all(len(measured) == 3 and min(measured) > 0 for measured in seconds.values())
+
+    table = [line for line in done.stdout.splitlines() if line.startswith("| ") and " float32 " in line]
+    assert [line.split(" | ")[0].removeprefix("| ") for line in table] == STAGES
+    assert re.search(r"images a second: IoU-Net \d+\.\d\d, Faster R-CNN \d+\.\d\d\.", done.stdout)
+    page = document.read_text()
+    assert page.startswith(f"above\n{marker}\n") and page.endswith(f"\n{marker}\nbelow\n")
+    assert "\n".join(table) in page and "old" not in page
+
+
+def test_the_page_shows_the_figures_of_its_file():
+    figures = json.loads((ROOT / "docs" / "benchmarks" / "detector_cpu.json").read_text())
+    _, shown, _ = (ROOT / "docs" / "benchmarks.md").read_text().split("<!-- detector cpu figures -->")
+    assert shown == f"\n{benchmark.heading(figures)}\n\n{benchmark.table(figures)}\n"
+
+
+def test_the_heading_tells_of_cuda_graphs():
+    figures = json.loads((ROOT / "docs" / "benchmarks" / "detector_cpu.json").read_text())
+    assert " take all 5 steps; training " in benchmark.heading(figures)
+    assert " take all 5 steps, by CUDA graphs; training " in benchmark.heading(figures | {"cuda_graphs": True})
+
+
+def test_both_detectors_have_the_same_to_do(image, detectors):
+    seen = {}
+    for name, detector in detectors.named().items():
+        inputs = []
+        handles = [
+            module.register_forward_hook(lambda _, given, output, inputs=inputs: inputs.append((given, output)))
+            for module in (detector.transform, detector.backbone, detector.roi_heads.box_roi_pool)
+        ]
+        with torch.no_grad():
+            (detections,) = detector([image.pixels])
+        for handle in handles:
+            handle.remove()
+        (_, (batch, _)), (_, maps), ((_, proposals, _), _) = inputs
+        boxes = detections["boxes"] if isinstance(detections, dict) else detections.boxes
+        seen[name] = batch.tensors, maps, proposals, boxes
+    (our_images, our_maps, our_proposals, our_boxes), (images, maps, proposals, boxes) = seen.values()
+    assert torch.equal(our_images, images) and images.shape[2:] == SIZE
+    for level in maps:
+        torch.testing.assert_close(our_maps[level], maps[level], rtol=1e-4, atol=1e-4)
+    assert torch.equal(our_proposals[0], proposals[0]) and torch.equal(proposals[0], image.proposals)
+    assert len(our_boxes) == len(boxes) == DETECTIONS
+    # One box an object in both, though not the same of its candidates.
+    for found in (our_boxes, boxes):
+        nearest = box_iou(found, image.boxes).argmax(1)
+        assert nearest.sort().values.tolist() == list(range(DETECTIONS))
+
+
+def test_the_simulated_image_at_its_full_size():
+    image = simulate_image((800, 1216), num_proposals=1000, num_candidates=400, num_objects=100)
+    assert image.size == (800, 1216)
+    assert len(image.boxes) == len(image.labels) == 100 and len(image.proposals) == len(image.class_logits) == 1000
+    for boxes in (image.boxes, image.proposals):
+        assert (boxes[:, 2:] > boxes[:, :2]).all() and (boxes >= 0).all()
+        assert (boxes[:, 2] <= 1216).all() and (boxes[:, 3] <= 800).all()
+    above_threshold = image.class_logits.softmax(1)[:, 1:] > 0.05
+    assert above_threshold.any(1).tolist() == [True] * 400 + [False] * 600
+    label = above_threshold[:400].int().argmax(1) + 1
+    # Candidates suppress each other exactly if they are of one object.
+    candidates = image.proposals[:400]
+    same_class = label[:, None] == label
+    same_object = torch.arange(400)[:, None] % 100 == torch.arange(400) % 100
+    assert torch.equal((box_iou(candidates, candidates) > 0.5) & same_class, same_object)
+
+
+def test_the_stages_make_up_the_whole(monkeypatch):
+    watch = stopwatch.Stopwatch(CPU)
+
+    class Outer:
+        def run(self):
+            return 1 + self.step() + self.step()
+
+        def step(self):
+            return 10
+
+    outer = Outer()
+    ticks = iter([0.0, 1.0, 3.0, 6.0, 10.0, 15.0])  # run, step, its end, step, its end, the end
+    monkeypatch.setattr(stopwatch, "clock", lambda device: next(ticks))
+    with benchmark.decorated([(outer, "run", watch("run")), (outer, "step", watch("step"))]):
+        assert outer.run() == 21
+    assert watch.seconds == {"run": 1 + 3 + 5, "step": 2 + 4}
+    assert outer.run() == 21 and list(ticks) == [] and vars(outer) == {}
+
+
+def test_nothing_is_left_of_the_stopwatch(image, detectors):
+    suppress, before = postprocessing.suppress, [set(vars(module)) for module in detectors.ours.modules()]
+    stages = benchmark.inference_call(detectors.ours, image, CPU)()
+    assert set(stages) == set(STAGES[:-1])
+    assert postprocessing.suppress is suppress
+    assert [set(vars(module)) for module in detectors.ours.modules()] == before
+
+
+@pytest.mark.slow
+def test_mixed_precision(image, cfg, detectors):
+    """On a GPU the benchmark measures it, too; here only that both detectors work in it."""
+    batch = benchmark.training_batch(image, 1)
+    with benchmark.computing_in(torch.bfloat16, detectors, CPU):
+        assert detectors.ours.amp
+        measured = benchmark.measure(detectors, image, cfg, batch, CPU, 0)
+    assert not detectors.ours.amp
+    assert set(measured["inference"]) == set(STAGES[:-1]) and set(measured["training"]) == {"training step"}
+
+
+@pytest.mark.parametrize("counts", [("--proposals", 10), ("--candidates", 5), ("--detections", 0)])
+def test_more_of_what_follows_than_of_what_goes_before(call, counts):
+    assert call(benchmark, *counts) == (
+        "--detections, --candidates and --proposals must rise: a detection is a candidate, a proposal too"
+    )
+
+
+def test_no_cuda_graphs_without_cuda(call):
+    assert call(benchmark, "--no-cuda-graphs") == "--no-cuda-graphs needs --device cuda: a CPU has none"
+
+
+@pytest.mark.parametrize("cuda_graphs", [False, True])
+def test_the_configuration_tells_of_cuda_graphs(image, cuda_graphs):
+    assert benchmark.make_config(image, cuda_graphs=cuda_graphs).TEST.CUDA_GRAPHS is cuda_graphs

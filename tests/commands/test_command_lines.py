@@ -1,0 +1,71 @@
+"""What all commands and tools have in common on the command line."""
+
+import runpy
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from iounet.commands import refine, train
+from tools import reproduce
+
+ROOT = Path(__file__).parents[2]
+TOOLS = sorted(path.stem for path in (ROOT / "tools").glob("*.py"))
+
+
+def name_of(command):
+    return command.__name__.rpartition(".")[2]
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_help_gives_an_example(tool, call, capsys):
+    assert call(import_module(f"tools.{tool}"), "--help") == 0
+    assert f"\n    python tools/{tool}.py " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (train, ["--config-file", "--resume", "--eval-only"]),
+        (
+            refine,
+            ["--weights", "--images", "--output", "--detections", "--annotations", "--class-agnostic", "--resume"],
+        ),
+    ],
+    ids=["train", "refine"],
+)
+class TestInstalledCommands:
+    def test_help_names_the_options(self, command, words, call, capsys):
+        assert call(command, "--help") == 0
+        shown = capsys.readouterr().out
+        assert all(f"  {word} " in shown for word in words)
+
+    def test_an_option_that_is_needed_is_named(self, command, words, call, capsys):
+        assert call(command) == 2
+        assert f"arguments are required: {words[0]}" in capsys.readouterr().err
+
+    def test_pip_installs_it(self, command, words):
+        script = f'iounet-{name_of(command)} = "{command.__name__}:main"'
+        assert f"\n{script}\n" in (ROOT / "pyproject.toml").read_text()
+
+
+@pytest.mark.parametrize(("tool", "command"), [("train", train), ("refine_boxes", refine)])
+def test_a_checkout_has_the_same_command(tool, command, monkeypatch):
+    called = []
+    monkeypatch.setattr(command, "main", lambda: called.append(tool))
+    runpy.run_path(str(ROOT / "tools" / f"{tool}.py"), run_name="__main__")
+    assert called == [tool]
+
+
+@pytest.mark.parametrize("value", ["-0.02", "-2e-2"])
+def test_a_negative_value_is_no_option_of_reproduce(call, arguments, tmp_path, value):
+    words = arguments(tmp_path, {"TEST.REFINE.DEGENERATION": value})
+    message = call(reproduce, "--weights", tmp_path / "none.pth", "--output", tmp_path, *words)
+    assert isinstance(message, str) and "none.pth" in message  # so the value was taken
+
+
+@pytest.mark.parametrize("command", [reproduce, train], ids=name_of)
+def test_an_unknown_device_is_named_in_one_line(call, arguments, tmp_path, command):
+    words = [] if command is train else ["--weights", tmp_path / "none.pth", "--output", tmp_path]
+    message = call(command, *words, *arguments(tmp_path / "run", {"MODEL.DEVICE": "foo"}))
+    assert message == "ConfigError: unknown device 'foo'; choose cpu, cuda, cuda:1 (the second GPU) or auto"

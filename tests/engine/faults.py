@@ -1,0 +1,102 @@
+"""Faults of a training run, injected from inside of a process that is there for nothing else.
+
+It is forked from one with everything imported, which takes a second where a new one takes ten.
+"""
+
+import multiprocessing
+import os
+import signal
+import sys
+
+import pytest
+import torch
+from alive import alive
+from PIL import Image
+
+from iounet.commands import train
+from iounet.engine import run_folder, training
+
+
+def train_with_faults(arguments, fault):
+    """Runs iounet-train; ``fault(moment)`` is called at each moment.
+
+    A moment is a string, such as "step 3": around the steps, and around and within whatever writes files.
+    """
+    torch.set_num_threads(1)
+    multiprocessing.set_start_method("fork", force=True)  # of the loading processes
+    os.setsid()  # so that a signal to its group does not reach the tests
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which tests in the background of a shell ignore
+
+    def around(owner, name, moment):
+        function = getattr(owner, name)
+
+        def wrapped(*args, **kwargs):
+            fault(f"before {moment}")
+            result = function(*args, **kwargs)
+            fault(f"after {moment}")
+            return result
+
+        setattr(owner, name, wrapped)
+
+    save, steps = torch.save, training.train_steps
+
+    def save_by_halves(content, file):
+        save(content, file)
+        file.truncate(file.tell() // 2)
+        fault("half a checkpoint")
+        file.seek(0)
+        save(content, file)
+
+    def stepping(*args, **kwargs):
+        for step in steps(*args, **kwargs):
+            fault(f"step {step.iteration}")
+            yield step
+
+    torch.save, training.train_steps = save_by_halves, stepping
+    save_pictures_quickly(pytest.MonkeyPatch())
+    around(training, "save_checkpoint", "a checkpoint")
+    around(training, "prune_checkpoints", "old ones are removed")
+    around(training, "evaluate_and_report", "an evaluation")
+    around(training.RunFolder, "log", "a row")
+    around(run_folder, "_add_rows", "a row of a table")
+    sys.argv = ["train.py", *map(str, arguments)]
+    train.main()
+
+
+def save_pictures_quickly(monkeypatch):
+    """Looking for the smallest PNG takes four of a report's five seconds, and no test here looks at its size."""
+    save = Image.Image.save
+
+    def quickly(image, file, format=None, **options):
+        save(image, file, format, **options | {"optimize": False, "compress_level": 1})
+
+    monkeypatch.setattr(Image.Image, "save", quickly)
+
+
+def no_fault(moment):
+    pass
+
+
+class Signal:
+    """The fault of a signal to the process and its group, at the n-th time that a moment comes."""
+
+    def __init__(self, number, moment, count=1):
+        self.number, self.moment, self.count = number, moment, count
+
+    def __call__(self, moment):
+        self.count -= self.moment in ("any", moment)
+        if self.count == 0:
+            os.killpg(0, self.number)
+            self.count = -1
+
+
+class Watch:
+    """Writes at some steps what the process holds on to."""
+
+    def __init__(self, path, steps):
+        self.path, self.moments = path, [f"step {step}" for step in steps]
+
+    def __call__(self, moment):
+        if moment in self.moments:
+            with open(self.path, "a") as file:
+                file.write(f"{alive()}\n")

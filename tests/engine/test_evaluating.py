@@ -1,0 +1,113 @@
+"""iounet-train --eval-only, by one process and by several."""
+
+import json
+from pathlib import Path
+
+import pytest
+from process_group import run_train
+
+from iounet.commands import train
+
+ROWS = ["greedy NMS", "soft-NMS", "IoU-guided NMS", "IoU-guided NMS + refinement"]
+WRITTEN = {
+    "table.md",
+    "evaluation.json",
+    "detections.json",
+    "correlation.png",
+    "boxes.png",
+    "changes.png",
+    "report.html",
+}
+
+
+class TestEvalOnly:
+    def test_it_gives_what_the_training_run_gave(self, trained, call, arguments, tmp_path, capsys):
+        final = trained / "model_final.pth"
+        assert call(train, *arguments(tmp_path / "eval", {"MODEL.WEIGHTS": final}), "--eval-only") is None
+        assert {path.name for path in (tmp_path / "eval").iterdir()} == WRITTEN
+        found, expected = (
+            sorted(json.loads((output / "detections.json").read_text()), key=lambda e: (e["image_id"], -e["score"]))
+            for output in (tmp_path / "eval", trained)
+        )
+        assert [entry["category_id"] for entry in found] == [entry["category_id"] for entry in expected]
+        for one, other in zip(found, expected, strict=True):
+            assert one["bbox"] == pytest.approx(other["bbox"], abs=1e-2)
+        shown = capsys.readouterr().out
+        assert "| IoU-guided NMS + refinement |" in shown
+        assert f"report in {tmp_path / 'eval'}/" in shown
+
+    def test_the_page_tells_where_it_comes_from(self, trained, dataset, call, arguments, tmp_path):
+        settings = {"MODEL.WEIGHTS": trained / "model_final.pth", "TEST.REFINE.NUM_STEPS": 2}
+        assert call(train, *arguments(tmp_path / "eval", settings), "--eval-only") is None
+        page = (tmp_path / "eval" / "report.html").read_text()
+        for fact in (
+            "IoU-Net: eval",
+            "--eval-only",
+            f"{dataset / 'annotations' / 'val.json'}, 5 images",
+            "2 steps, lambda 0.5",
+        ):
+            assert fact in page
+
+    def test_steps_of_no_length_leave_the_row_as_it_was(self, trained, call, arguments, tmp_path):
+        settings = {"MODEL.WEIGHTS": trained / "model_final.pth", "TEST.REFINE.STEP_SIZE": 0.0}
+        assert call(train, *arguments(tmp_path / "eval", settings), "--eval-only") is None
+        table = json.loads((tmp_path / "eval" / "evaluation.json").read_text())["table"]
+        assert table["IoU-guided NMS + refinement"] == table["IoU-guided NMS"]
+
+    def test_a_detector_that_finds_nothing_has_an_ap_of_0(self, trained, call, arguments, tmp_path):
+        settings = {"MODEL.WEIGHTS": trained / "model_final.pth", "TEST.SCORE_THRESHOLD": 1.0}
+        assert call(train, *arguments(tmp_path / "eval", settings), "--eval-only") is None
+        assert json.loads((tmp_path / "eval" / "detections.json").read_text()) == []
+        table = json.loads((tmp_path / "eval" / "evaluation.json").read_text())["table"]
+        assert [table[row][column] for row in ROWS for column in ("AP", "AP50", "AR100")] == [0.0] * 12
+
+    def test_it_needs_weights(self, call, arguments, tmp_path):
+        message = call(train, *arguments(tmp_path), "--eval-only")
+        assert "--eval-only evaluates MODEL.WEIGHTS, which is not set" in message
+
+    def test_categories_must_agree(self, trained, dataset, call, arguments, tmp_path):
+        content = json.loads((dataset / "annotations" / "val.json").read_text())
+        content["categories"][0]["name"] = "plus"
+        (tmp_path / "renamed.json").write_text(json.dumps(content))
+        settings = {"MODEL.WEIGHTS": trained / "model_final.pth", "DATA.VAL_ANNOTATIONS": tmp_path / "renamed.json"}
+        message = call(train, *arguments(tmp_path / "eval", settings), "--eval-only")
+        assert "model_final.pth" in message and "renamed.json" in message and "ids and names must agree" in message
+
+    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux's file that is always full")
+    def test_a_disk_that_is_full(self, trained, call, arguments, tmp_path):
+        output = tmp_path / "eval"
+        output.mkdir()
+        (output / "table.md").symlink_to("/dev/full")
+        words = arguments(output, {"MODEL.WEIGHTS": trained / "model_final.pth"})
+        message = call(train, *words, "--eval-only")
+        assert "No space left on device" in message and message.endswith(f": make room for {output}")
+
+
+class TestByProcesses:
+    """The same files, byte for byte, whatever their number; of five images and five classes, odd numbers."""
+
+    FILES = ("detections.json", "evaluation.json", "table.md")
+
+    @pytest.fixture
+    def words(self, trained, arguments, tmp_path):
+        # One image at a time, as by default: images padded to one size differ in the last digits.
+        settings = {"MODEL.WEIGHTS": trained / "model_final.pth", "TEST.BATCH_SIZE_PER_DEVICE": 1}
+        return lambda count: [*arguments(tmp_path / str(count), settings), "--eval-only"]
+
+    def test_by_two_as_by_one(self, call, run_group, words, tmp_path):
+        assert call(train, *words(1)) is None
+        assert run_group(2, run_train, *map(str, words(2))) == [0, 0]
+        one, two = ([(tmp_path / run / name).read_bytes() for name in self.FILES] for run in ("1", "2"))
+        assert json.loads(one[0])
+        assert two == one
+
+    @pytest.mark.slow
+    def test_by_one_two_and_three_of_torchrun(self, run_tool, words, tmp_path):
+        files = {}
+        for count in (1, 2, 3):
+            launcher = ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}")
+            done = run_tool("train.py", *words(count), launcher=launcher)
+            assert done.returncode == 0, done.stderr
+            files[count] = [(tmp_path / str(count) / name).read_bytes() for name in self.FILES]
+        assert json.loads(files[1][0])
+        assert files[2] == files[1] and files[3] == files[1]

@@ -1,0 +1,241 @@
+"""Refinement with the detector's own IoU head: in images, in batches, on a GPU, and as a CUDA graph."""
+
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from noise import images_of
+from repeated import Repeated
+from torch.utils._python_dispatch import TorchDispatchMode
+from torchvision.models.detection.image_list import ImageList
+
+from iounet.modeling import ImageFeatures
+from iounet.modeling.refinement import GraphedRefinement, PackedBoxes, _refine_padded, iou_predictor
+from iounet.postprocess import postprocess, suppress
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+class WaitsFor(TorchDispatchMode):
+    """Notes the operators whose result Python, or the shape of a tensor, has to know."""
+
+    def __init__(self):
+        super().__init__()
+        self.operators = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if torch.Tag.data_dependent_output in function.tags or torch.Tag.dynamic_output_shape in function.tags:
+            self.operators.append(str(function).rpartition(".")[0])
+        return function(*args, **kwargs or {})
+
+
+class TestRefinement:
+    @pytest.fixture
+    def before(self, opinionated):
+        """The detector, its features of two images and its detections before refinement."""
+        detector = opinionated()
+        with torch.no_grad():
+            features = detector.extract(images_of((64, 64), (50, 80)))
+            candidates = detector.detect(features, detector.propose(features))
+        return detector, features, [suppress(of_image, detector.postprocessing.nms) for of_image in candidates]
+
+    @pytest.mark.parametrize("make", ["build_tiny", "opinionated"])
+    def test_it_raises_the_predicted_iou_on_average_and_moves_boxes_alone(self, make, request):
+        detector = request.getfixturevalue(make)()
+        with torch.no_grad():
+            features = detector.extract(images_of((64, 64), (50, 80)))
+            candidates = detector.detect(features, detector.propose(features))
+        kept = [suppress(of_image, detector.postprocessing.nms) for of_image in candidates]
+        refined = detector.refine(features, kept, detector.postprocessing.refinement)
+        for old, new in zip(kept, refined, strict=True):
+            assert len(old) > 5
+            assert torch.equal(old.labels, new.labels)
+            assert torch.equal(old.scores, new.scores)
+            assert not torch.equal(old.boxes, new.boxes)
+            assert new.ious.mean() > old.ious.mean()
+
+    def test_the_ious_are_those_of_the_boxes(self, before):
+        detector, features, kept = before
+        with torch.no_grad():
+            predict_iou = iou_predictor(detector.iou_head, features.maps, PackedBoxes.of(kept, features.sizes))
+            torch.testing.assert_close(
+                predict_iou(torch.cat([detections.boxes for detections in kept])),
+                torch.cat([detections.ious for detections in kept]),
+            )
+            refined = detector.refine(features, kept, detector.postprocessing.refinement)
+            torch.testing.assert_close(
+                predict_iou(torch.cat([detections.boxes for detections in refined])),
+                torch.cat([detections.ious for detections in refined]),
+            )
+
+    @pytest.mark.parametrize("step_size", [50.0, 1e6])
+    def test_boxes_stay_in_their_image_however_far_they_are_pushed(self, before, step_size):
+        detector, features, kept = before
+        options = replace(detector.postprocessing.refinement, step_size=step_size)
+        refined = detector.refine(features, kept, options)
+        for old, new, (height, width) in zip(kept, refined, features.sizes, strict=True):
+            assert (new.boxes >= 0).all() and (new.boxes[:, 2] <= width).all() and (new.boxes[:, 3] <= height).all()
+            assert (new.boxes[:, 2:] > new.boxes[:, :2]).all()
+            unmoved = (new.boxes == old.boxes).all(1)
+            assert torch.equal(new.ious[unmoved], old.ious[unmoved])
+
+    @pytest.mark.parametrize("step_policy", ["every", "best", "backtracking"])
+    @pytest.mark.parametrize("coordinates", ["pixels", "relative"])
+    def test_steps_of_no_length_change_nothing(self, before, step_policy, coordinates):
+        detector, features, kept = before
+        options = replace(
+            detector.postprocessing.refinement, step_size=0.0, step_policy=step_policy, coordinates=coordinates
+        )
+        for old, new in zip(kept, detector.refine(features, kept, options), strict=True):
+            assert len(old) > 5
+            for name in ("boxes", "labels", "scores"):
+                assert torch.equal(getattr(old, name), getattr(new, name))
+            torch.testing.assert_close(old.ious, new.ious)
+
+    def test_no_steps_change_nothing(self, before):
+        detector, features, kept = before
+        refined = detector.refine(features, kept, replace(detector.postprocessing.refinement, num_steps=0))
+        for old, new in zip(kept, refined, strict=True):
+            assert all(getattr(old, name) is getattr(new, name) for name in ("boxes", "labels", "scores", "ious"))
+            assert new.ious_before is old.ious and new.index.tolist() == list(range(len(old)))
+
+    def test_a_gpu_is_not_waited_for_within_it(self, before, monkeypatch):
+        detector, features, kept = before
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)  # pools as a GPU does
+        with WaitsFor() as waits:
+            detector.refine(features, kept, detector.postprocessing.refinement)
+        # On a CPU each step looks whether any box is left; on a GPU none does.
+        assert waits.operators == ["aten._local_scalar_dense"] * detector.postprocessing.refinement.num_steps
+
+    @pytest.mark.gpu
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+    def test_a_gpu_that_would_be_waited_for_raises(self, opinionated):
+        detector = opinionated().cuda()
+        with torch.no_grad():
+            features = detector.extract([image.cuda() for image in images_of((64, 64), (50, 80))])
+            candidates = detector.detect(features, detector.propose(features))
+        kept = [suppress(of_image, detector.postprocessing.nms) for of_image in candidates]
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            detector.refine(features, kept, detector.postprocessing.refinement)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    @pytest.mark.parametrize("step_size", [0.5, 1e6])
+    def test_as_a_cuda_graph_would_compute_it(self, before, step_size, monkeypatch):
+        detector, features, kept = before
+        options = replace(detector.postprocessing.refinement, step_size=step_size)
+        kept = [kept[0], kept[1][:-3]]
+        assert len(kept[0]) != len(kept[1])
+        graphed = GraphedRefinement(detector.iou_head)
+        graphed._graphs = repeated = Repeated(partial(_refine_padded, detector.iou_head))
+        with torch.no_grad(), monkeypatch.context() as patch:
+            patch.setattr(torch.compiler, "is_compiling", lambda: True)  # pools as a GPU does
+            for order in ([0, 1], [1, 0]):
+                swapped = [kept[image] for image in order]
+                placed = ImageFeatures(
+                    {name: maps[order] for name, maps in features.maps.items()},
+                    ImageList(features.batch.tensors[order], [features.sizes[image] for image in order]),
+                    [features.original_sizes[image] for image in order],
+                )
+                expected = detector.refine(placed, swapped, options)
+                start = PackedBoxes.of(swapped, placed.sizes)
+                ious_before, refined = graphed(placed.maps, start, placed.batch.tensors.shape[-2:], options)
+                for one, other in zip(start.unpack(swapped, ious_before, refined), expected, strict=True):
+                    assert len(one) == len(other) > 5
+                    torch.testing.assert_close(one.boxes, other.boxes, rtol=1e-4, atol=1e-3)
+                    torch.testing.assert_close(one.ious, other.ious, rtol=1e-4, atol=1e-4)
+                    torch.testing.assert_close(one.ious_before, other.ious_before, rtol=1e-4, atol=1e-4)
+                    assert torch.equal(one.stops, other.stops)
+        assert repeated.recordings == 1
+
+    def test_one_graph_serves_any_number_of_boxes_up_to_a_hundred(self, before, monkeypatch):
+        detector, features, kept = before
+        graphed = GraphedRefinement(detector.iou_head)
+        graphed._graphs = repeated = Repeated(partial(_refine_padded, detector.iou_head))
+        options = detector.postprocessing.refinement
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+        for counts in ([6, 1], [0, 3], [6, 6]):
+            some = [of_image[:count] for of_image, count in zip(kept, counts, strict=True)]
+            start = PackedBoxes.of(some, features.sizes)
+            _, refined = graphed(features.maps, start, features.batch.tensors.shape[-2:], options)
+            assert len(refined.boxes) == sum(counts)
+        assert repeated.recordings == 1
+        many = [of_image[torch.arange(101) % len(of_image)] for of_image in kept]
+        graphed(features.maps, PackedBoxes.of(many, features.sizes), features.batch.tensors.shape[-2:], options)
+        assert repeated.recordings == 2
+
+    @pytest.mark.gpu
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+    def test_by_a_cuda_graph(self, opinionated):
+        detector = opinionated().cuda()
+        options = detector.postprocessing.refinement
+        for seed, sizes in enumerate([[(64, 64), (50, 80)], [(80, 50)], [(64, 64), (50, 80)], [(50, 80), (64, 64)]]):
+            with torch.no_grad():
+                features = detector.extract([image.cuda() for image in images_of(*sizes, seed=seed)])
+                candidates = detector.detect(features, detector.propose(features))
+                kept = [suppress(of_image, detector.postprocessing.nms) for of_image in candidates]
+                detector.cuda_graphs = False
+                expected = detector.refine(features, kept, options)
+                detector.cuda_graphs = True
+                detector.refine(features, kept, options)  # records
+                torch.cuda.set_sync_debug_mode("error")
+                try:
+                    refined = detector.refine(features, kept, options)
+                finally:
+                    torch.cuda.set_sync_debug_mode("default")
+            for one, other in zip(refined, expected, strict=True):
+                assert len(one) > 5
+                torch.testing.assert_close(one.boxes, other.boxes, rtol=1e-4, atol=1e-3)
+                torch.testing.assert_close(one.ious, other.ious, rtol=1e-4, atol=1e-4)
+                torch.testing.assert_close(one.ious_before, other.ious_before, rtol=1e-4, atol=1e-4)
+        assert len(detector._graphed_refinement._graphs._recorded) == 2
+
+    @pytest.mark.gpu
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+    def test_a_cuda_graph_sees_weights_that_change_or_move(self, opinionated):
+        detector = opinionated().cuda()
+        with torch.no_grad():
+            features = detector.extract([image.cuda() for image in images_of((64, 64))])
+            candidates = detector.detect(features, detector.propose(features))
+            kept = [suppress(of_image, detector.postprocessing.nms) for of_image in candidates]
+
+            def ious(cuda_graphs):
+                detector.cuda_graphs = cuda_graphs
+                return detector.refine(features, kept, detector.postprocessing.refinement)[0].ious_before
+
+            first = ious(True)
+            detector.iou_head.predictor.bias.add_(0.5)
+            torch.testing.assert_close(ious(True), first + 0.25, rtol=1e-4, atol=1e-4)
+            detector.cpu().cuda()
+            detector.iou_head.predictor.bias.sub_(0.5)
+            torch.testing.assert_close(ious(True), first, rtol=1e-4, atol=1e-4)
+
+    def test_parameters_gather_no_gradient(self, before):
+        detector, features, kept = before
+        detector.refine(features, kept, detector.postprocessing.refinement)
+        assert all(parameter.grad is None for parameter in detector.parameters())
+
+    def test_the_path_leads_to_what_refine_returns(self, before):
+        detector, features, kept = before
+        options = detector.postprocessing.refinement
+        path = list(detector.refinement_path(features, kept, options))
+        assert len(path) == options.num_steps + 1
+        for first, last, given, refined in zip(
+            path[0], path[-1], kept, detector.refine(features, kept, options), strict=True
+        ):
+            assert torch.equal(first.boxes, given.boxes) and torch.equal(first.ious, refined.ious_before)
+            for name in ("boxes", "ious", "ious_before", "stops", "index"):
+                assert torch.equal(getattr(last, name), getattr(refined, name))
+
+    def test_refined_before_nms(self, opinionated):
+        detector = opinionated()
+        with torch.no_grad():
+            features = detector.extract(images_of((64, 64), (50, 80)))
+            found = detector.detect(features, detector.propose(features))
+        options = replace(detector.postprocessing, refine_before_nms=True)
+        refined = [suppress(one, options.nms) for one in detector.refine(features, found, options.refinement)]
+        expected = postprocess(found, options, refine=partial(detector.refine, features))
+        for a, b in zip(refined, expected, strict=True):
+            assert len(a) > 5 and torch.equal(a.boxes, b.boxes) and torch.equal(a.scores, b.scores)

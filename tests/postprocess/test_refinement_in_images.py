@@ -1,0 +1,53 @@
+"""Refinement of boxes that lie in images."""
+
+import pytest
+import torch
+from objectives import bump_of_rows, case
+
+from iounet.postprocess import RefinementOptions, Stop, refinement_path
+
+
+class TestInImages:
+    """Boxes that lie in images: clipped to them, and given back if they leave."""
+
+    ENDS = torch.tensor([[60.0, 40.0, 60.0, 40.0]], dtype=torch.float64)
+
+    def path(self, box, predict_iou, **options):
+        boxes = torch.tensor([box], dtype=torch.float64)
+        return list(refinement_path(predict_iou, boxes, RefinementOptions(**options), image_ends=self.ENDS))
+
+    def test_the_iou_predicted_is_that_of_the_clipped_box(self):
+        given = []
+
+        def predict_iou(boxes):
+            given.append(boxes.detach().clone())
+            return boxes[:, 2] / 100  # to the right
+
+        path = self.path([10, 10, 59, 30], predict_iou, step_size=50.0, num_steps=2, degeneration=-1.0, early_stop=0)
+        assert given[1].tolist() == [[10, 10, 60, 30]]  # 50 * 0.01 * 49 pixels further, beyond the end
+        assert [refined.boxes[0, 2].item() for refined in path] == [59, 60, 60]
+        assert [refined.ious.item() for refined in path] == pytest.approx([0.59, 0.6, 0.6])
+
+    def test_a_box_that_leaves_lies_where_it_lay(self):
+        def predict_iou(boxes):
+            return -boxes.sum(1) / 100  # to the top left
+
+        path = self.path([1, 1, 9, 9], predict_iou, step_size=200.0, num_steps=1)
+        before, after = path
+        assert torch.equal(after.boxes, before.boxes) and torch.equal(after.ious, before.ious)
+        assert before.stops.tolist() == [Stop.STEPS] and after.stops.tolist() == [Stop.LEFT_IMAGE]
+
+    def test_within_its_image_a_box_moves_as_without(self):
+        boxes, targets = case(seed=12)
+
+        def predict_iou(moved):
+            return bump_of_rows(moved, targets)
+
+        ends = torch.full((len(boxes), 4), 1e4, dtype=torch.float64)
+        options = RefinementOptions(step_size=2.0)
+        for free, bounded in zip(
+            refinement_path(predict_iou, boxes, options),
+            refinement_path(predict_iou, boxes, options, image_ends=ends),
+            strict=True,
+        ):
+            assert all(torch.equal(a, b) for a, b in zip(free, bounded, strict=True))

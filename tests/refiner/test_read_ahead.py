@@ -1,0 +1,80 @@
+"""Images are read in order, a little before they are needed."""
+
+import threading
+from concurrent.futures import Future
+
+import pytest
+import torch
+from PIL import Image
+
+from iounet.data import read_image
+from iounet.errors import DataError
+from iounet.refiner import read_ahead as module
+from iounet.refiner.read_ahead import read_ahead
+
+
+@pytest.fixture
+def paths(tmp_path):
+    """Seven images, each of a colour and a size of its own."""
+    paths = [tmp_path / f"{number}.png" for number in range(7)]
+    for number, path in enumerate(paths):
+        Image.new("RGB", (8 + number, 8), (number, 2 * number, 0)).save(path)
+    return paths
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 7, 10])
+def test_all_of_them_in_order(paths, batch_size):
+    batches = list(read_ahead(paths, batch_size))
+    sizes = [batch_size] * (7 // batch_size) + [7 % batch_size] * (7 % batch_size > 0)
+    assert [len(batch) for batch in batches] == sizes
+    for image, path in zip([image for batch in batches for image in batch], paths, strict=True):
+        assert torch.equal(image, read_image(path)) and image.dtype == torch.uint8
+
+
+def test_no_images():
+    assert list(read_ahead([], 2)) == []
+
+
+class AtOnce:
+    """A pool of threads that does at once what it is asked for."""
+
+    def __init__(self):
+        self.asked = []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def submit(self, work, path):
+        self.asked.append(path)
+        future = Future()
+        future.set_result(work(path))
+        return future
+
+
+def test_two_batches_ahead_and_no_more(paths, monkeypatch):
+    """However long the list is, and slow what is done with the images."""
+    pool = AtOnce()
+    monkeypatch.setattr(module, "ThreadPoolExecutor", lambda max_workers: pool)
+    asked = [len(pool.asked) for _ in read_ahead(paths, 2)]
+    assert asked == [6, 7, 7, 7] and pool.asked == paths
+
+
+def test_a_damaged_image_is_told_of_in_its_turn(paths):
+    paths[3].write_bytes(paths[3].read_bytes()[:40])
+    batches = read_ahead(paths, 1)
+    for _ in range(3):
+        next(batches)
+    with pytest.raises(DataError, match=r"3\.png: cannot be read as an image"):
+        next(batches)
+
+
+def test_no_thread_stays_behind(paths):
+    before = set(threading.enumerate())
+    batches = read_ahead(paths, 2)
+    next(batches)
+    assert set(threading.enumerate()) > before
+    batches.close()
+    assert set(threading.enumerate()) <= before

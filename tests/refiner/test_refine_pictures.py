@@ -1,0 +1,64 @@
+"""Which pictures a run draws, and what they are called."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from iounet import Detections
+from iounet.refiner.pictures import Pictures
+from iounet.refiner.sources import RefinedImage
+
+CATEGORIES = [{"id": 3, "name": "cross"}]
+
+
+@pytest.fixture
+def refined():
+    """An image with a box, and one that another detector gave a negative width."""
+    boxes = torch.tensor([[5.0, 6.0, 30.0, 40.0], [50.0, 10.0, 30.0, 20.0]])
+    before = Detections(boxes, torch.tensor([1, 0]), torch.tensor([0.9, 0.8]), torch.tensor([0.5, 0.0]))
+    after = Detections(boxes + 1, before.labels, before.scores, torch.tensor([0.6, 0.0]))
+    return RefinedImage("b", torch.zeros(3, 48, 64, dtype=torch.uint8), before, after, [3, 5])
+
+
+def names_of(images, number, folder=Path("pictures")):
+    return {id_: str(path) for id_, path in Pictures(folder, images, number, CATEGORIES).paths.items()}
+
+
+def test_the_first_images_by_their_names():
+    images = {id_: Path(f"photos/{id_}.jpg") for id_ in "abc"}
+    assert names_of(images, 2) == {"a": "pictures/a.png", "b": "pictures/b.png"}
+    assert len(names_of(images, 9)) == 3
+    assert names_of(images, 0) == names_of(images, -1) == {}
+
+
+def test_images_of_one_name_have_their_number():
+    images = {7: Path("x/a.jpg"), 8: Path("x/b.jpg"), 9: Path("y/a.png"), 10: Path("z/a.png")}
+    assert names_of(images, 3) == {7: "pictures/a_1.png", 8: "pictures/b.png", 9: "pictures/a_3.png"}
+
+
+def test_a_number_gives_no_image_the_name_of_another():
+    images = {1: Path("a/x.png"), 2: Path("b/x.png"), 3: Path("c/x_1.png")}
+    names = names_of(images, 3)
+    assert names[3] == "pictures/x_1.png" and len(set(names.values())) == 3
+
+
+def test_a_picture_shows_the_boxes_that_can_be_drawn(refined, tmp_path):
+    images = {"a": Path("a.jpg"), "b": Path("b.jpg")}
+    shown = []
+    for rows in (slice(0, 2), slice(0, 1), slice(0, 0)):
+        folder = tmp_path / str(rows.stop)
+        some = replace(refined, before=refined.before[rows], after=refined.after[rows])
+        Pictures(folder, images, 2, CATEGORIES).draw(some)
+        assert [path.name for path in folder.iterdir()] == ["b.png"]
+        with Image.open(folder / "b.png") as picture:
+            shown.append(picture.convert("RGB").tobytes())
+    both, first, none = shown
+    assert both == first != none
+
+
+def test_an_image_that_is_not_among_the_first_costs_nothing(refined, tmp_path):
+    Pictures(tmp_path / "pictures", {"a": Path("a.jpg"), "b": Path("b.jpg")}, 1, CATEGORIES).draw(refined)
+    assert not (tmp_path / "pictures").exists()

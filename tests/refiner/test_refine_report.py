@@ -1,0 +1,94 @@
+"""What a run leaves beside its pictures: a list of results that is whole or not there, and one page."""
+
+import json
+from pathlib import Path
+
+import pytest
+from coco_results import perfect_entries
+from PIL import Image
+
+from iounet.refiner.ground_truth import GroundTruth
+from iounet.refiner.pictures import Pictures
+from iounet.refiner.report import SHOWN, write_report
+from iounet.refiner.results import ImageIndex, find_images
+from iounet.refiner.run import write_list
+
+
+class Given:
+    """A source of results that are the same before and after."""
+
+    def __init__(self, entries, paths):
+        self.entries, self.paths = entries, paths
+
+    def listed_id(self, image_id):
+        return image_id
+
+    def results(self, records, which, *, rescore=False):
+        yield from self.entries
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Of ten images, of which all but the second are drawn."""
+    pictures = Pictures(tmp_path / "pictures", {id_: Path(f"image_{id_}.jpg") for id_ in range(10)}, 10, [])
+    (tmp_path / "pictures").mkdir()
+    for id_, path in pictures.paths.items():
+        if id_ != 1:
+            Image.new("RGB", (8, 8), (id_, 0, 0)).save(path)
+    return pictures
+
+
+def test_the_page_shows_the_first_pictures_that_there_are(pictures, tmp_path, capsys):
+    write_report(tmp_path, {"images": "ten of them"}, [], Given([], {}), None, pictures)
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("data:image/") == SHOWN == 6
+    assert [f">image_{id_}<" in page for id_ in range(10)] == [id_ != 1 and id_ <= 6 for id_ in range(10)]
+    assert f"Refined boxes: {tmp_path.name}" in page and "ten of them" in page
+    assert "Average precision" not in page and not (tmp_path / "evaluation.json").exists()
+    assert capsys.readouterr().out == ""
+
+
+def test_with_objects_it_compares(pictures, dataset, tmp_path, capsys):
+    index, files = ImageIndex.read(dataset / "annotations" / "val.json"), find_images([dataset / "val"])
+    perfect = perfect_entries(index.content)
+    source = Given([*perfect, perfect[0] | {"category_id": 99}], {})
+    (tmp_path / "detections.json").write_text("[]")  # after refinement: the file is what counts
+    write_report(tmp_path, {}, [], source, GroundTruth(index, files, source), pictures)
+    table = json.loads((tmp_path / "evaluation.json").read_text())["table"]
+    assert table["before"]["AP"] == pytest.approx(100) and table["refined"]["AP"] == 0
+    shown, page = capsys.readouterr().out, (tmp_path / "report.html").read_text()
+    for text in (shown, page):
+        assert "1 detections are not scored: their image or class is not in the annotation file" in text
+    assert "| before  | 100.0 |" in shown and "Average precision" in page and "Boxes that changed most" in page
+
+
+class TestWriteList:
+    ENTRIES = [{"image_id": 1, "bbox": [0.1, 2, 3, 4]}, {"image_id": "zwei"}]
+
+    def test_an_entry_a_line(self, tmp_path):
+        path = tmp_path / "list.json"
+        assert write_list(path, iter(self.ENTRIES)) == 2
+        assert json.loads(path.read_text()) == self.ENTRIES
+        assert path.read_text().splitlines() == [
+            "[",
+            '{"image_id": 1, "bbox": [0.1, 2, 3, 4]},',
+            '{"image_id": "zwei"}',
+            "]",
+        ]
+
+    def test_nothing(self, tmp_path):
+        assert write_list(tmp_path / "list.json", []) == 0
+        assert json.loads((tmp_path / "list.json").read_text()) == []
+
+    def test_a_list_that_breaks_off_leaves_the_file_as_it_was(self, tmp_path):
+        path = tmp_path / "list.json"
+        write_list(path, self.ENTRIES)
+        before = path.read_bytes()
+
+        def broken():
+            yield self.ENTRIES[0]
+            raise OSError("no space left")
+
+        with pytest.raises(OSError, match="no space left"):
+            write_list(path, broken())
+        assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,104 @@
+"""A run that was stopped goes on where it was and ends the same; and a long one does not pile up."""
+
+import json
+import shutil
+
+import pytest
+from coco_results import entry, some_entries
+
+from iounet import IoURefiner
+
+
+def test_a_run_that_was_stopped_goes_on(refine, write, dataset, tmp_path, monkeypatch):
+    path = write(some_entries())
+    whole = refine(path)
+    shutil.rmtree(tmp_path / "out")
+    shutil.copytree(dataset / "val", tmp_path / "images")
+    damaged = tmp_path / "images" / "000004.png"
+    content = damaged.read_bytes()
+    damaged.write_bytes(content[:300])
+    assert "000004.png: cannot be read" in refine(path, images=tmp_path / "images")
+    progress = tmp_path / "out" / "progress.jsonl"
+    done = [json.loads(line).get("image_id") for line in progress.read_text().splitlines()]
+    assert 0 < len(done) - 1 < 5 and 4 not in done
+    with open(progress, "a") as file:
+        file.write('{"image_id": 5, "aft')  # as a kill leaves it
+
+    damaged.write_bytes(content)
+    message = refine(path, images=tmp_path / "images")
+    assert "progress.jsonl is left of a run that was stopped: give --resume" in message
+    message = refine(write(some_entries()[1:], "other.json"), "--resume", images=tmp_path / "images")
+    assert "a run with another detections file" in message
+    message = refine(path, "--resume", images=dataset / "val")
+    assert "a run with another list of images" in message
+    message = refine(path, "--resume", "--class-agnostic", images=tmp_path / "images")
+    assert "a run with another --class-agnostic" in message
+
+    seen = []
+    refine_batch = IoURefiner.refine_batch
+    monkeypatch.setattr(IoURefiner, "refine_batch", lambda *given: seen.append(len(given[1])) or refine_batch(*given))
+    assert refine(path, "--resume", images=tmp_path / "images") == whole
+    assert sum(seen) == 5 - (len(done) - 1)
+    assert not progress.exists()
+
+
+def test_ctrl_c_and_on(refine, write, tmp_path, monkeypatch, capsys):
+    path = write(some_entries())
+    assert isinstance(refine(path, output=tmp_path / "whole"), list)
+    refine_batch, calls = IoURefiner.refine_batch, []
+
+    def interrupted(*given):
+        calls.append(given)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return refine_batch(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(IoURefiner, "refine_batch", interrupted)
+        assert refine(path) == 130
+    assert "stopped; --resume continues" in capsys.readouterr().err
+    assert isinstance(refine(path, "--resume"), list)
+    whole, resumed = (tmp_path / name / "detections.json" for name in ("whole", "out"))
+    assert resumed.read_bytes() == whole.read_bytes()
+
+
+def test_the_own_detections_of_a_run_that_was_stopped(detect, dataset, tmp_path, monkeypatch):
+    detect(dataset / "val", output=tmp_path / "whole")
+    detect_batch, calls = IoURefiner.detect_batch, []
+
+    def full(*given):
+        calls.append(given)
+        if len(calls) == 4:
+            raise OSError("no space left on device")
+        return detect_batch(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(IoURefiner, "detect_batch", full)
+        message = detect(dataset / "val")
+    assert message.startswith("no space left on device; where the output folder has room")
+    assert not (tmp_path / "out" / "detections.json").exists()
+    detect(dataset / "val", more=["--resume"])
+    for name in ("detections.json", "images.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_nothing_piles_up_over_images(refine, dataset, write, tmp_path, monkeypatch, alive):
+    """Over 10,000 images resident memory stays as it is: docs/benchmarks.md."""
+    images = tmp_path / "images"
+    images.mkdir()
+    for number in range(160):
+        (images / f"{number:06d}.png").symlink_to(dataset / "val" / f"{number % 5 + 1:06d}.png")
+    refine_batch, held = IoURefiner.refine_batch, []
+
+    def watched(*given):
+        held.append(alive() if len(held) in (20, 90, 150) else None)
+        return refine_batch(*given)
+
+    monkeypatch.setattr(IoURefiner, "refine_batch", watched)
+    detections = write([entry(number, [5, 6, 30, 40]) for number in range(160)])
+    assert isinstance(refine(detections, "--pictures", 0, images=images), list)
+    (tensors, _), *later = filter(None, held)
+    assert len(held) == 160 and len(later) == 2
+    assert all(tensors_then < tensors + 10 for tensors_then, _ in later)  # what is read ahead comes and goes
+    assert len({files for _, files in filter(None, held)}) == 1

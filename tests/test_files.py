@@ -1,0 +1,71 @@
+"""Reading JSON and writing files that are never half there."""
+
+import os
+
+import pytest
+
+from iounet.errors import DataError
+from iounet.files import read_json, replacing
+
+
+class TestReadJson:
+    def test_content(self, tmp_path):
+        (tmp_path / "a.json").write_text('{"ä": [1, 2.5, null]}', encoding="utf-8")
+        assert read_json(tmp_path / "a.json", "file") == {"ä": [1, 2.5, None]}
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (b'{"a": [1, 2', "is not JSON"),
+            (b"\xff\xfe\x00", "is not JSON"),
+            (b"", "is not JSON"),
+            (b"[" * 100_000, "is not JSON"),
+        ],
+        ids=["cut short", "not text", "empty", "nested without end"],
+    )
+    def test_what_is_not_json_names_the_file_and_a_cure(self, tmp_path, content, message):
+        path = tmp_path / "a.json"
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=rf"a\.json: {message} .*it may be truncated: copy or download it again"):
+            read_json(path, "file")
+
+    def test_a_missing_file_is_named_with_what_it_should_hold(self, tmp_path):
+        with pytest.raises(DataError, match=r"none\.json: no such detections file; check the path"):
+            read_json(tmp_path / "none.json", "detections file")
+
+    def test_a_folder(self, tmp_path):
+        with pytest.raises(DataError, match="cannot be read"):
+            read_json(tmp_path, "file")
+
+
+class TestReplacing:
+    def test_text_and_bytes(self, tmp_path):
+        with replacing(tmp_path / "new" / "a.txt") as file:
+            file.write("grün")
+        with replacing(tmp_path / "b.bin", "wb") as file:
+            file.write(b"\x00\x01")
+        assert (tmp_path / "new" / "a.txt").read_text(encoding="utf-8") == "grün"
+        assert (tmp_path / "b.bin").read_bytes() == b"\x00\x01"
+
+    def test_the_old_content_stays_until_the_end(self, tmp_path):
+        path = tmp_path / "a.txt"
+        path.write_text("old")
+        with replacing(path) as file:
+            file.write("new")
+            file.flush()
+            assert path.read_text() == "old"
+        assert path.read_text() == "new"
+
+    def test_an_error_leaves_the_old_content_and_nothing_else(self, tmp_path):
+        path = tmp_path / "a.txt"
+        path.write_text("old")
+        with pytest.raises(ZeroDivisionError), replacing(path) as file:
+            file.write("half")
+            _ = 1 / 0
+        assert path.read_text() == "old" and os.listdir(tmp_path) == ["a.txt"]
+
+    def test_what_a_killed_process_left_is_overwritten(self, tmp_path):
+        (tmp_path / ".a.txt.tmp").write_text("half of what an earlier process wrote")
+        with replacing(tmp_path / "a.txt") as file:
+            file.write("new")
+        assert os.listdir(tmp_path) == ["a.txt"] and (tmp_path / "a.txt").read_text() == "new"

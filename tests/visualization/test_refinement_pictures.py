@@ -1,0 +1,200 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageChops
+
+from iounet.visualization import contact_sheet, draw_refinement
+
+WHITE, ORANGE, GREEN, CYAN = (255, 255, 255), (255, 150, 20), (40, 230, 110), (80, 205, 255)
+GREY = torch.full((3, 160, 160), 90, dtype=torch.uint8)  # drawn 4 times as large
+NO_BOXES = torch.zeros(0, 4)
+
+
+def boxes(*rows: list[float]) -> torch.Tensor:
+    return torch.tensor(rows, dtype=torch.float32)
+
+
+def is_colour(picture: Image.Image, colour: tuple[int, int, int]) -> np.ndarray:
+    return (np.asarray(picture) == colour).all(axis=2)
+
+
+def is_like(picture: Image.Image, colour: tuple[int, int, int]) -> np.ndarray:
+    """For slanted lines, whose pixels are mixed with what surrounds them."""
+    return (np.abs(np.asarray(picture).astype(int) - colour) < 70).all(axis=2)
+
+
+def distances(points: np.ndarray, corners: list[tuple[float, float]]) -> np.ndarray:
+    """Of each point [K, 2] (x, y) to a polyline, by a thousand points of each of its segments."""
+    samples = np.concatenate([np.linspace(a, b, 1000) for a, b in zip(corners, corners[1:], strict=False)])
+    return np.sqrt(((points[:, None] - samples) ** 2).sum(2)).min(1)
+
+
+def test_each_outline_lies_on_its_box_in_its_colour():
+    picture = draw_refinement(GREY, boxes([10, 20, 50, 60]), boxes([70, 20, 110, 60]), boxes([20, 90, 100, 130]))
+    for (x1, y1, x2, y2), colour, inked in (
+        ((40, 80, 200, 240), ORANGE, (0.5, 0.8)),  # dashed, so in part
+        ((280, 80, 440, 240), GREEN, (1, 1)),
+        ((80, 360, 400, 520), WHITE, (1, 1)),
+    ):
+        mask = is_colour(picture, colour)[:640]
+        ys, xs = mask.nonzero()
+        # Two pixels wide, centred on the edge: one before, one after it.
+        assert (xs.min(), ys.min(), xs.max(), ys.max()) == (x1 - 1, y1 - 1, x2, y2)
+        for edge in (mask[y1, x1:x2], mask[y2, x1:x2], mask[y1:y2, x1], mask[y1:y2, x2]):
+            assert inked[0] <= edge.mean() <= inked[1]
+            assert edge[0] and edge[-1]  # corners show
+        assert not mask[y1 + 4 : y2 - 4, x1 + 4 : x2 - 4].any()
+
+
+@pytest.mark.parametrize(("height", "width", "factor"), [(160, 120, 4), (300, 400, 2), (640, 480, 1), (480, 1333, 1)])
+def test_small_images_are_enlarged_by_a_whole_factor_and_a_legend_is_added(height, width, factor):
+    picture = draw_refinement(torch.zeros(3, height, width), NO_BOXES, NO_BOXES)
+    assert picture.mode == "RGB"
+    assert picture.width == factor * width
+    assert not np.asarray(picture)[: factor * height].any()
+    legend = picture.crop((0, factor * height, *picture.size))
+    assert is_colour(legend, ORANGE).any() and is_colour(legend, GREEN).any()
+
+
+def test_the_legend_names_only_what_is_drawn():
+    without = draw_refinement(GREY, NO_BOXES, NO_BOXES)
+    with_truth = draw_refinement(GREY, NO_BOXES, NO_BOXES, NO_BOXES)
+    assert is_colour(with_truth, WHITE).sum() > is_colour(without, WHITE).sum()
+
+
+def test_a_narrow_picture_is_widened_to_its_legend():
+    picture = draw_refinement(torch.ones(3, 640, 30), NO_BOXES, NO_BOXES, NO_BOXES)
+    assert picture.width > 30
+    assert (np.asarray(picture)[:640, :30] == 255).all()
+    legend = is_colour(picture.crop((0, 640, *picture.size)), WHITE)
+    assert legend.any() and not legend[:, -2:].any()  # the names end before the picture does
+
+
+def test_uint8_and_float_images_give_the_same_picture():
+    image = torch.randint(0, 256, (3, 40, 50), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    of_uint8 = draw_refinement(image, NO_BOXES, NO_BOXES)
+    of_float = draw_refinement(image.float() / 255, NO_BOXES, NO_BOXES)
+    assert ImageChops.difference(of_uint8, of_float).getbbox() is None
+
+
+@pytest.mark.parametrize(
+    "box", [[60, 60, 63, 62], [60, 60, 60, 60], [0, 0, 160, 160], [-30, -20, 300, 400], [200, 200, 300, 300]]
+)
+def test_tiny_large_and_outside_boxes_are_drawn(box):
+    texts = {
+        "labels": torch.tensor([1]),
+        "before_ious": torch.tensor([0.5]),
+        "after_ious": torch.tensor([0.75]),
+    }
+    picture = draw_refinement(GREY, boxes(box), boxes(box), boxes(box), **texts)
+    assert is_colour(picture, WHITE)[:640].any()  # the text stays inside the picture, wherever the box is
+
+
+def test_what_lies_far_away_takes_no_time_and_changes_nothing():
+    near = boxes([-20, 30, 180, 100])  # its vertical edges are out of the picture
+    far = boxes([-1e30, 30, 3e38, 100])
+    outlines = [is_colour(draw_refinement(GREY, NO_BOXES, NO_BOXES, given), WHITE) for given in (near, far)]
+    assert outlines[0].any() and (outlines[0] == outlines[1]).all()
+    for box in ([-1e10, -1e10, 1e10, 1e10], [1e30, 1e30, 2e30, 2e30], [0, 0, 3e38, 3e38]):
+        picture = draw_refinement(GREY, boxes(box), boxes(box), after_ious=torch.ones(1))
+        assert picture.height < 1000
+
+
+def test_texts_appear_beside_their_boxes_and_not_on_one_another():
+    box = boxes([60, 60, 100, 100], [60, 60, 100, 100])
+    arguments = {"labels": torch.tensor([1, 1]), "after_ious": torch.tensor([0.75, 0.75])}
+    picture = draw_refinement(GREY, box, box, class_names=["background", "star"], **arguments)
+    text = is_colour(picture, WHITE)[:640]
+    above, below = text[:239], text[402:]
+    assert above.sum() == below.sum() > 0
+    assert text.sum() == above.sum() + below.sum()
+    assert text.any(axis=0).nonzero()[0].min() >= 238  # from the box's left edge on
+
+
+def test_class_names_may_be_a_mapping_and_ious_of_one_side_suffice():
+    box = boxes([60, 60, 100, 100])
+    label, iou = torch.tensor([7]), torch.tensor([0.5])
+    by_name = draw_refinement(GREY, box, box, labels=label, class_names={7: "star"}, before_ious=iou)
+    by_number = draw_refinement(GREY, box, box, labels=label, before_ious=iou)
+    assert ImageChops.difference(by_name, by_number).getbbox() is not None
+
+
+def test_arrows_follow_the_corners_twice_as_long_on_a_picture_four_times_as_large():
+    # Top right (80, 40), (86, 38), (92, 40); bottom left (40, 80), (40, 90), (34, 90).
+    paths = boxes([40, 40, 80, 80], [40, 38, 86, 90], [34, 40, 92, 90])[:, None]
+    picture = draw_refinement(GREY, paths[0], paths[-1], paths=paths)
+    arrows = is_like(picture, CYAN)[:640]
+    ys, xs = arrows.nonzero()
+    pixels = np.stack([xs, ys], 1) + 0.5
+    # From the corner at 4 times its place, each step 8 times as long.
+    top_right = [(320, 160), (368, 144), (416, 160)]
+    bottom_left = [(160, 320), (160, 400), (112, 400)]
+    near = np.minimum(distances(pixels, top_right), distances(pixels, bottom_left))
+    assert near.max() < 7  # half a head's width, and its rim
+    for corners in (top_right, bottom_left):
+        along = np.concatenate([np.linspace(a, b, 20) for a, b in zip(corners, corners[1:], strict=False)])
+        assert np.sqrt(((along[:, None] - pixels) ** 2).sum(2)).min(1).max() < 2  # without a gap, bend and tip included
+
+
+def test_a_head_points_to_where_the_box_went():
+    paths = torch.stack([boxes([20, 80, 60, 120]), boxes([20, 60, 80, 120])])
+    picture = draw_refinement(GREY, paths[0], paths[-1], paths=paths)
+    arrow = is_like(picture, CYAN)[:640]
+    # Top right from (60, 80) to (80, 60), so in the picture from (240, 320) to (400, 160).
+    near_tip, near_start = arrow[160:175, 385:400].sum(), arrow[305:320, 240:255].sum()
+    assert near_tip > 1.5 * near_start > 0
+
+
+def test_no_arrow_for_a_box_that_stayed_but_the_legend_names_it():
+    box = boxes([40, 40, 80, 80])
+    paths = torch.stack([box, box + 0.1])
+    picture = draw_refinement(GREY, box, box, paths=paths)
+    assert not is_like(picture, CYAN)[:640].any()
+    assert is_like(picture, CYAN)[640:].any()
+    assert not is_like(draw_refinement(GREY, box, box), CYAN).any()
+    assert draw_refinement(GREY, NO_BOXES, NO_BOXES, paths=torch.zeros(6, 0, 4)).size == picture.size
+
+
+def test_arguments_are_left_as_they_were():
+    image = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0))
+    arguments = [image, boxes([1, 2, 20, 20]), boxes([2, 2, 22, 20]), boxes([3, 2, 23, 20])]
+    copies = [argument.clone() for argument in arguments]
+    draw_refinement(*arguments)
+    assert all(map(torch.equal, arguments, copies))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image": torch.zeros(1, 8, 8)}, r"RGB image of shape \[3, H, W\], got \[1, 8, 8\]"),
+        ({"after": torch.zeros(3, 4)}, "after has 3 entries for the 2 boxes"),
+        ({"before": torch.zeros(4)}, r"before of shape \[N, 4\], got \[4\]"),
+        ({"labels": torch.zeros(1)}, "labels has 1 entries for the 2 boxes"),
+        ({"paths": torch.zeros(6, 3, 4)}, r"paths of shape \[T \+ 1, 2, 4\], got \[6, 3, 4\]"),
+        ({"paths": torch.zeros(0, 2, 4)}, r"paths of shape \[T \+ 1, 2, 4\], got \[0, 2, 4\]"),
+    ],
+)
+def test_wrong_shapes_are_errors(change, message):
+    arguments = {"image": GREY, "before": torch.zeros(2, 4), "after": torch.zeros(2, 4)} | change
+    with pytest.raises(ValueError, match=message):
+        draw_refinement(**arguments)
+
+
+def test_contact_sheet_places_pictures_by_row():
+    colours = ["red", "lime", "blue"]
+    sizes = [(20, 10), (30, 10), (20, 40)]
+    pictures = [Image.new("RGB", size, colour) for size, colour in zip(sizes, colours, strict=True)]
+    sheet = contact_sheet(pictures, columns=2)
+    assert sheet.size == (8 + 20 + 8 + 30 + 8, 8 + 10 + 8 + 40 + 8)
+    assert sheet.getpixel((8, 8)) == (255, 0, 0)
+    assert sheet.getpixel((36, 8)) == (0, 255, 0)
+    assert sheet.getpixel((8, 26)) == (0, 0, 255)
+    assert sheet.getpixel((36, 26)) == WHITE
+    assert contact_sheet(pictures[:1], columns=3).size == (36, 26)
+
+
+def test_contact_sheet_of_nothing_is_an_error():
+    with pytest.raises(ValueError, match="got 0 and 2"):
+        contact_sheet([], columns=2)
+    with pytest.raises(ValueError, match="got 1 and 0"):
+        contact_sheet([Image.new("RGB", (1, 1))], columns=0)
