@@ -258,7 +258,8 @@ def _check_solver(cfg: CfgNode, device: torch.device, num_processes: int) -> Non
             f"SOLVER.GLOBAL_BATCH_SIZE {batch_size} cannot be shared by {num_processes} processes"
             + (f" in {parts} parts each (SOLVER.ACCUMULATION_STEPS)" if parts > 1 else "")
         )
-    if cfg.MODEL.BACKBONE.NORM == "SyncBN" and torch.distributed.is_initialized() and device.type != "cuda":
+    under_torchrun = num_processes > 1 or torch.distributed.is_initialized()
+    if cfg.MODEL.BACKBONE.NORM == "SyncBN" and under_torchrun and device.type != "cuda":
         raise ConfigError("MODEL.BACKBONE.NORM SyncBN under torchrun needs GPUs; on CPUs choose FrozenBN or BN")
 
 

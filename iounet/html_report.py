@@ -197,7 +197,7 @@ def _encoded(picture: Picture) -> tuple[str, bytes, tuple[int, int]]:
     image = picture.image
     if isinstance(image, Image.Image):
         files = {"png": io.BytesIO()}
-        image.save(files["png"], "PNG", optimize=True)
+        image.save(files["png"], "PNG")  # optimize=True took seconds a page, for a few per cent
         if image.mode == "RGB":  # JPEG has no transparency, and would blur a drawing in few colours
             files["jpeg"] = io.BytesIO()
             # Colour at full resolution, else thin coloured lines fade.

@@ -45,7 +45,12 @@ def test_defaults_are_the_papers():
     assert cfg.MODEL.BACKBONE.NAME == "resnet50"
     assert (cfg.INPUT.MIN_SIZE, cfg.INPUT.MAX_SIZE) == (800, 1200)
     solver = cfg.SOLVER
-    assert (solver.GLOBAL_BATCH_SIZE, solver.BASE_LR, solver.MAX_ITERATIONS, solver.STEPS) == (16, 0.01, 160_000, (120_000,))
+    assert (solver.GLOBAL_BATCH_SIZE, solver.BASE_LR, solver.MAX_ITERATIONS, solver.STEPS) == (
+        16,
+        0.01,
+        160_000,
+        (120_000,),
+    )
     assert (solver.MOMENTUM, solver.WEIGHT_DECAY) == (0.9, 1e-4)
     assert cfg.MODEL.BOX_HEAD.BOXES_PER_IMAGE == 512
     assert cfg.MODEL.IOU_HEAD.MIN_IOU == 0.5
@@ -311,7 +316,9 @@ class TestBase:
             load_config(write("BASE: other.yaml\n"))
 
     def test_a_missing_one_is_named_with_who_names_it(self, write):
-        with pytest.raises(ConfigError, match=r"none\.yaml: no such config file, which .*config\.yaml names as its BASE"):
+        with pytest.raises(
+            ConfigError, match=r"none\.yaml: no such config file, which .*config\.yaml names as its BASE"
+        ):
             load_config(write("BASE: none.yaml\n"))
 
     def test_it_is_a_name(self, write):

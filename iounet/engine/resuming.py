@@ -86,7 +86,9 @@ def changed_settings(before: str, now: str, source: str) -> list[str]:
         old = _flat(yaml.safe_load(config_from_yaml(before, source).dump()))
     except ConfigError as error:
         reason = str(error).splitlines()[0]
-        raise CheckpointError(f"{source} holds no configuration that can be read ({reason}): it is damaged") from None
+        raise CheckpointError(
+            f"{source}: its configuration cannot be read ({reason}); the file is damaged, or of a later version"
+        ) from None
     new = _flat(yaml.safe_load(now))
     changed = {
         key: f"{key} {old[key]} → {value}"

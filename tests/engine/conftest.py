@@ -8,14 +8,9 @@ import pytest
 
 pytest.register_assert_rewrite("same_run")
 
-from faults import save_pictures_quickly, train_with_faults  # noqa: E402
+from faults import train_with_faults  # noqa: E402
 from process_group import as_member  # noqa: E402
 from same_run import another_second  # noqa: E402
-
-
-@pytest.fixture(autouse=True)
-def quick_pictures(monkeypatch):
-    save_pictures_quickly(monkeypatch)
 
 
 @pytest.fixture(scope="session")

@@ -8,10 +8,8 @@ import os
 import signal
 import sys
 
-import pytest
 import torch
 from alive import alive
-from PIL import Image
 
 from iounet.commands import train
 from iounet.engine import run_folder, training
@@ -53,7 +51,6 @@ def train_with_faults(arguments, fault):
             yield step
 
     torch.save, training.train_steps = save_by_halves, stepping
-    save_pictures_quickly(pytest.MonkeyPatch())
     around(training, "save_checkpoint", "a checkpoint")
     around(training, "prune_checkpoints", "old ones are removed")
     around(training, "evaluate_and_report", "an evaluation")
@@ -61,16 +58,6 @@ def train_with_faults(arguments, fault):
     around(run_folder, "_add_rows", "a row of a table")
     sys.argv = ["train.py", *map(str, arguments)]
     train.main()
-
-
-def save_pictures_quickly(monkeypatch):
-    """Looking for the smallest PNG takes four of a report's five seconds, and no test here looks at its size."""
-    save = Image.Image.save
-
-    def quickly(image, file, format=None, **options):
-        save(image, file, format, **options | {"optimize": False, "compress_level": 1})
-
-    monkeypatch.setattr(Image.Image, "save", quickly)
 
 
 def no_fault(moment):

@@ -3,9 +3,7 @@
 import os
 import sys
 
-import pytest
 import torch
-from faults import save_pictures_quickly
 
 from iounet.commands import train
 
@@ -19,6 +17,5 @@ def as_member(rank, world_size, port, function, *arguments):
 
 
 def run_train(*arguments):
-    save_pictures_quickly(pytest.MonkeyPatch())
     sys.argv = ["train.py", *arguments]
     train.main()

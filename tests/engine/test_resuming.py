@@ -71,7 +71,7 @@ class TestChangedSettings:
     @pytest.mark.parametrize("before", ["SEED: !!python/object/apply:os.mkdir [made]\n", "SEED: [1\n", "- 5\n", ""])
     def test_what_is_no_configuration_is_refused(self, before, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
-        with pytest.raises(CheckpointError, match=r"a\.pth holds no configuration that can be read .* damaged"):
+        with pytest.raises(CheckpointError, match=r"a\.pth: its configuration cannot be read .*damaged"):
             changed_settings(before, config(), "a.pth")
         assert not list(tmp_path.iterdir())
 

@@ -1,8 +1,6 @@
 """A refiner with the tiny detector, random but opinionated, and the command on the detector of a finished run."""
 
-import gc
 import json
-import os
 from dataclasses import replace
 
 import pytest
@@ -92,15 +90,3 @@ def detect(call, weights, tmp_path):
         return message if message is not None else json.loads((output / "detections.json").read_text())
 
     return detect
-
-
-@pytest.fixture
-def alive():
-    """Counts the tensors there are and the files that are open: steadier than resident memory."""
-
-    def alive():
-        gc.collect()
-        tensors = sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
-        return tensors, len(os.listdir("/proc/self/fd"))
-
-    return alive

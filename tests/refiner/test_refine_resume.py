@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+from alive import alive
 from coco_results import entry, some_entries
 
 from iounet import IoURefiner
@@ -83,7 +84,7 @@ def test_the_own_detections_of_a_run_that_was_stopped(detect, dataset, tmp_path,
 
 
 @pytest.mark.slow
-def test_nothing_piles_up_over_images(refine, dataset, write, tmp_path, monkeypatch, alive):
+def test_nothing_piles_up_over_images(refine, dataset, write, tmp_path, monkeypatch):
     """Over 10,000 images resident memory stays as it is: docs/benchmarks.md."""
     images = tmp_path / "images"
     images.mkdir()

@@ -226,9 +226,9 @@ class TestImageIndex:
     @pytest.mark.parametrize(
         ("fault", "message"),
         [
-            ({"images": [{"id": 5}]}, r"lacks 'file_name'"),
+            ({"images": [{"id": 5}]}, r"an image lacks its id or file_name"),
             ({"images": [{"file_name": "a.png"}]}, r"an image lacks its id or file_name"),
-            ({"categories": [{"id": 3}]}, r"lacks 'name'"),
+            ({"categories": [{"id": 3}]}, r"or a category its id or name"),
             ({"images": [5]}, r"an image lacks its id or file_name"),
         ],
     )
