@@ -27,9 +27,10 @@ from iounet import IoURefiner, build_detector
 from iounet.config import load_config
 from iounet.data import CocoDataset, build_transforms, train_loader
 from iounet.evaluation import CocoEvaluator
+from iounet.files import write_json_list
 from iounet.refiner.journal import Journal
+from iounet.refiner.read_ahead import read_ahead
 from iounet.refiner.results import DetectionsFile, find_images
-from iounet.refiner.run import refine_files, write_list
 from iounet.refiner.sources import OtherBoxes
 from iounet.training.checkpoint import save_checkpoint
 
@@ -179,17 +180,18 @@ def refine(folder: Path, num_images: int) -> Measured:
     )
     refiner = IoURefiner.from_checkpoint(folder / "model.pth")
     torch.set_num_threads(1)
-    detections_file = DetectionsFile.read(folder / "detections.json", find_images([folder]), None)
+    detections_file = DetectionsFile.read(folder / "detections.json", find_images([folder]), None, refiner.categories)
     source = OtherBoxes(refiner, detections_file, class_agnostic=False)
     journal = Journal(folder / "progress.jsonl", {}, resume=False)
     start = time.perf_counter()
-    for count, refined in enumerate(refine_files(source, (), 1), start=1):
-        journal.append(refined.record())
+    for count, (image_ids, images) in enumerate(read_ahead(source.paths, 1), start=1):
+        for refined in source.refine(image_ids, images):
+            journal.append(refined.record())
         if count == num_images // 10:
             early = memory(), len(os.listdir("/proc/self/fd"))
     seconds = time.perf_counter() - start
     late = memory(), len(os.listdir("/proc/self/fd"))
-    written = write_list(folder / "refined.json", source.results(journal, "after"))
+    written = write_json_list(folder / "refined.json", source.results(journal, "after"))
     journal.finish()
     return {
         "pieces": num_images,

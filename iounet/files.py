@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -52,3 +52,14 @@ def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_json_list(path: Path, entries: Iterable[Any]) -> int:
+    """Writes a JSON list as its entries come, one a line, whole or not at all; the number of entries."""
+    count = 0
+    with replacing(path) as file:
+        file.write("[")
+        for count, entry in enumerate(entries, start=1):
+            file.write(("\n" if count == 1 else ",\n") + json.dumps(entry))
+        file.write("\n]\n")
+    return count

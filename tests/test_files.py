@@ -1,11 +1,12 @@
 """Reading JSON and writing files that are never half there."""
 
+import json
 import os
 
 import pytest
 
 from iounet.errors import DataError
-from iounet.files import read_json, replacing
+from iounet.files import read_json, replacing, write_json_list
 
 
 class TestReadJson:
@@ -69,3 +70,35 @@ class TestReplacing:
         with replacing(tmp_path / "a.txt") as file:
             file.write("new")
         assert os.listdir(tmp_path) == ["a.txt"] and (tmp_path / "a.txt").read_text() == "new"
+
+
+class TestWriteJsonList:
+    ENTRIES = [{"image_id": 1, "bbox": [0.1, 2, 3, 4]}, {"image_id": "zwei"}]
+
+    def test_an_entry_a_line(self, tmp_path):
+        path = tmp_path / "list.json"
+        assert write_json_list(path, iter(self.ENTRIES)) == 2
+        assert json.loads(path.read_text()) == self.ENTRIES
+        assert path.read_text().splitlines() == [
+            "[",
+            '{"image_id": 1, "bbox": [0.1, 2, 3, 4]},',
+            '{"image_id": "zwei"}',
+            "]",
+        ]
+
+    def test_nothing(self, tmp_path):
+        assert write_json_list(tmp_path / "list.json", []) == 0
+        assert json.loads((tmp_path / "list.json").read_text()) == []
+
+    def test_a_list_that_breaks_off_leaves_the_file_as_it_was(self, tmp_path):
+        path = tmp_path / "list.json"
+        write_json_list(path, self.ENTRIES)
+        before = path.read_bytes()
+
+        def broken():
+            yield self.ENTRIES[0]
+            raise OSError("no space left")
+
+        with pytest.raises(OSError, match="no space left"):
+            write_json_list(path, broken())
+        assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]

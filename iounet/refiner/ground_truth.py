@@ -12,7 +12,8 @@ from torchvision.ops import box_iou
 from ..data import read_image
 from ..evaluation import CocoEvaluator, best_match
 from ..visualization import BoxChange, most_changed
-from .results import ImageIndex, images_of
+from .matching import images_of
+from .results import ImageIndex
 from .sources import Record, Source, as_boxes
 
 
@@ -50,6 +51,20 @@ class GroundTruth:
         for entry in objects:
             if not entry.get("iscrowd", 0):
                 self._objects.setdefault(entry["image_id"], []).append(entry)
+
+    @classmethod
+    def read(cls, index: ImageIndex, files: list[Path], source: Source) -> "GroundTruth | None":
+        """The objects of an annotation file; None if it has none, or, after a warning, if they cannot be used."""
+        if not index.content.get("annotations"):
+            return None
+        try:
+            return cls(index, files, source)
+        except (ValueError, KeyError, TypeError) as error:  # boxes can be refined all the same
+            print(
+                f"no AP: the objects of {index.path} cannot be used ({error}); "
+                f"python -m iounet.data.check {index.path} lists what is wrong"
+            )
+            return None
 
     def ap(self, results: Iterable[dict[str, Any]]) -> tuple[dict[str, float], int]:
         """The columns of :class:`CocoEvaluator`, and how many results could not be scored.

@@ -25,25 +25,15 @@ class Given:
 
     Attributes:
         image (Tensor[3, H, W]): RGB, float32 in [0, 1].
+        size: (H, W) in pixels.
         detections: the boxes as they were given, before anything was predicted for them.
+        visible: those that have an area inside the image, clipped to it.
     """
 
     image: Tensor
+    size: tuple[int, int]
     detections: RefinedDetections
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(height, width) of the image in pixels."""
-        height, width = self.image.shape[-2:]
-        return height, width
-
-    def clipped(self, detections: RefinedDetections) -> RefinedDetections:
-        """Detections with their boxes clipped to the image."""
-        return replace(detections, boxes=clip_boxes_to_image(detections.boxes, self.size))
-
-    def with_area(self) -> RefinedDetections:
-        """The detections that have an area inside the image."""
-        return self.detections[(box_sizes(self.clipped(self.detections).boxes) > 0).all(1)]
+    visible: RefinedDetections
 
 
 def check_input(
@@ -54,7 +44,11 @@ def check_input(
     Raises:
         TypeError, ValueError: they are of another kind or shape, not finite, or labels are out of range.
     """
-    return Given(as_tensor(image), _as_detections(boxes, labels, scores, class_names))
+    tensor = as_tensor(image)
+    detections = _as_detections(boxes, labels, scores, class_names)
+    height, width = tensor.shape[1:]
+    clipped = replace(detections, boxes=clip_boxes_to_image(detections.boxes, (height, width)))
+    return Given(tensor, (height, width), detections, clipped[(box_sizes(clipped.boxes) > 0).all(1)])
 
 
 def _as_detections(

@@ -1,26 +1,36 @@
 """Images of a long list, read while the ones before are being worked on."""
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from ..data import read_image
 
 
-def read_ahead(paths: Sequence[Path], batch_size: int) -> Iterator[list[Tensor]]:
-    """Batches of images, uint8 [3, H, W], in order, the last one smaller; two more batches are read ahead by threads.
+def read_ahead(paths: Mapping[Any, Path], batch_size: int) -> Iterator[tuple[list[Any], list[Tensor]]]:
+    """Batches of images, in order, the last one smaller; two more batches are read ahead by threads.
+
+    Args:
+        paths: image id → file.
+
+    Yields:
+        The ids and the images, uint8 [3, H, W], of a batch.
 
     Raises:
         DataError: as :func:`read_image`, when the batch of the damaged image is asked for.
     """
+    items = iter(paths.items())
+    pending: deque[tuple[list[Any], list[Future[Tensor]]]] = deque()
     with ThreadPoolExecutor(max_workers=batch_size) as pool:
-        pending: deque[list[Future[Tensor]]] = deque()
-        for start in range(0, len(paths), batch_size):
-            pending.append([pool.submit(read_image, path) for path in paths[start : start + batch_size]])
-            if len(pending) > 2:
-                yield [image.result() for image in pending.popleft()]
-        for batch in pending:
-            yield [image.result() for image in batch]
+        while True:
+            while len(pending) <= 2 and (batch := list(islice(items, batch_size))):
+                pending.append(([id_ for id_, _ in batch], [pool.submit(read_image, path) for _, path in batch]))
+            if not pending:
+                return
+            ids, images = pending.popleft()
+            yield ids, [image.result() for image in images]

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torchvision.ops import clip_boxes_to_image
 
 from ..boxes import box_sizes
 from ..build import build_device, load_detector
@@ -83,7 +84,7 @@ class IoURefiner:
     def detect_batch(self, images: Sequence[AnyImage]) -> list[tuple[Detections, Detections]]:
         """:meth:`detect` for several images."""
         tensors = [as_tensor(image) for image in images]
-        return _by_size(tensors, [tuple(tensor.shape) for tensor in tensors], self._detect)
+        return _by_size(tensors, [tensor.shape for tensor in tensors], self._detect)
 
     @_allowing_gradients
     def _detect(self, images: list[Tensor]) -> list[tuple[Detections, Detections]]:
@@ -165,12 +166,11 @@ class IoURefiner:
         given = self._check(image, boxes, labels, None)
         options = self.detector.postprocessing.refinement
         path = given.detections.boxes.repeat(options.num_steps + 1, 1, 1)
-        visible = given.with_area()
-        if len(visible):
+        if len(given.visible):
             features = self.detector.extract([given.image.to(self.device)])
-            resized = self._resized(given, visible, features.sizes[0])
+            resized = self._resized(given, features.sizes[0])
             for step, (detections,) in enumerate(self.detector.refinement_path(features, [resized], options)):
-                path[step, visible.index] = features.to_original([detections])[0].boxes.to(path)
+                path[step, given.visible.index] = features.to_original([detections])[0].boxes.to(path)
         return path
 
     def _check(self, image: AnyImage, boxes: AnyValues, labels: AnyValues | None, scores: AnyValues | None) -> Given:
@@ -202,14 +202,10 @@ class IoURefiner:
         self, given: list[Given], *, options: RefinementOptions, nms: NMSOptions | None
     ) -> list[RefinedDetections]:
         """Refines the boxes of images of one size."""
-        visible = [of_image.with_area() for of_image in given]
-        if not any(map(len, visible)):
+        if not any(len(of_image.visible) for of_image in given):
             return [of_image.detections if nms is None else of_image.detections[:0] for of_image in given]
         features = self.detector.extract([of_image.image.to(self.device) for of_image in given])
-        before = [
-            self._resized(of_image, detections, size)
-            for of_image, detections, size in zip(given, visible, features.sizes, strict=True)
-        ]
+        before = [self._resized(of_image, size) for of_image, size in zip(given, features.sizes, strict=True)]
         if nms is not None or not options.num_steps:
             before = self.detector.predict_ious(features, before)
         if nms is not None:
@@ -221,11 +217,10 @@ class IoURefiner:
             for of_image in zip(given, before, after, in_images, strict=True)
         ]
 
-    def _resized(self, given: Given, detections: RefinedDetections, size: tuple[int, int]) -> RefinedDetections:
-        """Detections as the detector takes them: clipped, in pixels of the resized image, in float32, on its device."""
-        clipped = given.clipped(detections)
-        single = {name: getattr(clipped, name).float() for name in ("boxes", "scores", "ious", "ious_before")}
-        return replace(clipped, **single).to(self.device).rescaled(given.size, size)
+    def _resized(self, given: Given, size: tuple[int, int]) -> RefinedDetections:
+        """The visible boxes as the detector takes them: in pixels of the resized image, in float32, on its device."""
+        single = {name: getattr(given.visible, name).float() for name in ("boxes", "scores", "ious", "ious_before")}
+        return replace(given.visible, **single).to(self.device).rescaled(given.size, size)
 
 
 def _merged(
@@ -245,13 +240,14 @@ def _merged(
     """
     detections = given.detections
     index = after.index.to(detections.index.device)
-    own = given.clipped(detections[index])
+    own = detections[index]
+    clipped = clip_boxes_to_image(own.boxes, given.size)
     # A box that did not move stays as it was given, without the rounding of another frame and back.
     moved = (after.boxes != before.boxes).any(1).to(index.device)
-    boxes = in_image.boxes.to(own.boxes)
+    boxes = in_image.boxes.to(clipped)
     moved &= (box_sizes(boxes) > 0).all(1)  # rounding may take the last 1e-5 pixels of a thin box
     outcome = {
-        "boxes": torch.where(moved[:, None], boxes, own.boxes),
+        "boxes": torch.where(moved[:, None], boxes, clipped),
         "ious": after.ious.to(own.ious),
         "ious_before": after.ious_before.to(own.ious),
         "stops": after.stops.to(own.stops),

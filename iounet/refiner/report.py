@@ -1,9 +1,15 @@
 """The page of a run, and AP before and after refinement where the objects are known."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import shlex
+import statistics
+import sys
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
+
+import torch
+import torchvision
 
 from ..evaluation import AP_IN_WORDS, DRAWN_SCORE, changes_section, markdown_table, without_nan
 from ..html_report import Picture, Section, write_html
@@ -17,7 +23,7 @@ SHOWN = 6  # pictures on the page; all of them lie in pictures/
 
 def write_report(
     folder: Path,
-    facts: Mapping[str, str],
+    num_detections: int,
     records: Iterable[Record],
     source: Source,
     truth: GroundTruth | None,
@@ -26,12 +32,21 @@ def write_report(
     """Writes report.html and, with ground truth, evaluation.json.
 
     Args:
-        facts: of the page, as :func:`iounet.html_report.write_html` takes them.
+        num_detections: all that were written.
         records: of all images; iterated over several times. detections.json, made of them, lies in the folder.
         truth: the objects; None: they are not known.
     """
     sections = [*_comparison(folder, truth, source, records), _pictures_section(pictures)]
-    write_html(folder / "report.html", f"Refined boxes: {folder.name}", facts=facts, sections=sections)
+    before, after = ([iou for record in records for iou in record[name]] for name in ("ious_before", "ious"))
+    means = f"{statistics.fmean(before):.3f} before, {statistics.fmean(after):.3f} refined" if after else "no boxes"
+    facts = {
+        "command": shlex.join(sys.argv),
+        "images": str(len(source.paths)),
+        "detections": str(num_detections),
+        "mean predicted IoU": means,
+        "versions": f"torch {torch.__version__}, torchvision {torchvision.__version__}",
+    }
+    write_html(folder / "report.html", f"Refined boxes: {folder.name}", facts=facts | source.facts, sections=sections)
 
 
 def _comparison(

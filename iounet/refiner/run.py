@@ -4,21 +4,14 @@ Each image is noted in a journal once it is done, so that a run that was stopped
 """
 
 import json
-import shlex
-import statistics
-import sys
-from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
-import torch
-import torchvision
 from tqdm import tqdm
 
 from ..errors import DataError, OptionError
-from ..files import replacing
+from ..files import replacing, write_json_list
 from .ground_truth import GroundTruth
 from .journal import Journal
 from .pictures import Pictures
@@ -26,7 +19,7 @@ from .read_ahead import read_ahead
 from .refiner import IoURefiner
 from .report import write_report
 from .results import DetectionsFile, ImageIndex, find_images
-from .sources import OtherBoxes, OwnBoxes, RefinedImage, Source
+from .sources import OtherBoxes, OwnBoxes, Source
 
 
 @dataclass(frozen=True)
@@ -82,51 +75,39 @@ class RefinementRun:
         refiner = IoURefiner.from_checkpoint(self.weights, device=self.device)
         files = find_images(self.images)
         index = ImageIndex.read(self.annotations) if self.annotations else None
-        source = self._source(refiner, files, index)
-        facts = {}
-        if isinstance(source, OtherBoxes):
-            facts["classes"] = source.class_report()
-            print(facts["classes"])
-        truth = _ground_truth(index, files, source)
+        source: Source
+        if self.detections:
+            detections = DetectionsFile.read(self.detections, files, index, refiner.categories)
+            source = OtherBoxes(refiner, detections, class_agnostic=self.class_agnostic)
+        else:
+            source = OwnBoxes(refiner, files, index)
+        for fact in source.facts.values():
+            print(fact)
+        truth = GroundTruth.read(index, files, source) if index else None
 
-        journal = Journal(self.output / "progress.jsonl", self._identity(source), resume=self.resume)
-        pictures = Pictures(self.output / "pictures", source.paths, self.num_pictures, refiner.categories)
-        done = {record["image_id"] for record in journal}
-        with tqdm(total=len(source.paths), initial=len(done), desc="refine", unit="image") as bar:
-            for refined in refine_files(source, done, self.batch_size):
-                pictures.draw(refined)
-                journal.append(refined.record())
-                bar.update()
-
-        count = write_list(target, source.results(journal, "after", rescore=self.rescore))
-        if not self.detections:
-            self._write_images(source, journal, refiner.categories)
-        facts = {
-            "command": shlex.join(sys.argv),
-            "images": str(len(source.paths)),
-            "detections": str(count),
-            "mean predicted IoU": _mean_ious(journal),
-            "versions": f"torch {torch.__version__}, torchvision {torchvision.__version__}",
-        } | facts
-        write_report(self.output, facts, journal, source, truth, pictures)
-        journal.finish()
-        print(f"{count} detections in {target}, pictures and tables in {self.output / 'report.html'}")
-
-    def _source(self, refiner: IoURefiner, files: list[Path], index: ImageIndex | None) -> OwnBoxes | OtherBoxes:
-        if not self.detections:
-            return OwnBoxes(refiner, files, index)
-        detections = DetectionsFile.read(self.detections, files, index)
-        return OtherBoxes(refiner, detections, class_agnostic=self.class_agnostic)
-
-    def _identity(self, source: Source) -> dict[str, Any]:
-        """What the boxes of a run depend on."""
+        # What the boxes depend on: a journal is not continued where any of it has changed.
         inputs = {"checkpoint": self.weights, "detections file": self.detections, "annotation file": self.annotations}
         digests = {name: sha256(Path(path).read_bytes()).hexdigest() if path else None for name, path in inputs.items()}
         images = "\n".join(f"{image_id!r} {path.absolute()}" for image_id, path in source.paths.items())
-        return digests | {
-            "list of images": sha256(images.encode()).hexdigest(),
-            "--class-agnostic": self.class_agnostic,
-        }
+        others = {"list of images": sha256(images.encode()).hexdigest(), "--class-agnostic": self.class_agnostic}
+        journal = Journal(self.output / "progress.jsonl", digests | others, resume=self.resume)
+        done = {record["image_id"] for record in journal}
+        todo = {image_id: path for image_id, path in source.paths.items() if image_id not in done}
+
+        pictures = Pictures(self.output / "pictures", source.paths, self.num_pictures, refiner.categories)
+        with tqdm(total=len(source.paths), initial=len(done), desc="refine", unit="image") as bar:
+            for image_ids, tensors in read_ahead(todo, self.batch_size):
+                for refined in source.refine(image_ids, tensors):
+                    pictures.draw(refined)
+                    journal.append(refined.record())
+                    bar.update()
+
+        count = write_json_list(target, source.results(journal, "after", rescore=self.rescore))
+        if not self.detections:
+            self._write_images(source, journal, refiner.categories)
+        write_report(self.output, count, journal, source, truth, pictures)
+        journal.finish()
+        print(f"{count} detections in {target}, pictures and tables in {self.output / 'report.html'}")
 
     def _write_images(self, source: Source, journal: Journal, categories: list[dict]) -> None:
         images = [
@@ -136,45 +117,3 @@ class RefinementRun:
         ]
         with replacing(self.output / "images.json") as file:
             json.dump({"images": images, "annotations": [], "categories": categories}, file)
-
-
-def refine_files(source: Source, done: Container[Any], batch_size: int) -> Iterator[RefinedImage]:
-    """Refines images one after the other, but for those whose ids are ``done``.
-
-    Raises:
-        DataError: an image cannot be read.
-    """
-    todo = [image_id for image_id in source.paths if image_id not in done]
-    start = 0
-    for images in read_ahead([source.paths[image_id] for image_id in todo], batch_size):
-        yield from source.refine(todo[start : start + batch_size], images)
-        start += batch_size
-
-
-def _ground_truth(index: ImageIndex | None, files: list[Path], source: Source) -> GroundTruth | None:
-    if index is None or not index.content.get("annotations"):
-        return None
-    try:
-        return GroundTruth(index, files, source)
-    except (ValueError, KeyError, TypeError) as error:  # boxes can be refined all the same
-        print(
-            f"no AP: the objects of {index.path} cannot be used ({error}); "
-            f"python -m iounet.data.check {index.path} lists what is wrong"
-        )
-        return None
-
-
-def _mean_ious(journal: Journal) -> str:
-    before, after = ([iou for record in journal for iou in record[name]] for name in ("ious_before", "ious"))
-    return f"{statistics.fmean(before):.3f} before, {statistics.fmean(after):.3f} refined" if after else "no boxes"
-
-
-def write_list(path: Path, entries: Iterable[dict[str, Any]]) -> int:
-    """Writes a JSON list, one entry a line, whole or not at all; the number of entries."""
-    count = 0
-    with replacing(path) as file:
-        file.write("[")
-        for count, entry in enumerate(entries, start=1):
-            file.write(("\n" if count == 1 else ",\n") + json.dumps(entry))
-        file.write("\n]\n")
-    return count

@@ -15,8 +15,9 @@ from torchvision.ops import box_convert
 
 from ..detections import Detections
 from ..errors import DataError
+from .matching import images_of
 from .refiner import IoURefiner
-from .results import DetectionsFile, ImageIndex, images_of
+from .results import DetectionsFile, ImageIndex
 
 # What is known of an image once it is done: its ``image_id``, ``height`` and ``width`` in pixels, and in columns over
 # its K detections ``category_ids``, ``scores``, ``before`` and ``after`` (``[x, y, width, height]`` in pixels of the
@@ -61,14 +62,16 @@ class Source(Protocol):
 
     Attributes:
         paths: image id → file, of the images that have boxes.
+        facts: what a user should know of them, under headings.
     """
 
     paths: dict[Any, Path]
+    facts: dict[str, str]
 
     def refine(self, image_ids: Sequence[Any], images: Sequence[Tensor]) -> list[RefinedImage]:
         """Refines the boxes of some images."""
 
-    def results(self, records: Iterable[Record], which: str, *, rescore: bool = False) -> Iterator[dict[str, Any]]:
+    def results(self, records: Iterable[Record], which: str, *, rescore: bool = False) -> Iterable[dict[str, Any]]:
         """COCO results "before" or "after" refinement.
 
         Args:
@@ -94,6 +97,7 @@ class OwnBoxes:
     def __init__(self, refiner: IoURefiner, files: list[Path], index: ImageIndex | None):
         self._refiner = refiner
         self._category_ids = [category["id"] for category in refiner.categories]
+        self.facts: dict[str, str] = {}
         self.paths: dict[Any, Path] = dict(enumerate(files, start=1))
         if index is not None:
             listed = {path: id_ for id_, found in images_of(files, index.file_names).items() for path in found}
@@ -152,24 +156,24 @@ class OtherBoxes:
         self._file = detections
         self._class_agnostic = class_agnostic
         self.paths = detections.paths
-        self._labels = detections.labels(refiner.categories)
-        if detections.results and not any(self._labels.values()) and not class_agnostic:
+        if detections.results and not any(detections.labels.values()) and not class_agnostic:
             known = ", ".join(f"{category['id']!r} {category['name']}" for category in refiner.categories)
-            given = ", ".join(f"{id_!r} {detections.class_names.get(id_, '')}".rstrip() for id_ in self._labels)
+            given = ", ".join(f"{id_!r} {detections.class_names.get(id_, '')}".rstrip() for id_ in detections.labels)
             raise DataError(
                 f"{detections.path}: none of its classes ({given}) is among those the refiner was trained on "
                 f"({known}); match them by name with --annotations, or refine boxes of any class with --class-agnostic"
             )
         self._rows: dict[Any, list[int]] = {image_id: [] for image_id in self.paths}
         for row, result in enumerate(detections.results):
-            if class_agnostic or self._labels[result["category_id"]]:
+            if class_agnostic or detections.labels[result["category_id"]]:
                 self._rows[result["image_id"]].append(row)
+        self.facts = {"classes": self._class_report()}
 
-    def class_report(self) -> str:
+    def _class_report(self) -> str:
         """A line for each class: how many boxes, its id and name, and what is done about them."""
         counts = Counter(result["category_id"] for result in self._file.results)
         lines = [f"classes matched by {'name' if self._file.class_names else 'id'}:"]
-        for id_, label in self._labels.items():
+        for id_, label in self._file.labels.items():
             if self._class_agnostic:
                 fate = "refined without regard to the class"
             elif label:
@@ -186,7 +190,9 @@ class OtherBoxes:
         results = [[self._file.results[row] for row in self._rows[image_id]] for image_id in image_ids]
         category_ids = [[result["category_id"] for result in of_image] for of_image in results]
         boxes = [as_boxes([result["bbox"] for result in of_image]) for of_image in results]
-        labels = [[0 if self._class_agnostic else self._labels[id_] for id_ in of_image] for of_image in category_ids]
+        labels = [
+            [0 if self._class_agnostic else self._file.labels[id_] for id_ in of_image] for of_image in category_ids
+        ]
         scores = [[float(result["score"]) for result in of_image] for of_image in results]
         refined = self._refiner.refine_batch(images, boxes, labels, scores)
         return [
@@ -196,9 +202,9 @@ class OtherBoxes:
             )
         ]
 
-    def results(self, records: Iterable[Record], which: str, *, rescore: bool = False) -> Iterator[dict[str, Any]]:
+    def results(self, records: Iterable[Record], which: str, *, rescore: bool = False) -> list[dict[str, Any]]:
         """COCO results "before" or "after" refinement, in the order and with the keys of those given."""
-        results: list[dict[str, Any]] = list(self._file.results)
+        results = list(self._file.results)
         for record in records if which == "after" else ():
             columns = (record[name] for name in ("before", "after", "ious_before", "ious"))
             for row, before, after, iou_before, iou in zip(self._rows[record["image_id"]], *columns, strict=True):
@@ -209,7 +215,7 @@ class OtherBoxes:
                     "predicted_iou_before": iou_before,
                     "predicted_iou": iou,
                 }
-        yield from results
+        return results
 
     def listed_id(self, image_id: Any) -> Any:
         """The annotation file's id of an image."""

@@ -10,7 +10,7 @@ import numpy as np
 import supervision
 
 from ..detections import Detections, RefinedDetections
-from .results import match_names
+from .matching import match_names
 
 
 def from_supervision(

@@ -15,9 +15,9 @@ from iounet.refiner.read_ahead import read_ahead
 
 @pytest.fixture
 def paths(tmp_path):
-    """Seven images, each of a colour and a size of its own."""
-    paths = [tmp_path / f"{number}.png" for number in range(7)]
-    for number, path in enumerate(paths):
+    """Seven images by number, each of a colour and a size of its own."""
+    paths = {number: tmp_path / f"{number}.png" for number in range(7)}
+    for number, path in paths.items():
         Image.new("RGB", (8 + number, 8), (number, 2 * number, 0)).save(path)
     return paths
 
@@ -26,13 +26,14 @@ def paths(tmp_path):
 def test_all_of_them_in_order(paths, batch_size):
     batches = list(read_ahead(paths, batch_size))
     sizes = [batch_size] * (7 // batch_size) + [7 % batch_size] * (7 % batch_size > 0)
-    assert [len(batch) for batch in batches] == sizes
-    for image, path in zip([image for batch in batches for image in batch], paths, strict=True):
+    assert [len(ids) for ids, _ in batches] == [len(images) for _, images in batches] == sizes
+    assert [id_ for ids, _ in batches for id_ in ids] == list(paths)
+    for image, path in zip([image for _, images in batches for image in images], paths.values(), strict=True):
         assert torch.equal(image, read_image(path)) and image.dtype == torch.uint8
 
 
 def test_no_images():
-    assert list(read_ahead([], 2)) == []
+    assert list(read_ahead({}, 2)) == []
 
 
 class AtOnce:
@@ -59,7 +60,7 @@ def test_two_batches_ahead_and_no_more(paths, monkeypatch):
     pool = AtOnce()
     monkeypatch.setattr(module, "ThreadPoolExecutor", lambda max_workers: pool)
     asked = [len(pool.asked) for _ in read_ahead(paths, 2)]
-    assert asked == [6, 7, 7, 7] and pool.asked == paths
+    assert asked == [6, 7, 7, 7] and pool.asked == list(paths.values())
 
 
 def test_a_damaged_image_is_told_of_in_its_turn(paths):

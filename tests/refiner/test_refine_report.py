@@ -1,4 +1,4 @@
-"""What a run leaves beside its pictures: a list of results that is whole or not there, and one page."""
+"""What a run leaves beside its pictures and results: one page, and AP where the objects are known."""
 
 import json
 from pathlib import Path
@@ -11,11 +11,12 @@ from iounet.refiner.ground_truth import GroundTruth
 from iounet.refiner.pictures import Pictures
 from iounet.refiner.report import SHOWN, write_report
 from iounet.refiner.results import ImageIndex, find_images
-from iounet.refiner.run import write_list
 
 
 class Given:
     """A source of results that are the same before and after."""
+
+    facts = {"classes": "a star and a cross"}
 
     def __init__(self, entries, paths):
         self.entries, self.paths = entries, paths
@@ -39,11 +40,12 @@ def pictures(tmp_path):
 
 
 def test_the_page_shows_the_first_pictures_that_there_are(pictures, tmp_path, capsys):
-    write_report(tmp_path, {"images": "ten of them"}, [], Given([], {}), None, pictures)
+    write_report(tmp_path, 4321, [], Given([], {}), None, pictures)
     page = (tmp_path / "report.html").read_text()
     assert page.count("data:image/") == SHOWN == 6
     assert [f">image_{id_}<" in page for id_ in range(10)] == [id_ != 1 and id_ <= 6 for id_ in range(10)]
-    assert f"Refined boxes: {tmp_path.name}" in page and "ten of them" in page
+    assert f"Refined boxes: {tmp_path.name}" in page
+    assert all(text in page for text in (">4321<", "no boxes", "a star and a cross"))
     assert "Average precision" not in page and not (tmp_path / "evaluation.json").exists()
     assert capsys.readouterr().out == ""
 
@@ -53,42 +55,10 @@ def test_with_objects_it_compares(pictures, dataset, tmp_path, capsys):
     perfect = perfect_entries(index.content)
     source = Given([*perfect, perfect[0] | {"category_id": 99}], {})
     (tmp_path / "detections.json").write_text("[]")  # after refinement: the file is what counts
-    write_report(tmp_path, {}, [], source, GroundTruth(index, files, source), pictures)
+    write_report(tmp_path, 0, [], source, GroundTruth(index, files, source), pictures)
     table = json.loads((tmp_path / "evaluation.json").read_text())["table"]
     assert table["before"]["AP"] == pytest.approx(100) and table["refined"]["AP"] == 0
     shown, page = capsys.readouterr().out, (tmp_path / "report.html").read_text()
     for text in (shown, page):
         assert "1 detections are not scored: their image or class is not in the annotation file" in text
     assert "| before  | 100.0 |" in shown and "Average precision" in page and "Boxes that changed most" in page
-
-
-class TestWriteList:
-    ENTRIES = [{"image_id": 1, "bbox": [0.1, 2, 3, 4]}, {"image_id": "zwei"}]
-
-    def test_an_entry_a_line(self, tmp_path):
-        path = tmp_path / "list.json"
-        assert write_list(path, iter(self.ENTRIES)) == 2
-        assert json.loads(path.read_text()) == self.ENTRIES
-        assert path.read_text().splitlines() == [
-            "[",
-            '{"image_id": 1, "bbox": [0.1, 2, 3, 4]},',
-            '{"image_id": "zwei"}',
-            "]",
-        ]
-
-    def test_nothing(self, tmp_path):
-        assert write_list(tmp_path / "list.json", []) == 0
-        assert json.loads((tmp_path / "list.json").read_text()) == []
-
-    def test_a_list_that_breaks_off_leaves_the_file_as_it_was(self, tmp_path):
-        path = tmp_path / "list.json"
-        write_list(path, self.ENTRIES)
-        before = path.read_bytes()
-
-        def broken():
-            yield self.ENTRIES[0]
-            raise OSError("no space left")
-
-        with pytest.raises(OSError, match="no space left"):
-            write_list(path, broken())
-        assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]

@@ -1,4 +1,4 @@
-"""Detections and annotations as files: what is read, and which image and class an entry means."""
+"""Results, images and annotations as files: what can be read of them, and what cannot."""
 
 import json
 from pathlib import Path
@@ -11,11 +11,6 @@ from iounet.refiner.results import (
     DetectionsFile,
     ImageIndex,
     find_images,
-    images_of,
-    listed_ids,
-    match_categories,
-    match_images,
-    match_names,
     read_results,
 )
 
@@ -125,91 +120,6 @@ class TestFindImages:
             find_images([tmp_path])
 
 
-class TestMatchImages:
-    IMAGES = [Path("x/a.png"), Path("x/000139.jpg"), Path("y/12.png")]
-
-    def test_by_name_without_suffix_or_by_its_number(self):
-        matched = match_images([12, "a", 139, "a", "000139"], self.IMAGES, None, "detections.json")
-        assert list(matched.items()) == [
-            (12, Path("y/12.png")),
-            ("a", Path("x/a.png")),
-            (139, Path("x/000139.jpg")),
-            ("000139", Path("x/000139.jpg")),
-        ]
-        assert match_images(["139", "a.png"], self.IMAGES, None, "d.json") == {
-            "139": Path("x/000139.jpg"),
-            "a.png": Path("x/a.png"),
-        }
-
-    def test_by_the_file_names_of_an_annotation_file(self):
-        names = {5: "a.png", 9: "val/12.png", 139: "elsewhere.png"}
-        assert match_images([9, 5], self.IMAGES, names, "d.json") == {9: Path("y/12.png"), 5: Path("x/a.png")}
-
-    def test_no_results(self):
-        assert match_images([], self.IMAGES, None, "d.json") == {}
-
-    def test_unknown_ids_are_counted_and_the_first_named(self):
-        with pytest.raises(
-            DataError, match=r"d\.json: 7 image ids have no image among the 3 given: 1, 2, 3, 4, 5, \.\.\.; name"
-        ):
-            match_images([12, 1, 2, 3, 4, 5, 6, "seven", 1], self.IMAGES, None, "d.json")
-
-    def test_an_image_of_the_annotation_file_that_is_not_among_those_given(self):
-        with pytest.raises(DataError, match=r"1 image ids have no image among the 3 given: 139; give the folder"):
-            match_images([139], self.IMAGES, {139: "elsewhere.png"}, "d.json")
-
-    def test_an_id_that_fits_two_images(self):
-        images = [Path("x/a.png"), Path("y/a.png")]
-        with pytest.raises(DataError, match=r"d\.json: image_id 'a' fits x/a\.png, y/a\.png; give one folder"):
-            match_images(["a"], images, None, "d.json")
-        with pytest.raises(DataError, match=r"image_id 139 fits x/139\.png, x/0139\.png"):
-            match_images([139], [Path("x/139.png"), Path("x/0139.png")], None, "d.json")
-
-    def test_two_annotated_images_of_one_name_are_not_taken_for_each_other(self):
-        # Only train/a.png is given; the detections of val/a.png must not be refined on it.
-        names = {1: "train/a.png", 2: "val/a.png"}
-        with pytest.raises(DataError, match="2"):
-            match_images([1, 2], [Path("train/a.png")], names, "d.json")
-
-    def test_the_folders_of_file_names_tell_images_of_one_name_apart(self):
-        names = {1: "train/a.png", 2: "val/a.png"}
-        images = [Path("set/val/a.png"), Path("set/train/a.png")]
-        assert match_images([1, 2], images, names, "d.json") == {1: images[1], 2: images[0]}
-
-
-class TestListedIds:
-    NAMES = {5: "val/a.png", 139: "000139.jpg", 7: "x/b.png", 8: "y/b.png"}
-
-    @pytest.mark.parametrize(
-        ("given", "listed"),
-        [(5, 5), ("5", 5), ("a", 5), ("a.png", 5), ("val/a.png", 5), ("000139", 139), ("x/b.png", 7)],
-    )
-    def test_an_image_may_be_named_in_several_ways(self, given, listed):
-        assert listed_ids([given], self.NAMES) == {given: listed}
-
-    @pytest.mark.parametrize("given", [6, "b", "b.png", "c.png"])
-    def test_one_that_is_not_listed_or_could_be_two(self, given):
-        assert listed_ids([given], self.NAMES) == {}
-
-
-class TestMatchCategories:
-    CLASSES = [{"id": 3, "name": "traffic light"}, {"id": 8, "name": "star"}]
-
-    def test_by_id(self):
-        results = [ENTRY | {"category_id": id_} for id_ in (8, 3, 5, "8", "Traffic-Light", "zebra")]
-        expected = {3: 1, 5: 0, 8: 2, "8": 2, "Traffic-Light": 1, "zebra": 0}
-        matched = match_categories(results, None, self.CLASSES)
-        assert matched == expected and list(matched) == list(expected)
-
-    def test_by_name(self):
-        results = [ENTRY | {"category_id": id_} for id_ in (8, 3, 5)]
-        names = {3: "STAR", 8: "traffic_light"}  # not what the refiner has under these ids
-        assert match_categories(results, names, self.CLASSES) == {3: 2, 5: 0, 8: 1}
-
-    def test_case_spaces_and_dashes_in_names_do_not_matter(self):
-        assert match_names(["TRAFFIC_light", "star", "", "lights"], self.CLASSES) == [1, 2, 0, 0]
-
-
 class TestImageIndex:
     CONTENT = {"images": [{"id": 5, "file_name": "val/a.png"}], "categories": [{"id": 3, "name": "star"}], "extra": 1}
 
@@ -250,29 +160,25 @@ class TestDetectionsFile:
 
     def test_without_an_annotation_file(self, write):
         path = write([ENTRY, ENTRY | {"image_id": "a"}, ENTRY])
-        detections = DetectionsFile.read(path, self.FILES, None)
+        detections = DetectionsFile.read(path, self.FILES, None, self.CLASSES)
         assert detections.path == path and len(detections.results) == 3
         assert detections.paths == {7: self.FILES[1], "a": self.FILES[0]}
         assert detections.class_names == detections.listed_ids == {}
-        assert detections.labels(self.CLASSES) == {3: 1}  # by id
+        assert detections.labels == {3: 1}  # by id
 
     def test_with_one(self, write):
         index = ImageIndex("index.json", {5: "a.png", 9: "000007.png"}, {3: "Star"}, {})
-        detections = DetectionsFile.read(write([ENTRY | {"image_id": id_} for id_ in (9, "a")]), self.FILES, index)
+        detections = DetectionsFile.read(
+            write([ENTRY | {"image_id": id_} for id_ in (9, "a")]), self.FILES, index, self.CLASSES
+        )
         assert detections.paths == {9: self.FILES[1], "a": self.FILES[0]}
         assert detections.listed_ids == {9: 9, "a": 5}
-        assert detections.labels(self.CLASSES) == {3: 2}  # by name
+        assert detections.labels == {3: 2}  # by name
 
     def test_an_image_that_the_annotation_file_does_not_list(self, write):
         index = ImageIndex("index.json", {5: "a.png"}, {}, {})
         with pytest.raises(DataError, match=r"1 image ids have no .*: 7; 1 of them are not in the annotation file"):
-            DetectionsFile.read(write([ENTRY]), self.FILES, index)
-
-
-def test_an_image_of_several_files_and_of_none():
-    files = [Path("a/x.png"), Path("b/x.png"), Path("b/y.png")]
-    names = {1: "x.png", 2: "b/x.png", 3: "elsewhere/y.png", 4: "z.png"}
-    assert images_of(files, names) == {1: files[:2], 2: [files[1]], 3: [files[2]], 4: []}
+            DetectionsFile.read(write([ENTRY]), self.FILES, index, self.CLASSES)
 
 
 def test_the_image_suffixes_are_ones_that_can_be_read(folder):

@@ -8,8 +8,8 @@ from coco_results import entry
 
 from iounet.detections import Detections, RefinedDetections
 from iounet.errors import DataError
+from iounet.refiner.matching import match_categories
 from iounet.refiner.results import DetectionsFile, ImageIndex
-from iounet.refiner.run import refine_files
 from iounet.refiner.sources import OtherBoxes, OwnBoxes, RefinedImage, as_boxes
 
 CATEGORIES = [{"id": 3, "name": "cross"}, {"id": 7, "name": "star"}]
@@ -45,7 +45,8 @@ class Shifts:
 def others(results, *, index=None, class_agnostic=False, listed=None):
     paths = {result["image_id"]: FILES[result["image_id"] == "b"] for result in results}
     names = {} if index is None else index.class_names
-    file = DetectionsFile("detections.json", results, paths, names, listed or {})
+    labels = match_categories([result["category_id"] for result in results], names or None, CATEGORIES)
+    file = DetectionsFile("detections.json", results, paths, labels, names, listed or {})
     return OtherBoxes(Shifts(), file, class_agnostic=class_agnostic)
 
 
@@ -89,19 +90,19 @@ class TestOtherBoxes:
 
     def test_what_becomes_of_each_class(self):
         index = ImageIndex("index.json", {}, {3: "STAR", 7: "zebra", 9: "lion"}, {})
-        assert others(self.RESULTS).class_report().splitlines() == [
+        assert others(self.RESULTS).facts["classes"].splitlines() == [
             "classes matched by id:",
             "        1 boxes of 3: refined as 3 cross",
             "        1 boxes of 7: refined as 7 star",
             "        1 boxes of 9: left as they are, unknown to the refiner",
         ]
-        assert others(self.RESULTS, index=index).class_report().splitlines() == [
+        assert others(self.RESULTS, index=index).facts["classes"].splitlines() == [
             "classes matched by name:",
             "        1 boxes of 3 STAR: refined as 7 star",
             "        1 boxes of 7 zebra: left as they are, unknown to the refiner",
             "        1 boxes of 9 lion: left as they are, unknown to the refiner",
         ]
-        report = others(self.RESULTS, index=index, class_agnostic=True).class_report()
+        report = others(self.RESULTS, index=index, class_agnostic=True).facts["classes"]
         assert report.count("refined without regard to the class") == 3
 
     def test_no_class_that_the_refiner_knows(self):
@@ -159,11 +160,3 @@ def test_the_record_of_an_image():
         "ious_before": [0.5],
         "ious": [0.625],
     }
-
-
-@pytest.mark.parametrize("batch_size", [1, 2, 3])
-def test_images_that_are_done_are_left_out(dataset, batch_size):
-    files = sorted((dataset / "val").iterdir())
-    source = OwnBoxes(Shifts(), files, None)
-    assert [refined.image_id for refined in refine_files(source, {2, 5}, batch_size)] == [1, 3, 4]
-    assert list(refine_files(source, {1, 2, 3, 4, 5}, batch_size)) == []
