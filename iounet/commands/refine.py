@@ -2,12 +2,14 @@
 
 Detect and refine the images of a folder:
 
-    python tools/refine_boxes.py --weights runs/bccd/model_final.pth --images photos/ --output runs/refined
+    iounet-refine --weights runs/bccd/model_final.pth --images photos/ --output runs/refined
 
 Refine the boxes of another detector, given as COCO results JSON:
 
-    python tools/refine_boxes.py --weights runs/bccd/model_final.pth --images photos/ --output runs/refined \\
+    iounet-refine --weights runs/bccd/model_final.pth --images photos/ --output runs/refined \\
         --detections detections.json --annotations instances_val.json
+
+In a clone, python tools/refine_boxes.py is the same as iounet-refine.
 
 An image_id of theirs is one of the annotation file, or the name of the file, with or without suffix (as ultralytics
 writes it), or, without an annotation file, the number that this name spells. Classes are matched by the names in the
@@ -30,7 +32,7 @@ from ..refiner import RefinementRun
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", required=True, metavar="FILE", help="checkpoint written by tools/train.py")
+    parser.add_argument("--weights", required=True, metavar="FILE", help="checkpoint that iounet-train wrote")
     parser.add_argument("--images", required=True, nargs="+", metavar="PATH", help="image files, or folders of them")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="made if it is not there")
     parser.add_argument("--detections", metavar="JSON", help="COCO results of any detector, to be refined")

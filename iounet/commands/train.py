@@ -1,9 +1,11 @@
 """Train and evaluate IoU-Net on a data set in COCO form.
 
-    python tools/train.py --config-file configs/bccd.yaml OUTPUT_DIR runs/bccd
-    python tools/train.py --config-file configs/bccd.yaml OUTPUT_DIR runs/bccd --resume
-    python tools/train.py --config-file configs/bccd.yaml --eval-only MODEL.WEIGHTS runs/bccd/model_final.pth
-    torchrun --standalone --nproc-per-node=8 tools/train.py --config-file configs/coco_r50.yaml
+    iounet-train --config-file configs/bccd.yaml OUTPUT_DIR runs/bccd
+    iounet-train --config-file configs/bccd.yaml OUTPUT_DIR runs/bccd --resume
+    iounet-train --config-file configs/bccd.yaml --eval-only MODEL.WEIGHTS runs/bccd/model_final.pth
+    torchrun --standalone --nproc-per-node=8 -m iounet.commands.train --config-file configs/coco_r50.yaml
+
+In a clone, python tools/train.py is the same as iounet-train.
 
 SGD's learning rate is scaled linearly from SOLVER.REFERENCE_BATCH_SIZE to SOLVER.GLOBAL_BATCH_SIZE.
 
@@ -17,7 +19,7 @@ there are uncommitted changes, metrics.json (a JSON object a line), metrics.csv,
 checkpoints/, model_final.pth, and the last evaluation: table.md, evaluation.json, detections.json, correlation.png,
 boxes.png, changes.png, and report.html with all of it. The same run again:
 
-    python tools/train.py --config-file runs/bccd/config.yaml OUTPUT_DIR runs/again
+    iounet-train --config-file runs/bccd/config.yaml OUTPUT_DIR runs/again
 """
 
 import argparse

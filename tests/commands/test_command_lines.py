@@ -20,7 +20,8 @@ def name_of(command):
 @pytest.mark.parametrize("tool", TOOLS)
 def test_help_gives_an_example(tool, call, capsys):
     assert call(import_module(f"tools.{tool}"), "--help") == 0
-    assert f"\n    python tools/{tool}.py " in capsys.readouterr().out
+    command = {"train": "iounet-train", "refine_boxes": "iounet-refine"}.get(tool, f"python tools/{tool}.py")
+    assert f"\n    {command} " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
