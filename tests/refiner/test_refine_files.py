@@ -134,19 +134,3 @@ class TestErrors:
         message = detect(dataset / "val", output=tmp_path / "file" / "out")
         assert "Not a directory" in message and "\n" not in message
         assert "--resume continues" in message
-
-
-def test_help_shows_how(call, capsys):
-    assert call(command, "--help") == 0
-    text = capsys.readouterr().out
-    assert "python tools/refine_boxes.py --weights" in text
-    for option in (
-        "--weights",
-        "--images",
-        "--output",
-        "--detections",
-        "--annotations",
-        "--class-agnostic",
-        "--resume",
-    ):
-        assert option in text
