@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 
 from iounet.evaluation.stopwatch import clock
-from iounet.files import replacing
+from iounet.files import write_text
 
 Result = TypeVar("Result")
 Figures = dict[str, Any]  # what goes into a JSON file
@@ -117,8 +117,7 @@ def write_results(args: argparse.Namespace, figures: Figures, heading: str, tabl
     """Prints the table; --output gets the figures, --document both texts between its two lines of the marker."""
     print(table)
     if args.output:
-        with replacing(args.output) as file:
-            file.write(json.dumps(figures, indent=1) + "\n")
+        write_text(args.output, json.dumps(figures, indent=1) + "\n")
     if args.document:
         fill_document(args.document, marker, f"{heading}\n\n{table}")
 
@@ -128,5 +127,4 @@ def fill_document(document: Path, marker: str, text: str) -> None:
     parts = document.read_text(encoding="utf-8").split(marker)
     if len(parts) != 3:
         sys.exit(f"{document} has {len(parts) - 1} lines {marker}: write two, which the table will stand between")
-    with replacing(document) as file:
-        file.write(f"{parts[0]}{marker}\n{text}\n{marker}{parts[2]}")
+    write_text(document, f"{parts[0]}{marker}\n{text}\n{marker}{parts[2]}")

@@ -14,9 +14,9 @@ from yacs.config import CfgNode
 
 from prroi_pool import MultiScalePrRoIPool
 
-from .config import config_from_yaml, describe_scaling, scale_learning_rate
+from .config import changed_settings, config_from_yaml, describe_scaling, scale_learning_rate
 from .data import CocoDataset, build_transforms, check_categories
-from .errors import ConfigError, OptionError
+from .errors import CheckpointError, ConfigError, OptionError, check_range
 from .jobs import EvaluationJob, TrainingJob
 from .modeling import AnchorGenerator, HiddenLayers, IoUHead, IoUNet, RoIHeads, RPNHead, resnet_fpn
 from .postprocess import NMSOptions, Postprocessing, RefinementOptions
@@ -27,6 +27,14 @@ from .training.checkpoint import load_checkpoint, load_detector_weights, load_we
 IMAGENET_MEAN = [0.485, 0.456, 0.406]
 IMAGENET_STD = [0.229, 0.224, 0.225]
 POOLED_SIZE = 7
+# Weights trained with other values fit by their shapes, but mean something else.
+DECODING = (
+    "MODEL.BACKBONE.NORM_EPS",
+    "MODEL.FPN.CANONICAL_SCALE",
+    "MODEL.RPN.ANCHOR_SIZES",
+    "MODEL.RPN.ASPECT_RATIOS",
+    "MODEL.IOU_HEAD.LOSS",
+)
 
 
 @contextmanager
@@ -72,11 +80,12 @@ def build_detector(cfg: CfgNode) -> IoUNet:
 
     Raises:
         ConfigError: MODEL.NUM_CLASSES is not set, or a value is out of range.
+        CheckpointError: MODEL.BACKBONE.WEIGHTS cannot be used.
     """
     if cfg.MODEL.NUM_CLASSES < 1:
         raise ConfigError(
             "MODEL.NUM_CLASSES is not set: give the number of classes without the background "
-            "(tools/train.py takes it from the training annotations)"
+            "(iounet-train takes it from the training annotations)"
         )
     num_classes = cfg.MODEL.NUM_CLASSES + 1  # with the background, as torchvision counts
     backbone_weights = cfg.MODEL.BACKBONE.WEIGHTS
@@ -136,6 +145,8 @@ def build_detector(cfg: CfgNode) -> IoUNet:
             hidden_dim=cfg.MODEL.IOU_HEAD.HIDDEN_DIM,
             loss=cfg.MODEL.IOU_HEAD.LOSS,
         )
+    if not 0 < cfg.MODEL.IOU_HEAD.MIN_IOU <= 1:
+        raise ConfigError(f"MODEL.IOU_HEAD.MIN_IOU must lie in (0, 1], got {cfg.MODEL.IOU_HEAD.MIN_IOU}")
     detector = IoUNet(
         transform=GeneralizedRCNNTransform(cfg.INPUT.MIN_SIZE, cfg.INPUT.MAX_SIZE, IMAGENET_MEAN, IMAGENET_STD),
         backbone=backbone,
@@ -155,7 +166,14 @@ def build_detector(cfg: CfgNode) -> IoUNet:
 
 
 def _postprocessing(cfg: CfgNode) -> Postprocessing:
-    with _naming(kind="TEST.NMS", ranking="TEST.NMS_RANKING", final_score="TEST.FINAL_SCORE"):
+    with _naming(
+        kind="TEST.NMS",
+        threshold="TEST.NMS_THRESHOLD",
+        ranking="TEST.NMS_RANKING",
+        soft_sigma="TEST.SOFT_NMS_SIGMA",
+        max_detections="TEST.DETECTIONS_PER_IMAGE",
+        final_score="TEST.FINAL_SCORE",
+    ):
         nms = NMSOptions(
             kind=cfg.TEST.NMS,
             threshold=cfg.TEST.NMS_THRESHOLD,
@@ -170,7 +188,7 @@ def _postprocessing(cfg: CfgNode) -> Postprocessing:
 
 
 def load_detector(path: str | Path, device: torch.device) -> tuple[IoUNet, list[dict]]:
-    """The detector that a checkpoint of tools/train.py describes, with its weights, and its categories.
+    """The detector that a checkpoint of iounet-train describes, with its weights, and its categories.
 
     Raises:
         CheckpointError: the file is missing, damaged, or no checkpoint of this project.
@@ -192,17 +210,24 @@ def build_evaluation(cfg: CfgNode, weights: str | None = None, *, device: torch.
         weights: the checkpoint; None: MODEL.WEIGHTS.
 
     Raises:
-        CheckpointError: the file is missing, damaged, or of another architecture.
-        ConfigError: as `build_detector`; no weights; the checkpoint's categories are not those of the data set.
-        DataError: as :class:`iounet.data.CocoDataset`.
+        CheckpointError: the file is missing, damaged, of another architecture, or trained with another of `DECODING`.
+        ConfigError: as `build_detector`; no weights.
+        DataError: as :class:`iounet.data.CocoDataset`; the checkpoint's categories are not those of the data set.
     """
     weights = weights or cfg.MODEL.WEIGHTS
     if not weights:
-        raise ConfigError("--eval-only evaluates MODEL.WEIGHTS, which is not set; give a checkpoint")
+        raise ConfigError("MODEL.WEIGHTS is not set: give the checkpoint that is to be evaluated")
     dataset = _dataset(cfg, "val")
     checkpoint = load_checkpoint(weights)
     check_categories(checkpoint["categories"], dataset, str(weights))
-    detector = build_detector(_with_num_classes(cfg, dataset))
+    changes = changed_settings(config_from_yaml(checkpoint["config"], str(weights)), cfg)
+    refused = [change for key, change in changes.items() if key in DECODING]
+    if refused:
+        raise CheckpointError(f"{weights} was trained with another {', '.join(refused)}: evaluate with the same")
+    cfg = _with_num_classes(cfg, dataset)
+    cfg.defrost()
+    cfg.MODEL.BACKBONE.WEIGHTS = ""  # where training started; the checkpoint has them all
+    detector = build_detector(cfg)
     load_detector_weights(detector, checkpoint["model"], str(weights), need_iou_head=True)
     return _evaluation(cfg, detector.to(device), dataset)
 
@@ -250,8 +275,8 @@ def build_training(cfg: CfgNode, *, device: torch.device, num_processes: int) ->
 
 def _check_solver(cfg: CfgNode, device: torch.device, num_processes: int) -> None:
     for key in ("GLOBAL_BATCH_SIZE", "ACCUMULATION_STEPS", "MAX_ITERATIONS", "LOG_PERIOD", "CHECKPOINT_PERIOD"):
-        if cfg.SOLVER[key] < 1:
-            raise ConfigError(f"SOLVER.{key} must be at least 1, got {cfg.SOLVER[key]}")
+        with _naming(**{key: f"SOLVER.{key}"}):
+            check_range(key, cfg.SOLVER[key], 1)
     batch_size, parts = cfg.SOLVER.GLOBAL_BATCH_SIZE, cfg.SOLVER.ACCUMULATION_STEPS
     if batch_size % (num_processes * parts):
         raise ConfigError(
@@ -264,6 +289,8 @@ def _check_solver(cfg: CfgNode, device: torch.device, num_processes: int) -> Non
 
 
 def _evaluation(cfg: CfgNode, detector: IoUNet, dataset: CocoDataset) -> EvaluationJob:
+    with _naming(batch_size="TEST.BATCH_SIZE_PER_DEVICE"):
+        check_range("batch_size", cfg.TEST.BATCH_SIZE_PER_DEVICE, 1)
     return EvaluationJob(detector, dataset, cfg.TEST.BATCH_SIZE_PER_DEVICE, cfg.DATA.NUM_WORKERS, Path(cfg.OUTPUT_DIR))
 
 
@@ -296,7 +323,8 @@ def _dataset(cfg: CfgNode, split: str) -> CocoDataset:
         vertical_flip=cfg.INPUT.VERTICAL_FLIP,
         color_jitter=cfg.INPUT.COLOR_JITTER,
     )
-    with _naming(bad_annotations="DATA.BAD_ANNOTATIONS"):
+    with _naming(bad_annotations="DATA.BAD_ANNOTATIONS", num_workers="DATA.NUM_WORKERS"):
+        check_range("num_workers", cfg.DATA.NUM_WORKERS, 0)
         return CocoDataset(annotations, images, transforms=transforms, bad_annotations=cfg.DATA.BAD_ANNOTATIONS)
 
 

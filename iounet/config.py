@@ -98,7 +98,7 @@ _C.SOLVER.EVAL_PERIOD = 20_000  # 0: only at the end
 _C.TEST = CfgNode()
 _C.TEST.BATCH_SIZE_PER_DEVICE = 1
 _C.TEST.SCORE_THRESHOLD = 0.05  # candidates below are dropped before NMS
-_C.TEST.NMS = "iou_guided"  # greedy, soft, iou_guided
+_C.TEST.NMS = "iou_guided"  # or "greedy", "soft"; for single images and iounet-refine: an evaluation compares all three
 _C.TEST.NMS_THRESHOLD = 0.5  # Omega_nms
 _C.TEST.NMS_RANKING = "iou"  # what iou_guided ranks by; or "score_times_iou"
 _C.TEST.SOFT_NMS_SIGMA = 0.5  # of the Gaussian penalty; its authors' value
@@ -247,6 +247,12 @@ def config_from_yaml(text: str, source: str) -> CfgNode:
     cfg = get_cfg()
     _merge(parse_yaml(text, source), cfg, source)
     return cfg
+
+
+def changed_settings(before: CfgNode, now: CfgNode) -> dict[str, str]:
+    """Key in full → ``SOLVER.BASE_LR 0.01 → 0.02``, for the keys whose values differ."""
+    old = dict(_leaves(before))
+    return {key: f"{key} {old[key]} → {value}" for key, value in _leaves(now) if old[key] != value}
 
 
 def parse_yaml(text: str, source: str) -> dict:

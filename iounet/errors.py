@@ -1,5 +1,7 @@
 """Errors that a user can mend: each message names the cause and the cure, and the commands print it as one line."""
 
+import math
+
 
 class UserError(Exception):
     """Base of the errors that commands print without a traceback."""
@@ -47,6 +49,13 @@ class OptionError(ValueError):
         super().__init__(f"{argument} {problem}")
         self.argument = argument
         self.problem = problem
+
+
+def check_range(argument: str, value: float, low: float, high: float = math.inf) -> None:
+    """Raises OptionError unless the value lies in [low, high]; NaN does not."""
+    if not low <= value <= high:
+        limits = f"lie in [{low:g}, {high:g}]" if high < math.inf else f"be at least {low:g}"
+        raise OptionError(argument, f"must {limits}; got {value}")
 
 
 def check_choice(argument: str, value: str, choices: tuple[str, ...]) -> None:

@@ -54,6 +54,12 @@ def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
         temporary.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Writes a file of UTF-8, whole or not at all; see :func:`replacing`."""
+    with replacing(path) as file:
+        file.write(text)
+
+
 def write_json_list(path: Path, entries: Iterable[Any]) -> int:
     """Writes a JSON list as its entries come, one a line, whole or not at all; the number of entries."""
     count = 0

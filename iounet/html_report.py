@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from .files import replacing
+from .files import write_text
 
 _JPEG_QUALITY = 90
 
@@ -135,8 +135,7 @@ def write_html(path: Path, title: str, *, facts: Mapping[str, str], sections: Se
     head = f"{_HEAD}<title>{escape(title)}</title>\n<style>\n{_STYLE}</style>\n</head>"
     page = "\n".join([head, "<body>", "<main>", *body, "</main>", "</body>", "</html>", ""])
 
-    with replacing(path) as file:
-        file.write(page)
+    write_text(path, page)
 
 
 def _section(section: Section) -> str:

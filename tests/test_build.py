@@ -52,6 +52,13 @@ def test_the_defaults_are_the_papers(build_tiny):
         ("TEST.FINAL_SCORE", "x", "TEST.FINAL_SCORE must be one of class, class_times_iou; got 'x'"),
         ("TEST.REFINE.COORDINATES", "px", "TEST.REFINE.COORDINATES must be one of pixels, relative; got 'px'"),
         ("TEST.REFINE.STEP_POLICY", "x", "TEST.REFINE.STEP_POLICY must be one of every, best, backtracking; got 'x'"),
+        ("TEST.NMS_THRESHOLD", 1.5, "TEST.NMS_THRESHOLD must lie in [0, 1]; got 1.5"),
+        ("TEST.SOFT_NMS_SIGMA", 0.0, "TEST.SOFT_NMS_SIGMA must be positive; got 0.0"),
+        ("TEST.DETECTIONS_PER_IMAGE", 0, "TEST.DETECTIONS_PER_IMAGE must be at least 1; got 0"),
+        ("TEST.REFINE.NUM_STEPS", -1, "TEST.REFINE.NUM_STEPS must be at least 0; got -1"),
+        ("TEST.REFINE.STEP_SIZE", -0.5, "TEST.REFINE.STEP_SIZE must be at least 0; got -0.5"),
+        ("TEST.REFINE.DEGENERATION", 0.01, "TEST.REFINE.DEGENERATION must lie in [-inf, 0]; got 0.01"),
+        ("MODEL.IOU_HEAD.MIN_IOU", 0.0, "MODEL.IOU_HEAD.MIN_IOU must lie in (0, 1], got 0.0"),
         ("MODEL.IOU_HEAD.LOSS", "l2", "MODEL.IOU_HEAD.LOSS must be one of smooth_l1, bce; got 'l2'"),
         ("MODEL.BACKBONE.NORM", "GN", "MODEL.BACKBONE.NORM must be one of FrozenBN, BN, SyncBN; got 'GN'"),
         ("MODEL.BACKBONE.TRAINABLE_LAYERS", 6, "MODEL.BACKBONE.TRAINABLE_LAYERS must lie in 0..5, got 6"),
@@ -83,7 +90,7 @@ def test_errors_of_the_solver_name_the_key(build_tiny, tiny_cfg, settings, messa
 def test_data_that_is_not_set(tiny_cfg):
     with pytest.raises(ConfigError, match=r"DATA\.TRAIN_ANNOTATIONS and DATA\.TRAIN_IMAGES are not set"):
         build_training(tiny_cfg(), device=torch.device("cpu"), num_processes=1)
-    with pytest.raises(ConfigError, match=r"--eval-only evaluates MODEL\.WEIGHTS, which is not set"):
+    with pytest.raises(ConfigError, match=r"MODEL\.WEIGHTS is not set: give the checkpoint"):
         build_evaluation(tiny_cfg(), device=torch.device("cpu"))
 
 

@@ -25,7 +25,7 @@ from iounet.config import add_override_arguments, load_config
 from iounet.data import eval_loader
 from iounet.errors import UserError
 from iounet.evaluation import CocoEvaluator, ReproductionReport, detect, reproduce
-from iounet.evaluation.evaluate import GREEDY, REFINED, table_rows
+from iounet.evaluation.predictions import GREEDY, REFINED, table_rows
 from iounet.evaluation.reproduction import beyond_rows, step_size_rows
 from iounet.evaluation.reproduction_report import BASELINE, paper_tables
 from iounet.jobs import EvaluationJob

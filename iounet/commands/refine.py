@@ -11,18 +11,19 @@ Refine the boxes of another detector, given as COCO results JSON:
 
 In a clone, python tools/refine_boxes.py is the same as iounet-refine.
 
-An image_id of theirs is one of the annotation file, or the name of the file, with or without suffix (as ultralytics
-writes it), or, without an annotation file, the number that this name spells. Classes are matched by the names in the
-annotation file, or, without one, by id; boxes of classes that the refiner was not trained on stay as they are, unless
---class-agnostic. Where the annotation file has objects, AP before and after is printed.
+An image_id in the detections file is the annotation file's id, or the image's file name with or without suffix (as
+ultralytics writes it), or, without an annotation file, the number in that name. Classes are matched by the names in the
+annotation file, or, without one, by id. Boxes of classes that the refiner was not trained on stay as they are, unless
+--class-agnostic is given. Where the annotation file has objects, AP before and after is printed.
 
-The output folder then holds detections.json (COCO results; with --detections the same entries in the same order with
-every key kept, bbox replaced, predicted_iou and predicted_iou_before added; otherwise beside images.json, which lists
-the ids given to the images), pictures/ with the boxes before and after, report.html, and with ground truth
-evaluation.json, the AP. A run that was stopped goes on with --resume.
+The output folder then holds detections.json in the form of COCO results. With --detections these are the same entries
+in the same order with every key kept, bbox replaced, and predicted_iou and predicted_iou_before added. Without, they
+are new detections, and images.json tells which image each id is. Beside it lie pictures/ with the boxes before and
+after, report.html and, with ground truth, evaluation.json with the AP. A run that was stopped goes on with --resume.
 """
 
 import argparse
+import errno
 import sys
 from pathlib import Path
 
@@ -45,7 +46,6 @@ def main() -> None:
         type=int,
         default=20,
         metavar="N",
-        dest="num_pictures",
         help="draw the first N images (default: 20)",
     )
     parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="images at once (default: 1)")
@@ -61,7 +61,8 @@ def main() -> None:
     except UserError as error:
         sys.exit(f"{type(error).__name__}: {error}")
     except OSError as error:
-        sys.exit(f"{error}; where the output folder has room and may be written to, --resume continues")
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        sys.exit(f"{error}: make room for {args.output}; --resume continues" if full else f"{error}")
 
 
 if __name__ == "__main__":

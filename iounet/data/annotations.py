@@ -24,7 +24,7 @@ MIN_BOX_SIDE = 0.01
 # How many bad annotations an error lists before it says "and N more".
 _NUM_LISTED = 5
 
-# Rules about an image's entry that its file has the answer to.
+# Faults in an image's entry that the image file itself can correct.
 NO_SIZE = frozenset({"no usable width", "no usable height"})
 
 # Rules about a box itself: on request, reading goes on without such annotations.

@@ -24,7 +24,7 @@ from PIL import ExifTags, Image
 from tqdm import tqdm
 
 from ..errors import DataError
-from ..files import replacing
+from ..files import replacing, write_text
 from .annotations import NO_SIZE, Finding, Scan, id_in, load_json, scan_annotations
 from .images import check_image_size, image_path, open_image
 from .repair import repair
@@ -300,8 +300,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             except DataError as error:
                 refusal = f"{args.fix}: not written, since this takes a decision: {error}"
         if args.json not in (None, _STDOUT):
-            with replacing(args.json) as file:
-                file.write(_as_json(report, changes))
+            write_text(args.json, _as_json(report, changes))
     except (DataError, OSError) as error:
         print(error, file=sys.stderr)
         return 2

@@ -3,6 +3,7 @@
 import math
 import shlex
 import sys
+from dataclasses import asdict
 
 import torch
 import torchvision
@@ -10,7 +11,7 @@ from tqdm import tqdm
 
 from ..data import CocoDataset, eval_loader
 from ..evaluation import CocoEvaluator, Evaluation, write_report
-from ..evaluation.evaluate import REFINED, Found, as_results, joined, predict
+from ..evaluation.predictions import REFINED, Found, as_results, joined, predict
 from ..jobs import EvaluationJob
 from ..visualization import most_changed
 from .processes import Process
@@ -73,7 +74,7 @@ def evaluate_and_report(
         "command": shlex.join(sys.argv),
         "data": f"{dataset.annotation_file}, {len(dataset)} images",
         "classes": ", ".join(dataset.class_names),
-        "refinement": f"{refinement.num_steps} steps, lambda {refinement.step_size:g}",
+        "refinement": ", ".join(f"{name} {value}" for name, value in asdict(refinement).items()),
         "versions": f"torch {torch.__version__}, torchvision {torchvision.__version__}",
     }
     summary = write_report(evaluation, output, dataset.class_names, f"IoU-Net: {output.name}", facts)

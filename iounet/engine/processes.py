@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
+from ..errors import ConfigError
+
 _NOTHING = object()
 Item = TypeVar("Item")
 
@@ -69,10 +71,15 @@ def init_process(device: torch.device) -> Process:
     """This process, joined with the others if torchrun started it.
 
     ``torch.distributed.destroy_process_group`` leaves them.
+
+    Raises:
+        ConfigError: torchrun started it, and the device is a certain GPU.
     """
     if "WORLD_SIZE" not in os.environ:
         return Process(device)
     if device.type == "cuda":
+        if device.index is not None:
+            raise ConfigError(f"MODEL.DEVICE {device} is one GPU, but torchrun gives each process its own: choose cuda")
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     timeout = timedelta(hours=1)  # the others wait while the main process writes a report or builds the kernels
     store, rank, world_size = next(dist.rendezvous("env://", timeout=timeout))

@@ -2,13 +2,11 @@
 
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
 
-import yaml
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from ..config import config_from_yaml
+from ..config import changed_settings, config_from_yaml
 from ..data import check_categories
 from ..errors import CheckpointError, ConfigError
 from ..jobs import TrainingJob
@@ -55,7 +53,7 @@ def resume_from(checkpoints: list[Path], job: TrainingJob, process: Process) -> 
     """
     path, checkpoint, damaged = load_newest_checkpoint(checkpoints)
     check_categories(checkpoint["categories"], job.dataset, str(path))
-    changes = changed_settings(checkpoint["config"], job.config, str(path))
+    changes = compare_settings(checkpoint["config"], job.config, str(path))
     processes = checkpoint.get("processes", process.world_size)  # which older checkpoints lack
     if processes != process.world_size:
         changes.append(f"processes {processes} → {process.world_size}")
@@ -71,7 +69,7 @@ def resume_from(checkpoints: list[Path], job: TrainingJob, process: Process) -> 
     return checkpoint["iteration"]
 
 
-def changed_settings(before: str, now: str, source: str) -> list[str]:
+def compare_settings(before: str, now: str, source: str) -> list[str]:
     """Settings of a resumed run that change its course or its evaluations, as ``SOLVER.BASE_LR 0.01 → 0.02``.
 
     Args:
@@ -82,33 +80,20 @@ def changed_settings(before: str, now: str, source: str) -> list[str]:
         CheckpointError: a setting of ``FIXED`` differs; ``before`` is no configuration.
     """
     try:
-        # Through the configuration: keys that were renamed since are translated, and missing ones filled in.
-        old = _flat(yaml.safe_load(config_from_yaml(before, source).dump()))
+        old = config_from_yaml(before, source)
     except ConfigError as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(
             f"{source}: its configuration cannot be read ({reason}); the file is damaged, or of a later version"
         ) from None
-    new = _flat(yaml.safe_load(now))
-    changed = {
-        key: f"{key} {old[key]} → {value}"
-        for key, value in new.items()
-        if old.get(key, value) != value and not _matches(key, FREE)
-    }
-    refused = [line for key, line in changed.items() if _matches(key, FIXED)]
+    changed = changed_settings(old, config_from_yaml(now, "this run's configuration"))
+    refused = [change for key, change in changed.items() if _matches(key, FIXED) and not _matches(key, FREE)]
     if refused:
         raise CheckpointError(
             f"{source} cannot go on with another {', '.join(refused)}; resume with what it was trained with, or begin "
             "a new run in another OUTPUT_DIR, from its weights (MODEL.WEIGHTS) if they fit"
         )
-    return list(changed.values())
-
-
-def _flat(settings: dict, prefix: str = "") -> dict:
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
+    return [change for key, change in changed.items() if not _matches(key, FREE)]
 
 
 def _matches(key: str, patterns: tuple[str, ...]) -> bool:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from ..files import replacing
+from ..files import replacing, write_text
 
 HISTOGRAM_EDGES = [edge / 50 for edge in range(51)]  # TensorBoard's own are a tenth of the value apart
 LARGEST_DIFF = 1 << 20  # bytes; more than anybody writes by hand between two commits
@@ -43,7 +43,7 @@ class RunFolder:
     def __init__(self, path: Path, config: str, *, start_iteration: int = 0):
         self.path = path
         path.mkdir(parents=True, exist_ok=True)
-        (path / "config.yaml").write_text(config)
+        write_text(path / "config.yaml", config)
         self._write_environment(f"_{start_iteration:07d}" if start_iteration else "")
         self._metrics = path / "metrics.json"
         lines = self._metrics.read_text().splitlines() if self._metrics.exists() and start_iteration else []
@@ -61,7 +61,7 @@ class RunFolder:
     def _write_environment(self, suffix: str) -> None:
         state, diff = git_state(Path(__file__).parent)
         content = {"command": shlex.join(sys.argv), "working_directory": os.getcwd(), "git": state} | environment()
-        (self.path / f"environment{suffix}.json").write_text(json.dumps(content, indent=2) + "\n")
+        write_text(self.path / f"environment{suffix}.json", json.dumps(content, indent=2) + "\n")
         changes = self.path / f"git{suffix}.diff"
         changes.unlink(missing_ok=True)
         if diff:

@@ -71,13 +71,15 @@ def _start(job: TrainingJob, process: Process, *, resume: bool) -> int:
         done = resume_from(checkpoints, job, process)
     else:
         done = 0
-        load_initial_weights(job.detector, job.initial_weights, job.dataset.category_ids)
+        load_initial_weights(job.detector, job.initial_weights, job.dataset.categories)
         if process.is_main:
             if resume:
                 print(f"{job.output_dir} holds no checkpoint to resume from: the run begins at iteration 0")
             print(*job.notes, sep="\n", end="\n" if job.notes else "")
     if process.maximum(done) != done:
-        raise CheckpointError(f"other processes resume from a later iteration than {done}: all must see one OUTPUT_DIR")
+        raise CheckpointError(
+            f"another process found a newer checkpoint than that of iteration {done}: all must have the same OUTPUT_DIR"
+        )
     return done
 
 

@@ -1,9 +1,9 @@
 """How good the boxes are: COCO AP, the paper's table, correlation of scores with IoU, and the files that show them."""
 
 from .calibration import Calibration, calibrate
-from .coco_ap import AP_COLUMNS, CocoEvaluator, coco_ap, markdown_table
+from .coco_ap import AP_COLUMNS, CocoEvaluator, markdown_table
 from .correlation import best_iou, best_match, correlation_figure, pearson
-from .evaluate import DRAWN_SCORE, Evaluation, Example, predict
+from .predictions import DRAWN_SCORE, Evaluation, Example, predict
 from .report import AP_IN_WORDS, changes_section, draw_examples, without_nan, write_report
 from .reproduction import Reproduction, detect, reproduce
 from .reproduction_report import ReproductionReport
@@ -22,7 +22,6 @@ __all__ = [
     "best_match",
     "calibrate",
     "changes_section",
-    "coco_ap",
     "correlation_figure",
     "detect",
     "draw_examples",

@@ -189,13 +189,6 @@ class CocoEvaluator:
                 )
 
 
-def coco_ap(ground_truth: dict | str | Path, results: Sequence[dict], *, max_detections: int = 100) -> dict[str, float]:
-    """Scores one set of detections. For several sets on one ground truth, keep a `CocoEvaluator`, whose
-    arguments, values and errors these are.
-    """
-    return CocoEvaluator(ground_truth, max_detections=max_detections)(results)
-
-
 def markdown_table(rows: Mapping[str, Mapping[str, float]], columns: Sequence[str] = AP_COLUMNS) -> str:
     """A Markdown table that is aligned as plain text too.
 

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from PIL import Image
 
+from ..files import write_text
 from ..html_report import Picture, Section, write_html
 from ..visualization import changes_sheet, contact_sheet, draw_refinement
 from .coco_ap import markdown_table
 from .correlation import correlation_figure
-from .evaluate import DRAWN_SCORE, Evaluation, Example
+from .predictions import DRAWN_SCORE, Evaluation, Example
 
 AP_IN_WORDS = (
     "In percent, with the difference from the first row. AP is the mean over the IoU thresholds 0.50, 0.55 to 0.95, "
@@ -38,9 +39,9 @@ def write_report(
         evaluation.ious, evaluation.scores, evaluation.predicted_ious, folder / "correlation.png"
     )
     summary = without_nan({"table": evaluation.table, "correlation": correlation})
-    (folder / "table.md").write_text(markdown_table(evaluation.table) + "\n")
-    (folder / "evaluation.json").write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
-    (folder / "detections.json").write_text(json.dumps(evaluation.results))
+    write_text(folder / "table.md", markdown_table(evaluation.table) + "\n")
+    write_text(folder / "evaluation.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    write_text(folder / "detections.json", json.dumps(evaluation.results))
     pictures = {
         "boxes": draw_examples(evaluation.examples, class_names),
         "changes": changes_sheet(evaluation.changes),

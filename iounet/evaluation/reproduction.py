@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -11,9 +10,9 @@ from torch import Tensor
 
 from ..detections import Detections
 from ..modeling import ImageFeatures, IoUNet
-from ..postprocess import NMSOptions, Postprocessing, postprocess, suppress, with_final_scores
+from ..postprocess import NMSOptions, Postprocessing, Refine, postprocess, suppress_each
 from .correlation import best_iou
-from .evaluate import GUIDED, REFINED, Batch, Found, Match, found_in, joined, match_candidates, table_rows
+from .predictions import GUIDED, REFINED, Batch, Found, Match, found_in, joined, match_candidates, table_rows
 from .stopwatch import Stopwatch
 
 STEP_SIZES = (0.25, 0.5, 1.0, 2.0, 4.0)
@@ -122,17 +121,17 @@ def reproduce(
             proposals = detector.propose(features)
         with stopwatch("boxes, scores, predicted IoUs"):
             candidates = detector.detect(features, proposals)
-        survivors = {BEFORE_NMS: candidates}
-        suppressed: dict[NMSOptions, list[Detections]] = {}
+        survivors: dict[str, Sequence[Detections]] = {BEFORE_NMS: candidates}
+        suppress = _SuppressOnce(candidates)
         for row, options in table_rows(paper).items():
             if row != REFINED:
                 with stopwatch(row):
-                    survivors[row] = [suppress(of_image, options.nms) for of_image in candidates]
-                suppressed[options.nms] = survivors[row]
+                    survivors[row] = suppress(candidates, options.nms)
         for variant, found in measured.found.items():
-            timed = stopwatch(f"refinement, {paper.refinement.num_steps} steps") if variant == paper else nullcontext()
-            detections = _postprocessed(detector, features, candidates, variant, suppressed, timed)
-            found += found_in(features, detections, targets)
+            refine: Refine = partial(detector.refine, features)
+            if variant == paper:
+                refine = stopwatch(f"refinement, {paper.refinement.num_steps} steps")(refine)
+            found += found_in(features, postprocess(candidates, variant, refine, suppress), targets)
         for found, refined in zip(
             measured.optimized, detector.refinement_path(features, survivors[GUIDED], endless), strict=True
         ):
@@ -152,22 +151,19 @@ def reproduce(
     return measured.finished()
 
 
-def _postprocessed(
-    detector: IoUNet,
-    features: ImageFeatures,
-    candidates: list[Detections],
-    options: Postprocessing,
-    suppressed: dict[NMSOptions, list[Detections]],
-    timed: AbstractContextManager,
-) -> Sequence[Detections]:
-    """As :func:`iounet.postprocess.postprocess`, but each NMS is done once, and refinement runs in a context."""
-    refine = partial(detector.refine, features)
-    if options.refine_before_nms:
-        return postprocess(candidates, options, refine)
-    if options.nms not in suppressed:
-        suppressed[options.nms] = [suppress(of_image, options.nms) for of_image in candidates]
-    with timed:
-        return with_final_scores(refine(suppressed[options.nms], options.refinement), options)
+class _SuppressOnce:
+    """`suppress_each` that does each NMS of a batch's candidates once."""
+
+    def __init__(self, candidates: Sequence[Detections]):
+        self._candidates = candidates
+        self._kept: dict[NMSOptions, Sequence[Detections]] = {}
+
+    def __call__(self, boxes: Sequence[Detections], options: NMSOptions) -> Sequence[Detections]:
+        if boxes is not self._candidates:  # but refined ones
+            return suppress_each(boxes, options)
+        if options not in self._kept:
+            self._kept[options] = suppress_each(boxes, options)
+        return self._kept[options]
 
 
 @dataclass
@@ -188,8 +184,8 @@ class _Measured:
 
 
 def _regression_path(
-    detector: IoUNet, features: ImageFeatures, detections: list[Detections]
-) -> Iterator[list[Detections]]:
+    detector: IoUNet, features: ImageFeatures, detections: Sequence[Detections]
+) -> Iterator[Sequence[Detections]]:
     yield detections
     for _ in itertools.repeat(None, NUM_STEPS):
         if any(map(len, detections)):

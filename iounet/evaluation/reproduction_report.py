@@ -9,13 +9,14 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ..files import replacing, write_text
 from ..html_report import Picture, Section, write_html
 from ..postprocess import Postprocessing
 from .calibration import calibrate, calibration_figure
 from .coco_ap import AP_COLUMNS, CocoEvaluator, markdown_table
 from .correlation import correlation_figure
-from .evaluate import GREEDY, GUIDED, REFINED, SOFT, Found, as_results
 from .figures import new_figure
+from .predictions import GREEDY, GUIDED, REFINED, SOFT, Found, as_results
 from .report import without_nan
 from .reproduction import BEFORE_NMS, Reproduction
 
@@ -35,7 +36,7 @@ Table = dict[str, dict[str, float]]
 
 
 class ReproductionReport:
-    """Writes a folder of tables and figures and, last, reproduction.json, and README.md and report.html with all.
+    """Writes a folder of tables and figures; reproduction.json, README.md and report.html each contain all of them.
 
     Args:
         folder: is made.
@@ -79,8 +80,8 @@ class ReproductionReport:
         self._correlation(measured)
         self._calibration(measured)
         self._latency(measured.seconds)
-        (self._folder / "reproduction.json").write_text(json.dumps(without_nan(self._content), indent=1) + "\n")
-        (self._folder / "README.md").write_text("\n\n".join(map(_markdown, self._sections)) + "\n")
+        write_text(self._folder / "reproduction.json", json.dumps(without_nan(self._content), indent=1) + "\n")
+        write_text(self._folder / "README.md", "\n\n".join(map(_markdown, self._sections)) + "\n")
         title = f"Reproduction: {self._folder.name}"
         write_html(self._folder / "report.html", title, facts=facts, sections=self._sections)
 
@@ -91,11 +92,11 @@ class ReproductionReport:
     def _table(self, name: str, title: str, rows: Table, *, compared: bool = True) -> None:
         self._content[name] = rows
         columns = list(next(iter(rows.values())))
-        with open(self._folder / f"{name}.csv", "w", newline="") as file:
-            writer = csv.writer(file)
+        with replacing(self._folder / f"{name}.csv") as file:
+            writer = csv.writer(file, lineterminator="\n")
             writer.writerow(["", *columns])
             writer.writerows([row, *(f"{values[column]:.6g}" for column in columns)] for row, values in rows.items())
-        (self._folder / f"{name}.md").write_text(markdown_table(rows, columns) + "\n")
+        write_text(self._folder / f"{name}.md", markdown_table(rows, columns) + "\n")
         self._sections.append(Section(title, table=rows, compared=compared))
 
     def _curves(self, name: str, title: str, x_label: str, curves: dict[str, Table]) -> None:

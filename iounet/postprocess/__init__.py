@@ -1,12 +1,13 @@
 """From scored boxes to detections: non-maximum suppression and refinement. Knows no network."""
 
 from .nms import NMSOptions, greedy_nms, iou_guided_nms, soft_nms, suppress
-from .postprocessing import Postprocessing, postprocess, with_final_scores
+from .postprocessing import Postprocessing, Refine, postprocess, suppress_each
 from .refinement import Refined, RefinementOptions, Stop, refine_boxes, refinement_path
 
 __all__ = [
     "NMSOptions",
     "Postprocessing",
+    "Refine",
     "Refined",
     "RefinementOptions",
     "Stop",
@@ -17,5 +18,5 @@ __all__ = [
     "refinement_path",
     "soft_nms",
     "suppress",
-    "with_final_scores",
+    "suppress_each",
 ]

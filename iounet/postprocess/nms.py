@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.ops import box_iou, nms
 
 from ..detections import Detections
-from ..errors import check_choice
+from ..errors import OptionError, check_choice, check_range
 
 # On a GPU, more boxes than this are suppressed class by class: the matrix of their IoUs would need gigabytes.
 MAX_BOXES_AT_ONCE = 4096
@@ -31,7 +31,7 @@ class NMSOptions:
         max_detections: boxes kept in an image, those of highest score.
 
     Raises:
-        OptionError: an unknown kind or ranking.
+        OptionError: a number out of range; an unknown kind or ranking.
     """
 
     kind: str = "iou_guided"
@@ -41,6 +41,10 @@ class NMSOptions:
     max_detections: int = 100
 
     def __post_init__(self) -> None:
+        check_range("threshold", self.threshold, 0, 1)
+        if not self.soft_sigma > 0:
+            raise OptionError("soft_sigma", f"must be positive; got {self.soft_sigma}")
+        check_range("max_detections", self.max_detections, 1)
         check_choice("kind", self.kind, ("greedy", "soft", "iou_guided"))
         check_choice("ranking", self.ranking, ("iou", "score_times_iou"))
 

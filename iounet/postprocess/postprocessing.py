@@ -8,7 +8,9 @@ from ..errors import check_choice
 from .nms import NMSOptions, suppress
 from .refinement import RefinementOptions
 
+# Detections of each image, options → the same detections with refined boxes, and those that NMS keeps.
 Refine = Callable[[Sequence[Detections], RefinementOptions], Sequence[Detections]]
+Suppress = Callable[[Sequence[Detections], NMSOptions], Sequence[Detections]]
 
 
 @dataclass(frozen=True)
@@ -38,25 +40,25 @@ class Postprocessing:
         return replace(self, refinement=replace(self.refinement, num_steps=0))
 
 
-def postprocess(candidates: Sequence[Detections], options: Postprocessing, refine: Refine) -> Sequence[Detections]:
+def suppress_each(candidates: Sequence[Detections], options: NMSOptions) -> Sequence[Detections]:
+    """:func:`suppress` for several images."""
+    return [suppress(of_image, options) for of_image in candidates]
+
+
+def postprocess(
+    candidates: Sequence[Detections], options: Postprocessing, refine: Refine, suppress: Suppress = suppress_each
+) -> Sequence[Detections]:
     """Detections of each image, by falling score.
 
     Args:
         candidates: scored boxes of each image before NMS, with their predicted IoUs.
-        refine: detections of each image, options → the same detections with refined boxes; the detector's
-            :meth:`iounet.modeling.IoUNet.refine`.
+        refine: the detector's :meth:`iounet.modeling.IoUNet.refine`, with the images' features.
+        suppress: to look on, or to reuse results.
     """
     if options.refine_before_nms:
-        refined = refine(candidates, options.refinement)
-        detections: Sequence[Detections] = [suppress(of_image, options.nms) for of_image in refined]
+        detections = suppress(refine(candidates, options.refinement), options.nms)
     else:
-        kept = [suppress(of_image, options.nms) for of_image in candidates]
-        detections = refine(kept, options.refinement)
-    return with_final_scores(detections, options)
-
-
-def with_final_scores(detections: Sequence[Detections], options: Postprocessing) -> Sequence[Detections]:
-    """Detections of each image with the scores that ``options.final_score`` asks for, by falling score."""
+        detections = refine(suppress(candidates, options.nms), options.refinement)
     if options.final_score == "class":
         return detections
     return [_times_iou(of_image) for of_image in detections]

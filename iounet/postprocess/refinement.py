@@ -4,6 +4,7 @@ Everything about refinement is in this file: its options, its loop, and why a bo
 function that is climbed.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..boxes import box_sizes
-from ..errors import check_choice
+from ..errors import check_choice, check_range
 
 
 @dataclass(frozen=True)
@@ -29,14 +30,14 @@ class RefinementOptions:
         degeneration: Omega_2 of the paper, at most 0: a box whose predicted IoU falls further is finished.
         coordinates: "pixels": a step moves an edge by about ``step_size`` pixels, whatever the size of the box. Or
             "relative": ascent in coordinates measured in the box's own width and height, where a step of one length
-            moves a large box by more pixels than a small one. The right ``step_size`` is then smaller, about by the
-            size of the boxes.
+            moves a large box by more pixels than a small one. Divide ``step_size`` by about the side of the
+            boxes in pixels.
         step_policy: "every": every step is taken, as in the paper. "best": every step is taken, and the box of highest
             predicted IoU on the way is returned. "backtracking": a step that lowers the predicted IoU is taken back and
             tried again at half the length, so that ``degeneration`` plays no part.
 
     Raises:
-        OptionError: unknown ``coordinates`` or ``step_policy``.
+        OptionError: a number out of range; unknown ``coordinates`` or ``step_policy``.
     """
 
     num_steps: int = 5
@@ -47,6 +48,10 @@ class RefinementOptions:
     step_policy: str = "every"
 
     def __post_init__(self) -> None:
+        check_range("num_steps", self.num_steps, 0)
+        check_range("step_size", self.step_size, 0)
+        check_range("early_stop", self.early_stop, 0)
+        check_range("degeneration", self.degeneration, -math.inf, 0)
         check_choice("coordinates", self.coordinates, ("pixels", "relative"))
         check_choice("step_policy", self.step_policy, ("every", "best", "backtracking"))
 
@@ -86,8 +91,7 @@ def refine_boxes(predict_iou: PredictIoU, boxes: Tensor, **options: Any) -> tupl
             It is called with all N boxes, in order, at most ``num_steps + 1`` times. On a GPU nothing waits for it
             in between, unless ``predict_iou`` does.
         boxes (Tensor[N, 4]): xyxy in the frame of ``predict_iou``, in pixels. Not modified.
-        options: the fields of :class:`RefinementOptions`: ``step_size=0.5``, ``num_steps=5``, ``early_stop=1e-3``,
-            ``degeneration=-1e-2``, ``coordinates="pixels"``, ``step_policy="every"``.
+        options: fields of :class:`RefinementOptions`, such as ``step_size=0.5``.
 
     Returns:
         boxes (Tensor[N, 4]): refined, detached.

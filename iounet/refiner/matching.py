@@ -48,8 +48,7 @@ def match_images(
         images: the image files there are.
         file_names: ``image_id`` → file name, as :func:`listed_ids` and an annotation file give them. None: an id is the
             name of its file, with or without suffix, or the number that this name spells (COCO's 000000000139.jpg is
-            image 139). Folders in a file name tell images of one name apart; otherwise they need not be those that the
-            images lie in.
+            image 139). Folders in a file name tell images of one name apart; otherwise they are ignored.
         source: the results file, for messages.
 
     Returns:

@@ -56,7 +56,7 @@ class IoURefiner:
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, device: str | torch.device = "cpu") -> IoURefiner:
-        """Builds the detector that a checkpoint of tools/train.py describes and loads its weights.
+        """Builds the detector that a checkpoint of iounet-train describes and loads its weights.
 
         Args:
             device: such as "cpu" or "cuda:1"; "auto": a GPU if there is one.
@@ -74,7 +74,8 @@ class IoURefiner:
     def detect(self, image: AnyImage) -> tuple[Detections, Detections]:
         """The detector's own detections of an image, before and after refinement, by falling score.
 
-        They are refined after NMS, also where the configuration (TEST.REFINE_BEFORE_NMS) refines before.
+        They are refined after NMS, and their scores are class scores, also where the configuration wants it otherwise
+        (TEST.REFINE_BEFORE_NMS, TEST.FINAL_SCORE).
 
         Returns:
             before, after: the same objects in the same order.

@@ -12,6 +12,7 @@ import torch
 import torchvision
 
 from ..evaluation import AP_IN_WORDS, DRAWN_SCORE, changes_section, markdown_table, without_nan
+from ..files import write_text
 from ..html_report import Picture, Section, write_html
 from ..visualization import changes_sheet
 from .ground_truth import GroundTruth
@@ -36,6 +37,7 @@ def write_report(
         records: of all images; iterated over several times. detections.json, made of them, lies in the folder.
         truth: the objects; None: they are not known.
     """
+    (folder / "evaluation.json").unlink(missing_ok=True)  # of an earlier run, on other boxes
     sections = [*_comparison(folder, truth, source, records), _pictures_section(pictures)]
     before, after = ([iou for record in records for iou in record[name]] for name in ("ious_before", "ious"))
     means = f"{statistics.fmean(before):.3f} before, {statistics.fmean(after):.3f} refined" if after else "no boxes"
@@ -59,7 +61,7 @@ def _comparison(
     refined, _ = truth.ap(json.loads((folder / "detections.json").read_bytes()))  # with the scores written there
     table = {"before": before, "refined": refined}
     print(f"\n{markdown_table(table)}\n")
-    (folder / "evaluation.json").write_text(json.dumps(without_nan({"table": table}), indent=1) + "\n")
+    write_text(folder / "evaluation.json", json.dumps(without_nan({"table": table}), indent=1) + "\n")
     text = AP_IN_WORDS
     if left_out:
         note = (

@@ -4,6 +4,8 @@ Each image is noted in a journal once it is done, so that a run that was stopped
 """
 
 import json
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -11,7 +13,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ..errors import DataError, OptionError
-from ..files import replacing, write_json_list
+from ..files import write_json_list, write_text
 from .ground_truth import GroundTruth
 from .journal import Journal
 from .pictures import Pictures
@@ -19,7 +21,7 @@ from .read_ahead import read_ahead
 from .refiner import IoURefiner
 from .report import write_report
 from .results import DetectionsFile, ImageIndex, find_images
-from .sources import OtherBoxes, OwnBoxes, Source
+from .sources import OtherBoxes, OwnBoxes, Record, Source
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class RefinementRun:
         class_agnostic: refine every box without regard to its class.
         rescore: multiply each score by the predicted IoU.
         resume: go on with the run that was stopped in this folder.
-        num_pictures: images to draw.
+        pictures: images to draw.
         batch_size: images at once.
         device: as :func:`iounet.build.build_device` takes it.
 
@@ -51,7 +53,7 @@ class RefinementRun:
     class_agnostic: bool = False
     rescore: bool = False
     resume: bool = False
-    num_pictures: int = 20
+    pictures: int = 20
     batch_size: int = 1
     device: str = "auto"
 
@@ -59,7 +61,7 @@ class RefinementRun:
         if self.batch_size < 1:
             raise OptionError("batch_size", f"must be at least 1, got {self.batch_size}")
         if self.class_agnostic and not self.detections:
-            raise OptionError("class_agnostic", "is for the boxes of another detector, which detections gives")
+            raise OptionError("class_agnostic", "needs detections, the boxes of another detector")
 
     def run(self) -> None:
         """Refines, prints what was found, and writes.
@@ -94,7 +96,7 @@ class RefinementRun:
         done = {record["image_id"] for record in journal}
         todo = {image_id: path for image_id, path in source.paths.items() if image_id not in done}
 
-        pictures = Pictures(self.output / "pictures", source.paths, self.num_pictures, refiner.categories)
+        pictures = Pictures(self.output / "pictures", source.paths, self.pictures, refiner.categories)
         with tqdm(total=len(source.paths), initial=len(done), desc="refine", unit="image") as bar:
             for image_ids, tensors in read_ahead(todo, self.batch_size):
                 for refined in source.refine(image_ids, tensors):
@@ -103,17 +105,27 @@ class RefinementRun:
                     bar.update()
 
         count = write_json_list(target, source.results(journal, "after", rescore=self.rescore))
-        if not self.detections:
-            self._write_images(source, journal, refiner.categories)
+        images_file = self.output / "images.json"
+        if self.detections:
+            images_file.unlink(missing_ok=True)  # of an earlier run, on other ids
+        else:
+            write_text(images_file, json.dumps(_images(source, index, journal, refiner.categories)))
         write_report(self.output, count, journal, source, truth, pictures)
         journal.finish()
         print(f"{count} detections in {target}, pictures and tables in {self.output / 'report.html'}")
 
-    def _write_images(self, source: Source, journal: Journal, categories: list[dict]) -> None:
-        images = [
-            {"id": record["image_id"], "file_name": source.paths[record["image_id"]].name}
-            | {key: record[key] for key in ("height", "width")}
-            for record in journal
-        ]
-        with replacing(self.output / "images.json") as file:
-            json.dump({"images": images, "annotations": [], "categories": categories}, file)
+
+def _images(
+    source: Source, index: ImageIndex | None, records: Iterable[Record], categories: list[dict]
+) -> dict[str, list]:
+    """The images in COCO form, which tells what their ids mean; named as in the annotation file if there is one."""
+    paths = {image_id: path.absolute() for image_id, path in source.paths.items()}
+    # In folders of which the last ones tell images of one name apart.
+    root = os.path.commonpath([path.parent for path in paths.values()])
+    names = index.file_names if index else {id_: path.relative_to(root).as_posix() for id_, path in paths.items()}
+    images = [
+        {"id": record["image_id"], "file_name": names[record["image_id"]]}
+        | {key: record[key] for key in ("height", "width")}
+        for record in records
+    ]
+    return {"images": images, "annotations": [], "categories": categories}

@@ -160,17 +160,17 @@ def load_detector_weights(detector: nn.Module, weights: dict[str, Tensor], sourc
     detector.load_state_dict({key: value for key, value in weights.items() if key in expected}, strict=False)
 
 
-def load_initial_weights(detector: IoUNet, path: str, category_ids: list[int]) -> None:
+def load_initial_weights(detector: IoUNet, path: str, categories: list[dict[str, Any]]) -> None:
     """Loads the weights that training starts from.
 
     Args:
         detector: with random weights.
         path: a checkpoint of this project, or a plain Faster R-CNN of torchvision without an IoU head; "": none.
-        category_ids: the category of label l is ``category_ids[l - 1]``.
+        categories: ``{"id", "name"}`` of the data set's classes in label order.
 
     Raises:
         CheckpointError: the file is damaged or of another architecture.
-        ConfigError: the detector is standalone, and there is no file.
+        ConfigError: the detector is standalone, and there is no file, or it has other classes.
     """
     if not path:
         if detector.standalone:
@@ -180,8 +180,14 @@ def load_initial_weights(detector: IoUNet, path: str, category_ids: list[int]) -
         return
     content = load_weights_file(path)
     weights = content.get("model", content)
-    if "roi_heads.box_predictor.cls_score.bias" in weights:
-        weights = select_categories(weights, category_ids)
+    trained_on = content.get("categories")
+    if detector.standalone and trained_on not in (None, categories):
+        raise ConfigError(
+            f"MODEL.STANDALONE trains the IoU head of a detector of the same classes: those of {path} are "
+            f"{trained_on[:3]}..., the data set's {categories[:3]}..."
+        )
+    if trained_on is None and "roi_heads.box_predictor.cls_score.bias" in weights:
+        weights = select_categories(weights, [category["id"] for category in categories])
     load_detector_weights(detector, weights, path, need_iou_head=False)
 
 

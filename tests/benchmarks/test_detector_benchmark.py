@@ -95,9 +95,10 @@ def test_measures_both_and_writes_what_it_prints(tmp_path):
     assert "\n".join(table) in page and "old" not in page
 
 
-def test_the_page_shows_the_figures_of_its_file():
-    figures = json.loads((ROOT / "docs" / "benchmarks" / "detector_cpu.json").read_text())
-    _, shown, _ = (ROOT / "docs" / "benchmarks.md").read_text().split("<!-- detector cpu figures -->")
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_page_shows_the_figures_of_its_file(device):
+    figures = json.loads((ROOT / "docs" / "benchmarks" / f"detector_{device}.json").read_text())
+    _, shown, _ = (ROOT / "docs" / "benchmarks.md").read_text().split(f"<!-- detector {device} figures -->")
     assert shown == f"\n{benchmark.heading(figures)}\n\n{benchmark.table(figures)}\n"
 
 

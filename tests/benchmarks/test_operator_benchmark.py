@@ -38,9 +38,10 @@ def test_measures_all_peers_and_writes_what_it_prints(call, tmp_path, capsys):
     assert "\n".join(table) in page and "old" not in page
 
 
-def test_the_page_shows_the_figures_of_its_file():
-    figures = json.loads((DOCS / "benchmarks" / "cpu.json").read_text())
-    _, shown, _ = (DOCS / "benchmarks.md").read_text().split("<!-- cpu figures -->")
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_page_shows_the_figures_of_its_file(device):
+    figures = json.loads((DOCS / "benchmarks" / f"{device}.json").read_text())
+    _, shown, _ = (DOCS / "benchmarks.md").read_text().split(f"<!-- {device} figures -->")
     assert shown == f"\n{operator_benchmark.heading(figures)}\n\n{operator_benchmark.table(figures)}\n"
 
 

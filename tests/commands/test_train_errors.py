@@ -54,7 +54,7 @@ class TestErrors:
             ({"SOLVER.DECAY": "cosine"}, ["SOLVER.DECAY must be one of step, linear"]),
             ({"SOLVER.OPTIMIZER": "LAMB"}, ["SOLVER.OPTIMIZER must be one of SGD, AdamW"]),
             ({"SOLVER.STEPS": "[3, 1]"}, ["SOLVER.STEPS must rise"]),
-            ({"SOLVER.GLOBAL_BATCH_SIZE": 0}, ["SOLVER.GLOBAL_BATCH_SIZE must be at least 1, got 0"]),
+            ({"SOLVER.GLOBAL_BATCH_SIZE": 0}, ["SOLVER.GLOBAL_BATCH_SIZE must be at least 1; got 0"]),
             (
                 {"SOLVER.ACCUMULATION_STEPS": 3},
                 ["GLOBAL_BATCH_SIZE 2 cannot be shared", "1 processes in 3 parts"],

@@ -44,7 +44,7 @@ class TestEvalOnly:
             "IoU-Net: eval",
             "--eval-only",
             f"{dataset / 'annotations' / 'val.json'}, 5 images",
-            "2 steps, lambda 0.5",
+            "num_steps 2, step_size 0.5, early_stop 0.001, degeneration -0.01, coordinates pixels, step_policy every",
         ):
             assert fact in page
 
@@ -63,7 +63,7 @@ class TestEvalOnly:
 
     def test_it_needs_weights(self, call, arguments, tmp_path):
         message = call(train, *arguments(tmp_path), "--eval-only")
-        assert "--eval-only evaluates MODEL.WEIGHTS, which is not set" in message
+        assert "MODEL.WEIGHTS is not set: give the checkpoint" in message
 
     def test_categories_must_agree(self, trained, dataset, call, arguments, tmp_path):
         content = json.loads((dataset / "annotations" / "val.json").read_text())
@@ -73,11 +73,39 @@ class TestEvalOnly:
         message = call(train, *arguments(tmp_path / "eval", settings), "--eval-only")
         assert "model_final.pth" in message and "renamed.json" in message and "ids and names must agree" in message
 
+    @pytest.mark.parametrize(
+        ("key", "value", "change"),
+        [
+            ("MODEL.IOU_HEAD.LOSS", "bce", "MODEL.IOU_HEAD.LOSS smooth_l1 → bce"),
+            ("MODEL.FPN.CANONICAL_SCALE", 999, "MODEL.FPN.CANONICAL_SCALE "),
+        ],
+    )
+    def test_what_the_weights_mean_must_agree(self, trained, call, arguments, tmp_path, key, value, change):
+        settings = {"MODEL.WEIGHTS": trained / "model_final.pth", key: value}
+        message = call(train, *arguments(tmp_path / "eval", settings), "--eval-only")
+        assert f"model_final.pth was trained with another {change}" in message
+        assert message.endswith(": evaluate with the same") and not (tmp_path / "eval").exists()
+
+    @pytest.mark.parametrize(
+        ("key", "value", "message"),
+        [
+            ("TEST.BATCH_SIZE_PER_DEVICE", 0, "TEST.BATCH_SIZE_PER_DEVICE must be at least 1; got 0"),
+            ("DATA.NUM_WORKERS", -1, "DATA.NUM_WORKERS must be at least 0; got -1"),
+        ],
+    )
+    def test_numbers_out_of_range(self, trained, call, arguments, tmp_path, key, value, message):
+        settings = {"MODEL.WEIGHTS": trained / "model_final.pth", key: value}
+        assert call(train, *arguments(tmp_path / "eval", settings), "--eval-only") == f"ConfigError: {message}"
+
+    def test_the_weights_that_training_started_from_are_not_needed(self, trained, call, arguments, tmp_path):
+        settings = {"MODEL.WEIGHTS": trained / "model_final.pth", "MODEL.BACKBONE.WEIGHTS": tmp_path / "gone.pth"}
+        assert call(train, *arguments(tmp_path / "eval", settings), "--eval-only") is None
+
     @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux's file that is always full")
     def test_a_disk_that_is_full(self, trained, call, arguments, tmp_path):
         output = tmp_path / "eval"
         output.mkdir()
-        (output / "table.md").symlink_to("/dev/full")
+        (output / ".table.md.tmp").symlink_to("/dev/full")
         words = arguments(output, {"MODEL.WEIGHTS": trained / "model_final.pth"})
         message = call(train, *words, "--eval-only")
         assert "No space left on device" in message and message.endswith(f": make room for {output}")

@@ -52,6 +52,12 @@ class TestOneAlone:
         assert not dist.is_initialized()
 
 
+def test_torchrun_chooses_the_gpus(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match=r"MODEL\.DEVICE cuda:1 is one GPU, but torchrun gives each process its own"):
+        init_process(torch.device("cuda:1"))
+
+
 def exchange(folder):
     process = init_process(CPU)
     share = process.share(ITEMS)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from iounet.config import get_cfg
-from iounet.engine.resuming import FIXED, FREE, changed_settings, restore_optimizer
+from iounet.engine.resuming import FIXED, FREE, compare_settings, restore_optimizer
 from iounet.errors import CheckpointError
 from iounet.training import learning_rate_schedule
 
@@ -33,10 +33,10 @@ class TestChangedSettings:
     def test_what_changes_the_course_or_the_evaluation_is_told_old_and_new(self):
         before = config(SOLVER__BASE_LR=0.01, SOLVER__STEPS=(3, 5))
         now = config(SOLVER__BASE_LR=0.02, SOLVER__STEPS=(4,), SEED=7, TEST__NMS_THRESHOLD=0.6)
-        assert changed_settings(before, now, "a.pth") == [
+        assert compare_settings(before, now, "a.pth") == [
             "SEED 0 → 7",
             "SOLVER.BASE_LR 0.01 → 0.02",
-            "SOLVER.STEPS [3, 5] → [4]",
+            "SOLVER.STEPS (3, 5) → (4,)",
             "TEST.NMS_THRESHOLD 0.5 → 0.6",
         ]
 
@@ -51,7 +51,7 @@ class TestChangedSettings:
             SOLVER__CHECKPOINT_PERIOD=7,
             TEST__CUDA_GRAPHS=False,
         )
-        assert changed_settings(config(), now, "a.pth") == []
+        assert compare_settings(config(), now, "a.pth") == []
 
     @pytest.mark.parametrize(
         ("key", "value"),
@@ -66,13 +66,13 @@ class TestChangedSettings:
     def test_what_the_weights_depend_on_is_refused(self, key, value):
         name = key.replace("__", ".")
         with pytest.raises(CheckpointError, match=rf"a\.pth cannot go on with another {name} .* → .*; resume with"):
-            changed_settings(config(), config(**{key: value}), "a.pth")
+            compare_settings(config(), config(**{key: value}), "a.pth")
 
     @pytest.mark.parametrize("before", ["SEED: !!python/object/apply:os.mkdir [made]\n", "SEED: [1\n", "- 5\n", ""])
     def test_what_is_no_configuration_is_refused(self, before, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         with pytest.raises(CheckpointError, match=r"a\.pth: its configuration cannot be read .*damaged"):
-            changed_settings(before, config(), "a.pth")
+            compare_settings(before, config(), "a.pth")
         assert not list(tmp_path.iterdir())
 
     def test_keys_of_another_version(self):
@@ -82,7 +82,7 @@ class TestChangedSettings:
         """
         before = "SEED: 0\nSOLVER:\n  BATCH_SIZE: 4\nTEST:\n  REFINE:\n    CUDA_GRAPHS: true\n    STEPS: 5\n"
         now = config(SEED=1, SOLVER__GLOBAL_BATCH_SIZE=4, SOLVER__DECAY="linear", TEST__REFINE__NUM_STEPS=6)
-        assert changed_settings(before, now, "a.pth") == [
+        assert compare_settings(before, now, "a.pth") == [
             "SEED 0 → 1",
             "SOLVER.DECAY step → linear",
             "TEST.REFINE.NUM_STEPS 5 → 6",

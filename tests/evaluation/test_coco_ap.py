@@ -8,7 +8,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from iounet.errors import DataError
-from iounet.evaluation.coco_ap import AP_COLUMNS, CocoEvaluator, coco_ap, markdown_table
+from iounet.evaluation.coco_ap import AP_COLUMNS, CocoEvaluator, markdown_table
 
 
 def make_ground_truth(*annotations: dict, num_images: int = 1, category_ids: tuple[int, ...] = (1,)) -> dict:
@@ -26,6 +26,10 @@ def detection(bbox: list[float], score: float = 0.9, image_id: int = 1, category
 
 SQUARE = [10, 10, 100, 100]
 FAR_AWAY = [250, 250, 100, 100]
+
+
+def coco_ap(ground_truth, results, **options):
+    return CocoEvaluator(ground_truth, **options)(results)
 
 
 def test_perfect_boxes_score_100_in_every_column():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from coco_results import perfect_entries
 
-from iounet.evaluation import coco_ap
+from iounet.evaluation import CocoEvaluator
 from iounet.refiner.ground_truth import GroundTruth
 from iounet.refiner.results import ImageIndex, find_images
 
@@ -58,7 +58,7 @@ class TestAP:
     def test_it_is_that_of_the_evaluation(self, truth, index):
         results = perfect_entries(index.content)[::2]
         columns, _ = truth.ap(by_name(results))
-        assert columns == pytest.approx(coco_ap(index.content, results), nan_ok=True)
+        assert columns == pytest.approx(CocoEvaluator(index.content)(results), nan_ok=True)
 
     def test_what_cannot_be_scored_is_counted(self, truth, index):
         results = perfect_entries(index.content)

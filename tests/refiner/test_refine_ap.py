@@ -5,7 +5,7 @@ import json
 import pytest
 from coco_results import entry, perfect_entries
 
-from iounet.evaluation import AP_COLUMNS, coco_ap
+from iounet.evaluation import AP_COLUMNS, CocoEvaluator
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def test_ap_before_and_after(refine, write, val_json, annotations, capsys, tmp_p
     lines = capsys.readouterr().out.splitlines()
     before, after = (next(line for line in lines if line.startswith(f"| {row}")) for row in ("before", "refined"))
     assert before.split("|")[1].strip() == "before" and set(before.split("|")[2:-1]) == {" 100.0 "}
-    expected = coco_ap(annotations, refined)
+    expected = CocoEvaluator(annotations)(refined)
     columns = [f"{expected[column]:.1f}" for column in AP_COLUMNS]
     assert [cell.strip() for cell in after.split("|")[1:-1]] == ["refined", *columns]
     table = json.loads((tmp_path / "out" / "evaluation.json").read_text())["table"]
@@ -66,3 +66,12 @@ def test_the_ap_of_no_detections_is_0(refine, write, val_json, capsys):
     assert refine(write([]), "--annotations", val_json) == []
     rows = [line.split("|")[2:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
     assert [[cell.strip() for cell in row] for row in rows[2:]] == [["0.0"] * len(AP_COLUMNS)] * 2
+
+
+def test_files_of_an_earlier_run_do_not_stay_beside_others(refine, detect, write, dataset, val_json, tmp_path):
+    given = write([entry(1, [5, 6, 30, 40])])
+    detect(dataset / "val")
+    refine(given, "--annotations", val_json)
+    assert (tmp_path / "out" / "evaluation.json").exists() and not (tmp_path / "out" / "images.json").exists()
+    refine(given)
+    assert not (tmp_path / "out" / "evaluation.json").exists()

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -91,6 +92,17 @@ class TestWithAnnotations:
         torch.testing.assert_close(torch.tensor([found["bbox"] for found in alone]), torch.tensor(of_b))
         assert capsys.readouterr().out.count("| refined") == 2
 
+    def test_names_that_tell_them_apart(self, detect, folders, tmp_path):
+        a, b, _ = folders
+        first = detect(a, b, output=tmp_path / "first")
+        listed = json.loads((tmp_path / "first" / "images.json").read_text())["images"]
+        assert [image["file_name"] for image in listed] == ["a/x.png", "b/x.png"]
+        more = ["--annotations", tmp_path / "first" / "images.json"]
+        assert detect(b, a, output=tmp_path / "second", more=more)
+        assert {found["image_id"] for found in first} == {image["id"] for image in listed} == {1, 2}
+        listed_again = json.loads((tmp_path / "second" / "images.json").read_text())["images"]
+        assert sorted(listed_again, key=lambda image: image["id"]) == listed
+
     def test_an_image_that_is_not_listed(self, detect, folders, dataset):
         message = detect(dataset / "val", more=["--annotations", folders[2]])
         assert "does not list 5 of the images, such as" in message and "leave --annotations out" in message
@@ -119,7 +131,7 @@ class TestErrors:
         ("more", "messages"),
         [
             (["--device", "abacus"], ["unknown device 'abacus'"]),
-            (["--class-agnostic"], ["--class-agnostic is for the boxes of another detector, which detections gives"]),
+            (["--class-agnostic"], ["--class-agnostic needs detections, the boxes of another detector"]),
             (["--batch-size", 0], ["--batch-size must be at least 1, got 0"]),
         ],
     )
@@ -133,4 +145,11 @@ class TestErrors:
         (tmp_path / "file").write_text("")
         message = detect(dataset / "val", output=tmp_path / "file" / "out")
         assert "Not a directory" in message and "\n" not in message
-        assert "--resume continues" in message
+
+    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux's file that is always full")
+    def test_a_disk_that_is_full(self, detect, dataset, tmp_path):
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / ".detections.json.tmp").symlink_to("/dev/full")
+        message = detect(dataset / "val")
+        assert "No space left on device" in message
+        assert message.endswith(f": make room for {tmp_path / 'out'}; --resume continues")

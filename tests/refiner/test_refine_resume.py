@@ -1,5 +1,6 @@
 """A run that was stopped goes on where it was and ends the same; and a long one does not pile up."""
 
+import errno
 import json
 import shutil
 
@@ -70,13 +71,13 @@ def test_the_own_detections_of_a_run_that_was_stopped(detect, dataset, tmp_path,
     def full(*given):
         calls.append(given)
         if len(calls) == 4:
-            raise OSError("no space left on device")
+            raise OSError(errno.ENOSPC, "no space left on device")
         return detect_batch(*given)
 
     with monkeypatch.context() as patch:
         patch.setattr(IoURefiner, "detect_batch", full)
         message = detect(dataset / "val")
-    assert message.startswith("no space left on device; where the output folder has room")
+    assert message.startswith("[Errno 28] no space left on device: make room for ")
     assert not (tmp_path / "out" / "detections.json").exists()
     detect(dataset / "val", more=["--resume"])
     for name in ("detections.json", "images.json"):

@@ -20,9 +20,9 @@ RECIPES = sorted(path.name for path in (ROOT / "configs").glob("coco_*.yaml"))
 
 
 @pytest.fixture(scope="module")
-def workplace(tmp_path_factory):
+def coco_folder(tmp_path_factory):
     """A folder with datasets/coco/ and weights/, as the recipes name them."""
-    folder = tmp_path_factory.mktemp("workplace")
+    folder = tmp_path_factory.mktemp("coco_folder")
     source = make_synthetic(folder / "source", num_train=4, num_val=2, num_test=1, image_size=(96, 128), seed=0)
     coco = folder / "datasets" / "coco"
     (coco / "annotations").mkdir(parents=True)
@@ -49,8 +49,8 @@ def workplace(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_trains_and_evaluates(recipe, workplace, call, read_metrics, monkeypatch):
-    monkeypatch.chdir(workplace)
+def test_trains_and_evaluates(recipe, coco_folder, call, read_metrics, monkeypatch):
+    monkeypatch.chdir(coco_folder)
     smaller = {
         "INPUT.MIN_SIZE": 64,
         "SOLVER.GLOBAL_BATCH_SIZE": 2,
@@ -61,7 +61,7 @@ def test_trains_and_evaluates(recipe, workplace, call, read_metrics, monkeypatch
     }
     overrides = [word for pair in smaller.items() for word in pair]
     assert call(train, "--config-file", ROOT / "configs" / recipe, *overrides) is None
-    output = workplace / load_config(ROOT / "configs" / recipe).OUTPUT_DIR
+    output = coco_folder / load_config(ROOT / "configs" / recipe).OUTPUT_DIR
     training, _ = read_metrics(output)
     assert [row["iteration"] for row in training] == [1, 2]
     assert set(json.loads((output / "evaluation.json").read_text())["table"]) >= {"greedy NMS", "IoU-guided NMS"}

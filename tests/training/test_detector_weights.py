@@ -14,6 +14,8 @@ from iounet.training.checkpoint import (
     select_categories,
 )
 
+CATEGORIES = [{"id": id_, "name": name} for id_, name in ((1, "a"), (2, "b"), (3, "c"))]
+
 
 class Detector(nn.Module):
     def __init__(self, width=4):
@@ -126,15 +128,22 @@ class TestInitialWeights:
         torch.manual_seed(1)
         other = build_tiny().state_dict()
         other = {key: value + 1 for key, value in other.items()}
-        save_checkpoint(tmp_path / "model.pth", model=other, categories=[], config="")
-        load_initial_weights(detector, str(tmp_path / "model.pth"), [1, 2, 3])
+        save_checkpoint(tmp_path / "model.pth", model=other, categories=CATEGORIES, config="")
+        load_initial_weights(detector, str(tmp_path / "model.pth"), CATEGORIES)
         assert all(torch.equal(value, other[key]) for key, value in detector.state_dict().items())
+
+    def test_of_other_classes(self, detector, build_tiny, tmp_path):
+        others = [category | {"name": "other"} for category in CATEGORIES]
+        save_checkpoint(tmp_path / "model.pth", model=detector.state_dict(), categories=others, config="")
+        with pytest.raises(ConfigError, match=r"MODEL\.STANDALONE .* of the same classes: those of .*model\.pth are"):
+            load_initial_weights(detector, str(tmp_path / "model.pth"), CATEGORIES)
+        load_initial_weights(build_tiny(), str(tmp_path / "model.pth"), CATEGORIES)  # as a start they will do
 
     def test_a_plain_faster_rcnn_leaves_the_iou_head_as_it_is(self, detector, tmp_path):
         before = {key: value.clone() for key, value in detector.state_dict().items()}
         plain = {key: value + 1 for key, value in before.items() if not key.startswith("iou_head.")}
         torch.save(plain, tmp_path / "plain.pth")
-        load_initial_weights(detector, str(tmp_path / "plain.pth"), [1, 2, 3])
+        load_initial_weights(detector, str(tmp_path / "plain.pth"), CATEGORIES)
         for key, value in detector.state_dict().items():
             assert torch.equal(value, plain[key] if key in plain else before[key]), key
 
@@ -147,10 +156,10 @@ class TestInitialWeights:
             numbers = torch.arange(rows * value[0].numel()).float()
             plain[f"roi_heads.box_predictor.{name}"] = numbers.view(rows, *value.shape[1:])
         torch.save(plain, tmp_path / "coco.pth")
-        load_initial_weights(detector, str(tmp_path / "coco.pth"), [7, 50, 90])
+        load_initial_weights(detector, str(tmp_path / "coco.pth"), [{"id": n, "name": str(n)} for n in (7, 50, 90)])
         assert detector.state_dict()[key].tolist() == [0, 7, 50, 90]
 
     def test_none(self, detector, build_tiny):
         with pytest.raises(ConfigError, match=r"MODEL\.STANDALONE trains the IoU head of a finished detector"):
-            load_initial_weights(detector, "", [1, 2, 3])
-        load_initial_weights(build_tiny(), "", [1, 2, 3])
+            load_initial_weights(detector, "", CATEGORIES)
+        load_initial_weights(build_tiny(), "", CATEGORIES)

@@ -15,7 +15,7 @@ from iounet.data.synthetic import make_synthetic
 from iounet.detections import RefinedDetections
 from iounet.engine import Process, evaluate
 from iounet.evaluation import predict
-from iounet.evaluation.evaluate import GREEDY, GUIDED, REFINED, SOFT, as_results, box_changes, joined, table_rows
+from iounet.evaluation.predictions import GREEDY, GUIDED, REFINED, SOFT, as_results, box_changes, joined, table_rows
 from iounet.jobs import EvaluationJob
 from iounet.modeling import ImageFeatures
 from iounet.postprocess import NMSOptions, Postprocessing, RefinementOptions
