@@ -74,7 +74,7 @@ def evaluate_and_report(
         "command": shlex.join(sys.argv),
         "data": f"{dataset.annotation_file}, {len(dataset)} images",
         "classes": ", ".join(dataset.class_names),
-        "refinement": ", ".join(f"{name} {value}" for name, value in asdict(refinement).items()),
+        "refinement": ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in asdict(refinement).items()),
         "versions": f"torch {torch.__version__}, torchvision {torchvision.__version__}",
     }
     summary = write_report(evaluation, output, dataset.class_names, f"IoU-Net: {output.name}", facts)

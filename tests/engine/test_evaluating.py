@@ -44,7 +44,7 @@ class TestEvalOnly:
             "IoU-Net: eval",
             "--eval-only",
             f"{dataset / 'annotations' / 'val.json'}, 5 images",
-            "num_steps 2, step_size 0.5, early_stop 0.001, degeneration -0.01, coordinates pixels, step_policy every",
+            "num steps 2, step size 0.5, early stop 0.001, degeneration -0.01, coordinates pixels, step policy every",
         ):
             assert fact in page
 
