@@ -6,32 +6,30 @@ Profiled are the forward pass and both gradients of 512 RoIs of 14 to 28 pixels,
 float32 and bfloat16, channels-last and contiguous.
 """
 
+from dataclasses import replace
+
 import torch
 
 from prroi_pool import extension
 
-BINS, CHANNELS, HEIGHT, WIDTH = 7, 256, 200, 304
+from .operator import BINS, WORKLOADS, make_levels
 
 
 def main() -> None:
     kernels = extension.load("cuda")
-    generator = torch.Generator().manual_seed(0)
     for num_rois in (512, 100):
-        sides = 14 * 2 ** torch.rand(num_rois, 2, generator=generator)
-        start = torch.rand(num_rois, 2, generator=generator) * (torch.tensor([WIDTH, HEIGHT]) - sides)
-        rois = torch.cat([torch.zeros(num_rois, 1), start, start + sides], 1).cuda()
+        workload = replace(WORKLOADS[0], num_rois=(num_rois,))
         for dtype in (torch.float32, torch.bfloat16):
             for channels_last in (True, False):
-                layout = torch.channels_last if channels_last else torch.contiguous_format
-                features = torch.randn(1, CHANNELS, HEIGHT, WIDTH, generator=generator)
-                features = features.to("cuda", dtype, memory_format=layout)
+                (level,) = make_levels(workload, dtype, channels_last, torch.device("cuda"))
+                features, rois, grad_output, scale = level.features, level.rois, level.grad_output, level.scale
                 for profiled in (False, True):
                     torch.cuda.synchronize()
                     if profiled:
                         torch.cuda.profiler.start()
-                    output = kernels.forward(features, rois, BINS, BINS, channels_last, 1.0)
-                    kernels.features_backward(output, rois, features.shape, channels_last, 1.0)
-                    kernels.rois_backward(output, features, rois, 1.0)
+                    kernels.forward(features, rois, BINS, BINS, channels_last, scale)
+                    kernels.features_backward(grad_output, rois, features.shape, channels_last, scale)
+                    kernels.rois_backward(grad_output, features, rois, scale)
                     torch.cuda.synchronize()
                     if profiled:
                         torch.cuda.profiler.stop()

@@ -14,7 +14,7 @@ from yacs.config import CfgNode
 
 from prroi_pool import MultiScalePrRoIPool
 
-from .config import changed_settings, config_from_yaml, describe_scaling, scale_learning_rate
+from .config import DECODING, changed_settings, config_from_yaml, describe_scaling, scale_learning_rate
 from .data import CocoDataset, build_transforms, check_categories
 from .errors import CheckpointError, ConfigError, OptionError, check_range
 from .jobs import EvaluationJob, TrainingJob
@@ -27,14 +27,6 @@ from .training.checkpoint import load_checkpoint, load_detector_weights, load_we
 IMAGENET_MEAN = [0.485, 0.456, 0.406]
 IMAGENET_STD = [0.229, 0.224, 0.225]
 POOLED_SIZE = 7
-# Weights trained with other values fit by their shapes, but mean something else.
-DECODING = (
-    "MODEL.BACKBONE.NORM_EPS",
-    "MODEL.FPN.CANONICAL_SCALE",
-    "MODEL.RPN.ANCHOR_SIZES",
-    "MODEL.RPN.ASPECT_RATIOS",
-    "MODEL.IOU_HEAD.LOSS",
-)
 
 
 @contextmanager
@@ -196,11 +188,17 @@ def load_detector(path: str | Path, device: torch.device) -> tuple[IoUNet, list[
     """
     checkpoint = load_checkpoint(path)
     cfg = config_from_yaml(checkpoint["config"], str(path))
-    cfg.MODEL.BACKBONE.WEIGHTS = ""  # where training started; the checkpoint has them all
     cfg.MODEL.AMP &= device.type != "cpu"  # where bfloat16 takes longer
+    return _trained_detector(cfg, checkpoint, path).to(device), checkpoint["categories"]
+
+
+def _trained_detector(cfg: CfgNode, checkpoint: dict, path: str | Path) -> IoUNet:
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.BACKBONE.WEIGHTS = ""  # where training started; the checkpoint has them all
     detector = build_detector(cfg)
     load_detector_weights(detector, checkpoint["model"], str(path), need_iou_head=True)
-    return detector.to(device), checkpoint["categories"]
+    return detector
 
 
 def build_evaluation(cfg: CfgNode, weights: str | None = None, *, device: torch.device) -> EvaluationJob:
@@ -211,7 +209,7 @@ def build_evaluation(cfg: CfgNode, weights: str | None = None, *, device: torch.
 
     Raises:
         CheckpointError: the file is missing, damaged, of another architecture, or trained with another of `DECODING`.
-        ConfigError: as `build_detector`; no weights.
+        ConfigError: as `build_detector` and `load_detector`; no weights.
         DataError: as :class:`iounet.data.CocoDataset`; the checkpoint's categories are not those of the data set.
     """
     weights = weights or cfg.MODEL.WEIGHTS
@@ -224,11 +222,7 @@ def build_evaluation(cfg: CfgNode, weights: str | None = None, *, device: torch.
     refused = [change for key, change in changes.items() if key in DECODING]
     if refused:
         raise CheckpointError(f"{weights} was trained with another {', '.join(refused)}: evaluate with the same")
-    cfg = _with_num_classes(cfg, dataset)
-    cfg.defrost()
-    cfg.MODEL.BACKBONE.WEIGHTS = ""  # where training started; the checkpoint has them all
-    detector = build_detector(cfg)
-    load_detector_weights(detector, checkpoint["model"], str(weights), need_iou_head=True)
+    detector = _trained_detector(_with_num_classes(cfg, dataset), checkpoint, weights)
     return _evaluation(cfg, detector.to(device), dataset)
 
 

@@ -127,6 +127,15 @@ RENAMED: dict[str, str | None] = {
 # (key, value) of earlier versions → the value now.
 RENAMED_VALUES = {("TEST.REFINE.STEP_POLICY", "rising"): "backtracking"}
 
+# Weights trained with other values fit by their shapes, but mean something else.
+DECODING = (
+    "MODEL.BACKBONE.NORM_EPS",
+    "MODEL.FPN.CANONICAL_SCALE",
+    "MODEL.RPN.ANCHOR_SIZES",
+    "MODEL.RPN.ASPECT_RATIOS",
+    "MODEL.IOU_HEAD.LOSS",
+)
+
 
 def get_cfg() -> CfgNode:
     """A fresh copy of the defaults, to be changed by :func:`load_config` or by hand."""

@@ -1,5 +1,6 @@
 """Errors that a user can mend: each message names the cause and the cure, and the commands print it as one line."""
 
+import errno
 import math
 
 
@@ -62,3 +63,8 @@ def check_choice(argument: str, value: str, choices: tuple[str, ...]) -> None:
     """Raises OptionError unless the value is one of the choices."""
     if value not in choices:
         raise OptionError(argument, f"must be one of {', '.join(choices)}; got '{value}'")
+
+
+def is_out_of_space(error: OSError) -> bool:
+    """Whether the disk is full, or the user's share of it."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -76,7 +76,7 @@ def run(
         "versions": f"torch {torch.__version__}, torchvision {torchvision.__version__}",
     }
     report.write(measured, tables, plain, facts)
-    print(f"{dataset.annotation_file}, {len(dataset)} images\n\n{(output / 'ablation.md').read_text()}")
+    print(f"{dataset.annotation_file}, {len(dataset)} images\n\n{(output / 'ablation.md').read_text(encoding='utf-8')}")
     print(f"all tables and figures: {output / 'report.html'}")
 
 

@@ -23,11 +23,10 @@ after, report.html and, with ground truth, evaluation.json with the AP. A run th
 """
 
 import argparse
-import errno
 import sys
 from pathlib import Path
 
-from ..errors import OptionError, UserError
+from ..errors import OptionError, UserError, is_out_of_space
 from ..refiner import RefinementRun
 
 
@@ -61,8 +60,8 @@ def main() -> None:
     except UserError as error:
         sys.exit(f"{type(error).__name__}: {error}")
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        sys.exit(f"{error}: make room for {args.output}; --resume continues" if full else f"{error}")
+        cure = f": make room for {args.output}; --resume continues" if is_out_of_space(error) else ""
+        sys.exit(f"{error}{cure}")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,6 @@ boxes.png, changes.png, and report.html with all of it. The same run again:
 """
 
 import argparse
-import errno
 import sys
 
 import torch.distributed as dist
@@ -31,7 +30,7 @@ import torch.distributed as dist
 from ..build import build_evaluation, build_training, configured_device
 from ..config import add_override_arguments, load_config
 from ..engine import evaluate_and_report, init_process, train
-from ..errors import UserError
+from ..errors import UserError, is_out_of_space
 from ..jobs import EvaluationJob, TrainingJob
 
 
@@ -57,7 +56,7 @@ def main() -> None:
     except UserError as error:
         sys.exit(f"{type(error).__name__}: {error}")
     except OSError as error:
-        if job is None or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if job is None or not is_out_of_space(error):
             raise
         cure = "" if args.eval_only else "; --resume continues from the newest whole checkpoint in it"
         sys.exit(f"{error}: make room for {job.output_dir}{cure}")

@@ -1,7 +1,6 @@
 """What a bounding box of a JSON file must be, whoever reads it."""
 
 import sys
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -12,11 +11,11 @@ def is_finite_number(value: Any, largest: float = sys.float_info.max) -> bool:
     if isinstance(value, np.generic):
         value = value.item()  # compared with a limit beyond its own range, numpy's float32 would warn
     # By comparison: math.isfinite raises on integers beyond the range of floats, which JSON has.
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= largest
+    return _is_number(value) and abs(value) <= largest
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
+    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
 
 
 def bbox_fault(bbox: Any, largest: float = sys.float_info.max) -> str | None:

@@ -10,7 +10,7 @@ import torchvision
 from tqdm import tqdm
 
 from ..data import CocoDataset, eval_loader
-from ..evaluation import CocoEvaluator, Evaluation, write_report
+from ..evaluation import CocoEvaluator, Evaluation, markdown_table, write_report
 from ..evaluation.predictions import REFINED, Found, as_results, joined, predict
 from ..jobs import EvaluationJob
 from ..visualization import most_changed
@@ -79,7 +79,7 @@ def evaluate_and_report(
     }
     summary = write_report(evaluation, output, dataset.class_names, f"IoU-Net: {output.name}", facts)
     correlation = summary["correlation"]
-    tqdm.write(f"\n{dataset.annotation_file}, {len(dataset)} images:\n\n{(output / 'table.md').read_text()}")
+    tqdm.write(f"\n{dataset.annotation_file}, {len(dataset)} images:\n\n{markdown_table(evaluation.table)}\n")
     tqdm.write(
         f"correlation with the true IoU: class score {correlation['score'] or math.nan:.3f}, "
         f"predicted IoU {correlation['predicted_iou'] or math.nan:.3f}; report in {output}/"

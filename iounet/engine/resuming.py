@@ -6,7 +6,7 @@ from pathlib import Path
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from ..config import changed_settings, config_from_yaml
+from ..config import DECODING, changed_settings, config_from_yaml
 from ..data import check_categories
 from ..errors import CheckpointError, ConfigError
 from ..jobs import TrainingJob
@@ -23,17 +23,15 @@ FREE = (
     "SOLVER.*_PERIOD",
     "TEST.CUDA_GRAPHS",
 )
-# What the weights and the optimizer's state mean. Some fit, by their shapes, into a detector of other values.
+# What the weights and the optimizer's state are of, and what they mean.
 FIXED = (
     "MODEL.NUM_CLASSES",
     "MODEL.STANDALONE",
     "MODEL.BACKBONE.*",
     "MODEL.FPN.*",
-    "MODEL.RPN.ANCHOR_SIZES",
-    "MODEL.RPN.ASPECT_RATIOS",
     "MODEL.*_HEAD.HIDDEN_DIM",
-    "MODEL.IOU_HEAD.LOSS",
     "SOLVER.OPTIMIZER",
+    *DECODING,
 )
 
 

@@ -211,13 +211,14 @@ class IoUNet(nn.Module):
         """
         if not options.num_steps or not any(map(len, detections)):
             return [RefinedDetections.unmoved(of_image) for of_image in detections]
+        boxes = PackedBoxes.of(detections, features.sizes)
         if self._refines_by_graph(features, options):
-            boxes = PackedBoxes.of(detections, features.sizes)
             height, width = features.batch.tensors.shape[-2:]
             ious_before, refined = self._graphed_refinement(features.maps, boxes, (height, width), options)
-            return boxes.unpack(detections, ious_before, refined)
-        *_, after_last_step = self.refinement_path(features, detections, options)
-        return after_last_step
+        else:
+            first, *_, refined = packed_path(self.iou_head, features.maps, boxes, options)
+            ious_before = first.ious
+        return boxes.unpack(detections, ious_before, refined)
 
     def _refines_by_graph(self, features: ImageFeatures, options: RefinementOptions) -> bool:
         # Only with the detector's own options, as a graph is recorded for each size of image and each set of options.

@@ -16,6 +16,8 @@ from ..errors import OptionError, check_choice, check_range
 # On a GPU, more boxes than this are suppressed class by class: the matrix of their IoUs would need gigabytes.
 MAX_BOXES_AT_ONCE = 4096
 
+KINDS = ("greedy", "soft", "iou_guided")
+
 AnyDetections = TypeVar("AnyDetections", bound=Detections)
 
 
@@ -45,7 +47,7 @@ class NMSOptions:
         if not self.soft_sigma > 0:
             raise OptionError("soft_sigma", f"must be positive; got {self.soft_sigma}")
         check_range("max_detections", self.max_detections, 1)
-        check_choice("kind", self.kind, ("greedy", "soft", "iou_guided"))
+        check_choice("kind", self.kind, KINDS)
         check_choice("ranking", self.ranking, ("iou", "score_times_iou"))
 
 

@@ -19,6 +19,7 @@ from ..detections import Detections, RefinedDetections
 from ..errors import check_choice
 from ..modeling import IoUNet
 from ..postprocess import NMSOptions, RefinementOptions, suppress
+from ..postprocess.nms import KINDS
 from .inputs import AnyImage, AnyValues, Given, as_tensor, check_input
 
 Item = TypeVar("Item")
@@ -156,7 +157,7 @@ class IoURefiner:
         options = self.detector.postprocessing
         if nms is None:
             return self._refine_batch(images, boxes, labels, scores, options.refinement, None)
-        check_choice("nms", nms, ("greedy", "soft", "iou_guided"))
+        check_choice("nms", nms, KINDS)
         # All boxes that are left, not the best hundred of them.
         suppression = replace(options.nms, kind=nms, max_detections=sys.maxsize)
         return self._refine_batch(images, boxes, labels, scores, options.refinement, suppression)

@@ -1,7 +1,8 @@
 """Pictures of boxes before and after refinement."""
 
 from .changes import BoxChange, changes_sheet, draw_box_change, most_changed
-from .refinement import contact_sheet, draw_refinement
+from .drawing import contact_sheet
+from .refinement import draw_refinement
 
 __all__ = [
     "BoxChange",

@@ -19,6 +19,7 @@ from .drawing import (
     GROUND_TRUTH,
     PATH,
     check_image,
+    contact_sheet,
     draw_box,
     draw_paths,
     legend,
@@ -26,7 +27,6 @@ from .drawing import (
     stacked,
     to_pil,
 )
-from .refinement import contact_sheet
 
 # Of the tiles of a changes sheet, in pixels. Four in a row are as wide as a page.
 _TILE = 240

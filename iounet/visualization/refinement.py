@@ -97,30 +97,6 @@ def draw_refinement(
     return picture
 
 
-def contact_sheet(pictures: Sequence[Image.Image], columns: int) -> Image.Image:
-    """Pictures in rows of ``columns``, centred on white; each row as high, each column as wide as it needs.
-
-    Raises:
-        ValueError: there are no pictures, or fewer than one column.
-    """
-    if not pictures or columns < 1:
-        raise ValueError(f"expected at least 1 picture and 1 column, got {len(pictures)} and {columns}")
-    gap = 8
-    rows = [pictures[start : start + columns] for start in range(0, len(pictures), columns)]
-    widths = [max(picture.width for picture in pictures[column::columns]) for column in range(len(rows[0]))]
-    heights = [max(picture.height for picture in row) for row in rows]
-    size = (sum(widths) + gap * (len(widths) + 1), sum(heights) + gap * (len(heights) + 1))
-    sheet = Image.new("RGB", size, "white")
-    top = gap
-    for row, height in zip(rows, heights, strict=True):
-        left = gap
-        for picture, width in zip(row, widths, strict=False):  # the last row may be shorter
-            sheet.paste(picture, (left + (width - picture.width) // 2, top + (height - picture.height) // 2))
-            left += width + gap
-        top += height + gap
-    return sheet
-
-
 def _check_shapes(
     image: Tensor,
     before: Tensor,

@@ -5,26 +5,16 @@ from pathlib import Path
 
 import pytest
 from process_group import run_train
+from written import REPORT, ROWS
 
 from iounet.commands import train
-
-ROWS = ["greedy NMS", "soft-NMS", "IoU-guided NMS", "IoU-guided NMS + refinement"]
-WRITTEN = {
-    "table.md",
-    "evaluation.json",
-    "detections.json",
-    "correlation.png",
-    "boxes.png",
-    "changes.png",
-    "report.html",
-}
 
 
 class TestEvalOnly:
     def test_it_gives_what_the_training_run_gave(self, trained, call, arguments, tmp_path, capsys):
         final = trained / "model_final.pth"
         assert call(train, *arguments(tmp_path / "eval", {"MODEL.WEIGHTS": final}), "--eval-only") is None
-        assert {path.name for path in (tmp_path / "eval").iterdir()} == WRITTEN
+        assert {path.name for path in (tmp_path / "eval").iterdir()} == REPORT
         found, expected = (
             sorted(json.loads((output / "detections.json").read_text()), key=lambda e: (e["image_id"], -e["score"]))
             for output in (tmp_path / "eval", trained)

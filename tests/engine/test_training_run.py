@@ -11,12 +11,11 @@ import yaml
 from faults import Watch
 from same_run import same, weights
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from written import REPORT, ROWS
 
 from iounet.commands import train
 from iounet.config import describe_scaling, load_config, scale_learning_rate
 from iounet.training.checkpoint import load_checkpoint
-
-ROWS = ["greedy NMS", "soft-NMS", "IoU-guided NMS", "IoU-guided NMS + refinement"]
 
 
 class TestFolderOfARun:
@@ -30,13 +29,7 @@ class TestFolderOfARun:
             "tensorboard",
             "checkpoints",
             "model_final.pth",
-            "table.md",
-            "evaluation.json",
-            "detections.json",
-            "correlation.png",
-            "boxes.png",
-            "changes.png",
-            "report.html",
+            *REPORT,
         }
         assert sorted(path.name for path in (trained / "checkpoints").iterdir()) == [
             "iteration_0000002.pth",

@@ -108,6 +108,14 @@ def test_weights_that_change_are_seen_and_weights_that_move_are_recorded_anew():
     assert graphs.recordings == 2
 
 
+def in_four_threads(work):
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
 def test_threads_may_call_at_the_same_time():
     graphs = Repeated(weighted)
     wrong = []
@@ -119,11 +127,7 @@ def test_threads_may_call_at_the_same_time():
             if not all(torch.allclose(a, b) for a, b in zip(found, weighted(given, float(seed)), strict=True)):
                 wrong.append(seed)
 
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_four_threads(work)
     assert not wrong
 
 
@@ -163,9 +167,5 @@ def test_threads_with_streams_of_their_own_on_a_gpu():
                 if not all(torch.allclose(a, b) for a, b in zip(found, expected, strict=True)):
                     wrong.append(seed)
 
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_four_threads(work)
     assert not wrong

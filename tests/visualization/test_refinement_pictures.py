@@ -1,26 +1,12 @@
 import numpy as np
 import pytest
 import torch
+from colours import CYAN, GREEN, GREY, ORANGE, WHITE, boxes, is_colour, is_like
 from PIL import Image, ImageChops
 
 from iounet.visualization import contact_sheet, draw_refinement
 
-WHITE, ORANGE, GREEN, CYAN = (255, 255, 255), (255, 150, 20), (40, 230, 110), (80, 205, 255)
-GREY = torch.full((3, 160, 160), 90, dtype=torch.uint8)  # drawn 4 times as large
 NO_BOXES = torch.zeros(0, 4)
-
-
-def boxes(*rows: list[float]) -> torch.Tensor:
-    return torch.tensor(rows, dtype=torch.float32)
-
-
-def is_colour(picture: Image.Image, colour: tuple[int, int, int]) -> np.ndarray:
-    return (np.asarray(picture) == colour).all(axis=2)
-
-
-def is_like(picture: Image.Image, colour: tuple[int, int, int]) -> np.ndarray:
-    """For slanted lines, whose pixels are mixed with what surrounds them."""
-    return (np.abs(np.asarray(picture).astype(int) - colour) < 70).all(axis=2)
 
 
 def distances(points: np.ndarray, corners: list[tuple[float, float]]) -> np.ndarray:

@@ -1,0 +1,12 @@
+"""What an evaluation leaves in its folder, and the rows of its table."""
+
+ROWS = ["greedy NMS", "soft-NMS", "IoU-guided NMS", "IoU-guided NMS + refinement"]
+REPORT = {
+    "table.md",
+    "evaluation.json",
+    "detections.json",
+    "correlation.png",
+    "boxes.png",
+    "changes.png",
+    "report.html",
+}
