@@ -1,12 +1,13 @@
 """From a configuration to objects and options: with `iounet.config` the only reader of configuration keys."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
@@ -16,11 +17,11 @@ from prroi_pool import MultiScalePrRoIPool
 
 from .config import DECODING, changed_settings, config_from_yaml, describe_scaling, scale_learning_rate
 from .data import CocoDataset, build_transforms, check_categories
-from .errors import CheckpointError, ConfigError, OptionError, check_range
+from .errors import CheckpointError, ConfigError, OptionError, check_choice, check_range
 from .jobs import EvaluationJob, TrainingJob
-from .modeling import AnchorGenerator, HiddenLayers, IoUHead, IoUNet, RoIHeads, RPNHead, resnet_fpn
+from .modeling import AnchorGenerator, EnergyHead, HiddenLayers, IoUHead, IoUNet, RoIHeads, RPNHead, resnet_fpn
 from .postprocess import NMSOptions, Postprocessing, RefinementOptions
-from .training import learning_rate_schedule, sample_iou_boxes
+from .training import BoxNoise, learning_rate_schedule, sample_energy_boxes, sample_iou_boxes
 from .training.checkpoint import load_checkpoint, load_detector_weights, load_weights_file
 
 # What ImageNet classifiers, ours among them, expect of RGB in [0, 1].
@@ -139,22 +140,46 @@ def build_detector(cfg: CfgNode) -> IoUNet:
         )
     if not 0 < cfg.MODEL.IOU_HEAD.MIN_IOU <= 1:
         raise ConfigError(f"MODEL.IOU_HEAD.MIN_IOU must lie in (0, 1], got {cfg.MODEL.IOU_HEAD.MIN_IOU}")
-    detector = IoUNet(
-        transform=GeneralizedRCNNTransform(cfg.INPUT.MIN_SIZE, cfg.INPUT.MAX_SIZE, IMAGENET_MEAN, IMAGENET_STD),
-        backbone=backbone,
-        rpn=rpn,
-        roi_heads=roi_heads,
-        iou_head=iou_head,
-        sample_iou_boxes=partial(
-            sample_iou_boxes, num_boxes=cfg.MODEL.IOU_HEAD.BOXES_PER_IMAGE, min_iou=cfg.MODEL.IOU_HEAD.MIN_IOU
-        ),
-        iou_loss_weight=cfg.MODEL.IOU_HEAD.LOSS_WEIGHT,
-        standalone=cfg.MODEL.STANDALONE,
-        amp=cfg.MODEL.AMP,
-        cuda_graphs=cfg.TEST.CUDA_GRAPHS,
-        postprocessing=_postprocessing(cfg),
-    )
+    with _naming(loss="MODEL.ENERGY_HEAD.LOSS"):
+        check_choice("loss", cfg.MODEL.ENERGY_HEAD.LOSS, ("none", "nce", "nce+"))
+    energy_head = None
+    if cfg.MODEL.ENERGY_HEAD.LOSS != "none":
+        energy_head = EnergyHead(
+            roi_pool(), in_channels=channels, num_classes=num_classes, hidden_dim=cfg.MODEL.ENERGY_HEAD.HIDDEN_DIM
+        )
+    with _naming(objective="TEST.REFINE.OBJECTIVE"):
+        detector = IoUNet(
+            transform=GeneralizedRCNNTransform(cfg.INPUT.MIN_SIZE, cfg.INPUT.MAX_SIZE, IMAGENET_MEAN, IMAGENET_STD),
+            backbone=backbone,
+            rpn=rpn,
+            roi_heads=roi_heads,
+            iou_head=iou_head,
+            sample_iou_boxes=partial(
+                sample_iou_boxes, num_boxes=cfg.MODEL.IOU_HEAD.BOXES_PER_IMAGE, min_iou=cfg.MODEL.IOU_HEAD.MIN_IOU
+            ),
+            iou_loss_weight=cfg.MODEL.IOU_HEAD.LOSS_WEIGHT,
+            num_iou_candidates=cfg.MODEL.IOU_HEAD.CANDIDATES_PER_IMAGE,
+            energy_head=energy_head,
+            sample_energy_boxes=_energy_sampler(cfg),
+            energy_loss_weight=cfg.MODEL.ENERGY_HEAD.LOSS_WEIGHT,
+            standalone=cfg.MODEL.STANDALONE,
+            amp=cfg.MODEL.AMP,
+            cuda_graphs=cfg.TEST.CUDA_GRAPHS,
+            postprocessing=_postprocessing(cfg),
+        )
     return detector.to(memory_format=torch.channels_last)
+
+
+def _energy_sampler(cfg: CfgNode) -> Callable[[list[Tensor]], tuple[list[Tensor], Tensor, Tensor]]:
+    with _naming(stds="MODEL.ENERGY_HEAD.NOISE_STDS"):
+        noise = BoxNoise(tuple(cfg.MODEL.ENERGY_HEAD.NOISE_STDS))
+    target_noise = cfg.MODEL.ENERGY_HEAD.TARGET_NOISE if cfg.MODEL.ENERGY_HEAD.LOSS == "nce+" else 0.0
+    return partial(
+        sample_energy_boxes,
+        num_boxes=cfg.MODEL.ENERGY_HEAD.BOXES_PER_IMAGE,
+        noise=noise,
+        target_noise=target_noise,
+    )
 
 
 def _postprocessing(cfg: CfgNode) -> Postprocessing:

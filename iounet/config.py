@@ -28,7 +28,7 @@ _C.MODEL.WEIGHTS = ""
 # True: convolutions and hidden layers in bfloat16, which CPUs without it do at a third of the speed; what says where a
 # box lies stays in float32.
 _C.MODEL.AMP = False
-_C.MODEL.STANDALONE = False  # True: only the IoU head trains, on the frozen detector of WEIGHTS
+_C.MODEL.STANDALONE = False  # True: only IoU and energy head train, on the frozen detector of WEIGHTS
 
 _C.MODEL.BACKBONE = CfgNode()
 _C.MODEL.BACKBONE.NAME = "resnet50"
@@ -59,6 +59,16 @@ _C.MODEL.IOU_HEAD.BOXES_PER_IMAGE = 512  # jittered boxes to train it (the paper
 _C.MODEL.IOU_HEAD.MIN_IOU = 0.5  # Omega_train: their IoU is uniform over [MIN_IOU, 1]
 _C.MODEL.IOU_HEAD.LOSS = "smooth_l1"  # or "bce": binary cross-entropy of the IoU
 _C.MODEL.IOU_HEAD.LOSS_WEIGHT = 5.0  # the paper gives none; 5 is that of a reproduction (thisisi3/OpenMMLab-IoUNet)
+
+_C.MODEL.IOU_HEAD.CANDIDATES_PER_IMAGE = 0  # boxes of the detector to train it, too; 0 as in the paper
+
+_C.MODEL.ENERGY_HEAD = CfgNode()  # not the paper's: iounet/modeling/energy_head.py
+_C.MODEL.ENERGY_HEAD.LOSS = "none"  # no energy head; "nce", or "nce+" for annotations that are not exact
+_C.MODEL.ENERGY_HEAD.HIDDEN_DIM = 1024
+_C.MODEL.ENERGY_HEAD.BOXES_PER_IMAGE = 512  # to train it; its authors' detector has 128 an object
+_C.MODEL.ENERGY_HEAD.NOISE_STDS = (0.05, 0.1, 0.2)  # of these boxes, in widths and heights of the object
+_C.MODEL.ENERGY_HEAD.TARGET_NOISE = 0.1  # beta of "nce+", its authors' value
+_C.MODEL.ENERGY_HEAD.LOSS_WEIGHT = 0.2
 
 _C.INPUT = CfgNode()
 _C.INPUT.MIN_SIZE = 800  # the short side is scaled to this many pixels,
@@ -108,10 +118,12 @@ _C.TEST.REFINE_BEFORE_NMS = False  # True: all candidates are refined, not only 
 _C.TEST.CUDA_GRAPHS = True  # on a GPU, launch all steps of refinement at once; False saves memory
 _C.TEST.REFINE = CfgNode()  # the fields of iounet.postprocess.RefinementOptions
 _C.TEST.REFINE.NUM_STEPS = 5  # T; 0: no refinement
+_C.TEST.REFINE.OBJECTIVE = "iou"  # what is climbed; or "energy"
 _C.TEST.REFINE.STEP_SIZE = 0.5  # lambda
 _C.TEST.REFINE.EARLY_STOP = 0.001  # Omega_1
 _C.TEST.REFINE.DEGENERATION = -0.01  # Omega_2
-_C.TEST.REFINE.COORDINATES = "pixels"  # or "relative" to the box's size, which needs another STEP_SIZE
+_C.TEST.REFINE.COORDINATES = "pixels"  # or "relative" to the box's size, or "center_size": other STEP_SIZEs
+_C.TEST.REFINE.SIZE_STEP_SIZE = 0.5  # of width and height in "center_size", where STEP_SIZE is the centre's
 _C.TEST.REFINE.STEP_POLICY = "every"  # step is taken; "best": the best box on the way is returned; or "backtracking"
 
 # Keys of earlier versions, in checkpoints and run folders → their names now; None: the key is ignored.

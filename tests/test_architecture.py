@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "postprocess": {"boxes", "detections", "errors"},
     "modeling": {"boxes", "detections", "errors", "postprocess"},
     "training": {"boxes", "errors", "files", "modeling"},
-    "evaluation": {"data", "detections", "files", "html_report", "modeling", "postprocess", "visualization"},
+    "evaluation": {"boxes", "data", "detections", "files", "html_report", "modeling", "postprocess", "visualization"},
     "jobs": {"data", "modeling"},
     "build": {"config", "data", "errors", "jobs", "modeling", "postprocess", "training"},
     "engine": {"config", "data", "errors", "evaluation", "files", "jobs", "training", "visualization"},

@@ -1,8 +1,11 @@
+import math
+
 import pytest
 import torch
+from torchvision.models.detection._utils import BoxCoder
 from torchvision.ops import box_iou
 
-from iounet.boxes import box_sizes, elementwise_iou
+from iounet.boxes import best_iou, box_offsets, box_sizes, boxes_at, elementwise_iou
 
 
 def random_boxes(num_boxes, *, seed, dtype=torch.float32):
@@ -58,3 +61,50 @@ def test_gradient_of_boxes_without_area_is_finite():
     boxes = torch.tensor([[3.0, 3.0, 3.0, 3.0], [4.0, 4.0, 0.0, 0.0]], requires_grad=True)
     elementwise_iou(boxes, torch.tensor([3.0, 3.0, 3.0, 3.0])).sum().backward()
     assert torch.isfinite(boxes.grad).all()
+
+
+def loop_best_iou(boxes, labels, gt_boxes, gt_labels):
+    best = []
+    for (x1, y1, x2, y2), label in zip(boxes.tolist(), labels.tolist(), strict=True):
+        ious = [0.0]
+        for (u1, v1, u2, v2), gt_label in zip(gt_boxes.tolist(), gt_labels.tolist(), strict=True):
+            if gt_label == label:
+                shared = max(0, min(x2, u2) - max(x1, u1)) * max(0, min(y2, v2) - max(y1, v1))
+                ious.append(shared / ((x2 - x1) * (y2 - y1) + (u2 - u1) * (v2 - v1) - shared))
+        best.append(max(ious))
+    return torch.tensor(best)
+
+
+@pytest.mark.parametrize(("num_boxes", "num_objects"), [(40, 12), (40, 1), (0, 12), (40, 0), (0, 0)])
+def test_best_iou_matches_a_loop(num_boxes, num_objects):
+    generator = torch.Generator().manual_seed(0)
+    boxes, gt_boxes = random_boxes(num_boxes, seed=0), random_boxes(num_objects, seed=1)
+    labels = torch.randint(1, 5, (num_boxes,), generator=generator)
+    gt_labels = torch.randint(1, 4, (num_objects,), generator=generator)  # class 4 has no object
+    ious = best_iou(boxes, labels, gt_boxes, gt_labels)
+    torch.testing.assert_close(ious, loop_best_iou(boxes, labels, gt_boxes, gt_labels))
+
+
+def test_best_iou_of_another_class_is_0():
+    box = torch.tensor([[0.0, 0.0, 10.0, 10.0]])
+    assert best_iou(box, torch.tensor([1]), box, torch.tensor([2])).tolist() == [0.0]
+
+
+def test_offsets_by_hand():
+    reference = torch.tensor([10.0, 20.0, 30.0, 60.0])  # 20 by 40 around (20, 40)
+    box = torch.tensor([20.0, 30.0, 40.0, 50.0])  # 20 by 20 around (30, 40)
+    assert box_offsets(box, reference).tolist() == pytest.approx([0.5, 0.0, 0.0, -math.log(2)])
+
+
+def test_offsets_are_those_of_box_regression():
+    boxes, reference = random_boxes(100, seed=4), random_boxes(100, seed=5)
+    expected = BoxCoder((1.0, 1.0, 1.0, 1.0)).encode_single(boxes, reference)
+    torch.testing.assert_close(box_offsets(boxes, reference), expected)
+
+
+def test_offsets_there_and_back():
+    boxes, reference = random_boxes(60, seed=6, dtype=torch.float64), random_boxes(60, seed=7, dtype=torch.float64)
+    there = box_offsets(boxes[:, None], reference)  # all pairs
+    assert there.shape == (60, 60, 4)
+    torch.testing.assert_close(boxes_at(there, reference), boxes[:, None].expand(60, 60, 4))
+    torch.testing.assert_close(boxes_at(torch.zeros(60, 4, dtype=torch.float64), reference), reference)

@@ -27,9 +27,12 @@ def test_postprocessing_is_that_of_the_configuration(build_tiny):
             "TEST.REFINE.DEGENERATION": -0.1,
             "TEST.REFINE.COORDINATES": "relative",
             "TEST.REFINE.STEP_POLICY": "backtracking",
+            "TEST.REFINE.SIZE_STEP_SIZE": 3.0,
+            "TEST.REFINE.OBJECTIVE": "energy",
+            "MODEL.ENERGY_HEAD.LOSS": "nce",
         }
     )
-    refinement = RefinementOptions(3, 2.0, 0.01, -0.1, "relative", "backtracking")
+    refinement = RefinementOptions(3, 2.0, 0.01, -0.1, "relative", "backtracking", 3.0, "energy")
     assert detector.postprocessing == Postprocessing(
         NMSOptions("soft", 0.4, "score_times_iou", 0.3, 7), refinement, True, "class_times_iou"
     )
@@ -50,7 +53,11 @@ def test_the_defaults_are_the_papers(build_tiny):
         ("TEST.NMS", "hard", "TEST.NMS must be one of greedy, soft, iou_guided; got 'hard'"),
         ("TEST.NMS_RANKING", "x", "TEST.NMS_RANKING must be one of iou, score_times_iou; got 'x'"),
         ("TEST.FINAL_SCORE", "x", "TEST.FINAL_SCORE must be one of class, class_times_iou; got 'x'"),
-        ("TEST.REFINE.COORDINATES", "px", "TEST.REFINE.COORDINATES must be one of pixels, relative; got 'px'"),
+        (
+            "TEST.REFINE.COORDINATES",
+            "px",
+            "TEST.REFINE.COORDINATES must be one of pixels, relative, center_size; got 'px'",
+        ),
         ("TEST.REFINE.STEP_POLICY", "x", "TEST.REFINE.STEP_POLICY must be one of every, best, backtracking; got 'x'"),
         ("TEST.NMS_THRESHOLD", 1.5, "TEST.NMS_THRESHOLD must lie in [0, 1]; got 1.5"),
         ("TEST.SOFT_NMS_SIGMA", 0.0, "TEST.SOFT_NMS_SIGMA must be positive; got 0.0"),
@@ -60,6 +67,9 @@ def test_the_defaults_are_the_papers(build_tiny):
         ("TEST.REFINE.DEGENERATION", 0.01, "TEST.REFINE.DEGENERATION must lie in [-inf, 0]; got 0.01"),
         ("MODEL.IOU_HEAD.MIN_IOU", 0.0, "MODEL.IOU_HEAD.MIN_IOU must lie in (0, 1], got 0.0"),
         ("MODEL.IOU_HEAD.LOSS", "l2", "MODEL.IOU_HEAD.LOSS must be one of smooth_l1, bce; got 'l2'"),
+        ("MODEL.ENERGY_HEAD.LOSS", "kl", "MODEL.ENERGY_HEAD.LOSS must be one of none, nce, nce+; got 'kl'"),
+        ("MODEL.ENERGY_HEAD.NOISE_STDS", (0.1, 0.0), "MODEL.ENERGY_HEAD.NOISE_STDS must be positive numbers"),
+        ("TEST.REFINE.OBJECTIVE", "energy", "TEST.REFINE.OBJECTIVE energy needs an energy head"),
         ("MODEL.BACKBONE.NORM", "GN", "MODEL.BACKBONE.NORM must be one of FrozenBN, BN, SyncBN; got 'GN'"),
         ("MODEL.BACKBONE.TRAINABLE_LAYERS", 6, "MODEL.BACKBONE.TRAINABLE_LAYERS must lie in 0..5, got 6"),
         ("MODEL.NUM_CLASSES", 0, "MODEL.NUM_CLASSES is not set"),

@@ -2,9 +2,13 @@
 
     python -m iounet.data.voc ROOT --output DIR
 
-reads ``ROOT/ImageSets/Main/*.txt``, ``ROOT/Annotations/*.xml`` and ``ROOT/JPEGImages``, and writes one
-``DIR/<split>.json`` for each split file. The images stay where they are: in JPEGImages, which
-``file_name`` is relative to.
+reads either of two layouts and writes one ``DIR/<split>.json`` for each split. The images stay where they are.
+
+    VOC devkit   ``ROOT/ImageSets/Main/<split>.txt``, ``ROOT/Annotations/*.xml`` and ``ROOT/JPEGImages``;
+                 ``file_name`` is relative to JPEGImages.
+    flat         ``ROOT/<split>/*.xml``, each beside its image, as labelImg leaves them; ``file_name`` is relative to
+                 ROOT. Images without an annotation file are left out. With ``--val-share 0.2``, a fifth of the training
+                 images, drawn with a fixed seed, becomes the split ``val``.
 
 VOC counts pixels from 1 and includes the last one, COCO measures from the image's left and top edges: a box
 becomes x = xmin - 1, y = ymin - 1, w = xmax - xmin + 1, h = ymax - ymin + 1, clipped to its image. An object
@@ -16,6 +20,7 @@ import argparse
 import json
 import math
 import os
+import random
 import re
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
@@ -61,7 +66,7 @@ class ConvertedSplit:
 
 
 def convert_voc(
-    root: str | Path, output: str | Path, *, classes: Sequence[str] | None = None
+    root: str | Path, output: str | Path, *, classes: Sequence[str] | None = None, val_share: float = 0.0
 ) -> dict[str, ConvertedSplit]:
     """Writes ``output/<split>.json`` for each split of a Pascal VOC folder; returns what became of them.
 
@@ -69,30 +74,43 @@ def convert_voc(
     ones, are passed over.
 
     Args:
-        root: the folder that holds ImageSets, Annotations and JPEGImages.
+        root: a folder in either layout.
         output: the folder for the COCO-form files; made if it does not exist, files of the same names
             replaced.
         classes: the class names in the order of their category ids 1, 2, ...; by default all that occur, in
             alphabetical order. Objects of other classes are left out.
+        val_share: of the images of ``train`` that become the split ``val``; always the same ones.
 
     Raises:
         DataError: a part of the folder is missing, an annotation file is not XML, an image is missing,
-            unreadable or of another size than its annotation says.
+            unreadable or of another size than its annotation says; ``val_share`` without ``train``, or with a ``val``.
     """
     root, output = Path(root), Path(output)
-    splits = _read_splits(root / "ImageSets" / "Main")
-    names = sorted({name for split in splits.values() for name in split})
-    files = _find_images(root / "JPEGImages")
-    images = {name: _read_image(root, name, files) for name in names}
+    splits = _read_devkit(root) if (root / "ImageSets").is_dir() else _read_flat(root)
+    if val_share:
+        splits = _with_val(splits, val_share)
+    sources = sorted({source for split in splits.values() for source in split})
+    images = {source: _read_image(source) for source in sources}
     if classes is None:
         classes = sorted({box.class_name for image in images.values() for box in image.boxes})
     if not classes:
-        raise DataError(f"{root / 'Annotations'}: no image of any split has an object; check the folder")
-    image_ids = {name: image_id for image_id, name in enumerate(names, start=1)}
+        raise DataError(f"{root}: no image of any split has an object; check the folder")
+    image_ids = {source: image_id for image_id, source in enumerate(sources, start=1)}
     return {
-        split: _write_split(output / f"{split}.json", {image_ids[n]: images[n] for n in members}, classes)
-        for split, members in splits.items()
+        split: _write_split(
+            output / f"{split}.json", {image_ids[source]: images[source] for source in of_split}, classes
+        )
+        for split, of_split in splits.items()
     }
+
+
+@dataclass(frozen=True, order=True)
+class _Source:
+    """An image of the data set and its annotation file; ``file_name`` is the image's in the COCO form."""
+
+    file_name: str
+    image: Path
+    annotation_file: Path
 
 
 @dataclass(frozen=True)
@@ -113,40 +131,84 @@ class _Image:
     left_out: list[LeftOut]
 
 
-def _read_splits(folder: Path) -> dict[str, list[str]]:
+def _read_devkit(root: Path) -> dict[str, list[_Source]]:
+    lists, folder = root / "ImageSets" / "Main", root / "JPEGImages"
+    files = _find_images(folder)
     splits = {}
-    for file in sorted(folder.glob("*.txt")):
+    for file in sorted(lists.glob("*.txt")):
         lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-        if lines and not all(_PER_CLASS_LINE.search(line) for line in lines):
-            splits[file.stem] = list(dict.fromkeys(lines))
+        if not lines or all(_PER_CLASS_LINE.search(line) for line in lines):
+            continue
+        names = list(dict.fromkeys(lines))
+        for name in names:
+            if name not in files:
+                raise DataError(
+                    f"{folder / name}.jpg: no such image (nor {', '.join(_IMAGE_SUFFIXES[1:])}), though {lists} lists "
+                    "it; restore it, or take it out of the splits"
+                )
+        splits[file.stem] = [
+            _Source(files[name].name, files[name], root / "Annotations" / f"{name}.xml") for name in names
+        ]
     if not splits:
         raise DataError(
-            f"{folder}: no split file there (such as train.txt, one image name a line); "
+            f"{lists}: no split file there (such as train.txt, one image name a line); "
             "give the folder that holds ImageSets, Annotations and JPEGImages"
         )
     return splits
 
 
-def _find_images(folder: Path) -> dict[str, str]:
-    """Name without suffix -> file name, of the images in a folder."""
+def _read_flat(root: Path) -> dict[str, list[_Source]]:
+    splits = {}
+    for folder in sorted(path for path in root.glob("*") if path.is_dir()):
+        annotation_files = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".xml")
+        if not annotation_files:
+            continue
+        images = _find_images(folder)
+        for file in annotation_files:
+            if file.stem not in images:
+                raise DataError(
+                    f"{file.with_suffix('.jpg')}: no such image (nor {', '.join(_IMAGE_SUFFIXES[1:])}), though "
+                    f"{file.name} describes it; restore it, or remove that file"
+                )
+        splits[folder.name] = [
+            _Source(f"{folder.name}/{images[file.stem].name}", images[file.stem], file) for file in annotation_files
+        ]
+    if not splits:
+        raise DataError(
+            f"{root}: neither ImageSets (the VOC devkit's layout) nor a folder of images with their .xml files, such "
+            "as train; give the folder that holds them"
+        )
+    return splits
+
+
+def _with_val(splits: dict[str, list[_Source]], share: float) -> dict[str, list[_Source]]:
+    """The same splits with a share of train as val."""
+    if "train" not in splits or "val" in splits:
+        raise DataError(
+            f"a share for val is taken from train where there is no val; the splits are {', '.join(splits)}"
+        )
+    train = splits["train"]
+    held_out = set(random.Random(0).sample(train, round(share * len(train))))
+    return splits | {
+        "train": [source for source in train if source not in held_out],
+        "val": [source for source in train if source in held_out],
+    }
+
+
+def _find_images(folder: Path) -> dict[str, Path]:
+    """Name without suffix → path, of the images in a folder."""
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; VOC keeps its images there")
-    files = (Path(name) for name in sorted(os.listdir(folder)))
-    return {file.stem: file.name for file in files if file.suffix.lower() in _IMAGE_SUFFIXES}
+    files = (folder / name for name in sorted(os.listdir(folder)))
+    return {file.stem: file for file in files if file.suffix.lower() in _IMAGE_SUFFIXES}
 
 
-def _read_image(root: Path, name: str, files: dict[str, str]) -> _Image:
-    annotation_file = root / "Annotations" / f"{name}.xml"
-    if name not in files:
-        raise DataError(
-            f"{root / 'JPEGImages' / name}.jpg: no such image (nor {', '.join(_IMAGE_SUFFIXES[1:])}), though "
-            f"{root / 'ImageSets' / 'Main'} lists it; restore it, or take it out of the splits"
-        )
-    path = root / "JPEGImages" / files[name]
+def _read_image(source: _Source) -> _Image:
+    path, annotation_file = source.image, source.annotation_file
     try:
         annotation = ElementTree.parse(annotation_file).getroot()
     except FileNotFoundError:
-        raise DataError(f"{annotation_file}: no such file; restore it, or take {name} out of the splits") from None
+        raise DataError(f"{annotation_file}: no such file; restore it, or take {path.stem} out of the splits") from None
     except (OSError, ElementTree.ParseError) as error:
         raise DataError(f"{annotation_file}: is not XML ({error}); repair or restore the file") from error
     try:
@@ -168,7 +230,7 @@ def _read_image(root: Path, name: str, files: dict[str, str]) -> _Image:
             boxes.append(_read_box(item, number, width, height))
         except ValueError as error:
             left_out.append(LeftOut(annotation_file, number, str(error)))
-    return _Image(annotation_file, files[name], width, height, boxes, left_out)
+    return _Image(annotation_file, source.file_name, width, height, boxes, left_out)
 
 
 def _read_box(item: ElementTree.Element, number: int, width: int, height: int) -> _Box:
@@ -247,12 +309,17 @@ def main() -> None:
         description="Converts a Pascal VOC data set to COCO form, one JSON file per split.",
         epilog="example: python -m iounet.data.voc VOCdevkit/VOC2007 --output data/voc2007",
     )
-    parser.add_argument("root", type=Path, help="the folder that holds ImageSets, Annotations and JPEGImages")
+    parser.add_argument(
+        "root", type=Path, help="the folder that holds ImageSets, Annotations and JPEGImages; or that holds train, ..."
+    )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where the JSON files go")
     parser.add_argument("--classes", nargs="+", metavar="NAME", help="class names in the order of their category ids")
+    parser.add_argument("--val-share", type=float, default=0.0, metavar="SHARE", help="of train that becomes val")
     args = parser.parse_args()
+    if not 0 <= args.val_share < 1:
+        parser.error(f"--val-share must lie in [0, 1); got {args.val_share:g}")
     try:
-        splits = convert_voc(args.root, args.output, classes=args.classes)
+        splits = convert_voc(args.root, args.output, classes=args.classes, val_share=args.val_share)
     except DataError as error:
         parser.exit(1, f"{error}\n")
     print("\n".join(_table(splits)))

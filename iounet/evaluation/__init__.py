@@ -2,7 +2,7 @@
 
 from .calibration import Calibration, calibrate
 from .coco_ap import AP_COLUMNS, CocoEvaluator, markdown_table
-from .correlation import best_iou, best_match, correlation_figure, pearson
+from .correlation import correlation_figure, pearson
 from .predictions import DRAWN_SCORE, Evaluation, Example, predict
 from .report import AP_IN_WORDS, changes_section, draw_examples, without_nan, write_report
 from .reproduction import Reproduction, detect, reproduce
@@ -18,8 +18,6 @@ __all__ = [
     "Example",
     "Reproduction",
     "ReproductionReport",
-    "best_iou",
-    "best_match",
     "calibrate",
     "changes_section",
     "correlation_figure",

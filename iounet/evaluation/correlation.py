@@ -7,36 +7,11 @@ from pathlib import Path
 import torch
 from matplotlib.axes import Axes
 from torch import Tensor
-from torchvision.ops import box_iou
 
 from .figures import new_figure
 
 # More points than this hide one another, and no longer change the shape of their cloud.
 _MAX_DRAWN = 5000
-
-
-def best_match(boxes: Tensor, labels: Tensor, gt_boxes: Tensor, gt_labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The object of its class that each box overlaps most, in one image.
-
-    Args:
-        boxes: float [N, 4], xyxy in pixels of the same image as ``gt_boxes``. Several may share one object.
-        labels: int [N].
-        gt_boxes: float [M, 4], xyxy; M may be 0.
-        gt_labels: int [M].
-
-    Returns:
-        ious: float [N], the IoU with it; 0 where the image holds no object of the box's class.
-        objects: int64 [N], its row in ``gt_boxes``; of no meaning where the IoU is 0.
-    """
-    if len(gt_boxes) == 0:
-        return boxes.new_zeros(len(boxes)), labels.new_zeros(len(boxes), dtype=torch.int64)
-    same_class = labels[:, None] == gt_labels[None, :]
-    return tuple((box_iou(boxes, gt_boxes) * same_class).max(dim=1))
-
-
-def best_iou(boxes: Tensor, labels: Tensor, gt_boxes: Tensor, gt_labels: Tensor) -> Tensor:
-    """IoU of each box with the object of its class that it overlaps most: the first of :func:`best_match`."""
-    return best_match(boxes, labels, gt_boxes, gt_labels)[0]
 
 
 def pearson(x: Tensor | Sequence[float], y: Tensor | Sequence[float]) -> float:
@@ -65,7 +40,7 @@ def correlation_figure(
     Give it the detections before NMS. Few badly placed boxes survive it, and little is left to correlate.
 
     Args:
-        ious: float [N], true IoUs, as from `best_iou`.
+        ious: float [N], true IoUs, as from :func:`iounet.boxes.best_iou`.
         scores: float [N], class scores.
         predicted_ious: float [N].
         path: the PNG file to write, 1200 × 600 pixels; its folder must exist.

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..boxes import best_iou, best_match
 from ..detections import Detections
 from ..modeling import ImageFeatures, IoUNet
 from ..postprocess import Postprocessing, postprocess
 from ..visualization import BoxChange, most_changed
-from .correlation import best_iou, best_match
 
 GREEDY, SOFT, GUIDED, REFINED = "greedy NMS", "soft-NMS", "IoU-guided NMS", "IoU-guided NMS + refinement"
 

@@ -8,10 +8,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from ..boxes import best_iou
 from ..detections import Detections
 from ..modeling import ImageFeatures, IoUNet
 from ..postprocess import NMSOptions, Postprocessing, Refine, postprocess, suppress_each
-from .correlation import best_iou
 from .predictions import GUIDED, REFINED, Batch, Found, Match, found_in, joined, match_candidates, table_rows
 from .stopwatch import Stopwatch
 

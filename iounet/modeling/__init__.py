@@ -1,20 +1,24 @@
-"""The network: ResNet-FPN, RPN, box branch and IoU head, put together in :class:`IoUNet`."""
+"""The network: ResNet-FPN, RPN, box branch, IoU head and energy head, put together in :class:`IoUNet`."""
 
 from .backbone import resnet_fpn
+from .box_function import HiddenLayers
 from .detector import ImageFeatures, IoUNet
-from .iou_head import HiddenLayers, IoUHead
+from .energy_head import EnergyHead, nce_loss
+from .iou_head import IoUHead
 from .roi_heads import RoIHeads
 from .rpn import AnchorGenerator, RPNHead
 from .state_dict import state_dict_faults
 
 __all__ = [
     "AnchorGenerator",
+    "EnergyHead",
     "HiddenLayers",
     "ImageFeatures",
     "IoUHead",
     "IoUNet",
     "RPNHead",
     "RoIHeads",
+    "nce_loss",
     "resnet_fpn",
     "state_dict_faults",
 ]

@@ -1,4 +1,4 @@
-"""IoU-Net: Faster R-CNN with a feature pyramid, PrRoI pooling, and a branch that predicts each box's IoU.
+"""IoU-Net: Faster R-CNN with a feature pyramid, PrRoI pooling, and branches for how well, and where, a box fits.
 
 Shapes and names, used throughout:
 
@@ -21,10 +21,13 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
+from ..boxes import best_iou
 from ..detections import Detections, RefinedDetections
+from ..errors import OptionError
 from ..postprocess import Postprocessing, RefinementOptions, postprocess
+from .energy_head import EnergyHead
 from .iou_head import IoUHead
-from .refinement import GraphedRefinement, PackedBoxes, packed_path
+from .refinement import Ascent, GraphedRefinement, PackedBoxes
 from .roi_heads import RoIHeads
 
 AnyDetections = TypeVar("AnyDetections", bound=Detections)
@@ -71,11 +74,20 @@ class IoUNet(nn.Module):
         sample_iou_boxes: ground-truth boxes of each image and the image sizes → boxes of each image, their IoUs [M]
             and the ground truth each came from [M]; the training set of the IoU head.
         iou_loss_weight: factor of its loss.
-        standalone: only the IoU head trains; the rest is frozen and in inference mode.
+        num_iou_candidates: boxes of each image that the IoU head learns from beside those: the detector's own,
+            background included, whose predicted IoU would otherwise be too high. 0: none, as in the paper.
+        energy_head: boxes → energies; None: none, as in the paper.
+        sample_energy_boxes: ground-truth boxes of each image → boxes of each image, the ground truth each belongs to
+            [M] and the logarithm of its density [M]; the training set of the energy head.
+        energy_loss_weight: factor of its loss.
+        standalone: only the IoU head and the energy head train; the rest is frozen and in inference mode.
         amp: the backbone computes in bfloat16, and the hidden layers of all branches with it; their last layers,
             boxes, scores and losses are in float32, as are all layers of the IoU head at inference.
         cuda_graphs: on a GPU, launch each refinement as one CUDA graph.
         postprocessing: NMS and refinement at inference; by default the paper's.
+
+    Raises:
+        OptionError: refinement is to climb the energy, and there is no energy head.
     """
 
     def __init__(
@@ -88,6 +100,10 @@ class IoUNet(nn.Module):
         iou_head: IoUHead,
         sample_iou_boxes: Callable[[list[Tensor], list[tuple[int, int]]], tuple[list[Tensor], Tensor, Tensor]],
         iou_loss_weight: float = 1.0,
+        num_iou_candidates: int = 0,
+        energy_head: EnergyHead | None = None,
+        sample_energy_boxes: Callable[[list[Tensor]], tuple[list[Tensor], Tensor, Tensor]] | None = None,
+        energy_loss_weight: float = 1.0,
         standalone: bool = False,
         amp: bool = False,
         cuda_graphs: bool = True,
@@ -101,11 +117,17 @@ class IoUNet(nn.Module):
         self.iou_head = iou_head
         self.sample_iou_boxes = sample_iou_boxes
         self.iou_loss_weight = iou_loss_weight
+        self.num_iou_candidates = num_iou_candidates
+        self.energy_head = energy_head
+        self.sample_energy_boxes = sample_energy_boxes
+        self.energy_loss_weight = energy_loss_weight
         self.standalone = standalone
         self.amp = amp
         self.cuda_graphs = cuda_graphs
         self.postprocessing = postprocessing or Postprocessing()
-        self._graphed_refinement = GraphedRefinement(iou_head)
+        if self.postprocessing.refinement.objective == "energy" and energy_head is None:
+            raise OptionError("objective", "energy needs an energy head")
+        self._graphed_refinement = GraphedRefinement(iou_head, energy_head)
         if standalone:
             for frozen in (backbone, rpn, roi_heads):
                 frozen.requires_grad_(False)
@@ -134,26 +156,57 @@ class IoUNet(nn.Module):
         return self.losses(images, targets)
 
     def losses(self, images: list[Tensor], targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """The RPN's two losses, the box branch's two, and the IoU head's; standalone, the last alone."""
+        """The RPN's two losses, the box branch's two, and one of each other head; standalone, the latter alone."""
         # The transform passes on every key of a target; only these two are tensors of the image's frame.
         targets = [{"boxes": target["boxes"], "labels": target["labels"]} for target in targets]
         batch, targets = self.transform(images, targets)
         with torch.set_grad_enabled(not self.standalone):
             maps = self._feature_maps(batch)
         losses: dict[str, Tensor] = {}
+        proposals: list[Tensor] = []
         if not self.standalone:
             proposals, rpn_losses = self.rpn(batch, maps, targets)
             losses |= rpn_losses
             losses |= self.roi_heads.losses(maps, proposals, batch.image_sizes, targets)
-        losses["loss_iou"] = self.iou_loss_weight * self._iou_loss(maps, batch.image_sizes, targets)
+        elif self.num_iou_candidates:
+            proposals, _ = self.rpn(batch, maps)
+        losses["loss_iou"] = self.iou_loss_weight * self._iou_loss(maps, proposals, batch.image_sizes, targets)
+        if self.energy_head is not None:
+            losses["loss_energy"] = self.energy_loss_weight * self._energy_loss(maps, batch.image_sizes, targets)
         return losses
 
     def _iou_loss(
+        self,
+        maps: dict[str, Tensor],
+        proposals: list[Tensor],
+        image_sizes: list[tuple[int, int]],
+        targets: list[dict[str, Tensor]],
+    ) -> Tensor:
+        boxes, true_ious, objects = self.sample_iou_boxes([target["boxes"] for target in targets], image_sizes)
+        labels = torch.cat([target["labels"] for target in targets])[objects]
+        of_jittered = self.iou_head.loss(maps, boxes, labels, image_sizes, true_ious)
+        if not self.num_iou_candidates:
+            return of_jittered
+        with torch.no_grad():
+            boxes, labels_in_images = self.roi_heads.sample_candidates(
+                maps, proposals, image_sizes, self.num_iou_candidates
+            )
+        true_ious = torch.cat(
+            [
+                best_iou(in_image, labels, target["boxes"], target["labels"])
+                for in_image, labels, target in zip(boxes, labels_in_images, targets, strict=True)
+            ]
+        )
+        of_candidates = self.iou_head.loss(maps, boxes, torch.cat(labels_in_images), image_sizes, true_ious)
+        return (of_jittered + of_candidates) / 2
+
+    def _energy_loss(
         self, maps: dict[str, Tensor], image_sizes: list[tuple[int, int]], targets: list[dict[str, Tensor]]
     ) -> Tensor:
-        boxes, true_ious, ground_truth = self.sample_iou_boxes([target["boxes"] for target in targets], image_sizes)
-        labels = torch.cat([target["labels"] for target in targets])[ground_truth]
-        return self.iou_head.loss(maps, boxes, labels, image_sizes, true_ious)
+        assert self.energy_head is not None and self.sample_energy_boxes is not None
+        boxes, objects, log_density = self.sample_energy_boxes([target["boxes"] for target in targets])
+        labels = torch.cat([target["labels"] for target in targets])[objects]
+        return self.energy_head.loss(maps, boxes, labels, image_sizes, objects, log_density)
 
     @torch.no_grad()
     def inference(self, images: list[Tensor]) -> list[Detections]:
@@ -199,12 +252,12 @@ class IoUNet(nn.Module):
 
     def _predict_ious(self, features: ImageFeatures, boxes: list[Tensor], labels: list[Tensor]) -> Sequence[Tensor]:
         ious = self.iou_head(features.maps, boxes, torch.cat(labels), features.sizes)
-        return ious.split([len(boxes_in_image) for boxes_in_image in boxes])
+        return self.iou_head.calibrated(ious).split([len(boxes_in_image) for boxes_in_image in boxes])
 
     def refine(
         self, features: ImageFeatures, detections: Sequence[Detections], options: RefinementOptions
     ) -> list[RefinedDetections]:
-        """Moves the boxes of the whole batch to where the IoU head predicts a better fit (Algorithm 2).
+        """Moves the boxes of the whole batch to where IoU head or energy head see a better fit (Algorithm 2).
 
         Boxes are in pixels of the resized images and stay inside them; order, labels and scores stay as they are. With
         no steps, the predicted IoUs stay as they are, too.
@@ -214,11 +267,12 @@ class IoUNet(nn.Module):
         boxes = PackedBoxes.of(detections, features.sizes)
         if self._refines_by_graph(features, options):
             height, width = features.batch.tensors.shape[-2:]
-            ious_before, refined = self._graphed_refinement(features.maps, boxes, (height, width), options)
+            before, after, refined = self._graphed_refinement(features.maps, boxes, (height, width), options)
         else:
-            first, *_, refined = packed_path(self.iou_head, features.maps, boxes, options)
-            ious_before = first.ious
-        return boxes.unpack(detections, ious_before, refined)
+            ascent = Ascent(self.iou_head, self.energy_head, features.maps, boxes, options)
+            first, *_, refined = ascent.path()
+            before, after = ascent.predicted_ious(first), ascent.predicted_ious(refined)
+        return boxes.unpack(detections, before, after, refined)
 
     def _refines_by_graph(self, features: ImageFeatures, options: RefinementOptions) -> bool:
         # Only with the detector's own options, as a graph is recorded for each size of image and each set of options.
@@ -240,7 +294,9 @@ class IoUNet(nn.Module):
             yield from [[RefinedDetections.unmoved(of_image) for of_image in detections]] * (options.num_steps + 1)
             return
         boxes = PackedBoxes.of(detections, features.sizes)
-        ious_before: Tensor | None = None
-        for refined in packed_path(self.iou_head, features.maps, boxes, options):
-            ious_before = refined.ious if ious_before is None else ious_before
-            yield boxes.unpack(detections, ious_before, refined)
+        ascent = Ascent(self.iou_head, self.energy_head, features.maps, boxes, options)
+        before: Tensor | None = None
+        for refined in ascent.path():
+            ious = ascent.predicted_ious(refined)
+            before = ious if before is None else before
+            yield boxes.unpack(detections, before, ious, refined)

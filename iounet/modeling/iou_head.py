@@ -1,42 +1,40 @@
-"""The branch that predicts how well a box fits: PrRoI pooling, two fully connected layers, one IoU per class."""
+"""The branch that predicts how well a box fits (paper, section 3.1 and figure 4)."""
 
-import torch
+from typing import NamedTuple
+
 import torch.nn.functional as F
-from torch import Tensor, nn
-from torchvision.models.detection.faster_rcnn import TwoMLPHead
+from torch import Tensor
 
 from prroi_pool import MultiScalePrRoIPool
 
 from ..errors import check_choice
-from .precision import autocast_as, in_float32
+from .box_function import BoxFunction
+
+# Of an IoU of 0 or 1 to float32 precision the logit is infinite.
+LOGIT_EPS = 1e-6
 
 
-class HiddenLayers(TwoMLPHead):
-    """Two fully connected layers with ReLU, of torchvision's names.
+class Calibration(NamedTuple):
+    """Platt scaling: ``sigmoid(slope * output + offset)`` is the IoU to expect where the last layer puts out `output`.
 
-    He initialisation keeps the size of features and gradients, where torch's default for linear layers shrinks their
-    variance by six in each.
+    The slope is positive, so that calibrated IoUs keep the order of the predictions.
     """
 
-    def __init__(self, in_channels: int, hidden_dim: int):
-        super().__init__(in_channels, hidden_dim)
-        for layer in (self.fc6, self.fc7):
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-            nn.init.zeros_(layer.bias)
+    slope: float
+    offset: float
 
 
-class IoUHead(nn.Module):
-    """IoU predictor (paper, section 3.1 and figure 4).
+class IoUHead(BoxFunction):
+    """IoU predictor.
 
-    The last layer predicts ``2 IoU - 1``, in [-1, 1], for every class; with the loss "bce" it predicts the logit of the
-    IoU. Column l is that of label l, column 0 (the background, as in torchvision's box predictor) is neither trained
-    nor read.
+    The last layer predicts ``2 IoU - 1``, in [-1, 1], for every class, and starts at an IoU of 0.5; with the loss "bce"
+    it predicts the logit of the IoU.
+
+    Attributes:
+        calibration: of the predictions, fitted after training; None: none.
 
     Args:
-        roi_pool: continuous in the boxes, so that the prediction has a gradient with respect to them.
-        in_channels: of the feature pyramid.
-        num_classes: classes with the background, C + 1.
-        hidden_dim: width of the two fully connected layers; the paper's 1024.
+        roi_pool, in_channels, num_classes, hidden_dim: of :class:`BoxFunction`.
         loss: of :func:`iou_loss`.
 
     Raises:
@@ -52,16 +50,10 @@ class IoUHead(nn.Module):
         hidden_dim: int = 1024,
         loss: str = "smooth_l1",
     ):
-        super().__init__()
+        super().__init__(roi_pool, in_channels=in_channels, num_classes=num_classes, hidden_dim=hidden_dim)
         check_choice("loss", loss, ("smooth_l1", "bce"))
-        self.roi_pool = roi_pool
         self.loss_kind = loss
-        pooled_height, pooled_width = roi_pool.output_size
-        self.mlp = HiddenLayers(in_channels * pooled_height * pooled_width, hidden_dim)
-        self.predictor = nn.Linear(hidden_dim, num_classes)
-        # Small, so that all predictions start close to an IoU of 0.5.
-        nn.init.normal_(self.predictor.weight, std=0.001)
-        nn.init.zeros_(self.predictor.bias)
+        self.calibration: Calibration | None = None
 
     def forward(
         self,
@@ -71,22 +63,23 @@ class IoUHead(nn.Module):
         image_sizes: list[tuple[int, int]],
         levels: Tensor | None = None,
     ) -> Tensor:
-        """Predicted IoUs, differentiable in the boxes.
+        """Predicted IoUs, differentiable in the boxes: Tensor[K], in [0, 1] up to the regression's overshoot.
 
-        Args:
-            features: level name → Tensor[B, C, H, W].
-            boxes (list of B Tensor[K_i, 4]): xyxy in pixels of the resized images.
-            labels (Tensor[K]): class of each box, all images' one after the other; 0: not known, and the prediction is
-                the highest of the classes'.
-            image_sizes: (height, width) of the resized images.
-            levels (Tensor[K]): pyramid level of each box; None: from its size. Refinement fixes it: a box that
-                changes level jumps in predicted IoU.
-
-        Returns:
-            Tensor[K]: IoUs, in [0, 1] up to the regression's overshoot.
+        They are not calibrated: NMS and refinement need their order and their gradient, as they were trained.
+        Arguments as in :meth:`BoxFunction.output`.
         """
-        output = self._output(features, boxes, labels, image_sizes, levels)
+        output = self.output(features, boxes, labels, image_sizes, levels)
         return output.sigmoid() if self.loss_kind == "bce" else (output + 1) / 2
+
+    def outputs_of(self, ious: Tensor) -> Tensor:
+        """What the last layer put out where ``forward`` returned these IoUs."""
+        return ious.logit(LOGIT_EPS) if self.loss_kind == "bce" else 2 * ious - 1
+
+    def calibrated(self, ious: Tensor) -> Tensor:
+        """IoUs of ``forward`` as they are to be read; the same where nothing is calibrated."""
+        if self.calibration is None:
+            return ious
+        return (self.calibration.slope * self.outputs_of(ious) + self.calibration.offset).sigmoid()
 
     def loss(
         self,
@@ -97,33 +90,7 @@ class IoUHead(nn.Module):
         true_ious: Tensor,
     ) -> Tensor:
         """The loss of the predictions for boxes of known IoUs, Tensor[K]; the other arguments as in ``forward``."""
-        return iou_loss(self._output(features, boxes, labels, image_sizes), true_ious, self.loss_kind)
-
-    def _output(
-        self,
-        features: dict[str, Tensor],
-        boxes: list[Tensor],
-        labels: Tensor,
-        image_sizes: list[tuple[int, int]],
-        levels: Tensor | None = None,
-    ) -> Tensor:
-        """Of the last layer, each box's for its class: Tensor[K]."""
-        pooled = self.roi_pool(features, boxes, image_sizes, levels)
-        if self.training:
-            with autocast_as(pooled):
-                hidden = self.mlp(pooled)
-        else:
-            # bfloat16 rounds an IoU of 0.8 to within 0.002, which is coarser than refinement's early_stop.
-            hidden = in_float32(self.mlp, pooled)
-        all_classes = in_float32(self.predictor, hidden)
-        of_class = all_classes.gather(1, labels[:, None])[:, 0]
-        return torch.where(labels == 0, all_classes[:, 1:].amax(1), of_class)
-
-    def assign_levels(
-        self, features: dict[str, Tensor], boxes: list[Tensor], image_sizes: list[tuple[int, int]]
-    ) -> Tensor:
-        """Pyramid level of each box by its size, for ``forward(..., levels=...)``: Tensor[K]."""
-        return self.roi_pool.assign_levels(features, boxes, image_sizes)
+        return iou_loss(self.output(features, boxes, labels, image_sizes), true_ious, self.loss_kind)
 
 
 def iou_loss(output: Tensor, true_ious: Tensor, kind: str = "smooth_l1") -> Tensor:

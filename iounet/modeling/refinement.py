@@ -1,4 +1,4 @@
-"""The IoU head as the function that refinement climbs, for the boxes of a batch of images."""
+"""The IoU head, or the energy head, as the function that refinement climbs, for the boxes of a batch of images."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -6,11 +6,13 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..detections import Detections, RefinedDetections
 from ..postprocess import Refined, RefinementOptions, refinement_path
+from .box_function import BoxFunction
 from .cuda_graphs import CudaGraphs
+from .energy_head import EnergyHead
 from .iou_head import IoUHead
 
 # Boxes of an image are padded to a multiple of this for CUDA graphs, so that a graph serves any number of boxes up to
@@ -47,50 +49,94 @@ class PackedBoxes:
         return cls(boxes, labels, image_ends, counts, image_sizes)
 
     def unpack(
-        self, detections: Sequence[Detections], ious_before: Tensor, refined: Refined
+        self, detections: Sequence[Detections], ious_before: Tensor, ious: Tensor, refined: Refined
     ) -> list[RefinedDetections]:
-        """The detections that were packed, in their refined boxes."""
-        boxes, ious, stops, before = (values.split(self.counts) for values in (*refined, ious_before))
+        """The detections that were packed, in their refined boxes, with the IoUs predicted before and after."""
+        boxes, stops, before, after = (
+            values.split(self.counts) for values in (refined.boxes, refined.stops, ious_before, ious)
+        )
         return [
             replace(
-                RefinedDetections.unmoved(of_image), boxes=boxes[n], ious=ious[n], stops=stops[n], ious_before=before[n]
+                RefinedDetections.unmoved(of_image),
+                boxes=boxes[n],
+                ious=after[n],
+                stops=stops[n],
+                ious_before=before[n],
             )
             for n, of_image in enumerate(detections)
         ]
 
 
-def iou_predictor(iou_head: IoUHead, maps: dict[str, Tensor], start: PackedBoxes) -> Callable[[Tensor], Tensor]:
-    """The function that refinement climbs: boxes [K, 4] in pixels of the resized images → predicted IoUs [K].
+class Ascent:
+    """Refinement of the boxes of a batch of images.
+
+    Args:
+        iou_head, energy_head: of the detector; the latter None if it has none.
+        maps: the features.
+        start: the boxes.
+        options: how they are refined, and which of the heads is climbed.
+
+    Raises:
+        ValueError: the energy is to be climbed, and there is no energy head.
+    """
+
+    def __init__(
+        self,
+        iou_head: IoUHead,
+        energy_head: EnergyHead | None,
+        maps: dict[str, Tensor],
+        start: PackedBoxes,
+        options: RefinementOptions,
+    ):
+        climbed = iou_head if options.objective == "iou" else energy_head
+        if climbed is None:
+            raise ValueError("refinement by energy needs a detector with an energy head (MODEL.ENERGY_HEAD.LOSS)")
+        self._iou_head = iou_head
+        self._maps = maps
+        self._start = start
+        self._options = options
+        self._objective = as_function(climbed, maps, start)
+
+    def path(self) -> Iterator[Refined]:
+        """The boxes after 0, 1, ..., ``options.num_steps`` steps, inside their images."""
+        return refinement_path(self._objective, self._start.boxes, self._options, image_ends=self._start.image_ends)
+
+    @torch.no_grad()
+    def predicted_ious(self, refined: Refined) -> Tensor:
+        """Calibrated IoUs of boxes on the path: Tensor[K]."""
+        if self._options.objective == "iou":
+            ious = refined.values
+        else:
+            boxes = list(refined.boxes.split(self._start.counts))
+            ious = self._iou_head(self._maps, boxes, self._start.labels, self._start.image_sizes)
+        return self._iou_head.calibrated(ious)
+
+
+def as_function(head: BoxFunction, maps: dict[str, Tensor], start: PackedBoxes) -> Callable[[Tensor], Tensor]:
+    """A head as a function of boxes [K, 4] in pixels of the resized images alone: → Tensor[K].
 
     Classes, images and pyramid levels are those of ``start``, whatever boxes are given later.
     """
-    levels = iou_head.assign_levels(maps, list(start.boxes.split(start.counts)), start.image_sizes)
+    levels = head.assign_levels(maps, list(start.boxes.split(start.counts)), start.image_sizes)
 
-    def predict_iou(boxes: Tensor) -> Tensor:
-        return iou_head(maps, list(boxes.split(start.counts)), start.labels, start.image_sizes, levels)
+    def function(boxes: Tensor) -> Tensor:
+        return head(maps, list(boxes.split(start.counts)), start.labels, start.image_sizes, levels)
 
-    return predict_iou
-
-
-def packed_path(
-    iou_head: IoUHead, maps: dict[str, Tensor], start: PackedBoxes, options: RefinementOptions
-) -> Iterator[Refined]:
-    """The boxes of a batch after 0, 1, ..., ``options.num_steps`` steps, inside their images."""
-    predict_iou = iou_predictor(iou_head, maps, start)
-    return refinement_path(predict_iou, start.boxes, options, image_ends=start.image_ends)
+    return function
 
 
 class GraphedRefinement:
     """All steps of a refinement as one CUDA graph, which is launched at once instead of kernel by kernel."""
 
-    def __init__(self, iou_head: IoUHead):
+    def __init__(self, iou_head: IoUHead, energy_head: EnergyHead | None):
+        heads = nn.ModuleList([iou_head] if energy_head is None else [iou_head, energy_head])
         self._level_names = iou_head.roi_pool.featmap_names
-        self._graphs = CudaGraphs(partial(_refine_padded, iou_head), weights=iou_head.parameters)
+        self._graphs = CudaGraphs(partial(_refine_padded, iou_head, energy_head), weights=heads.parameters)
 
     def __call__(
         self, maps: dict[str, Tensor], start: PackedBoxes, padded_size: tuple[int, int], options: RefinementOptions
-    ) -> tuple[Tensor, Refined]:
-        """Predicted IoUs [K] before the first step, and the boxes after the last.
+    ) -> tuple[Tensor, Tensor, Refined]:
+        """Predicted IoUs [K] before the first step and after the last, and the boxes after it.
 
         Args:
             maps: the features.
@@ -109,22 +155,24 @@ class GraphedRefinement:
 
         tensors = [maps[name] for name in self._level_names]
         tensors += map(padded, (start.boxes, start.image_ends, start.labels))
-        ious_before, *refined = self._graphs(tensors, len(start.counts), padded_size, options)
-        return without_padding(ious_before), Refined(*map(without_padding, refined))
+        before, after, *refined = self._graphs(tensors, len(start.counts), padded_size, options)
+        return without_padding(before), without_padding(after), Refined(*map(without_padding, refined))
 
 
 def _refine_padded(
     iou_head: IoUHead,
+    energy_head: EnergyHead | None,
     tensors: Sequence[Tensor],
     num_images: int,
     padded_size: tuple[int, int],
     options: RefinementOptions,
 ) -> tuple[Tensor, ...]:
-    """Predicted IoUs before the first step; boxes, predicted IoUs and stops after the last."""
+    """Predicted IoUs before the first step and after the last; boxes, values and stops after the last."""
     *maps, boxes, image_ends, labels = tensors
     # Here image sizes only tell the strides of the maps, for which the padded size does as well.
     counts, sizes = [len(boxes) // num_images] * num_images, [padded_size] * num_images
     start = PackedBoxes(boxes, labels, image_ends, counts, sizes)
     named = dict(zip(iou_head.roi_pool.featmap_names, maps, strict=True))
-    first, *_, last = packed_path(iou_head, named, start, options)
-    return first.ious, *last
+    ascent = Ascent(iou_head, energy_head, named, start, options)
+    first, *_, last = ascent.path()
+    return ascent.predicted_ious(first), ascent.predicted_ious(last), *last

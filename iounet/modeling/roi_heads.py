@@ -8,6 +8,8 @@ from torchvision.ops import clip_boxes_to_image, remove_small_boxes
 
 from .precision import autocast_as, in_float32
 
+MIN_BOX_SIZE = 1e-2  # pixels; torchvision's
+
 
 class RoIHeads(TorchvisionRoIHeads):
     """Fast R-CNN's box branch. Sampling, matching, coding and parameter names are torchvision's.
@@ -55,11 +57,39 @@ class RoIHeads(TorchvisionRoIHeads):
             proposal, label = torch.where(class_scores[:, 1:] > self.score_thresh)
             label = label + 1
             boxes = clip_boxes_to_image(boxes[proposal, label], image_size)
-            keep = remove_small_boxes(boxes, min_size=1e-2)
+            keep = remove_small_boxes(boxes, min_size=MIN_BOX_SIZE)
             all_boxes.append(boxes[keep])
             all_labels.append(label[keep])
             all_scores.append(class_scores[proposal, label][keep])
         return all_boxes, all_labels, all_scores
+
+    def sample_candidates(
+        self,
+        features: dict[str, Tensor],
+        proposals: list[Tensor],
+        image_sizes: list[tuple[int, int]],
+        num_samples: int,
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """As :meth:`candidates` of proposals drawn at random, of one class each, drawn by its probability.
+
+        Returns:
+            boxes (list of Tensor[K_i, 4]): xyxy, clipped to the resized image; at most ``num_samples`` in each, and
+                those without area are left out.
+            labels (list of Tensor[K_i]): 1..C.
+        """
+        drawn = [of_image[torch.randperm(len(of_image))[:num_samples]] for of_image in proposals]
+        class_logits, box_regression = self._predict(features, drawn, image_sizes)
+        labels = class_logits[:, 1:].softmax(-1).multinomial(1)[:, 0] + 1
+        decoded = self.box_coder.decode(box_regression, drawn).reshape(*class_logits.shape, 4)
+        boxes = decoded[torch.arange(len(decoded)), labels]
+        counts = [len(of_image) for of_image in drawn]
+        all_boxes, all_labels = [], []
+        for of_image, label, image_size in zip(boxes.split(counts), labels.split(counts), image_sizes, strict=True):
+            clipped = clip_boxes_to_image(of_image, image_size)
+            keep = remove_small_boxes(clipped, min_size=MIN_BOX_SIZE)
+            all_boxes.append(clipped[keep])
+            all_labels.append(label[keep])
+        return all_boxes, all_labels
 
     def regress(
         self,

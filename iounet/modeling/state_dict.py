@@ -8,14 +8,16 @@ from torch import Tensor
 _COUNTER = "num_batches_tracked"
 
 
-def state_dict_faults(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor], optional: str = "") -> list[str]:
+def state_dict_faults(
+    expected: Mapping[str, Tensor], weights: Mapping[str, Tensor], optional: tuple[str, ...] = ()
+) -> list[str]:
     """What keeps ``weights`` from being the parameters of a module, a phrase for each kind of fault; [] if they fit.
 
     Args:
         expected: state dict of the module.
-        optional: parameters whose names begin with this may be missing; "": none may.
+        optional: parameters whose names begin with one of these may be missing.
     """
-    needed = [key for key in expected if not (optional and key.startswith(optional)) and not key.endswith(_COUNTER)]
+    needed = [key for key in expected if not key.startswith(optional) and not key.endswith(_COUNTER)]
     faults = {
         "missing": [key for key in needed if key not in weights],
         "left over": [key for key in weights if key not in expected and not key.endswith(_COUNTER)],

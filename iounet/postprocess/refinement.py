@@ -1,4 +1,4 @@
-"""Optimization-based bounding box refinement (paper's Algorithm 2): gradient ascent on the predicted IoU.
+"""Optimization-based bounding box refinement (paper's Algorithm 2): gradient ascent on the predicted IoU, or an energy.
 
 Everything about refinement is in this file: its options, its loop, and why a box stopped. The detector supplies the
 function that is climbed.
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..boxes import box_sizes
+from ..boxes import box_sizes, boxes_at
 from ..errors import check_choice, check_range
 
 
@@ -28,13 +28,17 @@ class RefinementOptions:
         step_size: lambda of the paper.
         early_stop: Omega_1 of the paper: a box whose predicted IoU changes by less is finished.
         degeneration: Omega_2 of the paper, at most 0: a box whose predicted IoU falls further is finished.
-        coordinates: "pixels": a step moves an edge by about ``step_size`` pixels, whatever the size of the box. Or
+        coordinates: "pixels": a step moves an edge by about ``step_size`` pixels, whatever the size of the box.
             "relative": ascent in coordinates measured in the box's own width and height, where a step of one length
             moves a large box by more pixels than a small one. Divide ``step_size`` by about the side of the
-            boxes in pixels.
+            boxes in pixels. "center_size": ascent in (x / width, y / height) of the centre and (log width, log height),
+            as energies are trained (arXiv 1909.12297); ``step_size`` is the centre's.
         step_policy: "every": every step is taken, as in the paper. "best": every step is taken, and the box of highest
             predicted IoU on the way is returned. "backtracking": a step that lowers the predicted IoU is taken back and
             tried again at half the length, so that ``degeneration`` plays no part.
+        size_step_size: as ``step_size``, of width and height in "center_size".
+        objective: what a detector climbs: "iou", its predicted IoU, as in the paper, or "energy", the output of its
+            :class:`iounet.modeling.EnergyHead`. :func:`refine_boxes` climbs the function that it is given.
 
     Raises:
         OptionError: a number out of range; unknown ``coordinates`` or ``step_policy``.
@@ -46,13 +50,17 @@ class RefinementOptions:
     degeneration: float = -1e-2
     coordinates: str = "pixels"
     step_policy: str = "every"
+    size_step_size: float = 0.5
+    objective: str = "iou"
 
     def __post_init__(self) -> None:
         check_range("num_steps", self.num_steps, 0)
         check_range("step_size", self.step_size, 0)
+        check_range("size_step_size", self.size_step_size, 0)
         check_range("early_stop", self.early_stop, 0)
         check_range("degeneration", self.degeneration, -math.inf, 0)
-        check_choice("coordinates", self.coordinates, ("pixels", "relative"))
+        check_choice("objective", self.objective, ("iou", "energy"))
+        check_choice("coordinates", self.coordinates, ("pixels", "relative", "center_size"))
         check_choice("step_policy", self.step_policy, ("every", "best", "backtracking"))
 
 
@@ -68,17 +76,17 @@ class Stop(IntEnum):
 
 
 class Refined(NamedTuple):
-    """Boxes [N, 4], their predicted IoUs [N], and the :class:`Stop` of each, int64 [N]."""
+    """Boxes [N, 4], the objective's values there [N], and the :class:`Stop` of each, int64 [N]."""
 
     boxes: Tensor
-    ious: Tensor
+    values: Tensor
     stops: Tensor
 
 
-PredictIoU = Callable[[Tensor], Tensor]
+Objective = Callable[[Tensor], Tensor]
 
 
-def refine_boxes(predict_iou: PredictIoU, boxes: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
+def refine_boxes(predict_iou: Objective, boxes: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
     """Moves boxes to where their predicted IoU is higher, all of them at once.
 
     Each step moves a box by ``step_size`` times the gradient of its predicted IoU, scaled per axis by the box's own
@@ -103,61 +111,61 @@ def refine_boxes(predict_iou: PredictIoU, boxes: Tensor, **options: Any) -> tupl
         OptionError: an option out of range.
     """
     *_, refined = refinement_path(predict_iou, boxes, RefinementOptions(**options))
-    return refined.boxes, refined.ious
+    return refined.boxes, refined.values
 
 
 def refinement_path(
-    predict_iou: PredictIoU, boxes: Tensor, options: RefinementOptions, *, image_ends: Tensor | None = None
+    objective: Objective, boxes: Tensor, options: RefinementOptions, *, image_ends: Tensor | None = None
 ) -> Iterator[Refined]:
     """The boxes after 0, 1, ..., ``options.num_steps`` steps of :func:`refine_boxes`.
 
     Args:
-        predict_iou, boxes, options: as in :func:`refine_boxes`.
+        objective: as ``predict_iou`` in :func:`refine_boxes`.
+        boxes, options: as there.
         image_ends (Tensor[N, 4]): (width, height, width, height) of the image that each box lies in, in the frame of
-            the boxes. ``predict_iou`` is then given boxes clipped to their images, and the boxes yielded are clipped,
+            the boxes. ``objective`` is then given boxes clipped to their images, and the boxes yielded are clipped,
             too; one that left its image lies where it was before. None: no images.
     """
     if options.num_steps > 0 and torch.is_inference_mode_enabled():
         raise RuntimeError("refinement needs gradients, which torch.inference_mode() forbids: use torch.no_grad()")
     start = boxes.detach()
     if image_ends is None:
-        yield from _ascent(predict_iou, start, options)
+        yield from _ascent(objective, start, options)
         return
     zero = torch.zeros_like(image_ends)
-    ious_before: Tensor | None = None
-    for moved, ious, stops in _ascent(lambda boxes: predict_iou(boxes.clamp(zero, image_ends)), start, options):
-        ious_before = ious if ious_before is None else ious_before
+    values_before: Tensor | None = None
+    for moved, values, stops in _ascent(lambda boxes: objective(boxes.clamp(zero, image_ends)), start, options):
+        values_before = values if values_before is None else values_before
         clipped = moved.clamp(zero, image_ends)
         inside = (box_sizes(clipped) > 0).all(1)
         yield Refined(
             torch.where(inside[:, None], clipped, start),
-            torch.where(inside, ious, ious_before),
+            torch.where(inside, values, values_before),
             stops.masked_fill(~inside, int(Stop.LEFT_IMAGE)),
         )
 
 
-def _ascent(predict_iou: PredictIoU, boxes: Tensor, options: RefinementOptions) -> Iterator[Refined]:
+def _ascent(objective: Objective, boxes: Tensor, options: RefinementOptions) -> Iterator[Refined]:
     """Algorithm 2."""
     boxes = boxes.clone()
     stops = torch.full((len(boxes),), int(Stop.STEPS), device=boxes.device)
-    step_sizes = boxes.new_full((len(boxes), 1), options.step_size)
-    ious, gradient = _iou_and_gradient(predict_iou, boxes, with_gradient=options.num_steps > 0)
-    best_boxes, best_ious = boxes, ious
-    yield Refined(boxes, ious, stops)
+    lengths = boxes.new_ones(len(boxes), 1)
+    values, gradient = _value_and_gradient(objective, boxes, with_gradient=options.num_steps > 0)
+    best_boxes, best_values = boxes, values
+    yield Refined(boxes, values, stops)
     for step in range(1, options.num_steps + 1):
-        scale = box_sizes(boxes).repeat(1, 2)
-        moved = boxes + step_sizes * gradient * (scale if options.coordinates == "pixels" else scale.square())
+        moved = _moved(boxes, gradient, lengths, options)
         stops = _stopped(stops, ~(torch.isfinite(moved).all(1) & (box_sizes(moved) > 0).all(1)), Stop.COLLAPSED)
         active = stops == Stop.STEPS
         # Asking would synchronise with a GPU; with the paper's thresholds nearly every step finds an active box.
         if boxes.is_cuda or active.any():
             moved = torch.where(active[:, None], moved, boxes)
             # This forward pass is also the next step's: T steps cost T + 1 forward and T backward passes.
-            new_ious, new_gradient = _iou_and_gradient(predict_iou, moved, with_gradient=step < options.num_steps)
-            change = new_ious - ious
+            new_values, new_gradient = _value_and_gradient(objective, moved, with_gradient=step < options.num_steps)
+            change = new_values - values
             if options.step_policy == "backtracking":
                 taken = active & (change > 0)
-                step_sizes = torch.where((active & ~taken)[:, None], step_sizes / 2, step_sizes)
+                lengths = torch.where((active & ~taken)[:, None], lengths / 2, lengths)
                 stops = _stopped(stops, taken & (change < options.early_stop), Stop.CONVERGED)
             else:
                 taken = active
@@ -165,14 +173,29 @@ def _ascent(predict_iou: PredictIoU, boxes: Tensor, options: RefinementOptions) 
                 stops = _stopped(stops, change < options.degeneration, Stop.FELL)
             boxes = torch.where(taken[:, None], moved, boxes)
             gradient = torch.where(taken[:, None], new_gradient, gradient)
-            ious = torch.where(taken, new_ious, ious)
-            better = ious > best_ious
+            values = torch.where(taken, new_values, values)
+            better = values > best_values
             best_boxes = torch.where(better[:, None], boxes, best_boxes)
-            best_ious = torch.where(better, ious, best_ious)
+            best_values = torch.where(better, values, best_values)
         if options.step_policy == "best":
-            yield Refined(best_boxes, best_ious, stops)
+            yield Refined(best_boxes, best_values, stops)
         else:
-            yield Refined(boxes, ious, stops)
+            yield Refined(boxes, values, stops)
+
+
+def _moved(boxes: Tensor, gradient: Tensor, lengths: Tensor, options: RefinementOptions) -> Tensor:
+    """The boxes after a step of ``lengths`` (Tensor[N, 1]) times the step sizes of the options."""
+    sizes = box_sizes(boxes)
+    if options.coordinates == "center_size":
+        of_center = (gradient[:, :2] + gradient[:, 2:]) * sizes
+        of_log_size = (gradient[:, 2:] - gradient[:, :2]) * sizes / 2
+        return boxes_at(
+            lengths * torch.cat([options.step_size * of_center, options.size_step_size * of_log_size], 1), boxes
+        )
+    scale = sizes.repeat(1, 2)
+    return boxes + lengths * options.step_size * gradient * (
+        scale if options.coordinates == "pixels" else scale.square()
+    )
 
 
 def _stopped(stops: Tensor, where: Tensor, reason: Stop) -> Tensor:
@@ -180,13 +203,13 @@ def _stopped(stops: Tensor, where: Tensor, reason: Stop) -> Tensor:
     return stops.masked_fill(where & (stops == Stop.STEPS), int(reason))
 
 
-def _iou_and_gradient(predict_iou: PredictIoU, boxes: Tensor, *, with_gradient: bool) -> tuple[Tensor, Tensor]:
+def _value_and_gradient(objective: Objective, boxes: Tensor, *, with_gradient: bool) -> tuple[Tensor, Tensor]:
     if not with_gradient or not len(boxes):
         with torch.no_grad():
-            return predict_iou(boxes), torch.zeros_like(boxes)
+            return objective(boxes), torch.zeros_like(boxes)
     with torch.enable_grad():
         boxes = boxes.detach().requires_grad_()
-        ious = predict_iou(boxes)
-        # Each IoU depends on its own box alone, so the gradient of the sum holds every box's own gradient.
-        (gradient,) = torch.autograd.grad(ious.sum(), boxes)
-    return ious.detach(), gradient
+        values = objective(boxes)
+        # Each value depends on its own box alone, so the gradient of the sum holds every box's own gradient.
+        (gradient,) = torch.autograd.grad(values.sum(), boxes)
+    return values.detach(), gradient

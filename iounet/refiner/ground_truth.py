@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_iou
 
+from ..boxes import best_match
 from ..data import read_image
-from ..evaluation import CocoEvaluator, best_match
+from ..evaluation import CocoEvaluator
 from ..visualization import BoxChange, most_changed
 from .matching import images_of
 from .results import ImageIndex

@@ -146,13 +146,13 @@ def load_detector_weights(detector: nn.Module, weights: dict[str, Tensor], sourc
 
     Args:
         source: where the weights come from, for the message.
-        need_iou_head: False: weights of a plain detector will do; the IoU head then stays as it is.
+        need_iou_head: False: weights of a plain detector will do; IoU and energy head then stay as they are.
 
     Raises:
         CheckpointError: parameters missing, left over, or of another shape: a checkpoint of another architecture.
     """
     expected = detector.state_dict()
-    if faults := state_dict_faults(expected, weights, optional="" if need_iou_head else "iou_head."):
+    if faults := state_dict_faults(expected, weights, optional=() if need_iou_head else ("iou_head.", "energy_head.")):
         raise CheckpointError(
             f"{source} is of another architecture than the configuration describes: parameters {'; '.join(faults)}. "
             "Use the configuration the weights were trained with (MODEL.BACKBONE.NAME and .NORM, channels, classes)"

@@ -5,39 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from iounet.evaluation.correlation import best_iou, correlation_figure, pearson
-
-
-def random_boxes(count: int, generator: torch.Generator) -> torch.Tensor:
-    corner = 50 * torch.rand(count, 2, generator=generator)
-    return torch.cat([corner, corner + 1 + 50 * torch.rand(count, 2, generator=generator)], dim=1)
-
-
-def loop_best_iou(boxes, labels, gt_boxes, gt_labels):
-    best = []
-    for (x1, y1, x2, y2), label in zip(boxes.tolist(), labels.tolist(), strict=True):
-        ious = [0.0]
-        for (u1, v1, u2, v2), gt_label in zip(gt_boxes.tolist(), gt_labels.tolist(), strict=True):
-            if gt_label == label:
-                shared = max(0, min(x2, u2) - max(x1, u1)) * max(0, min(y2, v2) - max(y1, v1))
-                ious.append(shared / ((x2 - x1) * (y2 - y1) + (u2 - u1) * (v2 - v1) - shared))
-        best.append(max(ious))
-    return torch.tensor(best)
-
-
-@pytest.mark.parametrize(("num_boxes", "num_objects"), [(40, 12), (40, 1), (0, 12), (40, 0), (0, 0)])
-def test_best_iou_matches_a_loop(num_boxes, num_objects):
-    generator = torch.Generator().manual_seed(0)
-    boxes, gt_boxes = random_boxes(num_boxes, generator), random_boxes(num_objects, generator)
-    labels = torch.randint(1, 5, (num_boxes,), generator=generator)
-    gt_labels = torch.randint(1, 4, (num_objects,), generator=generator)  # class 4 has no object
-    ious = best_iou(boxes, labels, gt_boxes, gt_labels)
-    torch.testing.assert_close(ious, loop_best_iou(boxes, labels, gt_boxes, gt_labels))
-
-
-def test_best_iou_of_another_class_is_0():
-    box = torch.tensor([[0.0, 0.0, 10.0, 10.0]])
-    assert best_iou(box, torch.tensor([1]), box, torch.tensor([2])).tolist() == [0.0]
+from iounet.evaluation.correlation import correlation_figure, pearson
 
 
 def test_pearson_matches_numpy():

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.models.detection.image_list import ImageList
 
 from iounet.modeling import ImageFeatures
-from iounet.modeling.refinement import GraphedRefinement, PackedBoxes, _refine_padded, iou_predictor
+from iounet.modeling.refinement import GraphedRefinement, PackedBoxes, _refine_padded, as_function
 from iounet.postprocess import postprocess, suppress
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -58,7 +58,7 @@ class TestRefinement:
     def test_the_ious_are_those_of_the_boxes(self, before):
         detector, features, kept = before
         with torch.no_grad():
-            predict_iou = iou_predictor(detector.iou_head, features.maps, PackedBoxes.of(kept, features.sizes))
+            predict_iou = as_function(detector.iou_head, features.maps, PackedBoxes.of(kept, features.sizes))
             torch.testing.assert_close(
                 predict_iou(torch.cat([detections.boxes for detections in kept])),
                 torch.cat([detections.ious for detections in kept]),
@@ -128,8 +128,8 @@ class TestRefinement:
         options = replace(detector.postprocessing.refinement, step_size=step_size)
         kept = [kept[0], kept[1][:-3]]
         assert len(kept[0]) != len(kept[1])
-        graphed = GraphedRefinement(detector.iou_head)
-        graphed._graphs = repeated = Repeated(partial(_refine_padded, detector.iou_head))
+        graphed = GraphedRefinement(detector.iou_head, detector.energy_head)
+        graphed._graphs = repeated = Repeated(partial(_refine_padded, detector.iou_head, detector.energy_head))
         with torch.no_grad(), monkeypatch.context() as patch:
             patch.setattr(torch.compiler, "is_compiling", lambda: True)  # pools as a GPU does
             for order in ([0, 1], [1, 0]):
@@ -141,8 +141,8 @@ class TestRefinement:
                 )
                 expected = detector.refine(placed, swapped, options)
                 start = PackedBoxes.of(swapped, placed.sizes)
-                ious_before, refined = graphed(placed.maps, start, placed.batch.tensors.shape[-2:], options)
-                for one, other in zip(start.unpack(swapped, ious_before, refined), expected, strict=True):
+                *ious, refined = graphed(placed.maps, start, placed.batch.tensors.shape[-2:], options)
+                for one, other in zip(start.unpack(swapped, *ious, refined), expected, strict=True):
                     assert len(one) == len(other) > 5
                     torch.testing.assert_close(one.boxes, other.boxes, rtol=1e-4, atol=1e-3)
                     torch.testing.assert_close(one.ious, other.ious, rtol=1e-4, atol=1e-4)
@@ -152,14 +152,14 @@ class TestRefinement:
 
     def test_one_graph_serves_any_number_of_boxes_up_to_a_hundred(self, before, monkeypatch):
         detector, features, kept = before
-        graphed = GraphedRefinement(detector.iou_head)
-        graphed._graphs = repeated = Repeated(partial(_refine_padded, detector.iou_head))
+        graphed = GraphedRefinement(detector.iou_head, detector.energy_head)
+        graphed._graphs = repeated = Repeated(partial(_refine_padded, detector.iou_head, detector.energy_head))
         options = detector.postprocessing.refinement
         monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
         for counts in ([6, 1], [0, 3], [6, 6]):
             some = [of_image[:count] for of_image, count in zip(kept, counts, strict=True)]
             start = PackedBoxes.of(some, features.sizes)
-            _, refined = graphed(features.maps, start, features.batch.tensors.shape[-2:], options)
+            *_, refined = graphed(features.maps, start, features.batch.tensors.shape[-2:], options)
             assert len(refined.boxes) == sum(counts)
         assert repeated.recordings == 1
         many = [of_image[torch.arange(101) % len(of_image)] for of_image in kept]

@@ -25,10 +25,10 @@ def test_each_kind_of_fault_is_a_phrase():
 
 def test_optional_parameters_may_be_missing_but_not_misshapen():
     weights = {name: value for name, value in EXPECTED.items() if not name.startswith("head.")}
-    assert state_dict_faults(EXPECTED, weights, optional="head.") == []
+    assert state_dict_faults(EXPECTED, weights, optional=("head.",)) == []
     assert state_dict_faults(EXPECTED, weights) == ["1 missing (head.weight)"]
     weights |= shapes(head_weight=(5,))
-    assert state_dict_faults(EXPECTED, weights, optional="head.") == [
+    assert state_dict_faults(EXPECTED, weights, optional=("head.",)) == [
         "1 of another shape (head.weight is [5], expected [4])"
     ]
 

@@ -313,7 +313,7 @@ def test_backtracking_takes_back_and_halves_a_step_that_lowers_the_iou():
 @pytest.mark.parametrize(
     ("unknown", "message"),
     [
-        ({"coordinates": "px"}, "coordinates must be one of pixels, relative; got 'px'"),
+        ({"coordinates": "px"}, "coordinates must be one of pixels, relative, center_size; got 'px'"),
         ({"step_policy": "some"}, "step_policy must be one of every, best, backtracking; got 'some'"),
     ],
 )

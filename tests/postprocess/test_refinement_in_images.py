@@ -26,7 +26,7 @@ class TestInImages:
         path = self.path([10, 10, 59, 30], predict_iou, step_size=50.0, num_steps=2, degeneration=-1.0, early_stop=0)
         assert given[1].tolist() == [[10, 10, 60, 30]]  # 50 * 0.01 * 49 pixels further, beyond the end
         assert [refined.boxes[0, 2].item() for refined in path] == [59, 60, 60]
-        assert [refined.ious.item() for refined in path] == pytest.approx([0.59, 0.6, 0.6])
+        assert [refined.values.item() for refined in path] == pytest.approx([0.59, 0.6, 0.6])
 
     def test_a_box_that_leaves_lies_where_it_lay(self):
         def predict_iou(boxes):
@@ -34,7 +34,7 @@ class TestInImages:
 
         path = self.path([1, 1, 9, 9], predict_iou, step_size=200.0, num_steps=1)
         before, after = path
-        assert torch.equal(after.boxes, before.boxes) and torch.equal(after.ious, before.ious)
+        assert torch.equal(after.boxes, before.boxes) and torch.equal(after.values, before.values)
         assert before.stops.tolist() == [Stop.STEPS] and after.stops.tolist() == [Stop.LEFT_IMAGE]
 
     def test_within_its_image_a_box_moves_as_without(self):
