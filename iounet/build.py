@@ -111,9 +111,9 @@ def build_detector(cfg: CfgNode) -> IoUNet:
         nms_thresh=0.7,
     )
 
-    def roi_pool() -> MultiScalePrRoIPool:
+    def roi_pool(canonical_scale: int = cfg.MODEL.FPN.CANONICAL_SCALE) -> MultiScalePrRoIPool:
         return MultiScalePrRoIPool(
-            ["0", "1", "2", "3"], POOLED_SIZE, canonical_scale=cfg.MODEL.FPN.CANONICAL_SCALE, canonical_level=4
+            ["0", "1", "2", "3"], POOLED_SIZE, canonical_scale=canonical_scale, canonical_level=4
         )
 
     box_hidden_dim = cfg.MODEL.BOX_HEAD.HIDDEN_DIM
@@ -145,7 +145,10 @@ def build_detector(cfg: CfgNode) -> IoUNet:
     energy_head = None
     if cfg.MODEL.ENERGY_HEAD.LOSS != "none":
         energy_head = EnergyHead(
-            roi_pool(), in_channels=channels, num_classes=num_classes, hidden_dim=cfg.MODEL.ENERGY_HEAD.HIDDEN_DIM
+            roi_pool(cfg.MODEL.ENERGY_HEAD.CANONICAL_SCALE),
+            in_channels=channels,
+            num_classes=num_classes,
+            hidden_dim=cfg.MODEL.ENERGY_HEAD.HIDDEN_DIM,
         )
     with _naming(objective="TEST.REFINE.OBJECTIVE"):
         detector = IoUNet(

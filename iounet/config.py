@@ -65,6 +65,8 @@ _C.MODEL.IOU_HEAD.CANDIDATES_PER_IMAGE = 0  # boxes of the detector to train it,
 _C.MODEL.ENERGY_HEAD = CfgNode()  # not the paper's: iounet/modeling/energy_head.py
 _C.MODEL.ENERGY_HEAD.LOSS = "none"  # no energy head; "nce", or "nce+" for annotations that are not exact
 _C.MODEL.ENERGY_HEAD.HIDDEN_DIM = 1024
+# As FPN.CANONICAL_SCALE. A larger one has boxes pool from finer maps, in which edges can be told apart.
+_C.MODEL.ENERGY_HEAD.CANONICAL_SCALE = 224
 _C.MODEL.ENERGY_HEAD.BOXES_PER_IMAGE = 512  # to train it; its authors' detector has 128 an object
 _C.MODEL.ENERGY_HEAD.NOISE_STDS = (0.05, 0.1, 0.2)  # of these boxes, in widths and heights of the object
 _C.MODEL.ENERGY_HEAD.TARGET_NOISE = 0.1  # beta of "nce+", its authors' value
@@ -146,6 +148,7 @@ DECODING = (
     "MODEL.RPN.ANCHOR_SIZES",
     "MODEL.RPN.ASPECT_RATIOS",
     "MODEL.IOU_HEAD.LOSS",
+    "MODEL.ENERGY_HEAD.CANONICAL_SCALE",
 )
 
 

@@ -17,12 +17,14 @@ from ..training.checkpoint import (
     resumable_checkpoints,
     save_checkpoint,
 )
+from .calibrating import calibrate
 from .evaluating import evaluate_and_report
 from .processes import Process
 from .resuming import resume_from
 from .run_folder import RunFolder
 from .signals import StopSignals
 
+SHOWN = ("loss", "loss_iou", "loss_energy")  # by the progress bar
 KEPT_CHECKPOINTS = 2  # one that turns out bad leaves the one before it
 
 
@@ -131,9 +133,15 @@ def _train_from(done: int, job: TrainingJob, process: Process, folder: RunFolder
             if folder and (last or done % job.log_period == 0):
                 values = {"gradient_norm": step.gradient_norm, "learning_rate": step.learning_rate}
                 folder.log(done, step.losses | values)
-                shown = {"loss": f"{step.losses['loss']:.3f}", "iou": f"{step.losses['loss_iou']:.4f}"}
+                shown = {
+                    name.removeprefix("loss_"): f"{step.losses[name]:.3f}" for name in step.losses if name in SHOWN
+                }
                 progress.set_postfix(shown, refresh=False)
             evaluates = _evaluation_is_due(job, done)
+            if last:
+                note = calibrate(job.evaluation, process)
+                if folder:
+                    tqdm.write(note)
             if folder and last:
                 # Before the last checkpoint: a run that has one is not trained again.
                 _save_model(job)

@@ -1,7 +1,10 @@
 """How good the boxes are: COCO AP, the paper's table, correlation of scores with IoU, and the files that show them."""
 
-from .calibration import Calibration, calibrate
+from .basins import measure_basins
+from .calibration import Calibration, fit_calibration, measure_calibration
 from .coco_ap import AP_COLUMNS, CocoEvaluator, markdown_table
+from .comparison import compare, methods
+from .comparison_report import comparison_summary
 from .correlation import correlation_figure, pearson
 from .predictions import DRAWN_SCORE, Evaluation, Example, predict
 from .report import AP_IN_WORDS, changes_section, draw_examples, without_nan, write_report
@@ -18,12 +21,17 @@ __all__ = [
     "Example",
     "Reproduction",
     "ReproductionReport",
-    "calibrate",
     "changes_section",
+    "compare",
+    "comparison_summary",
     "correlation_figure",
     "detect",
     "draw_examples",
+    "fit_calibration",
     "markdown_table",
+    "measure_basins",
+    "measure_calibration",
+    "methods",
     "pearson",
     "predict",
     "reproduce",

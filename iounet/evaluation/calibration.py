@@ -1,12 +1,16 @@
-"""How far a predicted IoU can be taken at its word."""
+"""How well a predicted IoU agrees with the true one, and what makes it agree."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .figures import new_figure
+
+# Fewer boxes tell little about how predictions err.
+MIN_BOXES = 100
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class Calibration:
     true: Tensor
 
 
-def calibrate(predicted_ious: Tensor, ious: Tensor, *, num_groups: int = 10) -> Calibration:
+def measure_calibration(predicted_ious: Tensor, ious: Tensor, *, num_groups: int = 10) -> Calibration:
     """Groups boxes into equal ranges of the predicted IoU over [0, 1]; predictions beyond count in the last.
 
     Args:
@@ -43,6 +47,39 @@ def calibrate(predicted_ious: Tensor, ious: Tensor, *, num_groups: int = 10) -> 
     difference = (predicted_ious.double() - ious).mean().item()
     error = ((predicted - true).abs() * counts).sum() / counts.sum()
     return Calibration(error.item(), difference, counts, predicted, true)
+
+
+def fit_calibration(outputs: Tensor, ious: Tensor) -> Tensor | None:
+    """Platt scaling of the IoU head's output: what :attr:`iounet.modeling.IoUHead.calibration` holds.
+
+    Platt, "Probabilistic Outputs for Support Vector Machines", 1999, with IoUs in the place of classes: minimises the
+    binary cross-entropy of ``sigmoid(slope * output + offset)`` and the true IoU. Two numbers cannot overfit a
+    validation set, and keep the order of the predictions, where isotonic regression would make ties for NMS to break.
+
+    Args:
+        outputs (Tensor[N]): of the last layer.
+        ious (Tensor[N]): true, in [0, 1].
+
+    Returns:
+        Tensor[2]: slope, which is positive, and offset; None for fewer than MIN_BOXES boxes.
+    """
+    if len(outputs) < MIN_BOXES:
+        return None
+    outputs, ious = outputs.double(), ious.double()
+    parameters = torch.zeros(2, dtype=torch.float64, requires_grad=True)  # logarithm of the slope, offset
+    optimizer = torch.optim.LBFGS([parameters], max_iter=100, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        with torch.enable_grad():
+            logits = parameters[0].exp() * outputs + parameters[1]
+            value = F.binary_cross_entropy_with_logits(logits, ious)
+            value.backward()
+        return value
+
+    optimizer.step(loss)
+    log_slope, offset = parameters.detach()
+    return torch.stack([log_slope.exp(), offset]).float()
 
 
 def calibration_figure(calibrations: dict[str, Calibration], path: Path) -> None:

@@ -134,6 +134,18 @@ def predict(
     return predictions
 
 
+@torch.no_grad()
+def candidate_matches(detector: IoUNet, batches: Iterable[Batch], *, device: torch.device) -> list[Match]:
+    """Each image's candidates before NMS with the ground truth; the detector is left in inference mode."""
+    detector.eval()
+    matches: list[Match] = []
+    for images, targets in batches:
+        features = detector.extract([image.to(device, non_blocking=True) for image in images])
+        candidates = detector.detect(features, detector.propose(features))
+        matches += match_candidates(features, candidates, targets)
+    return matches
+
+
 def found_in(features: ImageFeatures, detections: Sequence[Detections], targets: Sequence[dict]) -> Found:
     """Detections of a batch, in pixels of the resized images, as they are kept."""
     return [

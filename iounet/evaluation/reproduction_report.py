@@ -12,7 +12,7 @@ from torch import Tensor
 from ..files import replacing, write_text
 from ..html_report import Picture, Section, write_html
 from ..postprocess import Postprocessing
-from .calibration import calibrate, calibration_figure
+from .calibration import calibration_figure, measure_calibration
 from .coco_ap import AP_COLUMNS, CocoEvaluator, markdown_table
 from .correlation import correlation_figure
 from .figures import new_figure
@@ -160,8 +160,8 @@ class ReproductionReport:
     def _calibration(self, measured: Reproduction) -> None:
         matched = measured.ious >= 0.5
         calibrations = {
-            "all candidates": calibrate(measured.predicted_ious, measured.ious),
-            "those of true IoU ≥ 0.5": calibrate(measured.predicted_ious[matched], measured.ious[matched]),
+            "all candidates": measure_calibration(measured.predicted_ious, measured.ious),
+            "those of true IoU ≥ 0.5": measure_calibration(measured.predicted_ious[matched], measured.ious[matched]),
         }
         calibration_figure(calibrations, self._folder / "calibration.png")
         self._content["calibration"] = {

@@ -1,7 +1,6 @@
 """The branch that predicts how well a box fits (paper, section 3.1 and figure 4)."""
 
-from typing import NamedTuple
-
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -14,16 +13,6 @@ from .box_function import BoxFunction
 LOGIT_EPS = 1e-6
 
 
-class Calibration(NamedTuple):
-    """Platt scaling: ``sigmoid(slope * output + offset)`` is the IoU to expect where the last layer puts out `output`.
-
-    The slope is positive, so that calibrated IoUs keep the order of the predictions.
-    """
-
-    slope: float
-    offset: float
-
-
 class IoUHead(BoxFunction):
     """IoU predictor.
 
@@ -31,7 +20,9 @@ class IoUHead(BoxFunction):
     it predicts the logit of the IoU.
 
     Attributes:
-        calibration: of the predictions, fitted after training; None: none.
+        calibration (Tensor[2]): slope and offset of Platt scaling, fitted after training: the IoU to expect is
+            ``sigmoid(slope * output + offset)``. The slope is positive, so that calibrated IoUs keep the order of the
+            predictions; 0: not calibrated.
 
     Args:
         roi_pool, in_channels, num_classes, hidden_dim: of :class:`BoxFunction`.
@@ -53,7 +44,8 @@ class IoUHead(BoxFunction):
         super().__init__(roi_pool, in_channels=in_channels, num_classes=num_classes, hidden_dim=hidden_dim)
         check_choice("loss", loss, ("smooth_l1", "bce"))
         self.loss_kind = loss
-        self.calibration: Calibration | None = None
+        self.calibration: Tensor
+        self.register_buffer("calibration", torch.zeros(2))
 
     def forward(
         self,
@@ -77,9 +69,8 @@ class IoUHead(BoxFunction):
 
     def calibrated(self, ious: Tensor) -> Tensor:
         """IoUs of ``forward`` as they are to be read; the same where nothing is calibrated."""
-        if self.calibration is None:
-            return ious
-        return (self.calibration.slope * self.outputs_of(ious) + self.calibration.offset).sigmoid()
+        slope, offset = self.calibration.unbind()
+        return torch.where(slope > 0, (slope * self.outputs_of(ious) + offset).sigmoid(), ious)
 
     def loss(
         self,

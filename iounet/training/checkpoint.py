@@ -152,7 +152,9 @@ def load_detector_weights(detector: nn.Module, weights: dict[str, Tensor], sourc
         CheckpointError: parameters missing, left over, or of another shape: a checkpoint of another architecture.
     """
     expected = detector.state_dict()
-    if faults := state_dict_faults(expected, weights, optional=() if need_iou_head else ("iou_head.", "energy_head.")):
+    # Checkpoints of earlier versions have no calibration.
+    optional = ("iou_head.calibration",) if need_iou_head else ("iou_head.", "energy_head.")
+    if faults := state_dict_faults(expected, weights, optional):
         raise CheckpointError(
             f"{source} is of another architecture than the configuration describes: parameters {'; '.join(faults)}. "
             "Use the configuration the weights were trained with (MODEL.BACKBONE.NAME and .NORM, channels, classes)"
@@ -189,6 +191,7 @@ def load_initial_weights(detector: IoUNet, path: str, categories: list[dict[str,
     if trained_on is None and "roi_heads.box_predictor.cls_score.bias" in weights:
         weights = select_categories(weights, [category["id"] for category in categories])
     load_detector_weights(detector, weights, path, need_iou_head=False)
+    detector.iou_head.calibration.zero_()  # of other weights than those to come
 
 
 def select_categories(weights: dict[str, Tensor], category_ids: list[int]) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ from torchvision.models.detection import fasterrcnn_resnet50_fpn
 from torchvision.ops import MultiScaleRoIAlign
 
 from iounet import Detections, build_detector, get_cfg
+from iounet.boxes import best_iou
 from iounet.postprocess import suppress
 from iounet.training.checkpoint import load_detector_weights, select_categories
 
@@ -45,7 +46,7 @@ class TestNames:
             f"iou_head.{layer}.{parameter}"
             for layer in ("mlp.fc6", "mlp.fc7", "predictor")
             for parameter in ("weight", "bias")
-        }
+        } | {"iou_head.calibration"}
 
     def test_published_weights_of_coco_load(self):
         torch.manual_seed(1)
@@ -194,7 +195,17 @@ class TestStandalone:
             detector(images_of((64, 64), seed=seed), [OBJECTS])["loss_iou"].backward()
             optimizer.step()
         changed = {key for key, value in detector.state_dict().items() if not torch.equal(value, before[key])}
-        assert changed == {key for key in before if key.startswith("iou_head.")}
+        assert changed == {key for key in before if key.startswith("iou_head.")} - {"iou_head.calibration"}
+
+    @pytest.mark.parametrize("candidates", [0, 16])
+    def test_an_energy_head_trains_with_the_iou_head(self, build_tiny, candidates):
+        settings = {"MODEL.STANDALONE": True, "MODEL.ENERGY_HEAD.LOSS": "nce"}
+        detector = build_tiny(settings | {"MODEL.IOU_HEAD.CANDIDATES_PER_IMAGE": candidates}).train()
+        losses = detector(images_of((64, 64), (48, 80)), [OBJECTS, NO_OBJECTS])
+        assert set(losses) == {"loss_iou", "loss_energy"}
+        sum(losses.values()).backward()
+        trained = {name.split(".")[0] for name, parameter in detector.named_parameters() if parameter.grad is not None}
+        assert trained == {"iou_head", "energy_head"}
 
     def test_its_batch_norm_stays_in_inference_mode_where_a_joint_detectors_trains(self, detector, build_tiny):
         norm = "backbone.body.bn1"
@@ -202,6 +213,50 @@ class TestStandalone:
         assert detector.iou_head.training
         assert build_tiny().train().get_submodule(norm).training
         assert not detector.eval().iou_head.training
+
+
+class TestBeyondThePaper:
+    """An energy head, and an IoU head that learns from the detector's own candidates."""
+
+    SETTINGS = {"MODEL.ENERGY_HEAD.LOSS": "nce+", "MODEL.IOU_HEAD.CANDIDATES_PER_IMAGE": 16}
+
+    @pytest.mark.parametrize("targets", [[OBJECTS, NO_OBJECTS], [NO_OBJECTS, NO_OBJECTS]])
+    def test_losses_and_gradients(self, build_tiny, targets):
+        detector = build_tiny(self.SETTINGS).train()
+        losses = detector(images_of((64, 64), (48, 80)), targets)
+        assert set(losses) == LOSSES | {"loss_energy"}
+        assert all(torch.isfinite(loss) for loss in losses.values())
+        sum(losses.values()).backward()
+        assert [name for name, p in detector.named_parameters() if p.requires_grad and p.grad is None] == []
+
+    def test_candidates_lower_what_is_predicted_for_background(self, build_tiny):
+        """Trained on one image of one small object, whose other proposals show nothing."""
+        predicted = {}
+        for candidates in (0, 16):
+            detector = build_tiny({"MODEL.STANDALONE": True, "MODEL.IOU_HEAD.CANDIDATES_PER_IMAGE": candidates}).train()
+            trainable = [parameter for parameter in detector.parameters() if parameter.requires_grad]
+            optimizer = torch.optim.Adam(trainable, lr=1e-3)
+            torch.manual_seed(0)
+            images, small = images_of((64, 64)), target(((4, 6, 16, 18), 1))
+            for _ in range(20):
+                optimizer.zero_grad()
+                detector(images, [small])["loss_iou"].backward()
+                optimizer.step()
+            detector.eval()
+            with torch.no_grad():
+                features = detector.extract(images)
+                (found,) = detector.detect(features, detector.propose(features))
+            background = best_iou(found.boxes, found.labels, small["boxes"], small["labels"]) < 0.1
+            predicted[candidates] = found.ious[background & (found.labels == 1)].mean().item()
+        assert predicted[0] > 0.5 and predicted[16] < 0.35
+
+    def test_the_loss_weight_is_a_factor(self, build_tiny):
+        of_weight = {}
+        for weight in (0.5, 2.0):
+            detector = build_tiny(self.SETTINGS | {"MODEL.ENERGY_HEAD.LOSS_WEIGHT": weight}).train()
+            torch.manual_seed(3)
+            of_weight[weight] = detector(images_of((64, 64)), [OBJECTS])["loss_energy"].item()
+        assert of_weight[2.0] == pytest.approx(4 * of_weight[0.5], rel=1e-4)
 
 
 class TestInference:

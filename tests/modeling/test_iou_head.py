@@ -13,10 +13,10 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 IMAGE_SIZES = [(64, 64), (64, 48)]
 
 
-def make_head(*, num_classes=4, seed=0):
+def make_head(*, num_classes=4, seed=0, loss="smooth_l1"):
     torch.manual_seed(seed)
     pool = MultiScalePrRoIPool(["0", "1", "2", "3"], 3, canonical_scale=32, canonical_level=4)
-    head = IoUHead(pool, in_channels=5, num_classes=num_classes, hidden_dim=16).double()
+    head = IoUHead(pool, in_channels=5, num_classes=num_classes, hidden_dim=16, loss=loss).double()
     torch.nn.init.normal_(head.predictor.weight)  # large enough for slopes that a difference quotient can see
     return head
 
@@ -114,6 +114,18 @@ def test_predictions_start_at_half():
     assert ious.item() == pytest.approx(0.5, abs=0.1)
     assert head.mlp.fc6.weight.shape == (1024, 8 * 7 * 7)
     assert head.mlp.fc7.weight.shape == (1024, 1024)
+
+
+@pytest.mark.parametrize("loss", ["smooth_l1", "bce"])
+def test_calibration_is_platts_and_keeps_the_order(features, boxes, loss):
+    head = make_head(loss=loss)
+    predicted = head(features, boxes, LABELS, IMAGE_SIZES)
+    assert torch.equal(head.calibrated(predicted), predicted)  # not fitted yet
+    head.calibration.copy_(torch.tensor([0.7, -0.4]))
+    output = head.output(features, boxes, LABELS, IMAGE_SIZES)
+    expected = 1 / (1 + torch.exp(-(0.7 * output - 0.4)))
+    torch.testing.assert_close(head.calibrated(predicted), expected, rtol=1e-4, atol=1e-6)
+    assert torch.equal(head.calibrated(predicted).argsort(), predicted.argsort())
 
 
 class TestLoss:

@@ -130,7 +130,14 @@ class TestInitialWeights:
         other = {key: value + 1 for key, value in other.items()}
         save_checkpoint(tmp_path / "model.pth", model=other, categories=CATEGORIES, config="")
         load_initial_weights(detector, str(tmp_path / "model.pth"), CATEGORIES)
-        assert all(torch.equal(value, other[key]) for key, value in detector.state_dict().items())
+        loaded = detector.state_dict()
+        assert loaded.pop("iou_head.calibration").tolist() == [0, 0]  # of the weights before training
+        assert all(torch.equal(value, other[key]) for key, value in loaded.items())
+
+    def test_a_checkpoint_from_before_there_was_a_calibration(self, detector, tmp_path):
+        weights = {key: value for key, value in detector.state_dict().items() if key != "iou_head.calibration"}
+        load_detector_weights(detector, weights, "old.pth", need_iou_head=True)
+        assert detector.iou_head.calibration.tolist() == [0, 0]
 
     def test_of_other_classes(self, detector, build_tiny, tmp_path):
         others = [category | {"name": "other"} for category in CATEGORIES]

@@ -1,0 +1,77 @@
+"""From how far refinement finds its object: boxes jittered from ground truth, after more and more steps."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ..boxes import elementwise_iou
+from ..detections import Detections
+from ..modeling import IoUNet
+from .predictions import Batch
+
+STEPS = (0, 1, 2, 5, 10, 20)
+# Ranges of the IoU at the start: [0.5, 0.6), [0.6, 0.7), ...; and the one around 0.75.
+STARTS = {
+    "0.5": (0.5, 0.6),
+    "0.6": (0.6, 0.7),
+    "0.7": (0.7, 0.8),
+    "0.75": (0.725, 0.775),
+    "0.8": (0.8, 0.9),
+    "0.9": (0.9, 1.0),
+}
+Jitter = Callable[[Tensor, tuple[int, int]], Tensor]
+
+
+@torch.no_grad()
+def measure_basins(
+    detector: IoUNet, batches: Iterable[Batch], jitter: Jitter, *, device: torch.device
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Mean true and mean predicted IoU of boxes after each of STEPS steps, by the IoU at which they start.
+
+    Args:
+        detector: its refinement options are used, but for the number of steps.
+        batches: (images, targets) as :func:`iounet.data.eval_loader` yields them.
+        jitter: boxes [N, 4], (height, width) of their image → jittered boxes [N, K, 4], as
+            :func:`iounet.training.jitter_boxes` with IoUs uniform over [0.5, 1].
+
+    Returns:
+        Start → steps → {"true", "predicted", "boxes"}.
+    """
+    detector.eval()
+    options = replace(detector.postprocessing.refinement, num_steps=max(STEPS))
+    true: list[Tensor] = []
+    predicted: list[Tensor] = []
+    for images, targets in batches:
+        features = detector.extract([image.to(device) for image in images])
+        starts, objects = [], []
+        for target, original, resized in zip(targets, features.original_sizes, features.sizes, strict=True):
+            boxes = target["boxes"]
+            jittered = jitter(boxes, original)
+            per_object = jittered.shape[1]
+            ones = torch.ones(len(boxes) * per_object)
+            labels = target["labels"].repeat_interleave(per_object)
+            given = Detections(jittered.flatten(0, 1), labels, ones, ones)
+            starts.append(given.rescaled(original, resized).to(device))
+            objects.append(boxes.repeat_interleave(per_object, 0))
+        of_steps_true, of_steps_predicted = [], []
+        for detections in detector.refinement_path(features, starts, options):
+            there = torch.cat([of_image.boxes.cpu() for of_image in features.to_original(detections)])
+            of_steps_true.append(elementwise_iou(there, torch.cat(objects)))
+            of_steps_predicted.append(torch.cat([of_image.ious.cpu() for of_image in detections]))
+        true.append(torch.stack(of_steps_true))
+        predicted.append(torch.stack(of_steps_predicted))
+    all_true, all_predicted = torch.cat(true, 1), torch.cat(predicted, 1)
+    result: dict[str, dict[str, dict[str, float]]] = {}
+    for name, (low, high) in STARTS.items():
+        chosen = (all_true[0] >= low) & (all_true[0] < high)
+        result[name] = {
+            str(step): {
+                "true": all_true[step, chosen].mean().item(),
+                "predicted": all_predicted[step, chosen].mean().item(),
+                "boxes": int(chosen.sum()),
+            }
+            for step in STEPS
+        }
+    return result

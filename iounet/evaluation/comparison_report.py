@@ -1,0 +1,77 @@
+"""A comparison as numbers: AP and localisation error of each method, calibration, correlation."""
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from .calibration import measure_calibration
+from .coco_ap import AP_COLUMNS, CocoEvaluator
+from .comparison import DETECTOR, OWN, Comparison
+from .correlation import pearson
+from .localization import laece
+from .predictions import Found, as_results, joined
+
+PLAIN = "plain detector, greedy NMS"
+
+
+def comparison_summary(
+    measured: Comparison, evaluator: CocoEvaluator, category_ids: Sequence[int], baseline: Found | None
+) -> dict[str, Any]:
+    """What comparison.json holds.
+
+    Args:
+        baseline: detections of a detector trained without the added heads, for the first row of the table.
+
+    Returns:
+        "table": row → AP_COLUMNS, "Loc50" and "Loc75" (what TIDE's localisation errors cost at these thresholds), all
+        in percent, and "ms" an image, beyond the detector's; "calibration" and "correlation" of the candidates, and
+        "laece" of the configuration's detections.
+    """
+
+    def ap(found: Found) -> dict[str, float]:
+        scores = evaluator(as_results(found, category_ids))
+        return {column: scores[column] for column in AP_COLUMNS}
+
+    table = {} if baseline is None else {PLAIN: ap(baseline)}
+    for row, found in measured.found.items():
+        table[row] = ap(found)
+        for threshold, mended in measured.mended.items():
+            column = f"{100 * threshold:.0f}"
+            table[row][f"Loc{column}"] = ap(mended[row])[f"AP{column}"] - table[row][f"AP{column}"]
+        table[row]["ms"] = 1e3 * statistics.median(measured.seconds[row])
+    ious, scores, predicted = joined(measured.candidates)
+    matched = ious >= 0.5
+    own = next(row for row in measured.found if row.startswith(OWN))
+    detections = [of_image for _, of_image in measured.found[own]]
+    own_scores, own_ious, labels = (
+        torch.cat([getattr(of_image, name) for of_image in detections]) for name in ("scores", "ious", "labels")
+    )
+    matched_ious = torch.cat(measured.matched_ious[own])
+    confident = own_scores >= 0.5
+
+    def calibration(predicted: torch.Tensor, true: torch.Tensor) -> dict[str, float]:
+        found = measure_calibration(predicted, true)
+        return {"error": found.error, "bias": found.bias, "num_boxes": len(true)}
+
+    return {
+        "table": table,
+        "calibration": {
+            "all candidates": calibration(predicted, ious),
+            "candidates of true IoU ≥ 0.5": calibration(predicted[matched], ious[matched]),
+            "detections of score ≥ 0.5 with an object": calibration(
+                own_ious[confident & (matched_ious > 0)], matched_ious[confident & (matched_ious > 0)]
+            ),
+        },
+        "laece": {
+            "class score": laece(own_scores, labels, matched_ious),
+            "class score × IoU": laece(own_scores * own_ious.clamp(0, 1), labels, matched_ious),
+        },
+        "correlation": {
+            "class score, all candidates": pearson(ious, scores),
+            "predicted IoU, all candidates": pearson(ious, predicted),
+            "predicted IoU, candidates of true IoU ≥ 0.5": pearson(ious[matched], predicted[matched]),
+        },
+        "milliseconds": {DETECTOR: 1e3 * statistics.median(measured.seconds[DETECTOR])},
+    }
