@@ -111,10 +111,9 @@ def build_detector(cfg: CfgNode) -> IoUNet:
         nms_thresh=0.7,
     )
 
-    def roi_pool(canonical_scale: int = cfg.MODEL.FPN.CANONICAL_SCALE) -> MultiScalePrRoIPool:
-        return MultiScalePrRoIPool(
-            ["0", "1", "2", "3"], POOLED_SIZE, canonical_scale=canonical_scale, canonical_level=4
-        )
+    def roi_pool(canonical_scale: int = 0) -> MultiScalePrRoIPool:
+        scale = canonical_scale or cfg.MODEL.FPN.CANONICAL_SCALE
+        return MultiScalePrRoIPool(["0", "1", "2", "3"], POOLED_SIZE, canonical_scale=scale, canonical_level=4)
 
     box_hidden_dim = cfg.MODEL.BOX_HEAD.HIDDEN_DIM
     roi_heads = RoIHeads(
@@ -132,7 +131,7 @@ def build_detector(cfg: CfgNode) -> IoUNet:
     )
     with _naming(loss="MODEL.IOU_HEAD.LOSS"):
         iou_head = IoUHead(
-            roi_pool(),
+            roi_pool(cfg.MODEL.IOU_HEAD.CANONICAL_SCALE),
             in_channels=channels,
             num_classes=num_classes,
             hidden_dim=cfg.MODEL.IOU_HEAD.HIDDEN_DIM,

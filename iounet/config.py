@@ -60,13 +60,14 @@ _C.MODEL.IOU_HEAD.MIN_IOU = 0.5  # Omega_train: their IoU is uniform over [MIN_I
 _C.MODEL.IOU_HEAD.LOSS = "smooth_l1"  # or "bce": binary cross-entropy of the IoU
 _C.MODEL.IOU_HEAD.LOSS_WEIGHT = 5.0  # the paper gives none; 5 is that of a reproduction (thisisi3/OpenMMLab-IoUNet)
 
+# In the place of FPN.CANONICAL_SCALE; 0: that. A larger one lets boxes pool from finer maps, which show edges better.
+_C.MODEL.IOU_HEAD.CANONICAL_SCALE = 0
 _C.MODEL.IOU_HEAD.CANDIDATES_PER_IMAGE = 0  # boxes of the detector to train it, too; 0 as in the paper
 
 _C.MODEL.ENERGY_HEAD = CfgNode()  # not the paper's: iounet/modeling/energy_head.py
 _C.MODEL.ENERGY_HEAD.LOSS = "none"  # no energy head; "nce", or "nce+" for annotations that are not exact
 _C.MODEL.ENERGY_HEAD.HIDDEN_DIM = 1024
-# As FPN.CANONICAL_SCALE. A larger one has boxes pool from finer maps, in which edges can be told apart.
-_C.MODEL.ENERGY_HEAD.CANONICAL_SCALE = 224
+_C.MODEL.ENERGY_HEAD.CANONICAL_SCALE = 0  # as IOU_HEAD's
 _C.MODEL.ENERGY_HEAD.BOXES_PER_IMAGE = 512  # to train it; its authors' detector has 128 an object
 _C.MODEL.ENERGY_HEAD.NOISE_STDS = (0.05, 0.1, 0.2)  # of these boxes, in widths and heights of the object
 _C.MODEL.ENERGY_HEAD.TARGET_NOISE = 0.1  # beta of "nce+", its authors' value
@@ -148,6 +149,7 @@ DECODING = (
     "MODEL.RPN.ANCHOR_SIZES",
     "MODEL.RPN.ASPECT_RATIOS",
     "MODEL.IOU_HEAD.LOSS",
+    "MODEL.IOU_HEAD.CANONICAL_SCALE",
     "MODEL.ENERGY_HEAD.CANONICAL_SCALE",
 )
 

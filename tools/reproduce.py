@@ -23,7 +23,7 @@ from iounet.boxes import box_sizes
 from iounet.build import build_evaluation, configured_device
 from iounet.config import add_override_arguments, load_config
 from iounet.data import eval_loader
-from iounet.errors import UserError
+from iounet.errors import ConfigError, UserError
 from iounet.evaluation import CocoEvaluator, ReproductionReport, detect, reproduce
 from iounet.evaluation.predictions import GREEDY, REFINED, table_rows
 from iounet.evaluation.reproduction import beyond_rows, step_size_rows
@@ -56,6 +56,10 @@ def run(
     dataset = job.dataset
     paper = table_rows(job.detector.postprocessing)
     tables = paper_tables(paper) | {"step_size": step_size_rows(paper[REFINED])}
+    if beyond and paper[REFINED].refinement.objective != "iou":
+        raise ConfigError(
+            "--beyond changes the paper's refinement; for a detector with an energy head: tools/compare.py"
+        )
     if beyond:
         tables["beyond"] = beyond_rows(paper[REFINED], mean_object_size(job))
 

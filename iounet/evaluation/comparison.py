@@ -10,13 +10,13 @@ from torch import Tensor
 from ..boxes import best_match, elementwise_iou
 from ..detections import Detections
 from ..modeling import ImageFeatures, IoUNet
-from ..postprocess import Postprocessing, RefinementOptions, postprocess, refine_boxes, suppress
+from ..postprocess import FINAL_SCORES, Postprocessing, RefinementOptions, postprocess, refine_boxes, suppress
 from .localization import match_greedily, without_localization_errors
 from .merging import SIGMA_T, box_voting, weighted_box_fusion
 from .predictions import Batch, Found, Match, found_in, match_candidates
 from .stopwatch import Stopwatch
 
-OWN = "the configuration's"
+OWN = "this configuration"
 DETECTOR = "detector"
 
 
@@ -45,7 +45,8 @@ Method = Callable[[Scene], Sequence[Detections]]
 
 
 def methods(own: Postprocessing) -> dict[str, Method]:
-    """Row → method; ``own`` is the detector's postprocessing, which two rows show with either final score."""
+    """Row → method; ``own`` is the detector's postprocessing, which two rows show, with either final score."""
+    other = next(score for score in FINAL_SCORES if score != own.final_score)
     paper = Postprocessing(replace(own.nms, kind="iou_guided", ranking="iou"), RefinementOptions())
     return {
         "greedy NMS": partial(Scene.suppressed, kind="greedy"),
@@ -57,10 +58,8 @@ def methods(own: Postprocessing) -> dict[str, Method]:
         "box regression repeated once": partial(_regressed, repetitions=1),
         "box regression repeated twice": partial(_regressed, repetitions=2),
         "the paper's: IoU-guided NMS, ascent on the IoU": partial(Scene.postprocessed, options=paper),
-        f"{OWN} refinement": partial(Scene.postprocessed, options=replace(own, final_score="class")),
-        f"{OWN} refinement, class score × IoU": partial(
-            Scene.postprocessed, options=replace(own, final_score="class_times_iou")
-        ),
+        f"{OWN}, final score {other}": partial(Scene.postprocessed, options=replace(own, final_score=other)),
+        OWN: partial(Scene.postprocessed, options=own),
         "bound: NMS guided by the true IoU": _guided_by_truth,
         "bound: greedy NMS, ascent on the true IoU": _moved_to_truth,
     }

@@ -43,12 +43,11 @@ def comparison_summary(
         table[row]["ms"] = 1e3 * statistics.median(measured.seconds[row])
     ious, scores, predicted = joined(measured.candidates)
     matched = ious >= 0.5
-    own = next(row for row in measured.found if row.startswith(OWN))
-    detections = [of_image for _, of_image in measured.found[own]]
+    detections = [of_image for _, of_image in measured.found[OWN]]
     own_scores, own_ious, labels = (
         torch.cat([getattr(of_image, name) for of_image in detections]) for name in ("scores", "ious", "labels")
     )
-    matched_ious = torch.cat(measured.matched_ious[own])
+    matched_ious = torch.cat(measured.matched_ious[OWN])
     confident = own_scores >= 0.5
 
     def calibration(predicted: torch.Tensor, true: torch.Tensor) -> dict[str, float]:

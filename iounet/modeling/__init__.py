@@ -1,7 +1,7 @@
 """The network: ResNet-FPN, RPN, box branch, IoU head and energy head, put together in :class:`IoUNet`."""
 
 from .backbone import resnet_fpn
-from .box_function import HiddenLayers
+from .box_function import BoxFunction, HiddenLayers
 from .detector import ImageFeatures, IoUNet
 from .energy_head import EnergyHead, nce_loss
 from .iou_head import IoUHead
@@ -11,6 +11,7 @@ from .state_dict import state_dict_faults
 
 __all__ = [
     "AnchorGenerator",
+    "BoxFunction",
     "EnergyHead",
     "HiddenLayers",
     "ImageFeatures",

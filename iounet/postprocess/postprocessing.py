@@ -8,6 +8,8 @@ from ..errors import check_choice
 from .nms import NMSOptions, suppress
 from .refinement import RefinementOptions
 
+FINAL_SCORES = ("class", "class_times_iou")
+
 # Detections of each image, options → the same detections with refined boxes, and those that NMS keeps.
 Refine = Callable[[Sequence[Detections], RefinementOptions], Sequence[Detections]]
 Suppress = Callable[[Sequence[Detections], NMSOptions], Sequence[Detections]]
@@ -33,7 +35,7 @@ class Postprocessing:
     final_score: str = "class"
 
     def __post_init__(self) -> None:
-        check_choice("final_score", self.final_score, ("class", "class_times_iou"))
+        check_choice("final_score", self.final_score, FINAL_SCORES)
 
     def unrefined(self) -> "Postprocessing":
         """The same without refinement."""

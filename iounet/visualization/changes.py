@@ -5,17 +5,17 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from heapq import nlargest, nsmallest
 from operator import attrgetter, itemgetter
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 from torchvision.ops import box_iou, clip_boxes_to_image
 
+from .crops import magnified, region_around
 from .drawing import (
     AFTER,
     BEFORE,
-    DARK,
     GROUND_TRUTH,
     PATH,
     check_image,
@@ -33,7 +33,6 @@ _TILE = 240
 _GAP = 8
 _INSET = (_TILE - _GAP) // 2
 _TILE_LINE_WIDTH = 2
-_MIN_REGION = 4  # pixels of the image; narrower, and nothing of the picture would be recognised around a corner
 
 
 @dataclass(frozen=True)
@@ -100,12 +99,12 @@ def draw_box_change(change: BoxChange) -> Image.Image:
     # Only what lies inside the image is worth showing, and is small enough to be cut out of it.
     boxes = clip_boxes_to_image(torch.cat([path, truth]), (height, width))
     steps = boxes[: len(path)]
-    whole = _region(boxes.unflatten(1, (2, 2)).flatten(0, 1), margin=1.25)
+    whole = region_around(boxes.unflatten(1, (2, 2)).flatten(0, 1), margin=1.25)
     corners = []
     for corner in (slice(0, 2), slice(2, 4)):
-        near = _region(boxes[:, corner], margin=1.7)
+        near = region_around(boxes[:, corner], margin=1.7)
         # Where the ground truth lies far off, a picture that holds it too would not show the path.
-        corners.append(near if near.side < whole.side / 3 else _region(steps[:, corner], margin=2))
+        corners.append(near if near.side < whole.side / 3 else region_around(steps[:, corner], margin=2))
     side = max(corner.side for corner in corners)  # for both, so that the two paths can be compared
     top_left, bottom_right = (corner._replace(side=side) for corner in corners)
 
@@ -115,7 +114,7 @@ def draw_box_change(change: BoxChange) -> Image.Image:
         (top_left, _INSET, (0, _TILE + _GAP), slice(0, 2)),
         (bottom_right, _INSET, (_INSET + _GAP, _TILE + _GAP), slice(2, 4)),
     ):
-        view = _magnified(photo, region, size)
+        view = magnified(photo, region, size)
         scale = size / region.side
         start = torch.tensor([region.left, region.top])
         for style, box in layers:
@@ -170,40 +169,6 @@ def changes_sheet(changes: Iterable[BoxChange], num_boxes: int = 4) -> Image.Ima
     width = max(part.width for part in parts)
     parts.append(legend(width, [BEFORE, AFTER, GROUND_TRUTH, PATH], font, _TILE_LINE_WIDTH))
     return stacked(parts)
-
-
-class _Region(NamedTuple):
-    """A square of an image, in its pixels."""
-
-    x: float  # of its middle
-    y: float
-    side: float
-
-    @property
-    def left(self) -> float:
-        return self.x - self.side / 2
-
-    @property
-    def top(self) -> float:
-        return self.y - self.side / 2
-
-
-def _region(points: Tensor, margin: float) -> _Region:
-    """Around points [K, 2], ``margin`` times as wide as they need."""
-    low, high = points.amin(0), points.amax(0)
-    x, y = ((low + high) / 2).tolist()
-    return _Region(x, y, max(_MIN_REGION, margin * float((high - low).max())))
-
-
-def _magnified(photo: Image.Image, region: _Region, size: int) -> Image.Image:
-    """The region as a picture of ``size`` times ``size`` pixels, dark grey beyond the photo."""
-    around = 2  # pixels, for the interpolation at the edges
-    left, top = math.floor(region.left) - around, math.floor(region.top) - around
-    crop_side = math.ceil(region.side) + 1 + 2 * around
-    crop = Image.new("RGB", (crop_side, crop_side), DARK)
-    crop.paste(photo, (-left, -top))
-    x, y = region.left - left, region.top - top
-    return crop.resize((size, size), Image.Resampling.BICUBIC, box=(x, y, x + region.side, y + region.side))
 
 
 def _caption(change: BoxChange) -> Image.Image:

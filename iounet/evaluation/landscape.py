@@ -1,0 +1,139 @@
+"""What the heads see around an object: energy, predicted and true IoU of boxes that are moved and widened."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..boxes import box_offsets, boxes_at, elementwise_iou
+from ..detections import Detections
+from ..modeling import BoxFunction, IoUNet
+from .figures import new_figure
+
+GRID = 61  # points on each axis
+MOVED = 0.5  # widths to each side
+WIDENED = 0.7  # e to the power of it: half and twice the width
+
+
+@dataclass(frozen=True)
+class Landscape:
+    """Values on a plane through an object's box: moved horizontally (columns), and widened (rows).
+
+    Attributes:
+        image (Tensor[3, H, W]): RGB in [0, 1].
+        ground_truth (Tensor[4]): the object's box, xyxy in pixels of the image.
+        moved (Tensor[G]): in widths of the object's box.
+        widened (Tensor[G]): logarithm of the width divided by that of the object's box.
+        energy, predicted, true (Tensor[G, G]): energy less its maximum, predicted and true IoU.
+        path (Tensor[T + 1, 4]): a box after 0, 1, ..., T steps of refinement, in pixels of the image.
+    """
+
+    image: Tensor
+    ground_truth: Tensor
+    moved: Tensor
+    widened: Tensor
+    energy: Tensor
+    predicted: Tensor
+    true: Tensor
+    path: Tensor
+
+
+@torch.no_grad()
+def landscape(
+    detector: IoUNet, image: Tensor, ground_truth: Tensor, label: int, *, start: tuple[float, float] = (0.25, -0.35)
+) -> Landscape:
+    """Evaluates the heads of a detector with an energy head around an object.
+
+    Args:
+        image (Tensor[3, H, W]): RGB in [0, 1], on the detector's device.
+        ground_truth (Tensor[4]): the object's box, xyxy in pixels of the image.
+        label: its class.
+        start: where refinement starts: (moved, widened).
+    """
+    assert detector.energy_head is not None
+    detector.eval()
+    ground_truth = ground_truth.to(image)
+    moved = torch.linspace(-MOVED, MOVED, GRID, device=image.device)
+    widened = torch.linspace(-WIDENED, WIDENED, GRID, device=image.device)
+    offsets = torch.zeros(GRID, GRID, 4, device=image.device)
+    offsets[..., 0], offsets[..., 2] = moved, widened[:, None]
+    boxes = boxes_at(offsets, ground_truth).reshape(-1, 4)
+    features = detector.extract([image])
+
+    def given(boxes: Tensor) -> Detections:
+        ones = torch.ones(len(boxes), device=boxes.device)
+        here = Detections(boxes, torch.full_like(ones, label, dtype=torch.int64), ones, ones)
+        return here.rescaled(features.original_sizes[0], features.sizes[0])
+
+    grid, here = given(boxes), given(ground_truth[None])
+
+    def on_grid(head: BoxFunction) -> Tensor:
+        # The level is the object's, as refinement keeps that of the box it starts from.
+        levels = head.assign_levels(features.maps, [here.boxes], features.sizes).expand(len(boxes))
+        values: Tensor = head(features.maps, [grid.boxes], grid.labels, features.sizes, levels)
+        return values.reshape(GRID, GRID)
+
+    energy = on_grid(detector.energy_head)
+    predicted = detector.iou_head.calibrated(on_grid(detector.iou_head))
+    start_box = boxes_at(torch.tensor([[start[0], 0.0, start[1], 0.0]], device=image.device), ground_truth)
+    options = replace(detector.postprocessing.refinement, num_steps=20)
+    path = torch.cat(
+        [
+            features.to_original(after)[0].boxes
+            for after in detector.refinement_path(features, [given(start_box)], options)
+        ]
+    )
+    return Landscape(
+        image.cpu(),
+        ground_truth.cpu(),
+        moved.cpu(),
+        widened.cpu(),
+        (energy - energy.max()).cpu(),
+        predicted.cpu(),
+        elementwise_iou(boxes, ground_truth).reshape(GRID, GRID).cpu(),
+        path.cpu(),
+    )
+
+
+def landscape_figure(of: Landscape, path: Path) -> None:
+    """Draws the image and the three planes with the way of refinement; a PNG file."""
+    figure, canvas = new_figure((11, 3.3))
+    photo, *planes = figure.subplots(1, 4, width_ratios=(1.1, 1, 1, 1))
+    photo.imshow(of.image.permute(1, 2, 0).clamp(0, 1).numpy())
+    photo.axis("off")
+    photo.set_title("loose box, steps, tight box", fontsize=10)
+    for number, box in enumerate(of.path.tolist()):
+        first, last = number == 0, number == len(of.path) - 1
+        colour = "tab:orange" if first else "lime" if last else "white"
+        x1, y1, x2, y2 = box
+        photo.plot(
+            [x1, x2, x2, x1, x1],
+            [y1, y1, y2, y2, y1],
+            color=colour,
+            linewidth=2 if first or last else 0.6,
+            alpha=1 if first or last else 0.5,
+            linestyle="--" if first else "-",
+        )
+    low, high = of.path[:, :2].amin(0), of.path[:, 2:].amax(0)
+    margin = 0.25 * (high - low).amax()
+    photo.set_xlim(float(low[0] - margin), float(high[0] + margin))
+    photo.set_ylim(float(high[1] + margin), float(low[1] - margin))
+    way = box_offsets(of.path, of.ground_truth)
+    for axes, title, values, levels in (
+        (planes[0], "energy (log density)", of.energy, torch.linspace(-40, 0, 21)),
+        (planes[1], "predicted IoU", of.predicted, torch.linspace(0, 1, 21)),
+        (planes[2], "true IoU", of.true, torch.linspace(0, 1, 21)),
+    ):
+        axes.contourf(of.moved, of.widened, values.clamp(min=float(levels[0])), levels=levels, cmap="viridis")
+        axes.contour(of.moved, of.widened, values, levels=levels[::2], colors="white", linewidths=0.4, alpha=0.6)
+        axes.plot(way[:, 0], way[:, 2], color="tab:orange", marker=".", markersize=4, linewidth=1.2)
+        axes.plot(way[-1, 0], way[-1, 2], color="lime", marker="o", markersize=6, linestyle="none")
+        axes.plot(0, 0, color="red", marker="+", markersize=11, markeredgewidth=2, linestyle="none")
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel("moved, in widths", fontsize=9)
+        axes.set_yticks([-0.693, 0, 0.693], ["½", "1", "2"])
+        axes.set_ylim(-WIDENED, WIDENED)
+        axes.set_xlim(-MOVED, MOVED)
+    planes[0].set_ylabel("width, in that of the object", fontsize=9)
+    canvas.print_png(path)

@@ -1,0 +1,66 @@
+"""The evidence on several data sets as one file: mean and standard deviation over the seeds.
+
+    python tools/evidence.py --output docs/results/summary.json \\
+        --set synthetic docs/results/synthetic_energy_seed*.json --set bccd docs/results/bccd_energy_seed*.json
+
+Each file is the comparison.json of tools/compare.py with --baseline, named ..._seed0.json by its seed. Gains are those
+of the configuration over greedy NMS of the plain detector, seed by seed.
+"""
+
+import argparse
+import json
+import re
+import statistics
+import sys
+from pathlib import Path
+
+from iounet.evaluation.comparison import OWN
+from iounet.evaluation.comparison_report import PLAIN
+from iounet.files import write_text
+
+COLUMNS = ("AP", "AP75", "AP90")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--set", nargs="+", action="append", required=True, metavar=("NAME", "FILE"), dest="sets")
+    parser.add_argument("--output", required=True, type=Path, metavar="FILE")
+    args = parser.parse_args()
+    summary = {}
+    for name, *files in args.sets:
+        if not files:
+            parser.error(f"--set {name} names no file")
+        summary[name] = of_seeds([Path(file) for file in files])
+    write_text(args.output, json.dumps(summary, indent=1) + "\n")
+    for name, values in summary.items():
+        cells = [f"{key} {value['mean']:.3f} ± {value['std']:.3f}" for key, value in values.items() if key != "seeds"]
+        print(f"{name}, seeds {values['seeds']}: {', '.join(cells)}")
+
+
+def of_seeds(files: list[Path]) -> dict:
+    runs = {seed_of(file): json.loads(file.read_text(encoding="utf-8")) for file in files}
+    values: dict[str, list[float]] = {}
+    for run in runs.values():
+        table = run["table"]
+        for column in COLUMNS:
+            values.setdefault(column, []).append(table[OWN][column])
+        for column in COLUMNS:
+            values.setdefault(f"gain_{column}", []).append(table[OWN][column] - table[PLAIN][column])
+        values.setdefault("calibration_error_all", []).append(run["calibration"]["all candidates"]["error"])
+        values.setdefault("correlation_all", []).append(run["correlation"]["predicted IoU, all candidates"])
+    spread = {
+        key: {"mean": statistics.mean(of_key), "std": statistics.stdev(of_key) if len(of_key) > 1 else 0.0}
+        for key, of_key in values.items()
+    }
+    return {"seeds": list(runs)} | spread
+
+
+def seed_of(file: Path) -> int:
+    match = re.search(r"_seed(\d+)\.json$", file.name)
+    if not match:
+        sys.exit(f"{file}: its name does not end in _seed0.json or the like")
+    return int(match[1])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""Pictures of what refinement does to loose boxes around annotated objects.
+
+    python tools/show_refinement.py --weights runs/cards_energy/model_final.pth --output docs/pictures/cards \\
+        --annotations runs/cards/data/test.json --images cards
+
+Moves and scales the boxes of objects at random until their IoU is between 0.5 and 0.65, refines them, and writes
+
+    loose.png        a few of them before and after
+    steps.gif        the same, step by step
+    landscape.png    energy, predicted and true IoU around one of them (with an energy head)
+
+Objects are taken in the order of the file, the largest of each image.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+from iounet import IoURefiner
+from iounet.data import CocoDataset
+from iounet.errors import UserError
+from iounet.evaluation.landscape import landscape, landscape_figure
+from iounet.training import jitter_boxes
+from iounet.visualization import BoxChange, animation, before_and_after, save_animation
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", required=True, metavar="FILE", help="checkpoint of tools/train.py")
+    parser.add_argument("--annotations", required=True, metavar="FILE", help="COCO form")
+    parser.add_argument("--images", required=True, metavar="DIR")
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR")
+    parser.add_argument("--rows", nargs="+", type=int, default=[0, 1, 2, 3], help="which images of the file, from 0")
+    parser.add_argument("--seed", type=int, default=0, help="of the loose boxes")
+    parser.add_argument("--device", default="auto")
+    args = parser.parse_args()
+    try:
+        refiner = IoURefiner.from_checkpoint(args.weights, args.device)
+        dataset = CocoDataset(args.annotations, args.images)
+        args.output.mkdir(parents=True, exist_ok=True)
+        generator = torch.Generator().manual_seed(args.seed)
+        changes = [loose(refiner, dataset, row, generator) for row in args.rows]
+    except UserError as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+    before_and_after(changes).save(args.output / "loose.png")
+    save_animation(animation(changes), str(args.output / "steps.gif"))
+    if refiner.detector.energy_head is not None:
+        image, target = dataset[args.rows[0]]
+        chosen = largest(target)
+        label = int(target["labels"][chosen])
+        seen = landscape(refiner.detector, image.to(refiner.device), target["boxes"][chosen], label)
+        landscape_figure(seen, args.output / "landscape.png")
+    gains = ", ".join(f"{change.true_ious[0]:.2f} » {change.true_ious[-1]:.2f}" for change in changes)
+    print(f"{args.output}: true IoU {gains}")
+
+
+def largest(target: dict) -> int:
+    boxes = target["boxes"]
+    return int((boxes[:, 2:] - boxes[:, :2]).prod(1).argmax())
+
+
+def loose(refiner: IoURefiner, dataset: CocoDataset, row: int, generator: torch.Generator) -> BoxChange:
+    """The largest object of an image in a loose box, and its way through refinement."""
+    image, target = dataset[row]
+    chosen = largest(target)
+    truth, label = target["boxes"][chosen], target["labels"][chosen : chosen + 1]
+    height, width = image.shape[-2:]
+    tries, ious = jitter_boxes(truth[None], 64, generator=generator, image_size=(height, width))
+    start = tries[0, ((ious[0] > 0.5) & (ious[0] < 0.65)).nonzero()[0]]
+    path = refiner.refinement_path(image, start, label)[:, 0]
+    predicted = torch.cat([refiner.score(image, box[None], label) for box in path])
+    return BoxChange(image, path, predicted, truth, dataset.class_names[int(label) - 1])
+
+
+if __name__ == "__main__":
+    main()
