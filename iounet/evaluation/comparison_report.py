@@ -1,5 +1,6 @@
 """A comparison as numbers: AP and localisation error of each method, calibration, correlation."""
 
+import math
 import statistics
 from collections.abc import Sequence
 from typing import Any
@@ -34,7 +35,9 @@ def comparison_summary(
         scores = evaluator(as_results(found, category_ids))
         return {column: scores[column] for column in AP_COLUMNS}
 
-    table = {} if baseline is None else {PLAIN: ap(baseline)}
+    table: dict[str, dict[str, float]] = {}
+    if baseline is not None:
+        table[PLAIN] = ap(baseline) | dict.fromkeys(("Loc50", "Loc75", "ms"), math.nan)  # of other candidates
     for row, found in measured.found.items():
         table[row] = ap(found)
         for threshold, mended in measured.mended.items():

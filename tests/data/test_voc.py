@@ -112,9 +112,74 @@ def test_the_data_set_reads_it(root, tmp_path):
     assert dataset[2][1]["boxes"].shape == (0, 4)
 
 
-def test_missing_splits(tmp_path):
+def test_missing_splits(root, tmp_path):
+    for file in (root / "ImageSets" / "Main").iterdir():
+        file.unlink()
     with pytest.raises(DataError, match="Main: no split file there .* give the folder that holds ImageSets"):
-        convert_voc(tmp_path, tmp_path / "coco")
+        convert_voc(root, tmp_path / "coco")
+
+
+class TestFlat:
+    """Annotations beside the images, in a folder for each split, as labelImg leaves them."""
+
+    @pytest.fixture
+    def flat(self, tmp_path):
+        flat = tmp_path / "flat"
+        for split, names in (("train", "abcde"), ("test", "fg")):
+            (flat / split).mkdir(parents=True)
+            for number, name in enumerate(names):
+                suffix = "JPG" if name in "bf" else "jpg"
+                Image.fromarray(np.zeros((30, 40, 3), dtype=np.uint8)).save(flat / split / f"{name}.{suffix}")
+                text = voc_annotation(voc_object("cat" if number % 2 else "ant", 1, 1, number + 2, 3))
+                (flat / split / f"{name}.xml").write_text(text)
+        Image.fromarray(np.zeros((30, 40, 3), dtype=np.uint8)).save(flat / "train" / "without annotations.jpg")
+        (flat / "notes").mkdir()
+        return flat
+
+    def test_a_folder_is_a_split(self, flat, tmp_path):
+        converted = convert_voc(flat, tmp_path / "coco")
+        assert {split: of_split.num_images for split, of_split in converted.items()} == {"test": 2, "train": 5}
+        dataset = CocoDataset(tmp_path / "coco" / "train.json", flat)
+        assert [image["file_name"] for image in dataset.images] == [
+            "train/a.jpg",
+            "train/b.JPG",
+            *(f"train/{name}.jpg" for name in "cde"),
+        ]
+        assert dataset[1][1]["boxes"].tolist() == [[0, 0, 3, 3]]
+        assert [category["name"] for category in dataset.categories] == ["ant", "cat"]
+
+    def test_a_share_of_train_becomes_val(self, flat, tmp_path):
+        for folder in ("one", "two"):
+            convert_voc(flat, tmp_path / folder, val_share=0.4)
+        names = {
+            split: [image["file_name"] for image in read(tmp_path / "one" / f"{split}.json")["images"]]
+            for split in ("train", "val", "test")
+        }
+        assert [len(names[split]) for split in names] == [3, 2, 2]
+        assert sorted(names["train"] + names["val"]) == sorted(["train/b.JPG", *(f"train/{n}.jpg" for n in "acde")])
+        assert (tmp_path / "one" / "val.json").read_text() == (tmp_path / "two" / "val.json").read_text()
+
+    def test_a_share_needs_train_and_no_val(self, flat, root, tmp_path):
+        with pytest.raises(DataError, match="taken from train where there is no val; the splits are train, trainval"):
+            convert_voc(root, tmp_path / "coco", val_share=0.2)
+        (flat / "train").rename(flat / "all")
+        with pytest.raises(DataError, match="taken from train .* the splits are all, test"):
+            convert_voc(flat, tmp_path / "coco", val_share=0.2)
+
+    def test_an_annotation_without_its_image(self, flat, tmp_path):
+        (flat / "train" / "b.JPG").unlink()
+        with pytest.raises(DataError, match=r"train/b.jpg: no such image .* though b.xml describes it"):
+            convert_voc(flat, tmp_path / "coco")
+
+    def test_neither_layout(self, tmp_path):
+        with pytest.raises(DataError, match="neither ImageSets .* nor a folder of images with their .xml files"):
+            convert_voc(tmp_path, tmp_path / "coco")
+
+    def test_command_line_refuses_a_share_out_of_range(self, flat, tmp_path, monkeypatch, capsys):
+        monkeypatch.setattr(sys, "argv", ["voc", str(flat), "--output", str(tmp_path / "c"), "--val-share", "20"])
+        with pytest.raises(SystemExit):
+            main()
+        assert "--val-share must lie in [0, 1); got 20" in capsys.readouterr().err
 
 
 def test_missing_image(root, tmp_path):

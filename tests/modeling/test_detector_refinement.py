@@ -30,6 +30,17 @@ class WaitsFor(TorchDispatchMode):
         return function(*args, **kwargs or {})
 
 
+ENERGY = {
+    "MODEL.ENERGY_HEAD.LOSS": "nce",
+    "TEST.REFINE.OBJECTIVE": "energy",
+    "TEST.REFINE.COORDINATES": "center_size",
+    "TEST.REFINE.STEP_POLICY": "backtracking",
+    "TEST.REFINE.NUM_STEPS": 4,
+    "TEST.REFINE.STEP_SIZE": 0.01,
+    "TEST.REFINE.SIZE_STEP_SIZE": 0.02,
+}
+
+
 class TestRefinement:
     @pytest.fixture
     def before(self, opinionated):
@@ -68,6 +79,36 @@ class TestRefinement:
                 predict_iou(torch.cat([detections.boxes for detections in refined])),
                 torch.cat([detections.ious for detections in refined]),
             )
+
+    def test_by_energy(self, opinionated):
+        """The energy rises, and the IoUs are those that the IoU head predicts for the boxes, calibrated."""
+        detector = opinionated(ENERGY)
+        detector.iou_head.calibration.copy_(torch.tensor([0.8, -0.3]))
+        with torch.no_grad():
+            torch.nn.init.normal_(detector.energy_head.predictor.weight, std=0.5)
+            features = detector.extract(images_of((64, 64), (50, 80)))
+            candidates = detector.detect(features, detector.propose(features))
+        kept = [suppress(of_image, detector.postprocessing.nms) for of_image in candidates]
+        refined = detector.refine(features, kept, detector.postprocessing.refinement)
+        start = PackedBoxes.of(kept, features.sizes)
+        energy = as_function(detector.energy_head, features.maps, start)
+        with torch.no_grad():
+            before, after = (energy(torch.cat([d.boxes for d in of])) for of in (kept, refined))
+            (again,) = zip(*[(d.ious,) for d in detector.predict_ious(features, refined)], strict=True)
+        moved = torch.cat([(new.boxes != old.boxes).any(1) for old, new in zip(kept, refined, strict=True)])
+        assert moved.sum() > 5 and (after[moved] > before[moved]).all()
+        torch.testing.assert_close(torch.cat(again), torch.cat([d.ious for d in refined]))
+        torch.testing.assert_close(torch.cat([d.ious_before for d in refined]), torch.cat([d.ious for d in kept]))
+        path = list(detector.refinement_path(features, kept, detector.postprocessing.refinement))
+        assert len(path) == 5
+        for one, other in zip(path[-1], refined, strict=True):
+            assert torch.equal(one.boxes, other.boxes) and torch.equal(one.ious, other.ious)
+
+    def test_by_energy_without_an_energy_head(self, before):
+        detector, features, kept = before
+        options = replace(detector.postprocessing.refinement, objective="energy")
+        with pytest.raises(ValueError, match="needs a detector with an energy head"):
+            detector.refine(features, kept, options)
 
     @pytest.mark.parametrize("step_size", [50.0, 1e6])
     def test_boxes_stay_in_their_image_however_far_they_are_pushed(self, before, step_size):
@@ -122,10 +163,15 @@ class TestRefinement:
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
+    @pytest.mark.parametrize("objective", ["iou", "energy"])
     @pytest.mark.parametrize("step_size", [0.5, 1e6])
-    def test_as_a_cuda_graph_would_compute_it(self, before, step_size, monkeypatch):
-        detector, features, kept = before
-        options = replace(detector.postprocessing.refinement, step_size=step_size)
+    def test_as_a_cuda_graph_would_compute_it(self, opinionated, step_size, objective, monkeypatch):
+        detector = opinionated({"MODEL.ENERGY_HEAD.LOSS": "nce"})
+        with torch.no_grad():
+            features = detector.extract(images_of((64, 64), (50, 80)))
+            candidates = detector.detect(features, detector.propose(features))
+        kept = [suppress(of_image, detector.postprocessing.nms) for of_image in candidates]
+        options = replace(detector.postprocessing.refinement, step_size=step_size, objective=objective)
         kept = [kept[0], kept[1][:-3]]
         assert len(kept[0]) != len(kept[1])
         graphed = GraphedRefinement(detector.iou_head, detector.energy_head)

@@ -1,6 +1,7 @@
 """Refinement against the paper's Algorithm 2, transcribed as a slow loop over the boxes with gradients by hand."""
 
 import itertools
+import math
 from functools import partial
 
 import pytest
@@ -258,6 +259,30 @@ def test_relative_coordinates_step_by_the_gradient_to_them():
     settings = {"num_steps": 1, "step_size": 0.01, "coordinates": "relative"}
     refined, _ = refine_boxes(lambda moved: iou_of_rows(moved, targets), boxes, **settings)
     torch.testing.assert_close(refined, expected)
+
+
+def test_center_and_size_step_by_the_gradient_to_them():
+    """One box at a time: u = (x / w, y / h, log w, log h), its gradient by finite differences in u."""
+    boxes, targets = case(seed=10)
+    options = {"num_steps": 1, "step_size": 0.02, "size_step_size": 0.05, "coordinates": "center_size"}
+    refined, _ = refine_boxes(lambda moved: bump_of_rows(moved, targets), boxes, **options, early_stop=0.0)
+    of_one, _ = OBJECTIVES["bump"]
+    for row, (box, target) in enumerate(zip(boxes.tolist(), targets.tolist(), strict=True)):
+        width, height = box[2] - box[0], box[3] - box[1]
+        center = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
+
+        def at(u, width=width, height=height, center=center):
+            x, y = center[0] + u[0] * width, center[1] + u[1] * height
+            w, h = width * math.exp(u[2]), height * math.exp(u[3])
+            return [x - w / 2, y - h / 2, x + w / 2, y + h / 2]
+
+        step = []
+        for axis, length in enumerate((0.02, 0.02, 0.05, 0.05)):
+            ahead, behind = [0.0] * 4, [0.0] * 4
+            ahead[axis], behind[axis] = 1e-5, -1e-5
+            slope = (of_one(at(ahead), target)[0] - of_one(at(behind), target)[0]) / 2e-5
+            step.append(length * slope)
+        assert refined[row].tolist() == pytest.approx(at(step), abs=1e-5), row
 
 
 def test_the_best_box_on_the_way_is_kept():

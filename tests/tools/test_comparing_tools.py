@@ -1,0 +1,93 @@
+"""tools/compare.py, evidence.py and show_refinement.py on a run of four iterations with an energy head."""
+
+import json
+import sys
+
+import pytest
+
+from iounet.commands import train
+from iounet.training.checkpoint import load_checkpoint
+from tools import compare, evidence, show_refinement
+
+SETTINGS = {
+    "MODEL.ENERGY_HEAD.LOSS": "nce",
+    "MODEL.IOU_HEAD.CANDIDATES_PER_IMAGE": 16,
+    "MODEL.IOU_HEAD.LOSS": "bce",
+    "TEST.REFINE.OBJECTIVE": "energy",
+    "TEST.FINAL_SCORE": "class_times_iou",
+    "TEST.SCORE_THRESHOLD": 0.001,
+}
+
+
+@pytest.fixture(scope="module")
+def compared(trained, arguments, one_thread, tmp_path_factory):
+    """A run with an energy head, its comparison, and what the tool printed."""
+    folder = tmp_path_factory.mktemp("energy")
+    run = folder / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["train.py", *map(str, arguments(run, SETTINGS))])
+        train.main()
+    words = ["--weights", run / "model_final.pth", "--output", folder / "comparison"]
+    words += ["--baseline", trained / "config.yaml", trained / "model_final.pth"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["compare.py", *map(str, [*words, "--config-file", run / "config.yaml"])])
+        compare.main()
+    return run, folder / "comparison"
+
+
+def test_the_end_of_training_calibrates(compared):
+    run, folder = compared
+    weights = load_checkpoint(run / "model_final.pth")["model"]
+    assert weights["iou_head.calibration"][0] > 0
+    summary = json.loads((folder / "comparison.json").read_text())
+    # On the data it was fitted to, the mean of what is predicted is the mean of what is true.
+    assert abs(summary["calibration"]["all candidates"]["bias"]) < 0.01
+
+
+def test_comparison_has_the_plain_detector_and_all_columns(compared):
+    _, folder = compared
+    table = json.loads((folder / "comparison.json").read_text())["table"]
+    assert next(iter(table)) == "plain detector, greedy NMS"
+    assert {"AP", "AP90", "Loc50", "Loc75", "ms"} <= set(table["this configuration"])
+    assert (folder / "comparison.md").read_text().count("\n") == len(table) + 2
+
+
+def test_evidence_of_two_seeds(compared, tmp_path, monkeypatch, capsys):
+    _, folder = compared
+    content = json.loads((folder / "comparison.json").read_text())
+    for seed, added in ((0, 0.0), (1, 2.0)):
+        table = json.loads(json.dumps(content["table"]))
+        table["this configuration"] |= {"AP": 50 + added, "AP75": 40.0, "AP90": 30.0}
+        table["plain detector, greedy NMS"] |= {"AP": 45.0, "AP75": 40.0, "AP90": 10.0}
+        (tmp_path / f"set_seed{seed}.json").write_text(json.dumps(content | {"table": table}))
+    output = tmp_path / "summary.json"
+    files = [str(tmp_path / f"set_seed{seed}.json") for seed in (0, 1)]
+    monkeypatch.setattr(sys, "argv", ["evidence.py", "--output", str(output), "--set", "synthetic", *files])
+    evidence.main()
+    summary = json.loads(output.read_text())["synthetic"]
+    assert summary["seeds"] == [0, 1]
+    assert summary["AP"] == {"mean": 51.0, "std": pytest.approx(2**0.5)}
+    assert summary["gain_AP"]["mean"] == 6.0 and summary["gain_AP90"] == {"mean": 20.0, "std": 0.0}
+    assert set(summary) == {
+        "seeds",
+        *(f"{prefix}{column}" for prefix in ("", "gain_") for column in ("AP", "AP75", "AP90")),
+        "calibration_error_all",
+        "correlation_all",
+    }
+    assert "synthetic, seeds [0, 1]: AP 51.000" in capsys.readouterr().out
+
+
+def test_files_without_a_seed_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["evidence.py", "--output", "x", "--set", "a", str(tmp_path / "run.json")])
+    with pytest.raises(SystemExit, match="its name does not end in _seed0.json"):
+        evidence.main()
+
+
+def test_pictures(compared, dataset, tmp_path, monkeypatch, capsys):
+    run, _ = compared
+    words = ["--weights", run / "model_final.pth", "--annotations", dataset / "annotations" / "val.json"]
+    words += ["--images", dataset / "val", "--output", tmp_path / "shown", "--rows", "0", "1", "--device", "cpu"]
+    monkeypatch.setattr(sys, "argv", ["show_refinement.py", *map(str, words)])
+    show_refinement.main()
+    assert {path.name for path in (tmp_path / "shown").iterdir()} == {"loose.png", "steps.gif", "landscape.png"}
+    assert "true IoU 0." in capsys.readouterr().out
