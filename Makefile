@@ -43,7 +43,7 @@ SHELL := /bin/bash
 
 demo: $(VENV)/installed
 	$(RUN) -m iounet.data.synthetic --output runs/synthetic
-	$(RUN) tools/train.py --config-file configs/synthetic.yaml --resume OUTPUT_DIR $(DEMO) SEED $(SEED)
+	$(RUN) tools/train.py --config-file configs/synthetic_energy.yaml --resume OUTPUT_DIR $(DEMO) SEED $(SEED)
 
 test: $(VENV)/installed
 	$(RUN) -m pytest -m 'not slow'

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from ..data import CocoDataset, eval_loader
 from ..evaluation import CocoEvaluator, Evaluation, markdown_table, write_report
-from ..evaluation.predictions import REFINED, Found, as_results, joined, predict
+from ..evaluation.predictions import Found, as_results, joined, predict
 from ..jobs import EvaluationJob
 from ..visualization import most_changed
 from .processes import Process
@@ -43,7 +43,8 @@ def evaluate(job: EvaluationJob, process: Process) -> Evaluation | None:
     table = {row: _score(of_row, dataset, evaluator, process) for row, of_row in found.items()}
     if not process.is_main:
         return None
-    results = as_results(found[REFINED], dataset.category_ids)
+    *_, last_row = found
+    results = as_results(found[last_row], dataset.category_ids)
     return Evaluation(table, results, *joined(matches), predictions.examples, changes)
 
 
@@ -82,7 +83,9 @@ def evaluate_and_report(
     tqdm.write(f"\n{dataset.annotation_file}, {len(dataset)} images:\n\n{markdown_table(evaluation.table)}\n")
     tqdm.write(
         f"correlation with the true IoU: class score {correlation['score'] or math.nan:.3f}, "
-        f"predicted IoU {correlation['predicted_iou'] or math.nan:.3f}; report in {output}/"
+        f"predicted IoU {correlation['predicted_iou'] or math.nan:.3f}; "
+        f"calibration error of the predicted IoU {summary['calibration']['all candidates']['error'] or math.nan:.3f}; "
+        f"report in {output}/"
     )
     if folder and iteration not in folder.evaluated:
         ious = {"true_iou": evaluation.ious, "predicted_iou": evaluation.predicted_ious}

@@ -49,6 +49,20 @@ def measure_calibration(predicted_ious: Tensor, ious: Tensor, *, num_groups: int
     return Calibration(error.item(), difference, counts, predicted, true)
 
 
+def calibration_summary(predicted_ious: Tensor, ious: Tensor) -> dict[str, dict[str, float]]:
+    """Error, bias and number of boxes of all candidates, and of those of a true IoU of 0.5 at least."""
+    matched = ious >= 0.5
+    groups = {
+        "all candidates": (predicted_ious, ious),
+        "candidates of true IoU ≥ 0.5": (predicted_ious[matched], ious[matched]),
+    }
+    summary = {}
+    for name, (predicted, true) in groups.items():
+        measured = measure_calibration(predicted, true)
+        summary[name] = {"error": measured.error, "bias": measured.bias, "num_boxes": len(true)}
+    return summary
+
+
 def fit_calibration(outputs: Tensor, ious: Tensor) -> Tensor | None:
     """Platt scaling of the IoU head's output: what :attr:`iounet.modeling.IoUHead.calibration` holds.
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from .calibration import measure_calibration
+from .calibration import calibration_summary, measure_calibration
 from .coco_ap import AP_COLUMNS, CocoEvaluator
 from .comparison import DETECTOR, OWN, Comparison
 from .correlation import pearson
@@ -51,21 +51,13 @@ def comparison_summary(
         torch.cat([getattr(of_image, name) for of_image in detections]) for name in ("scores", "ious", "labels")
     )
     matched_ious = torch.cat(measured.matched_ious[OWN])
-    confident = own_scores >= 0.5
-
-    def calibration(predicted: torch.Tensor, true: torch.Tensor) -> dict[str, float]:
-        found = measure_calibration(predicted, true)
-        return {"error": found.error, "bias": found.bias, "num_boxes": len(true)}
+    confident = (own_scores >= 0.5) & (matched_ious > 0)
+    shown = measure_calibration(own_ious[confident], matched_ious[confident])
 
     return {
         "table": table,
-        "calibration": {
-            "all candidates": calibration(predicted, ious),
-            "candidates of true IoU ≥ 0.5": calibration(predicted[matched], ious[matched]),
-            "detections of score ≥ 0.5 with an object": calibration(
-                own_ious[confident & (matched_ious > 0)], matched_ious[confident & (matched_ious > 0)]
-            ),
-        },
+        "calibration": calibration_summary(predicted, ious)
+        | {"detections of score ≥ 0.5 that show an object": {"error": shown.error, "bias": shown.bias}},
         "laece": {
             "class score": laece(own_scores, labels, matched_ious),
             "class score × IoU": laece(own_scores * own_ious.clamp(0, 1), labels, matched_ious),

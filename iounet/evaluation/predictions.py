@@ -15,6 +15,7 @@ from ..postprocess import Postprocessing, postprocess
 from ..visualization import BoxChange, most_changed
 
 GREEDY, SOFT, GUIDED, REFINED = "greedy NMS", "soft-NMS", "IoU-guided NMS", "IoU-guided NMS + refinement"
+RESCORED = f"{REFINED}, class score × IoU"
 
 # Boxes of a lower score clutter a picture without being detections that anybody would use.
 DRAWN_SCORE = 0.5
@@ -58,7 +59,7 @@ class Evaluation:
     """What one pass over a data set gives.
 
     Attributes:
-        table: row (GREEDY, SOFT, GUIDED, REFINED) → column → percent, as :class:`CocoEvaluator` returns them.
+        table: row of :func:`table_rows` → column → percent, as :class:`CocoEvaluator` returns them.
         results: the last row's detections as COCO results.
         ious, scores, predicted_ious (Tensor[N]): of all candidates before NMS: IoU with the best ground truth of
             their class, class score, predicted IoU.
@@ -76,17 +77,23 @@ class Evaluation:
 
 
 def table_rows(postprocessing: Postprocessing) -> dict[str, Postprocessing]:
-    """The four rows of the table as variants of a detector's postprocessing."""
+    """The rows of the table as variants of a detector's postprocessing; the last is what its configuration asks for.
 
-    def with_nms(kind: str) -> Postprocessing:
-        return replace(postprocessing, nms=replace(postprocessing.nms, kind=kind))
+    RESCORED is a row only where the configuration's final score is the class score times the predicted IoU.
+    """
 
-    return {
+    def with_nms(kind: str, final_score: str = "class") -> Postprocessing:
+        return replace(postprocessing, nms=replace(postprocessing.nms, kind=kind), final_score=final_score)
+
+    rows = {
         GREEDY: with_nms("greedy").unrefined(),
         SOFT: with_nms("soft").unrefined(),
         GUIDED: with_nms("iou_guided").unrefined(),
         REFINED: with_nms("iou_guided"),
     }
+    if postprocessing.final_score != "class":
+        rows[RESCORED] = with_nms("iou_guided", postprocessing.final_score)
+    return rows
 
 
 @torch.no_grad()
@@ -120,8 +127,8 @@ def predict(
 
         before: Sequence[Detections] = detections[GUIDED]
         after: Sequence[Detections] = detections[REFINED]
-        if detector.postprocessing.refine_before_nms or detector.postprocessing.final_score != "class":
-            # These settings choose other boxes, or another order; pictures need the same boxes before and after.
+        if detector.postprocessing.refine_before_nms:
+            # Which chooses other boxes; pictures need the same ones before and after.
             after = refine(before, detector.postprocessing.refinement)
         for image, target, (_, first), (_, last) in zip(
             images, targets, found_in(features, before, targets), found_in(features, after, targets), strict=True

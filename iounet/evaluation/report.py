@@ -12,6 +12,7 @@ from PIL import Image
 from ..files import write_text
 from ..html_report import Picture, Section, write_html
 from ..visualization import changes_sheet, contact_sheet, draw_refinement
+from .calibration import calibration_summary
 from .coco_ap import markdown_table
 from .correlation import correlation_figure
 from .predictions import DRAWN_SCORE, Evaluation, Example
@@ -31,14 +32,15 @@ def write_report(
         title, facts: of the page, as :func:`iounet.html_report.write_html` takes them.
 
     Returns:
-        What evaluation.json holds: ``{"table": row → column → percent, "correlation": ...}``; None where a value is
-        undefined, such as APl without large objects.
+        What evaluation.json holds: ``{"table": row → column → percent, "correlation": ..., "calibration": ...}``; None
+        where a value is undefined, such as APl without large objects.
     """
     folder.mkdir(parents=True, exist_ok=True)
     correlation = correlation_figure(
         evaluation.ious, evaluation.scores, evaluation.predicted_ious, folder / "correlation.png"
     )
-    summary = without_nan({"table": evaluation.table, "correlation": correlation})
+    calibration = calibration_summary(evaluation.predicted_ious, evaluation.ious)
+    summary = without_nan({"table": evaluation.table, "correlation": correlation, "calibration": calibration})
     write_text(folder / "table.md", markdown_table(evaluation.table) + "\n")
     write_text(folder / "evaluation.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
     write_text(folder / "detections.json", json.dumps(evaluation.results))

@@ -12,11 +12,11 @@ from torch import Tensor
 from ..files import replacing, write_text
 from ..html_report import Picture, Section, write_html
 from ..postprocess import Postprocessing
-from .calibration import calibration_figure, measure_calibration
+from .calibration import calibration_figure, calibration_summary, measure_calibration
 from .coco_ap import AP_COLUMNS, CocoEvaluator, markdown_table
 from .correlation import correlation_figure
 from .figures import new_figure
-from .predictions import GREEDY, GUIDED, REFINED, SOFT, Found, as_results
+from .predictions import GREEDY, GUIDED, REFINED, RESCORED, SOFT, Found, as_results
 from .report import without_nan
 from .reproduction import BEFORE_NMS, Reproduction
 
@@ -161,13 +161,12 @@ class ReproductionReport:
         matched = measured.ious >= 0.5
         calibrations = {
             "all candidates": measure_calibration(measured.predicted_ious, measured.ious),
-            "those of true IoU ≥ 0.5": measure_calibration(measured.predicted_ious[matched], measured.ious[matched]),
+            "candidates of true IoU ≥ 0.5": measure_calibration(
+                measured.predicted_ious[matched], measured.ious[matched]
+            ),
         }
         calibration_figure(calibrations, self._folder / "calibration.png")
-        self._content["calibration"] = {
-            name: {"error": calibration.error, "bias": calibration.bias, "num_boxes": int(calibration.counts.sum())}
-            for name, calibration in calibrations.items()
-        }
+        self._content["calibration"] = calibration_summary(measured.predicted_ious, measured.ious)
         lines = [
             f"{name} ({of['num_boxes']} boxes): calibration error {of['error']:.3f}, bias {of['bias']:+.3f}."
             for name, of in self._content["calibration"].items()
@@ -202,10 +201,11 @@ def _markdown(section: Section) -> str:
 def paper_tables(variants: dict[str, Postprocessing]) -> dict[str, dict[str, Postprocessing]]:
     """The NMS table and the ablation, from the rows of `table_rows`."""
     return {
-        "nms": {row: variants[row] for row in (GREEDY, SOFT, GUIDED, REFINED)},
+        "nms": variants,
         "ablation": {
             UNUSED: variants[GREEDY],
             "+ IoU-guided NMS": variants[GUIDED],
             "+ refinement": variants[REFINED],
+            **({"+ class score × IoU": variants[RESCORED]} if RESCORED in variants else {}),
         },
     }

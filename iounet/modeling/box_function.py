@@ -68,6 +68,18 @@ class BoxFunction(nn.Module):
         Returns:
             Tensor[K].
         """
+        all_classes = self.all_classes(features, boxes, image_sizes, levels)
+        of_class = all_classes.gather(1, labels[:, None])[:, 0]
+        return torch.where(labels == 0, all_classes[:, 1:].amax(1), of_class)
+
+    def all_classes(
+        self,
+        features: dict[str, Tensor],
+        boxes: list[Tensor],
+        image_sizes: list[tuple[int, int]],
+        levels: Tensor | None = None,
+    ) -> Tensor:
+        """Outputs of each box for all classes: Tensor[K, C + 1]. Arguments as in :meth:`output`."""
         pooled = self.roi_pool(features, boxes, image_sizes, levels)
         if self.training:
             with autocast_as(pooled):
@@ -75,9 +87,7 @@ class BoxFunction(nn.Module):
         else:
             # bfloat16 rounds an IoU of 0.8 to within 0.002, which is coarser than refinement's early_stop.
             hidden = in_float32(self.mlp, pooled)
-        all_classes = in_float32(self.predictor, hidden)
-        of_class = all_classes.gather(1, labels[:, None])[:, 0]
-        return torch.where(labels == 0, all_classes[:, 1:].amax(1), of_class)
+        return in_float32(self.predictor, hidden)
 
     def assign_levels(
         self, features: dict[str, Tensor], boxes: list[Tensor], image_sizes: list[tuple[int, int]]

@@ -95,7 +95,20 @@ class Ascent:
         self._maps = maps
         self._start = start
         self._options = options
+        if options.objective == "energy":
+            start = replace(start, labels=self._known_labels())
         self._objective = as_function(climbed, maps, start)
+
+    @torch.no_grad()
+    def _known_labels(self) -> Tensor:
+        """The labels; where a class is not known, that of the highest predicted IoU: energies of classes differ."""
+        start = self._start
+        unknown = start.labels == 0
+        if not unknown.is_cuda and not unknown.any():  # on a GPU, asking would synchronise with it
+            return start.labels
+        boxes = list(start.boxes.split(start.counts))
+        outputs = self._iou_head.all_classes(self._maps, boxes, start.image_sizes)
+        return torch.where(unknown, outputs[:, 1:].argmax(1) + 1, start.labels)
 
     def path(self) -> Iterator[Refined]:
         """The boxes after 0, 1, ..., ``options.num_steps`` steps, inside their images."""

@@ -15,7 +15,17 @@ from iounet.data.synthetic import make_synthetic
 from iounet.detections import RefinedDetections
 from iounet.engine import Process, evaluate
 from iounet.evaluation import predict
-from iounet.evaluation.predictions import GREEDY, GUIDED, REFINED, SOFT, as_results, box_changes, joined, table_rows
+from iounet.evaluation.predictions import (
+    GREEDY,
+    GUIDED,
+    REFINED,
+    RESCORED,
+    SOFT,
+    as_results,
+    box_changes,
+    joined,
+    table_rows,
+)
 from iounet.jobs import EvaluationJob
 from iounet.modeling import ImageFeatures
 from iounet.postprocess import NMSOptions, Postprocessing, RefinementOptions
@@ -148,3 +158,12 @@ def test_rows_differ_in_their_nms_and_the_last_in_refinement():
     assert [options.refinement.num_steps for options in rows.values()] == [0, 0, 0, 5]
     assert {options.nms.threshold for options in rows.values()} == {0.4}
     assert rows[REFINED].refinement == own.refinement
+
+
+def test_a_final_score_times_iou_is_a_row_of_its_own():
+    rows = table_rows(Postprocessing(final_score="class_times_iou"))
+    assert {row: options.final_score for row, options in rows.items()} == {
+        **dict.fromkeys((GREEDY, SOFT, GUIDED, REFINED), "class"),
+        RESCORED: "class_times_iou",
+    }
+    assert rows[RESCORED] == Postprocessing(final_score="class_times_iou")

@@ -104,6 +104,23 @@ class TestRefinement:
         for one, other in zip(path[-1], refined, strict=True):
             assert torch.equal(one.boxes, other.boxes) and torch.equal(one.ious, other.ious)
 
+    def test_a_box_of_unknown_class_climbs_the_energy_of_the_likeliest(self, opinionated):
+        detector = opinionated(ENERGY)
+        with torch.no_grad():
+            torch.nn.init.normal_(detector.energy_head.predictor.weight, std=0.5)
+            features = detector.extract(images_of((64, 64)))
+            (candidates,) = detector.detect(features, detector.propose(features))
+            outputs = detector.iou_head.all_classes(features.maps, [candidates.boxes], features.sizes)
+        likeliest = outputs[:, 1:].argmax(1) + 1
+        assert len(likeliest.unique()) > 1
+        options = detector.postprocessing.refinement
+        unknown, known = (
+            detector.refine(features, [replace(candidates, labels=labels)], options)[0]
+            for labels in (torch.zeros_like(likeliest), likeliest)
+        )
+        assert torch.equal(unknown.boxes, known.boxes)
+        assert not unknown.labels.any()
+
     def test_by_energy_without_an_energy_head(self, before):
         detector, features, kept = before
         options = replace(detector.postprocessing.refinement, objective="energy")

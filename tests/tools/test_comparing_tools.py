@@ -1,13 +1,14 @@
-"""tools/compare.py, evidence.py and show_refinement.py on a run of four iterations with an energy head."""
+"""tools/calibrate.py, compare.py, evidence.py and show_refinement.py on a run of four iterations with an energy head."""
 
 import json
 import sys
 
 import pytest
+import torch
 
 from iounet.commands import train
 from iounet.training.checkpoint import load_checkpoint
-from tools import compare, evidence, show_refinement
+from tools import calibrate, compare, evidence, show_refinement
 
 SETTINGS = {
     "MODEL.ENERGY_HEAD.LOSS": "nce",
@@ -42,6 +43,26 @@ def test_the_end_of_training_calibrates(compared):
     summary = json.loads((folder / "comparison.json").read_text())
     # On the data it was fitted to, the mean of what is predicted is the mean of what is true.
     assert abs(summary["calibration"]["all candidates"]["bias"]) < 0.01
+
+
+def test_calibrating_again_changes_the_calibration_alone(compared, dataset, tmp_path, monkeypatch, capsys):
+    run, _ = compared
+    words = [
+        "--config-file",
+        run / "config.yaml",
+        "--weights",
+        run / "model_final.pth",
+        "--output",
+        tmp_path / "again.pth",
+    ]
+    words += ["DATA.VAL_ANNOTATIONS", dataset / "annotations" / "train.json", "DATA.VAL_IMAGES", dataset / "train"]
+    monkeypatch.setattr(sys, "argv", ["calibrate.py", *map(str, words)])
+    calibrate.main()
+    assert "predicted IoUs are calibrated on the" in capsys.readouterr().out
+    before, after = (load_checkpoint(path) for path in (run / "model_final.pth", tmp_path / "again.pth"))
+    changed = {key for key, value in after["model"].items() if not torch.equal(value, before["model"][key])}
+    assert changed == {"iou_head.calibration"} and after["model"]["iou_head.calibration"][0] > 0
+    assert after["config"] == before["config"] and after["categories"] == before["categories"]
 
 
 def test_comparison_has_the_plain_detector_and_all_columns(compared):
