@@ -1,14 +1,15 @@
-"""tools/calibrate.py, compare.py, evidence.py and show_refinement.py on a run of four iterations with an energy head."""
+"""The tools that compare, calibrate and show, on a run of four iterations with an energy head."""
 
 import json
 import sys
 
 import pytest
 import torch
+from PIL import Image
 
 from iounet.commands import train
 from iounet.training.checkpoint import load_checkpoint
-from tools import calibrate, compare, evidence, show_refinement
+from tools import calibrate, compare, evidence, show_refinement, show_unmatched
 
 SETTINGS = {
     "MODEL.ENERGY_HEAD.LOSS": "nce",
@@ -112,3 +113,24 @@ def test_pictures(compared, dataset, tmp_path, monkeypatch, capsys):
     show_refinement.main()
     assert {path.name for path in (tmp_path / "shown").iterdir()} == {"loose.png", "steps.gif", "landscape.png"}
     assert "true IoU 0." in capsys.readouterr().out
+
+
+def test_detections_where_nothing_is_annotated(compared, dataset, tmp_path, monkeypatch, capsys):
+    run, _ = compared
+    monkeypatch.setattr(show_unmatched, "MIN_SCORE", 0.0)
+    empty = json.loads((dataset / "annotations" / "val.json").read_text()) | {"annotations": []}
+    (tmp_path / "empty.json").write_text(json.dumps(empty))
+    words = [
+        "--weights",
+        run / "model_final.pth",
+        "--annotations",
+        tmp_path / "empty.json",
+        "--images",
+        dataset / "val",
+    ]
+    words += ["--output", tmp_path / "sheet.png", "--tiles", "3", "--device", "cpu"]
+    monkeypatch.setattr(sys, "argv", ["show_unmatched.py", *map(str, words)])
+    show_unmatched.main()
+    assert "(100 %) overlap no annotated object" in capsys.readouterr().out
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.width == 3 * show_unmatched.TILE + 4 * 8
