@@ -1,7 +1,7 @@
-"""Checks a finished `make demo`: its files are there, and the paper's effects show.
+"""Checks a finished `make demo`: its files are there, and boxes visibly improve.
 
-Over three seeds the last row beat the first by 2.3 to 3.9 AP and by 5.9 to 6.9 AP90 on the validation split that is
-looked at here. On another machine a run takes another course, so less is demanded.
+Over three seeds (docs/results.md) the last row beats the first by far more than is demanded here, as a run takes another
+course on another machine.
 """
 
 import json
@@ -17,15 +17,17 @@ if not list((folder / "tensorboard").glob("events.*")):
     sys.exit(f"{folder / 'tensorboard'} has no logs")
 
 evaluation = json.loads((folder / "evaluation.json").read_text())
-greedy, _, guided, refined = evaluation["table"].values()
-correlation = evaluation["correlation"]
+greedy, _, guided, refined, rescored = evaluation["table"].values()
+correlation, calibration = evaluation["correlation"], evaluation["calibration"]["all candidates"]
 for claim, holds in {
     "the detector detects": greedy["AP50"] > 80,
     "predicted IoU tells a box's IoU better than its class score": correlation["predicted_iou"] > correlation["score"],
     "IoU-guided NMS raises AP": guided["AP"] > greedy["AP"],
     "refinement raises AP": refined["AP"] > guided["AP"],
-    "both raise AP by 1.0 or more": refined["AP"] - greedy["AP"] >= 1.0,
-    "both raise AP90 by 1.5 or more": refined["AP90"] - greedy["AP90"] >= 1.5,
+    "class score × IoU raises AP": rescored["AP"] > refined["AP"],
+    "together they raise AP by 9 or more": rescored["AP"] - greedy["AP"] >= 9,
+    "together they raise AP90 by 28 or more": rescored["AP90"] - greedy["AP90"] >= 28,
+    "the predicted IoU is calibrated": calibration["error"] <= 0.03,
 }.items():
     print(f"{'holds' if holds else 'FAILS'}: {claim}")
     if not holds:
