@@ -46,8 +46,17 @@ def of_seeds(files: list[Path]) -> dict:
             values.setdefault(column, []).append(table[OWN][column])
         for column in COLUMNS:
             values.setdefault(f"gain_{column}", []).append(table[OWN][column] - table[PLAIN][column])
-        values.setdefault("calibration_error_all", []).append(run["calibration"]["all candidates"]["error"])
-        values.setdefault("correlation_all", []).append(run["correlation"]["predicted IoU, all candidates"])
+        for key, value in {
+            "calibration_error_all": run["calibration"]["all candidates"]["error"],
+            "calibration_error_matched": run["calibration"]["candidates of true IoU ≥ 0.5"]["error"],
+            "correlation_all": run["correlation"]["predicted IoU, all candidates"],
+            "correlation_matched": run["correlation"]["predicted IoU, candidates of true IoU ≥ 0.5"],
+            "laece": run["laece"]["class score × IoU"],
+            # Boxes that start at an IoU of 0.725 to 0.775, after ten steps.
+            "basin_0.75": run["basins"]["0.75"]["10"]["true"],
+            "basin_0.75_predicted": run["basins"]["0.75"]["10"]["predicted"],
+        }.items():
+            values.setdefault(key, []).append(value)
     spread = {
         key: {"mean": statistics.mean(of_key), "std": statistics.stdev(of_key) if len(of_key) > 1 else 0.0}
         for key, of_key in values.items()

@@ -13,6 +13,9 @@ from pathlib import Path
 
 from iounet.evaluation import AP_COLUMNS
 
+# Of tools/compare.py.
+COMPARED_COLUMNS = ("Loc50", "Loc75", "ms")
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -20,16 +23,17 @@ def main() -> None:
         "files",
         nargs="+",
         type=Path,
-        help="evaluation.json of tools/train.py or refine_boxes.py, or reproduction.json of tools/reproduce.py",
+        help="evaluation.json of tools/train.py or refine_boxes.py, reproduction.json of tools/reproduce.py, or "
+        "comparison.json of tools/compare.py",
     )
     parser.add_argument("--tables", nargs="+", metavar="NAME", help="only these of reproduction.json")
     args = parser.parse_args()
     runs = [json.loads(path.read_text()) for path in args.files]
     for name in args.tables or tables_of(runs[0]):
         print(f"{name}\n\n{summary([run[name] for run in runs])}\n")
-    for name, text in (
-        (("score", "class score"), ("predicted_iou", "predicted IoU")) if "correlation" in runs[0] else ()
-    ):
+    for name, text in (("score", "class score"), ("predicted_iou", "predicted IoU")):
+        if name not in runs[0].get("correlation", ()):
+            continue
         values = [run["correlation"][name] for run in runs]
         print(f"correlation of the true IoU with the {text}: {cell(values, 3)}")
 
@@ -41,7 +45,8 @@ def tables_of(run: dict) -> list[str]:
 def summary(tables: list[dict[str, dict[str, float]]]) -> str:
     """Tables of one form as one, in Markdown. ΔAP and ΔAP90: less those of the first row, seed by seed."""
     first, *_ = tables[0]
-    columns = [column for column in AP_COLUMNS if column in tables[0][first]] or list(tables[0][first])
+    known = (*AP_COLUMNS, *COMPARED_COLUMNS)
+    columns = [column for column in known if column in tables[0][first]] or list(tables[0][first])
     compared = [column for column in ("AP", "AP90") if column in columns]
     heads = [*columns, *(f"Δ{column}" for column in compared)]
     lines = [f"| | {' | '.join(heads)} |", "| --- |" + " ---: |" * len(heads)]
@@ -55,7 +60,10 @@ def summary(tables: list[dict[str, dict[str, float]]]) -> str:
     return "\n".join(lines)
 
 
-def cell(values: list[float], digits: int, sign: str = "") -> str:
+def cell(found: list[float | None], digits: int, sign: str = "") -> str:
+    values = [value for value in found if value is not None]
+    if len(values) < len(found):  # undefined
+        return "–"
     spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):{sign}.{digits}f}{spread}"
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from iounet.commands import train
 from iounet.training.checkpoint import load_checkpoint
-from tools import calibrate, compare, evidence, show_refinement, show_unmatched
+from tools import calibrate, compare, evidence, reproduce, show_refinement, show_unmatched
 
 SETTINGS = {
     "MODEL.ENERGY_HEAD.LOSS": "nce",
@@ -81,7 +81,9 @@ def test_evidence_of_two_seeds(compared, tmp_path, monkeypatch, capsys):
         table = json.loads(json.dumps(content["table"]))
         table["this configuration"] |= {"AP": 50 + added, "AP75": 40.0, "AP90": 30.0}
         table["plain detector, greedy NMS"] |= {"AP": 45.0, "AP75": 40.0, "AP90": 10.0}
-        (tmp_path / f"set_seed{seed}.json").write_text(json.dumps(content | {"table": table}))
+        correlation = dict.fromkeys(content["correlation"], 0.8)  # of a detector that detects nothing it is undefined
+        changed = {"table": table, "correlation": correlation}
+        (tmp_path / f"set_seed{seed}.json").write_text(json.dumps(content | changed))
     output = tmp_path / "summary.json"
     files = [str(tmp_path / f"set_seed{seed}.json") for seed in (0, 1)]
     monkeypatch.setattr(sys, "argv", ["evidence.py", "--output", str(output), "--set", "synthetic", *files])
@@ -93,8 +95,10 @@ def test_evidence_of_two_seeds(compared, tmp_path, monkeypatch, capsys):
     assert set(summary) == {
         "seeds",
         *(f"{prefix}{column}" for prefix in ("", "gain_") for column in ("AP", "AP75", "AP90")),
-        "calibration_error_all",
-        "correlation_all",
+        *(f"{what}_{which}" for what in ("calibration_error", "correlation") for which in ("all", "matched")),
+        "laece",
+        "basin_0.75",
+        "basin_0.75_predicted",
     }
     assert "synthetic, seeds [0, 1]: AP 51.000" in capsys.readouterr().out
 
@@ -134,3 +138,25 @@ def test_detections_where_nothing_is_annotated(compared, dataset, tmp_path, monk
     assert "(100 %) overlap no annotated object" in capsys.readouterr().out
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.width == 3 * show_unmatched.TILE + 4 * 8
+
+
+def test_reproduce_shows_the_energys_refinement_and_keeps_beyond_to_the_papers(compared, tmp_path, monkeypatch):
+    run, _ = compared
+    words = [
+        "--config-file",
+        run / "config.yaml",
+        "--weights",
+        run / "model_final.pth",
+        "--output",
+        tmp_path / "tables",
+    ]
+    monkeypatch.setattr(sys, "argv", ["reproduce.py", *map(str, [*words, "--beyond"])])
+    with pytest.raises(SystemExit, match="for a detector with an energy head: tools/compare.py"):
+        reproduce.main()
+    monkeypatch.setattr(sys, "argv", ["reproduce.py", *map(str, words)])
+    reproduce.main()
+    content = json.loads((tmp_path / "tables" / "reproduction.json").read_text())
+    evaluated = json.loads((run / "evaluation.json").read_text())
+    assert list(content["nms"]) == list(evaluated["table"])
+    assert list(content["nms"])[-1].endswith("class score × IoU")
+    assert list(content["step_size"]) == ["0.25", "0.5", "1", "2", "4"]
