@@ -3,7 +3,7 @@
     python tools/show_refinement.py --weights runs/cards_energy/model_final.pth --output docs/pictures/cards \\
         --annotations runs/cards/data/test.json --images cards
 
-Moves and scales the boxes of objects at random until their IoU is between 0.5 and 0.65, refines them, and writes
+Moves and scales the boxes of objects at random until their IoU is between 0.6 and 0.72, refines them, and writes
 
     loose.png        a few of them before and after
     steps.gif        the same, step by step
@@ -24,6 +24,9 @@ from iounet.errors import UserError
 from iounet.evaluation.landscape import landscape, landscape_figure
 from iounet.training import jitter_boxes
 from iounet.visualization import BoxChange, animation, before_and_after, save_animation
+
+
+LOOSE = (0.6, 0.72)  # IoUs at the start
 
 
 def main() -> None:
@@ -68,7 +71,7 @@ def loose(refiner: IoURefiner, dataset: CocoDataset, row: int, generator: torch.
     truth, label = target["boxes"][chosen], target["labels"][chosen : chosen + 1]
     height, width = image.shape[-2:]
     tries, ious = jitter_boxes(truth[None], 64, generator=generator, image_size=(height, width))
-    start = tries[0, ((ious[0] > 0.5) & (ious[0] < 0.65)).nonzero()[0]]
+    start = tries[0, ((ious[0] > LOOSE[0]) & (ious[0] < LOOSE[1])).nonzero()[0]]
     path = refiner.refinement_path(image, start, label)[:, 0]
     predicted = torch.cat([refiner.score(image, box[None], label) for box in path])
     return BoxChange(image, path, predicted, truth, dataset.class_names[int(label) - 1])

@@ -41,7 +41,7 @@ class Landscape:
 
 @torch.no_grad()
 def landscape(
-    detector: IoUNet, image: Tensor, ground_truth: Tensor, label: int, *, start: tuple[float, float] = (0.25, -0.35)
+    detector: IoUNet, image: Tensor, ground_truth: Tensor, label: int, *, start: tuple[float, float] = (0.18, 0.25)
 ) -> Landscape:
     """Evaluates the heads of a detector with an energy head around an object.
 
