@@ -206,7 +206,7 @@ def _encoded(picture: Picture) -> tuple[str, bytes, tuple[int, int]]:
     name, content = ("its bytes", image) if isinstance(image, bytes) else (str(image), image.read_bytes())
     try:
         with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as opened:
-            return opened.format.lower(), content, opened.size
+            return str(opened.format).lower(), content, opened.size
     except UnidentifiedImageError as error:
         raise ValueError(
             f"the picture '{picture.caption}' is neither PNG nor JPEG ({name}); open other formats with PIL.Image "

@@ -54,7 +54,7 @@ def render_scene(rng: np.random.Generator, image_size: tuple[int, int]) -> Scene
     instances = np.zeros(image_size, dtype=np.int64)
     labels: list[int] = []
     full_areas: list[int] = []
-    wanted = rng.integers(NUM_OBJECTS[0], NUM_OBJECTS[1] + 1)
+    wanted = int(rng.integers(NUM_OBJECTS[0], NUM_OBJECTS[1] + 1))
     for _ in range(4 * wanted):  # a crowded picture may have no room for another
         if len(labels) == wanted:
             break
