@@ -25,7 +25,6 @@ from iounet.evaluation.landscape import landscape, landscape_figure
 from iounet.training import jitter_boxes
 from iounet.visualization import BoxChange, animation, before_and_after, save_animation
 
-
 LOOSE = (0.6, 0.72)  # IoUs at the start
 
 
