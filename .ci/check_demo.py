@@ -1,7 +1,7 @@
 """Checks a finished `make demo`: its files are there, and boxes visibly improve.
 
-Over three seeds (docs/results.md) the last row beats the first by far more than is demanded here, as a run takes another
-course on another machine.
+Over three seeds the last row beat the first by 13.2 to 13.7 AP and by 39 to 44 AP90 on the validation split that is
+looked at here. On another machine a run takes another course, so less is demanded.
 """
 
 import json

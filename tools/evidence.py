@@ -51,7 +51,7 @@ def of_seeds(files: list[Path]) -> dict:
             "calibration_error_matched": run["calibration"]["candidates of true IoU ≥ 0.5"]["error"],
             "correlation_all": run["correlation"]["predicted IoU, all candidates"],
             "correlation_matched": run["correlation"]["predicted IoU, candidates of true IoU ≥ 0.5"],
-            "laece": run["laece"]["class score × IoU"],
+            "laece": run["laece"][OWN],
             # Boxes that start at an IoU of 0.725 to 0.775, after ten steps.
             "basin_0.75": run["basins"]["0.75"]["10"]["true"],
             "basin_0.75_predicted": run["basins"]["0.75"]["10"]["predicted"],

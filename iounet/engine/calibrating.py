@@ -1,11 +1,9 @@
 """Calibrating the IoU head of a trained detector with all processes."""
 
-from tqdm import tqdm
-
-from ..data import eval_loader
 from ..evaluation import fit_calibration
 from ..evaluation.predictions import candidate_matches, joined
 from ..jobs import EvaluationJob
+from .evaluating import batches_of
 from .processes import Process
 
 
@@ -17,14 +15,7 @@ def calibrate(job: EvaluationJob, process: Process) -> str:
     """
     head = job.detector.iou_head
     head.calibration.zero_()
-    batches = eval_loader(
-        job.dataset,
-        batch_size=job.batch_size,
-        num_workers=job.num_workers,
-        rank=process.rank,
-        world_size=process.world_size,
-    )
-    progress = tqdm(batches, desc="calibrate", unit="batch", leave=False, disable=not process.is_main)
+    progress = batches_of(job, process, "calibrate")
     matches = process.all_gather(candidate_matches(job.detector, progress, device=process.device))
     ious, _, predicted_ious = joined(matches)
     fitted = fit_calibration(head.outputs_of(predicted_ious), ious)

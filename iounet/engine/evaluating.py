@@ -18,6 +18,18 @@ from .processes import Process
 from .run_folder import RunFolder
 
 
+def batches_of(job: EvaluationJob, process: Process, description: str) -> tqdm:
+    """The process's share of a job's images, with a progress bar in the main process."""
+    batches = eval_loader(
+        job.dataset,
+        batch_size=job.batch_size,
+        num_workers=job.num_workers,
+        rank=process.rank,
+        world_size=process.world_size,
+    )
+    return tqdm(batches, desc=description, unit="batch", leave=False, disable=not process.is_main)
+
+
 def evaluate(job: EvaluationJob, process: Process) -> Evaluation | None:
     """Evaluates the detector; all processes have to call.
 
@@ -27,14 +39,7 @@ def evaluate(job: EvaluationJob, process: Process) -> Evaluation | None:
         The evaluation in the main process, None in the others.
     """
     dataset = job.dataset
-    batches = eval_loader(
-        dataset,
-        batch_size=job.batch_size,
-        num_workers=job.num_workers,
-        rank=process.rank,
-        world_size=process.world_size,
-    )
-    progress = tqdm(batches, desc="evaluate", unit="batch", leave=False, disable=not process.is_main)
+    progress = batches_of(job, process, "evaluate")
     predictions = predict(job.detector, progress, dataset.class_names, device=process.device)
     matches = process.gather(predictions.matches)
     changes = most_changed(process.gather(predictions.changes))

@@ -49,18 +49,21 @@ def measure_calibration(predicted_ious: Tensor, ious: Tensor, *, num_groups: int
     return Calibration(error.item(), difference, counts, predicted, true)
 
 
-def calibration_summary(predicted_ious: Tensor, ious: Tensor) -> dict[str, dict[str, float]]:
-    """Error, bias and number of boxes of all candidates, and of those of a true IoU of 0.5 at least."""
+def calibrations_of(predicted_ious: Tensor, ious: Tensor) -> dict[str, Calibration]:
+    """Of all candidates, and of those of a true IoU of 0.5 at least."""
     matched = ious >= 0.5
-    groups = {
-        "all candidates": (predicted_ious, ious),
-        "candidates of true IoU ≥ 0.5": (predicted_ious[matched], ious[matched]),
+    return {
+        "all candidates": measure_calibration(predicted_ious, ious),
+        "candidates of true IoU ≥ 0.5": measure_calibration(predicted_ious[matched], ious[matched]),
     }
-    summary = {}
-    for name, (predicted, true) in groups.items():
-        measured = measure_calibration(predicted, true)
-        summary[name] = {"error": measured.error, "bias": measured.bias, "num_boxes": len(true)}
-    return summary
+
+
+def calibration_summary(calibrations: dict[str, Calibration]) -> dict[str, dict[str, float]]:
+    """Error, bias and number of boxes of each."""
+    return {
+        name: {"error": of.error, "bias": of.bias, "num_boxes": int(of.counts.sum())}
+        for name, of in calibrations.items()
+    }
 
 
 def fit_calibration(outputs: Tensor, ious: Tensor) -> Tensor | None:

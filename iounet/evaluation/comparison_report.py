@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from .calibration import calibration_summary, measure_calibration
+from .calibration import calibration_summary, calibrations_of, measure_calibration
 from .coco_ap import AP_COLUMNS, CocoEvaluator
 from .comparison import DETECTOR, OWN, Comparison
 from .correlation import pearson
@@ -28,7 +28,7 @@ def comparison_summary(
     Returns:
         "table": row → AP_COLUMNS, "Loc50" and "Loc75" (what TIDE's localisation errors cost at these thresholds), all
         in percent, and "ms" an image, beyond the detector's; "calibration" and "correlation" of the candidates, and
-        "laece" of the configuration's detections.
+        "laece" of the final scores of this configuration, and with the other kind of final score.
     """
 
     def ap(found: Found) -> dict[str, float]:
@@ -47,8 +47,8 @@ def comparison_summary(
     ious, scores, predicted = joined(measured.candidates)
     matched = ious >= 0.5
     detections = [of_image for _, of_image in measured.found[OWN]]
-    own_scores, own_ious, labels = (
-        torch.cat([getattr(of_image, name) for of_image in detections]) for name in ("scores", "ious", "labels")
+    own_scores, own_ious = (
+        torch.cat([getattr(of_image, name) for of_image in detections]) for name in ("scores", "ious")
     )
     matched_ious = torch.cat(measured.matched_ious[OWN])
     confident = (own_scores >= 0.5) & (matched_ious > 0)
@@ -56,12 +56,9 @@ def comparison_summary(
 
     return {
         "table": table,
-        "calibration": calibration_summary(predicted, ious)
+        "calibration": calibration_summary(calibrations_of(predicted, ious))
         | {"detections of score ≥ 0.5 that show an object": {"error": shown.error, "bias": shown.bias}},
-        "laece": {
-            "class score": laece(own_scores, labels, matched_ious),
-            "class score × IoU": laece(own_scores * own_ious.clamp(0, 1), labels, matched_ious),
-        },
+        "laece": {row: _laece(measured, row) for row in measured.found if row.startswith(OWN)},
         "correlation": {
             "class score, all candidates": pearson(ious, scores),
             "predicted IoU, all candidates": pearson(ious, predicted),
@@ -69,3 +66,9 @@ def comparison_summary(
         },
         "milliseconds": {DETECTOR: 1e3 * statistics.median(measured.seconds[DETECTOR])},
     }
+
+
+def _laece(measured: Comparison, row: str) -> float:
+    detections = [of_image for _, of_image in measured.found[row]]
+    scores, labels = (torch.cat([getattr(of_image, name) for of_image in detections]) for name in ("scores", "labels"))
+    return laece(scores, labels, torch.cat(measured.matched_ious[row]))

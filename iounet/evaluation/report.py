@@ -12,7 +12,7 @@ from PIL import Image
 from ..files import write_text
 from ..html_report import Picture, Section, write_html
 from ..visualization import changes_sheet, contact_sheet, draw_refinement
-from .calibration import calibration_summary
+from .calibration import calibration_summary, calibrations_of
 from .coco_ap import markdown_table
 from .correlation import correlation_figure
 from .predictions import DRAWN_SCORE, Evaluation, Example
@@ -39,7 +39,7 @@ def write_report(
     correlation = correlation_figure(
         evaluation.ious, evaluation.scores, evaluation.predicted_ious, folder / "correlation.png"
     )
-    calibration = calibration_summary(evaluation.predicted_ious, evaluation.ious)
+    calibration = calibration_summary(calibrations_of(evaluation.predicted_ious, evaluation.ious))
     summary = without_nan({"table": evaluation.table, "correlation": correlation, "calibration": calibration})
     write_text(folder / "table.md", markdown_table(evaluation.table) + "\n")
     write_text(folder / "evaluation.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..files import replacing, write_text
 from ..html_report import Picture, Section, write_html
 from ..postprocess import Postprocessing
-from .calibration import calibration_figure, calibration_summary, measure_calibration
+from .calibration import calibration_figure, calibration_summary, calibrations_of
 from .coco_ap import AP_COLUMNS, CocoEvaluator, markdown_table
 from .correlation import correlation_figure
 from .figures import new_figure
@@ -158,15 +158,9 @@ class ReproductionReport:
         self._show("correlation", "True IoU against class score and against predicted IoU")
 
     def _calibration(self, measured: Reproduction) -> None:
-        matched = measured.ious >= 0.5
-        calibrations = {
-            "all candidates": measure_calibration(measured.predicted_ious, measured.ious),
-            "candidates of true IoU ≥ 0.5": measure_calibration(
-                measured.predicted_ious[matched], measured.ious[matched]
-            ),
-        }
+        calibrations = calibrations_of(measured.predicted_ious, measured.ious)
         calibration_figure(calibrations, self._folder / "calibration.png")
-        self._content["calibration"] = calibration_summary(measured.predicted_ious, measured.ious)
+        self._content["calibration"] = calibration_summary(calibrations)
         lines = [
             f"{name} ({of['num_boxes']} boxes): calibration error {of['error']:.3f}, bias {of['bias']:+.3f}."
             for name, of in self._content["calibration"].items()

@@ -3,7 +3,7 @@
 from .backbone import resnet_fpn
 from .box_function import BoxFunction, HiddenLayers
 from .detector import ImageFeatures, IoUNet
-from .energy_head import EnergyHead, nce_loss
+from .energy_head import EnergyHead, first_of_each, nce_loss
 from .iou_head import IoUHead
 from .roi_heads import RoIHeads
 from .rpn import AnchorGenerator, RPNHead
@@ -19,6 +19,7 @@ __all__ = [
     "IoUNet",
     "RPNHead",
     "RoIHeads",
+    "first_of_each",
     "nce_loss",
     "resnet_fpn",
     "state_dict_faults",

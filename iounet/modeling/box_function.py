@@ -46,6 +46,21 @@ class BoxFunction(nn.Module):
         nn.init.normal_(self.predictor.weight, std=0.001)
         nn.init.zeros_(self.predictor.bias)
 
+    def forward(
+        self,
+        features: dict[str, Tensor],
+        boxes: list[Tensor],
+        labels: Tensor,
+        image_sizes: list[tuple[int, int]],
+        levels: Tensor | None = None,
+    ) -> Tensor:
+        """What the outputs mean, differentiable in the boxes: Tensor[K]. Arguments as in :meth:`output`."""
+        return self.decoded(self.output(features, boxes, labels, image_sizes, levels))
+
+    def decoded(self, output: Tensor) -> Tensor:
+        """What an output means; here the output itself."""
+        return output
+
     def output(
         self,
         features: dict[str, Tensor],

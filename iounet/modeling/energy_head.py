@@ -11,19 +11,8 @@ class EnergyHead(BoxFunction):
 
     Gustafsson et al., "Energy-Based Models for Deep Probabilistic Regression", ECCV 2020 (arXiv 1909.12297): given the
     image, the density of an object's box is proportional to the exponential of the head's output f, so that its maxima
-    are where f tells the object to be. Values compare boxes of one object and class alone.
+    are where f tells the object to be. ``forward`` returns f. Its values compare boxes of one object and class alone.
     """
-
-    def forward(
-        self,
-        features: dict[str, Tensor],
-        boxes: list[Tensor],
-        labels: Tensor,
-        image_sizes: list[tuple[int, int]],
-        levels: Tensor | None = None,
-    ) -> Tensor:
-        """f of each box, differentiable in the boxes: Tensor[K]. Arguments as in :meth:`BoxFunction.output`."""
-        return self.output(features, boxes, labels, image_sizes, levels)
 
     def loss(
         self,
@@ -57,6 +46,11 @@ def nce_loss(output: Tensor, objects: Tensor, log_density: Tensor) -> Tensor:
     highest = logits.new_full((num_objects,), -torch.inf).scatter_reduce(0, objects, logits.detach(), "amax")
     exponentials = (logits - highest[objects]).exp()
     log_normalizer = logits.new_zeros(num_objects).index_add(0, objects, exponentials).log() + highest
-    is_target = torch.ones_like(objects, dtype=torch.bool)
-    is_target[1:] = objects[1:] != objects[:-1]
-    return (log_normalizer - logits[is_target]).mean()
+    return (log_normalizer - logits[first_of_each(objects)]).mean()
+
+
+def first_of_each(objects: Tensor) -> Tensor:
+    """Where a value of a rising Tensor[M] occurs for the first time: bool [M]; of each object's boxes, its target."""
+    first = torch.ones_like(objects, dtype=torch.bool)
+    first[1:] = objects[1:] != objects[:-1]
+    return first

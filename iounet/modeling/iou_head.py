@@ -47,24 +47,15 @@ class IoUHead(BoxFunction):
         self.calibration: Tensor
         self.register_buffer("calibration", torch.zeros(2))
 
-    def forward(
-        self,
-        features: dict[str, Tensor],
-        boxes: list[Tensor],
-        labels: Tensor,
-        image_sizes: list[tuple[int, int]],
-        levels: Tensor | None = None,
-    ) -> Tensor:
-        """Predicted IoUs, differentiable in the boxes: Tensor[K], in [0, 1] up to the regression's overshoot.
+    def decoded(self, output: Tensor) -> Tensor:
+        """Predicted IoUs, in [0, 1] up to the regression's overshoot.
 
         They are not calibrated: NMS and refinement need their order and their gradient, as they were trained.
-        Arguments as in :meth:`BoxFunction.output`.
         """
-        output = self.output(features, boxes, labels, image_sizes, levels)
         return output.sigmoid() if self.loss_kind == "bce" else (output + 1) / 2
 
     def outputs_of(self, ious: Tensor) -> Tensor:
-        """What the last layer put out where ``forward`` returned these IoUs."""
+        """What the last layer put out where ``forward`` returned these IoUs: undoes :meth:`decoded`."""
         return ious.logit(LOGIT_EPS) if self.loss_kind == "bce" else 2 * ious - 1
 
     def calibrated(self, ious: Tensor) -> Tensor:

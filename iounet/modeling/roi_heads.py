@@ -45,11 +45,9 @@ class RoIHeads(TorchvisionRoIHeads):
             labels (list of Tensor[K_i]): 1..C.
             scores (list of Tensor[K_i]).
         """
-        class_logits, box_regression = self._predict(features, proposals, image_sizes)
+        class_logits, decoded_boxes = self._predict_boxes(features, proposals, image_sizes)
         proposals_per_image = [len(proposals_in_image) for proposals_in_image in proposals]
-        decoded = self.box_coder.decode(box_regression, proposals)
-        # decode leaves the box dimension out where there is no proposal.
-        decoded = decoded.reshape(*class_logits.shape, 4).split(proposals_per_image)
+        decoded = decoded_boxes.split(proposals_per_image)
         probabilities = class_logits.softmax(-1).split(proposals_per_image)
 
         all_boxes, all_labels, all_scores = [], [], []
@@ -78,9 +76,8 @@ class RoIHeads(TorchvisionRoIHeads):
             labels (list of Tensor[K_i]): 1..C.
         """
         drawn = [of_image[torch.randperm(len(of_image))[:num_samples]] for of_image in proposals]
-        class_logits, box_regression = self._predict(features, drawn, image_sizes)
+        class_logits, decoded = self._predict_boxes(features, drawn, image_sizes)
         labels = class_logits[:, 1:].softmax(-1).multinomial(1)[:, 0] + 1
-        decoded = self.box_coder.decode(box_regression, drawn).reshape(*class_logits.shape, 4)
         boxes = decoded[torch.arange(len(decoded)), labels]
         counts = [len(of_image) for of_image in drawn]
         all_boxes, all_labels = [], []
@@ -103,8 +100,7 @@ class RoIHeads(TorchvisionRoIHeads):
         Repeated, this is the iterative bounding-box regression that the paper compares its refinement with (figure 3).
         A box that would lose its area stays where it is.
         """
-        _, box_regression = self._predict(features, boxes, image_sizes)
-        decoded = self.box_coder.decode(box_regression, boxes).reshape(len(box_regression), -1, 4)
+        _, decoded = self._predict_boxes(features, boxes, image_sizes)
         decoded = decoded[torch.arange(len(decoded)), torch.cat(labels)]
         moved = []
         for before, after, image_size in zip(
@@ -114,6 +110,14 @@ class RoIHeads(TorchvisionRoIHeads):
             has_area = (after[:, 2:] > after[:, :2]).all(1)
             moved.append(torch.where(has_area[:, None], after, before))
         return moved
+
+    def _predict_boxes(
+        self, features: dict[str, Tensor], proposals: list[Tensor], image_sizes: list[tuple[int, int]]
+    ) -> tuple[Tensor, Tensor]:
+        """Class logits [K, C + 1], and the boxes of all classes [K, C + 1, 4], not clipped."""
+        class_logits, box_regression = self._predict(features, proposals, image_sizes)
+        # decode leaves the box dimension out where there is no proposal.
+        return class_logits, self.box_coder.decode(box_regression, proposals).reshape(*class_logits.shape, 4)
 
     def _predict(
         self, features: dict[str, Tensor], proposals: list[Tensor], image_sizes: list[tuple[int, int]]

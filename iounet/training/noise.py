@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..boxes import boxes_at
 from ..errors import OptionError
+from ..modeling import first_of_each
 
 # Fewer would hardly tell where around its object a box is better.
 MIN_BOXES_PER_OBJECT = 8
@@ -73,9 +74,7 @@ def sample_energy_boxes(
     per_object = torch.tensor(shares).repeat_interleave(torch.tensor(objects_per_image)).to(reference.device)
     objects = torch.arange(len(reference), device=reference.device).repeat_interleave(per_object)
     offsets = noise.sample(len(objects), reference)
-    is_target = torch.ones_like(objects, dtype=torch.bool)
-    is_target[1:] = objects[1:] != objects[:-1]
-    offsets[is_target] *= target_noise
+    offsets[first_of_each(objects)] *= target_noise
     counts = [count * share for count, share in zip(objects_per_image, shares, strict=True)]
     scattered = boxes_at(offsets, reference[objects])
     return list(scattered.split(counts)), objects, noise.log_density(offsets)

@@ -1,10 +1,8 @@
 """Loose boxes on their way to their objects: side by side, and as an animation."""
 
-import math
 from collections.abc import Sequence
 
 from PIL import Image, ImageDraw
-from torch import Tensor
 from torchvision.ops import clip_boxes_to_image
 
 from .changes import BoxChange
@@ -54,7 +52,7 @@ def _tile(change: BoxChange, step: int, side: int) -> Image.Image:
     offset = path.new_tensor([region.left, region.top])
     view = magnified(to_pil(change.image), region, side)
     style = BEFORE if step == 0 else AFTER
-    draw_box(ImageDraw.Draw(view), _seen(path[step], offset, scale), style, _LINE_WIDTH)
+    draw_box(ImageDraw.Draw(view), ((path[step] - offset.repeat(2)) * scale).tolist(), style, _LINE_WIDTH)
     if step:
         moved = path[: step + 1] if step > 0 else path
         draw_paths(view, [((moved[:, end] - offset) * scale).tolist() for end in (slice(0, 2), slice(2, 4))], 2)
@@ -64,9 +62,3 @@ def _tile(change: BoxChange, step: int, side: int) -> Image.Image:
     draw.text((2, 12), f"IoU {true:.2f}", fill="black", font=font, anchor="lm")
     draw.text((2, 33), f"predicted {predicted:.2f}", fill=(90, 90, 90), font=font, anchor="lm")
     return stacked([view, caption])
-
-
-def _seen(box: Tensor, offset: Tensor, scale: float) -> list[float]:
-    seen: list[float] = ((box - offset.repeat(2)) * scale).tolist()
-    assert all(map(math.isfinite, seen))
-    return seen

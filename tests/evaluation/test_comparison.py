@@ -34,7 +34,8 @@ def test_every_method_has_a_row_and_bounds_are_bounds(detector, data):
     assert table["bound: greedy NMS, ascent on the true IoU"]["AP"] >= table["greedy NMS"]["AP"]
     assert all(of_row["Loc50"] >= -1e-9 and of_row["ms"] >= 0 for of_row in table.values())
     assert set(summary["calibration"]) > {"all candidates"}
-    assert 0 <= summary["laece"]["class score"] <= 1
+    assert set(summary["laece"]) == {row for row in rows if row.startswith(OWN)}
+    assert all(0 <= value <= 1 for value in summary["laece"].values())
 
 
 def test_basins_of_a_perfect_energy(detector, data):

@@ -20,8 +20,7 @@ def test_planes_around_an_object(build_tiny, dataset, tmp_path):
     # Twice as wide and not moved: half of it overlaps.
     assert seen.true[-1, middle].item() == pytest.approx(1 / torch.tensor(0.7).exp().item(), abs=1e-4)
     assert seen.energy.max() == 0 and seen.energy.shape == seen.predicted.shape == (GRID, GRID)
-    (predicted,) = detector(image[None].unbind()) and [seen.predicted]
-    assert ((predicted >= -0.5) & (predicted <= 1.5)).all()
+    assert ((seen.predicted >= -0.5) & (seen.predicted <= 1.5)).all()
     assert seen.path.shape == (21, 4)
     landscape_figure(seen, tmp_path / "landscape.png")
     with Image.open(tmp_path / "landscape.png") as picture:

@@ -21,6 +21,11 @@ SETTINGS = {
 }
 
 
+def words_for(run, output):
+    """A tool's arguments for the detector of a run."""
+    return ["--config-file", run / "config.yaml", "--weights", run / "model_final.pth", "--output", output]
+
+
 @pytest.fixture(scope="module")
 def compared(trained, arguments, one_thread, tmp_path_factory):
     """A run with an energy head, its comparison, and what the tool printed."""
@@ -29,10 +34,10 @@ def compared(trained, arguments, one_thread, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["train.py", *map(str, arguments(run, SETTINGS))])
         train.main()
-    words = ["--weights", run / "model_final.pth", "--output", folder / "comparison"]
+    words = words_for(run, folder / "comparison")
     words += ["--baseline", trained / "config.yaml", trained / "model_final.pth"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["compare.py", *map(str, [*words, "--config-file", run / "config.yaml"])])
+        patch.setattr(sys, "argv", ["compare.py", *map(str, words)])
         compare.main()
     return run, folder / "comparison"
 
@@ -48,14 +53,7 @@ def test_the_end_of_training_calibrates(compared):
 
 def test_calibrating_again_changes_the_calibration_alone(compared, dataset, tmp_path, monkeypatch, capsys):
     run, _ = compared
-    words = [
-        "--config-file",
-        run / "config.yaml",
-        "--weights",
-        run / "model_final.pth",
-        "--output",
-        tmp_path / "again.pth",
-    ]
+    words = words_for(run, tmp_path / "again.pth")
     words += ["DATA.VAL_ANNOTATIONS", dataset / "annotations" / "train.json", "DATA.VAL_IMAGES", dataset / "train"]
     monkeypatch.setattr(sys, "argv", ["calibrate.py", *map(str, words)])
     calibrate.main()
@@ -142,14 +140,7 @@ def test_detections_where_nothing_is_annotated(compared, dataset, tmp_path, monk
 
 def test_reproduce_shows_the_energys_refinement_and_keeps_beyond_to_the_papers(compared, tmp_path, monkeypatch):
     run, _ = compared
-    words = [
-        "--config-file",
-        run / "config.yaml",
-        "--weights",
-        run / "model_final.pth",
-        "--output",
-        tmp_path / "tables",
-    ]
+    words = words_for(run, tmp_path / "tables")
     monkeypatch.setattr(sys, "argv", ["reproduce.py", *map(str, [*words, "--beyond"])])
     with pytest.raises(SystemExit, match="for a detector with an energy head: tools/compare.py"):
         reproduce.main()
