@@ -8,10 +8,10 @@ Prints Markdown, with the differences from the first row.
 
 import argparse
 import json
-import statistics
 from pathlib import Path
 
 from iounet.evaluation import AP_COLUMNS
+from iounet.evaluation.spread import spread
 
 # Of tools/compare.py.
 COMPARED_COLUMNS = ("Loc50", "Loc75", "ms")
@@ -35,7 +35,7 @@ def main() -> None:
         if name not in runs[0].get("correlation", ()):
             continue
         values = [run["correlation"][name] for run in runs]
-        print(f"correlation of the true IoU with the {text}: {cell(values, 3)}")
+        print(f"correlation of the true IoU with the {text}: {spread(values, 3)}")
 
 
 def tables_of(run: dict) -> list[str]:
@@ -51,21 +51,13 @@ def summary(tables: list[dict[str, dict[str, float]]]) -> str:
     heads = [*columns, *(f"Δ{column}" for column in compared)]
     lines = [f"| | {' | '.join(heads)} |", "| --- |" + " ---: |" * len(heads)]
     for row in tables[0]:
-        cells = [cell([table[row][column] for table in tables], 1) for column in columns]
+        cells = [spread([table[row][column] for table in tables], 1) for column in columns]
         cells += [
-            "" if row == first else cell([table[row][column] - table[first][column] for table in tables], 1, "+")
+            "" if row == first else spread([table[row][column] - table[first][column] for table in tables], 1, "+")
             for column in compared
         ]
         lines.append(f"| {row} | {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def cell(found: list[float | None], digits: int, sign: str = "") -> str:
-    values = [value for value in found if value is not None]
-    if len(values) < len(found):  # undefined
-        return "–"
-    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):{sign}.{digits}f}{spread}"
 
 
 if __name__ == "__main__":
