@@ -2,6 +2,7 @@
 
     python -m benchmarks.detector --output runs/benchmark.json
     python -m benchmarks.detector --device cuda --seconds 20 --document docs/benchmarks.md
+    python -m benchmarks.detector --config-file configs/coco_r50_energy.yaml --output runs/benchmark_energy.json
 
 Stock is what `fasterrcnn_resnet50_fpn` gives with its published weights: frozen norms, RoIAlign at 2 x 2 points a bin,
 greedy NMS, no refinement. IoU-Net does all of the paper: PrRoI pooling, predicted IoUs of all candidates, IoU-guided
@@ -40,8 +41,9 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops.misc import FrozenBatchNorm2d
 from yacs.config import CfgNode
 
-from iounet import build_detector, get_cfg
+from iounet import build_detector
 from iounet.build import build_optimizer, build_schedule
+from iounet.config import load_config
 from iounet.evaluation.stopwatch import Stopwatch
 from iounet.modeling import IoUNet
 from iounet.postprocess import Stop, postprocessing, suppress
@@ -94,8 +96,9 @@ class Detectors:
         return {OURS: self.ours, STOCK: self.stock}
 
 
-def make_config(image: SimulatedImage, *, cuda_graphs: bool) -> CfgNode:
-    cfg = get_cfg()
+def make_config(image: SimulatedImage, *, cuda_graphs: bool, config_file: str | None = None) -> CfgNode:
+    cfg = load_config(config_file)
+    cfg.defrost()
     cfg.MODEL.NUM_CLASSES = NUM_CLASSES
     cfg.MODEL.RPN.POST_NMS_TEST = len(image.proposals)
     cfg.INPUT.MIN_SIZE, cfg.INPUT.MAX_SIZE = min(image.size), max(image.size)  # so that the image keeps its size
@@ -285,7 +288,8 @@ def heading(figures: Figures) -> str:
         f"{figures['torchvision']}; image of {height} x {width}, {work['proposals']} proposals, "
         f"{work['candidates']} candidates, {work['detections']} detections ({STOCK}: {work['stock_detections']}), of "
         f"which {work['boxes_that_take_all_steps']} take all {work['refinement_steps']} steps"
-        f"{', by CUDA graphs' if figures['cuda_graphs'] else ''}; training with batches of {figures['batch_size']}."
+        f"{', by CUDA graphs' if figures['cuda_graphs'] else ''}; training with batches of {figures['batch_size']}"
+        f"{', ' + figures['config_file'] if figures['config_file'] else ''}."
     )
 
 
@@ -344,7 +348,7 @@ def main() -> None:
         num_objects=args.detections,
     ).to(device)
     cuda_graphs = device.type == "cuda" and not args.no_cuda_graphs
-    cfg = make_config(image, cuda_graphs=cuda_graphs)
+    cfg = make_config(image, cuda_graphs=cuda_graphs, config_file=args.config_file)
     detectors = make_detectors(cfg, image, device)
     batch = training_batch(image, args.batch_size)
     training_work: dict[str, dict[str, dict[str, float]]] = {}
@@ -355,6 +359,7 @@ def main() -> None:
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
         "image_size": image.size,
+        "config_file": args.config_file,
         "cuda_graphs": cuda_graphs,
         "batch_size": args.batch_size,
         "work": count_work(detectors, image),
@@ -379,6 +384,9 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_device_argument(parser)
+    parser.add_argument(
+        "--config-file", help="of IoU-Net, with a ResNet-50-FPN (default: the configuration's defaults)"
+    )
     parser.add_argument(
         "--image-size",
         type=int,

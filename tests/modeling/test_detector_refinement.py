@@ -168,8 +168,9 @@ class TestRefinement:
 
     @pytest.mark.gpu
     @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-    def test_a_gpu_that_would_be_waited_for_raises(self, opinionated):
-        detector = opinionated().cuda()
+    @pytest.mark.parametrize("settings", [None, ENERGY], ids=["iou", "energy"])
+    def test_a_gpu_that_would_be_waited_for_raises(self, opinionated, settings):
+        detector = opinionated(settings).cuda()
         with torch.no_grad():
             features = detector.extract([image.cuda() for image in images_of((64, 64), (50, 80))])
             candidates = detector.detect(features, detector.propose(features))
@@ -231,8 +232,9 @@ class TestRefinement:
 
     @pytest.mark.gpu
     @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-    def test_by_a_cuda_graph(self, opinionated):
-        detector = opinionated().cuda()
+    @pytest.mark.parametrize("settings", [None, ENERGY], ids=["iou", "energy"])
+    def test_by_a_cuda_graph(self, opinionated, settings):
+        detector = opinionated(settings).cuda()
         options = detector.postprocessing.refinement
         for seed, sizes in enumerate([[(64, 64), (50, 80)], [(80, 50)], [(64, 64), (50, 80)], [(50, 80), (64, 64)]]):
             with torch.no_grad():
