@@ -130,10 +130,12 @@ def make_detectors(cfg: CfgNode, image: SimulatedImage, device: torch.device) ->
     detectors = Detectors(ours, stock)
     for detector in detectors.named().values():
         detector.rpn.register_forward_hook(
-            lambda rpn, _, output: output if rpn.training else ([image.proposals], output[1])
+            lambda rpn, _, output, detector=detector: output if detector.training else ([image.proposals], output[1])
         )
         detector.roi_heads.box_predictor.register_forward_hook(
-            lambda predictor, _, output: output if predictor.training else (image.class_logits, image.box_regression)
+            lambda predictor, _, output, detector=detector: (
+                output if detector.training else (image.class_logits, image.box_regression)
+            )
         )
         detector.to(device).eval()
     return detectors
@@ -283,13 +285,14 @@ def by_stage(turns: dict[str, list[dict[str, float]]]) -> Seconds:
 def heading(figures: Figures) -> str:
     height, width = figures["image_size"]
     work = figures["work"]
+    config_file = figures.get("config_file")
     return (
         f"{figures['device']}, {figures['threads']} threads, torch {figures['torch']}, torchvision "
         f"{figures['torchvision']}; image of {height} x {width}, {work['proposals']} proposals, "
         f"{work['candidates']} candidates, {work['detections']} detections ({STOCK}: {work['stock_detections']}), of "
         f"which {work['boxes_that_take_all_steps']} take all {work['refinement_steps']} steps"
         f"{', by CUDA graphs' if figures['cuda_graphs'] else ''}; training with batches of {figures['batch_size']}"
-        f"{', ' + figures['config_file'] if figures['config_file'] else ''}."
+        f"{', ' + config_file if config_file else ''}."
     )
 
 

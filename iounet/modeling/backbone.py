@@ -21,7 +21,9 @@ class FrozenBatchNorm2d(TorchvisionFrozenBatchNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         if not (torch.is_grad_enabled() and x.requires_grad):
-            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+            # torch 2.11 refuses an eps of 0, that of torchvision's first COCO detectors; this one adds nothing either.
+            eps = self.eps or 1e-38
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=eps)
         # Not batch_norm: it would keep the map for gradients of weight and bias, which nobody wants.
         scale = self.weight * (self.running_var + self.eps).rsqrt()
         shift = self.bias - self.running_mean * scale

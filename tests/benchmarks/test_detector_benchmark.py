@@ -135,6 +135,21 @@ def test_both_detectors_have_the_same_to_do(image, detectors):
         assert nearest.sort().values.tolist() == list(range(DETECTIONS))
 
 
+def test_heads_that_train_on_a_frozen_detector_train_on_what_it_really_finds(image, tmp_path):
+    config = tmp_path / "energy.yaml"
+    config.write_text(
+        "MODEL: {STANDALONE: True, IOU_HEAD: {CANDIDATES_PER_IMAGE: 8}, ENERGY_HEAD: {LOSS: nce}}\n"
+        "TEST: {REFINE: {OBJECTIVE: energy, NUM_STEPS: 2}}\n"
+    )
+    cfg = benchmark.make_config(image, cuda_graphs=False, config_file=config)
+    detectors = benchmark.make_detectors(cfg, image, CPU)
+    assert benchmark.count_work(detectors, image)["refinement_steps"] == 2
+    assert detectors.ours.postprocessing.refinement.objective == "energy"
+    # Eight of its candidates, for which the outputs that are fixed in inference would be too many.
+    losses = detectors.ours.train()(*benchmark.training_batch(image, 1))
+    assert sum(losses.values()).isfinite()
+
+
 def test_the_simulated_image_at_its_full_size():
     image = simulate_image((800, 1216), num_proposals=1000, num_candidates=400, num_objects=100)
     assert image.size == (800, 1216)

@@ -117,6 +117,22 @@ def test_a_frozen_norm_gives_what_torchvisions_gives(dtype, wants_gradient):
         torch.testing.assert_close(given.grad, scale[:, None, None].expand(2, 5, 4, 3).to(dtype))
 
 
+def test_a_frozen_norm_without_eps_never_asks_torch_for_it(monkeypatch):
+    batch_norm = torch.nn.functional.batch_norm
+
+    def of_torch_2_11(*args, eps, **kwargs):
+        if eps <= 0:
+            raise ValueError(f"batch_norm eps must be positive, but got {eps}")
+        return batch_norm(*args, eps=eps, **kwargs)
+
+    monkeypatch.setattr(torch.nn.functional, "batch_norm", of_torch_2_11)
+    ours, theirs = (norm(3, eps=0.0) for norm in (type(resnet_fpn("resnet18").body.bn1), FrozenBatchNorm2d))
+    variances = torch.tensor([1e-12, 1e-5, 1.0])
+    ours.running_var.copy_(variances), theirs.running_var.copy_(variances)
+    maps = torch.randn(1, 3, 4, 4)
+    torch.testing.assert_close(ours(maps), theirs(maps), rtol=1e-6, atol=0)
+
+
 def test_norms_over_all_processes_are_ordinary_ones_for_a_single_process():
     torch.manual_seed(0)
     images = torch.rand(2, 3, 64, 64)
