@@ -3,8 +3,9 @@
     python tools/calibrate.py --config-file configs/bccd.yaml --weights runs/bccd/model_final.pth \\
         --output runs/bccd/model_calibrated.pth DATA.VAL_ANNOTATIONS mine/val.json DATA.VAL_IMAGES mine/images
 
-Training ends with the same on DATA.VAL_*. The output is a copy of the checkpoint with another calibration: NMS,
-refinement and class scores stay as they are.
+Training has already calibrated it on its own DATA.VAL_*. The output is a copy of the checkpoint with another
+calibration. That keeps the order of predicted IoUs: results change only where they are multiplied by the class score
+(TEST.NMS_RANKING score_times_iou, TEST.FINAL_SCORE class_times_iou).
 """
 
 import argparse

@@ -1,13 +1,14 @@
 """Ways to place and rank boxes side by side, from the same candidates of one trained detector.
 
     python tools/compare.py --config-file configs/bccd_energy.yaml --weights runs/bccd_energy/model_final.pth \\
-        --baseline runs/bccd_plain/model_final.pth --output runs/bccd_energy/comparison \\
+        --baseline configs/bccd.yaml runs/bccd_plain/model_final.pth --output runs/bccd_energy/comparison \\
         DATA.VAL_ANNOTATIONS runs/bccd/data/test.json
 
 Writes comparison.json and comparison.md: AP, TIDE's localisation error and milliseconds of NMS, box averages, box
-regression, the paper's refinement and the configuration's, and what the true IoU would give; calibration of the
-predicted IoU; and how far from its object a box may start. The baseline is a detector trained the same way without the
-added heads, in the same configuration but for those.
+regression, the paper's NMS and refinement, the configuration's, and, as bounds, those by the true IoU; calibration of
+the predicted IoU; and how far from its object a box may start. The baseline is a detector trained without the added
+heads; what is overridden on the command line holds for it, too. The bounds keep the class score, so that a method that
+changes boxes and scores can exceed them.
 """
 
 import argparse

@@ -5,7 +5,7 @@
 #
 # A plain detector, the detector with an energy head, and its heads alone for longer; then tools/compare.py on the validation
 # and on the test split, whose comparison.json goes to docs/results/. Takes 20 to 60 minutes on one core; when stopped, run it
-# again to resume. The data are made or converted first:
+# again to resume. Two files in docs/results/ are overwritten. Prepare the data first:
 #
 #     python -m iounet.data.synthetic --output runs/synthetic
 #     python -m iounet.data.voc BCCD_Dataset/BCCD --output runs/bccd/data
@@ -13,7 +13,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 set=$1 seed=$2
-export OMP_NUM_THREADS=1 PYTHONPATH=$PWD  # with more threads, sums are rounded otherwise and training takes another course
+export OMP_NUM_THREADS=1 PYTHONPATH=$PWD  # with more threads, floating-point sums differ, and so do the results
 
 train() {  # RUN CONFIG [KEY VALUE ...]
     run=runs/$1 config=configs/$2.yaml

@@ -65,7 +65,7 @@ def basins_table(runs: Runs) -> str:
             true = [spread([run["basins"][start][step]["true"] for run in of_set], 3) for step in steps]
             predicted = spread([run["basins"][start]["10"]["predicted"] for run in of_set], 3)
             rows[f"{name}, from {start}"] = [*true, predicted]
-    steps = [f"{step} steps" for step in next(iter(runs.values()))[0]["basins"]["0.75"]]
+    steps = [f"{step} step{'s' if step != '1' else ''}" for step in next(iter(runs.values()))[0]["basins"]["0.75"]]
     return markdown([*steps, "predicted after 10"], rows)
 
 

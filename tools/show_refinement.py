@@ -1,15 +1,14 @@
 """Pictures of what refinement does to loose boxes around annotated objects.
 
-    python tools/show_refinement.py --weights runs/cards_energy/model_final.pth --output docs/pictures/cards \\
-        --annotations runs/cards/data/test.json --images cards
+    python tools/show_refinement.py --weights runs/cards_energy_heads/model_final.pth --output runs/shown \\
+        --annotations runs/cards/data/test.json --images cards --rows 0 1 2 3
 
-Moves and scales the boxes of objects at random until their IoU is between 0.6 and 0.72, refines them, and writes
+Takes the largest object of each image in --rows, moves and scales its box at random until its IoU is between 0.6 and
+0.72, refines it, and writes
 
-    loose.png        a few of them before and after
+    loose.png        the boxes before and after
     steps.gif        the same, step by step
-    landscape.png    energy, predicted and true IoU around one of them (with an energy head)
-
-Objects are taken in the order of the file, the largest of each image.
+    landscape.png    energy, predicted and true IoU around the first object (with an energy head)
 """
 
 import argparse

@@ -57,7 +57,7 @@ def methods(own: Postprocessing) -> dict[str, Method]:
         "weighted box fusion": _fused,
         "box regression repeated once": partial(_regressed, repetitions=1),
         "box regression repeated twice": partial(_regressed, repetitions=2),
-        "the paper's: IoU-guided NMS, ascent on the IoU": partial(Scene.postprocessed, options=paper),
+        "the paper's NMS and refinement, this IoU head": partial(Scene.postprocessed, options=paper),
         f"{OWN}, final score {other}": partial(Scene.postprocessed, options=replace(own, final_score=other)),
         OWN: partial(Scene.postprocessed, options=own),
         "bound: NMS guided by the true IoU": _guided_by_truth,

@@ -135,5 +135,5 @@ def landscape_figure(of: Landscape, path: Path) -> None:
         axes.set_yticks([-0.693, 0, 0.693], ["½", "1", "2"])
         axes.set_ylim(-WIDENED, WIDENED)
         axes.set_xlim(-MOVED, MOVED)
-    planes[0].set_ylabel("width, in that of the object", fontsize=9)
+    planes[0].set_ylabel("width relative to the object's", fontsize=9)
     canvas.print_png(path)

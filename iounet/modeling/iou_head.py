@@ -50,7 +50,7 @@ class IoUHead(BoxFunction):
     def decoded(self, output: Tensor) -> Tensor:
         """Predicted IoUs, in [0, 1] up to the regression's overshoot.
 
-        They are not calibrated: NMS and refinement need their order and their gradient, as they were trained.
+        They are not calibrated: refinement climbs them as they were trained. Calibration keeps their order.
         """
         return output.sigmoid() if self.loss_kind == "bce" else (output + 1) / 2
 
