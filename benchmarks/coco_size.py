@@ -27,6 +27,7 @@ from iounet import IoURefiner, build_detector
 from iounet.config import load_config
 from iounet.data import CocoDataset, build_transforms, train_loader
 from iounet.evaluation import CocoEvaluator
+from iounet.evaluation.tables import markdown
 from iounet.files import write_json_list
 from iounet.refiner.journal import Journal
 from iounet.refiner.read_ahead import read_ahead
@@ -34,7 +35,7 @@ from iounet.refiner.results import DetectionsFile, find_images
 from iounet.refiner.sources import OtherBoxes
 from iounet.training.checkpoint import save_checkpoint
 
-from .timing import Figures, add_output_arguments, markdown, processor_name, write_results
+from .timing import Figures, add_output_arguments, processor_name, write_results
 
 CLASSES = 80
 TRAIN_IMAGES, TRAIN_OBJECTS = 118_287, 860_001

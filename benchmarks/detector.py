@@ -45,6 +45,7 @@ from iounet import build_detector
 from iounet.build import build_optimizer, build_schedule
 from iounet.config import load_config
 from iounet.evaluation.stopwatch import Stopwatch
+from iounet.evaluation.tables import markdown
 from iounet.modeling import IoUNet
 from iounet.postprocess import Stop, postprocessing, suppress
 from iounet.training import train_steps
@@ -57,7 +58,6 @@ from .timing import (
     add_device_argument,
     add_output_arguments,
     device_named,
-    markdown,
     processor_name,
     spread,
     take_turns,

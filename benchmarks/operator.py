@@ -27,6 +27,7 @@ import torchvision
 from torch import Tensor
 from torchvision.ops import roi_align
 
+from iounet.evaluation.tables import markdown
 from prroi_pool import extension, prroi_pool2d, reference
 
 from .timing import (
@@ -34,7 +35,6 @@ from .timing import (
     add_device_argument,
     add_output_arguments,
     device_named,
-    markdown,
     processor_name,
     readable,
     take_turns,

@@ -7,7 +7,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -58,14 +58,6 @@ def timed(call: Callable[[], object], device: torch.device, in_a_row: int = 1) -
         return (clock(device) - start) / in_a_row
 
     return run
-
-
-def markdown(head: Sequence[str], rows: Iterable[Sequence[str]], *, text_columns: int) -> str:
-    """A table of cells; the first ``text_columns`` columns hold text, the others numbers."""
-    rule = ["---"] * text_columns + ["---:"] * (len(head) - text_columns)
-    # An empty corner is one blank wide, an empty cell two.
-    lines = [f"| {' | '.join(head).lstrip()} |", *(f"| {' | '.join(cells)} |" for cells in (rule, *rows))]
-    return "\n".join(lines)
 
 
 def spread(values: Sequence[float], form: str) -> str:

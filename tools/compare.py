@@ -19,11 +19,10 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from iounet.build import build_evaluation, configured_device
 from iounet.config import add_override_arguments, load_config
-from iounet.data import eval_loader
+from iounet.engine import Process, batches_of
 from iounet.errors import UserError
 from iounet.evaluation import (
     CocoEvaluator,
@@ -69,10 +68,7 @@ def main() -> None:
 def run(job: EvaluationJob, baseline: EvaluationJob | None, output: Path, *, device: torch.device) -> None:
     dataset = job.dataset
 
-    def batches(description: str) -> tqdm:
-        loader = eval_loader(dataset, batch_size=job.batch_size, num_workers=job.num_workers)
-        return tqdm(loader, desc=description, unit="batch", leave=False)
-
+    batches = partial(batches_of, job, Process(device))
     plain = None
     if baseline:
         greedy = table_rows(baseline.detector.postprocessing)[GREEDY]

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from iounet.evaluation.comparison import OWN
-from iounet.evaluation.comparison_report import PLAIN
-from iounet.evaluation.spread import spread
+from iounet.evaluation.tables import markdown, seeds_table, spread
 
 COLUMNS = ("AP", "AP50", "AP75", "AP90", "Loc50", "Loc75", "ms")
 Runs = dict[str, list[dict[str, Any]]]
@@ -31,16 +30,8 @@ def main() -> None:
 
 
 def methods_table(runs: list[dict[str, Any]]) -> str:
-    tables = [run["table"] for run in runs]
-    rows = {}
-    for row in tables[0]:
-        cells = [spread([table[row][column] for table in tables], 1) for column in COLUMNS]
-        gains = [
-            "" if row == PLAIN else spread([table[row][c] - table[PLAIN][c] for table in tables], 1, "+")
-            for c in ("AP", "AP90")
-        ]
-        rows[f"**{row}**" if row == OWN else row] = cells + gains
-    return markdown([*COLUMNS, "ΔAP", "ΔAP90"], rows)
+    table = seeds_table([run["table"] for run in runs], COLUMNS)
+    return table.replace(f"| {OWN} |", f"| **{OWN}** |")
 
 
 def calibration_table(runs: Runs) -> str:
@@ -52,26 +43,22 @@ def calibration_table(runs: Runs) -> str:
         "LaECE, class score": lambda run: run["laece"][f"{OWN}, final score class"],
         "LaECE, class score × IoU": lambda run: run["laece"][OWN],
     }
-    rows = {
-        name: [spread([value(run) for run in of_set], 3) for value in columns.values()] for name, of_set in runs.items()
-    }
-    return markdown(list(columns), rows)
+    rows = [
+        [name, *(spread([value(run) for run in of_set], 3) for value in columns.values())]
+        for name, of_set in runs.items()
+    ]
+    return markdown(["", *columns], rows)
 
 
 def basins_table(runs: Runs) -> str:
-    rows = {}
+    rows = []
     for name, of_set in runs.items():
         for start, steps in of_set[0]["basins"].items():
             true = [spread([run["basins"][start][step]["true"] for run in of_set], 3) for step in steps]
             predicted = spread([run["basins"][start]["10"]["predicted"] for run in of_set], 3)
-            rows[f"{name}, from {start}"] = [*true, predicted]
+            rows.append([f"{name}, from {start}", *true, predicted])
     steps = [f"{step} step{'s' if step != '1' else ''}" for step in next(iter(runs.values()))[0]["basins"]["0.75"]]
-    return markdown([*steps, "predicted after 10"], rows)
-
-
-def markdown(columns: list[str], rows: dict[str, list[str]]) -> str:
-    lines = [f"| | {' | '.join(columns)} |", "| --- |" + " ---: |" * len(columns)]
-    return "\n".join([*lines, *(f"| {row} | {' | '.join(cells)} |" for row, cells in rows.items())])
+    return markdown(["", *steps, "predicted after 10"], rows)
 
 
 if __name__ == "__main__":

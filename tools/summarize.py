@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 
 from iounet.evaluation import AP_COLUMNS
-from iounet.evaluation.spread import spread
+from iounet.evaluation.tables import seeds_table, spread
 
 # Of tools/compare.py.
 COMPARED_COLUMNS = ("Loc50", "Loc75", "ms")
@@ -39,25 +39,18 @@ def main() -> None:
 
 
 def tables_of(run: dict) -> list[str]:
-    return [name for name, rows in run.items() if all(isinstance(row, dict) for row in rows.values())]
+    """Names of what has rows of values; basins have another level."""
+    return [
+        name for name, rows in run.items() if name != "basins" and all(isinstance(row, dict) for row in rows.values())
+    ]
 
 
 def summary(tables: list[dict[str, dict[str, float]]]) -> str:
-    """Tables of one form as one, in Markdown. ΔAP and ΔAP90: less those of the first row, seed by seed."""
-    first, *_ = tables[0]
-    known = (*AP_COLUMNS, *COMPARED_COLUMNS)
-    columns = [column for column in known if column in tables[0][first]] or list(tables[0][first])
-    compared = [column for column in ("AP", "AP90") if column in columns]
-    heads = [*columns, *(f"Δ{column}" for column in compared)]
-    lines = [f"| | {' | '.join(heads)} |", "| --- |" + " ---: |" * len(heads)]
-    for row in tables[0]:
-        cells = [spread([table[row][column] for table in tables], 1) for column in columns]
-        cells += [
-            "" if row == first else spread([table[row][column] - table[first][column] for table in tables], 1, "+")
-            for column in compared
-        ]
-        lines.append(f"| {row} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    """Tables of one form as one, with the columns that all rows have."""
+    first, *others = tables[0].values()
+    shared = [column for column in first if all(column in row for row in others)]
+    known = [column for column in (*AP_COLUMNS, *COMPARED_COLUMNS) if column in shared]
+    return seeds_table(tables, known or shared)
 
 
 if __name__ == "__main__":

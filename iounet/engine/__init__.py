@@ -1,8 +1,8 @@
 """A run: training, resuming, calibration, evaluation, the run folder, signals and processes."""
 
 from .calibrating import calibrate
-from .evaluating import evaluate, evaluate_and_report
+from .evaluating import batches_of, evaluate, evaluate_and_report
 from .processes import Process, init_process
 from .training import train
 
-__all__ = ["Process", "calibrate", "evaluate", "evaluate_and_report", "init_process", "train"]
+__all__ = ["Process", "batches_of", "calibrate", "evaluate", "evaluate_and_report", "init_process", "train"]

@@ -56,8 +56,9 @@ def comparison_summary(
 
     return {
         "table": table,
-        "calibration": calibration_summary(calibrations_of(predicted, ious))
-        | {"detections of score ≥ 0.5 that show an object": {"error": shown.error, "bias": shown.bias}},
+        "calibration": calibration_summary(
+            calibrations_of(predicted, ious) | {"detections of score ≥ 0.5 that show an object": shown}
+        ),
         "laece": {row: _laece(measured, row) for row in measured.found if row.startswith(OWN)},
         "correlation": {
             "class score, all candidates": pearson(ious, scores),

@@ -59,13 +59,6 @@ def test_calls_in_a_row_are_timed_together(monkeypatch):
     assert len(made) == 4
 
 
-def test_a_table():
-    assert timing.markdown(["what", "of", "ms"], [["a", "b", "1.0"], ["c", "", "2.0"]], text_columns=2) == (
-        "| what | of | ms |\n| --- | --- | ---: |\n| a | b | 1.0 |\n| c |  | 2.0 |"
-    )
-    assert timing.markdown(["", "ms", "MiB"], [], text_columns=1) == "| | ms | MiB |\n| --- | ---: | ---: |"
-
-
 def test_the_median_with_its_quartiles():
     assert timing.spread([5.0, 1.0, 2.0, 4.0, 3.0], ".1f") == "3.0 (2.0-4.0)"
     assert timing.spread([1.0, 2.0, 3.0, 5.0], ".2f") == "2.50 (1.75-3.50)"

@@ -9,7 +9,7 @@ from PIL import Image
 
 from iounet.commands import train
 from iounet.training.checkpoint import load_checkpoint
-from tools import calibrate, compare, evidence, reproduce, show_refinement, show_unmatched
+from tools import calibrate, compare, evidence, reproduce, show_refinement, show_unmatched, summarize
 
 SETTINGS = {
     "MODEL.ENERGY_HEAD.LOSS": "nce",
@@ -151,3 +151,12 @@ def test_reproduce_shows_the_energys_refinement_and_keeps_beyond_to_the_papers(c
     assert list(content["nms"]) == list(evaluated["table"])
     assert list(content["nms"])[-1].endswith("class score × IoU")
     assert list(content["step_size"]) == ["0.25", "0.5", "1", "2", "4"]
+
+
+def test_summaries_of_a_comparison_leave_out_what_is_no_table(compared, monkeypatch, capsys):
+    _, folder = compared
+    monkeypatch.setattr(sys, "argv", ["summarize.py", *[str(folder / "comparison.json")] * 2])
+    summarize.main()
+    printed = capsys.readouterr().out
+    assert "| plain detector, greedy NMS | " in printed and " ± 0.0 |" in printed
+    assert "candidates of true IoU ≥ 0.5" in printed and "basins" not in printed

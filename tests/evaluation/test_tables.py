@@ -1,0 +1,23 @@
+"""Tables in Markdown, of one run and of several seeds."""
+
+from iounet.evaluation.tables import markdown, seeds_table
+
+
+def test_a_table():
+    assert markdown(["what", "of", "ms"], [["a", "b", "1.0"], ["c", "", "2.0"]], text_columns=2) == (
+        "| what | of | ms |\n| --- | --- | ---: |\n| a | b | 1.0 |\n| c |  | 2.0 |"
+    )
+    assert markdown(["", "ms", "MiB"], [], text_columns=1) == "| | ms | MiB |\n| --- | ---: | ---: |"
+
+
+def test_seeds_side_by_side_with_gains_over_the_first_row_of_each():
+    seeds = [
+        {"plain": {"AP": 50.0, "Loc50": None}, "ours": {"AP": 60.0, "Loc50": 1.0}},
+        {"plain": {"AP": 54.0, "Loc50": None}, "ours": {"AP": 60.0, "Loc50": 2.0}},
+    ]
+    assert seeds_table(seeds, ["AP", "Loc50"]).splitlines() == [
+        "| | AP | Loc50 | ΔAP |",
+        "| --- | ---: | ---: | ---: |",
+        "| plain | 52.0 ± 2.8 | – |  |",
+        "| ours | 60.0 ± 0.0 | 1.5 ± 0.7 | +8.0 ± 2.8 |",
+    ]
