@@ -1,0 +1,40 @@
+// How a block goes through its RoI: by groups of kBins x kBins bins, and within each by tiles of the pixels they reach.
+
+#pragma once
+
+#include "axis_tables.cuh"
+#include "tensors.cuh"
+
+namespace prroi_pool {
+
+// Calls visit(bins_y, bins_x) for each group of bins.
+template <typename Acc, typename Visit>
+__device__ void for_each_group(const RoIs<Acc>& rois, const Visit& visit) {
+  const Range all_y{0, rois.pooled_height}, all_x{0, rois.pooled_width};
+  for (int y = 0; y < all_y.count; y += kBins) {
+    for (int x = 0; x < all_x.count; x += kBins) {
+      visit(part(all_y, y, kBins), part(all_x, x, kBins));
+    }
+  }
+}
+
+// Fills the tables of each tile, and calls visit(rows, columns) for its pixels. To be called by all threads of the block.
+template <int kRows, int kColumns, typename T, typename Acc, typename YTable, typename XTable, typename Visit>
+__device__ void for_each_tile(
+    const RoI<T, Acc>& roi, const Range& bins_y, const Range& bins_x, YTable& y, XTable& x, const Visit& visit) {
+  const Range all_rows = pixels_of_bins(roi.y, bins_y, roi.map->height);
+  const Range all_columns = pixels_of_bins(roi.x, bins_x, roi.map->width);
+  for (int row = all_rows.first; row < all_rows.end(); row += kRows) {
+    const Range rows = part(all_rows, row, kRows);
+    for (int column = all_columns.first; column < all_columns.end(); column += kColumns) {
+      const Range columns = part(all_columns, column, kColumns);
+      __syncthreads();  // what the tables of the tile before were needed for is done
+      y.fill(roi.y, bins_y, rows);
+      x.fill(roi.x, bins_x, columns);
+      __syncthreads();
+      visit(rows, columns);
+    }
+  }
+}
+
+}  // namespace prroi_pool

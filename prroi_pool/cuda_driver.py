@@ -1,0 +1,65 @@
+"""Loads compiled kernels onto a GPU and launches them, through the CUDA driver's own library.
+
+The driver is on every machine with a GPU, so that nothing has to be installed or linked. Calls by ctypes cost a few
+microseconds each, as those of the package cuda-bindings do.
+"""
+
+import ctypes
+import sys
+import threading
+from collections.abc import Sequence
+from functools import cache
+
+import torch
+
+from . import nvrtc
+from .build_cache import BuildError
+
+Size = tuple[int, int, int]
+
+
+class Driver:
+    """Launches kernels on the current device and stream of torch."""
+
+    def __init__(self) -> None:
+        name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+        try:
+            self._library = ctypes.CDLL(name)
+        except OSError as error:
+            raise BuildError(f"The CUDA driver's library cannot be loaded: {error}. Install NVIDIA's driver.") from error
+        self._functions: dict[tuple[int, str], ctypes.c_void_p] = {}
+        self._lock = threading.Lock()
+
+    def launch(
+        self, kernel: str, dtype: torch.dtype, device: int, grid: Size, block: Size, arguments: Sequence[ctypes._CData]
+    ) -> None:
+        """Launches a kernel for features of a dtype; `device` must be torch's current one."""
+        function = self._functions.get((device, kernel)) or self._load(kernel, dtype, device)
+        pointers = (ctypes.c_void_p * len(arguments))(*map(ctypes.addressof, arguments))
+        stream = torch.cuda.current_stream(device).cuda_stream
+        self._check(self._library.cuLaunchKernel(function, *grid, *block, 0, ctypes.c_void_p(stream), pointers, None))
+
+    def _load(self, kernel: str, dtype: torch.dtype, device: int) -> ctypes.c_void_p:
+        with self._lock:
+            if (device, kernel) not in self._functions:
+                cubin = nvrtc.load_cubin(dtype, architecture(device))
+                module = ctypes.c_void_p()
+                self._check(self._library.cuModuleLoadData(ctypes.byref(module), cubin.code))
+                for name, symbol in cubin.symbols.items():
+                    function = ctypes.c_void_p()
+                    self._check(self._library.cuModuleGetFunction(ctypes.byref(function), module, symbol.encode()))
+                    self._functions[device, name] = function
+            return self._functions[device, kernel]
+
+    def _check(self, status: int) -> None:
+        if status != 0:
+            text = ctypes.c_char_p()
+            self._library.cuGetErrorString(status, ctypes.byref(text))
+            raise RuntimeError(f"CUDA error: {text.value.decode() if text.value else status}")
+
+
+@cache
+def architecture(device: int) -> str:
+    """Compute capability of a GPU, without its point: "90"."""
+    major, minor = torch.cuda.get_device_capability(device)
+    return f"{major}{minor}"

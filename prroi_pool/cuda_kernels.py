@@ -1,0 +1,216 @@
+"""Precise RoI Pooling on CUDA: chooses a kernel and its launch, and allocates what it writes.
+
+The kernels pool from one map or from the levels of a pyramid in one launch. Their structures are those of
+csrc/cuda/tensors.cuh.
+"""
+
+import ctypes
+import struct
+import warnings
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from . import nvrtc
+from .cuda_driver import Driver, Size
+
+WARP = 32
+MAX_LEVELS = 8
+# Of a block: channels-last kernels have a warp for each of up to 8 rows of bins, the strided ones always 8.
+WARPS = 8
+# Bytes of FeatureMap in tensors.cuh.
+MAP_BYTES = 64
+
+
+class Launch(Protocol):
+    """Of `cuda_driver.Driver`, and of the emulator in the tests."""
+
+    def launch(
+        self, kernel: str, dtype: torch.dtype, device: int, grid: Size, block: Size, arguments: Sequence[ctypes._CData]
+    ) -> None: ...
+
+
+class CudaKernels:
+    """The operator and its two gradients.
+
+    Maps are features [N, C, H_l, W_l] of one dtype: one, or those of a pyramid. RoIs [K, 5] are of float64 for float64
+    features, else of float32. `levels`, Tensor[K] of int64, tells each RoI's map; None if there is one. A RoI whose
+    batch index names no image, or whose level no map, pools to 0, like one without area.
+    """
+
+    def __init__(self, driver: Launch, vector_atomics: Callable[[int], bool]):
+        self._driver = driver
+        self._vector_atomics = vector_atomics
+
+    def forward(
+        self,
+        maps: Sequence[Tensor],
+        rois: Tensor,
+        levels: Tensor | None,
+        pooled_height: int,
+        pooled_width: int,
+        spatial_scales: Sequence[float],
+    ) -> Tensor:
+        """Tensor[K, C, pooled_height, pooled_width], contiguous."""
+        channels = maps[0].shape[1]
+        output = maps[0].new_empty(len(rois), channels, pooled_height, pooled_width)
+        if output.numel() > 0:
+            at_once = _channels_at_once(maps)
+            arguments = [_pointer(output), *_arguments(maps, rois, levels, output.shape, spatial_scales)]
+            warps = WARPS if at_once is None else min(WARPS, pooled_height)
+            self._launch("forward", maps[0], at_once, output.shape, warps, arguments)
+        return output
+
+    def features_backward(
+        self,
+        grad_output: Tensor,
+        rois: Tensor,
+        levels: Tensor | None,
+        shapes: Sequence[Sequence[int]],
+        channels_last: Sequence[bool],
+        spatial_scales: Sequence[float],
+    ) -> list[Tensor]:
+        """The gradients of the maps, of the RoIs' dtype: a float16 sum of many RoIs would lose most of them."""
+        _alert_not_deterministic()
+        grad_output = grad_output.contiguous()
+        maps = [
+            torch.empty(
+                tuple(shape),
+                dtype=rois.dtype,
+                device=rois.device,
+                memory_format=torch.channels_last if last else torch.contiguous_format,
+            ).zero_()
+            for shape, last in zip(shapes, channels_last, strict=True)
+        ]
+        if grad_output.numel() > 0:
+            at_once = _channels_at_once(maps)
+            # A warp's single atomics meet adjacent addresses only if its lanes have one channel each.
+            if at_once == 4 and not self._vector_atomics(_index(rois)):
+                at_once = 1
+            arguments = [_pointer(grad_output), *_arguments(maps, rois, levels, grad_output.shape, spatial_scales)]
+            self._launch("features_backward", grad_output, at_once, grad_output.shape, WARPS, arguments)
+        return maps
+
+    def rois_backward(
+        self,
+        grad_output: Tensor,
+        maps: Sequence[Tensor],
+        rois: Tensor,
+        levels: Tensor | None,
+        spatial_scales: Sequence[float],
+    ) -> Tensor:
+        """Tensor[K, 5] of the RoIs' dtype, 0 for the batch index."""
+        grad_output = grad_output.contiguous()
+        if grad_output.numel() == 0:
+            return rois.new_zeros(rois.shape)
+        at_once = _channels_at_once(maps)
+        # Of each chunk of channels, summed in a fixed order.
+        partial_grads = rois.new_empty(_num_chunks(grad_output.shape[1], rois.dtype, at_once), len(rois), 5)
+        arguments = [_pointer(partial_grads), _pointer(grad_output)]
+        arguments += _arguments(maps, rois, levels, grad_output.shape, spatial_scales)
+        warps = WARPS if at_once is None else min(WARPS, grad_output.shape[2])
+        self._launch("rois_backward", maps[0], at_once, grad_output.shape, warps, arguments)
+        return partial_grads.sum(0)
+
+    def _launch(
+        self,
+        operation: str,
+        like: Tensor,
+        at_once: int | None,
+        output_shape: Sequence[int],
+        warps: int,
+        arguments: Sequence[ctypes._CData],
+    ) -> None:
+        num_rois, channels = output_shape[:2]
+        accumulated = torch.float64 if like.dtype == torch.float64 else torch.float32
+        grid = (num_rois, _num_chunks(channels, accumulated, at_once), 1)
+        kernel = nvrtc.kernel_name(operation, like.dtype, at_once)
+        self._driver.launch(kernel, like.dtype, _index(like), grid, (WARP, warps, 1), arguments)
+
+
+@cache
+def load() -> CudaKernels:
+    """The kernels on this machine's GPUs, compiled when a dtype is first used.
+
+    Raises:
+        BuildError: NVRTC or the driver is missing.
+    """
+    driver = Driver()
+    nvrtc.nvrtc_version()
+    return CudaKernels(driver, lambda device: torch.cuda.get_device_capability(device)[0] >= 9)
+
+
+def _channels_at_once(maps: Sequence[Tensor]) -> int | None:
+    """Channels that a lane moves by one instruction; None where the channels are not adjacent in all maps."""
+    if any(features.stride(1) != 1 for features in maps):
+        return None
+    return 4 if all(map(_is_packable, maps)) else 1
+
+
+def _is_packable(features: Tensor) -> bool:
+    """Whether channels can be moved four at a time."""
+    if features.dtype == torch.float64 or features.shape[1] % 4 != 0:
+        return False
+    aligned = features.data_ptr() % (4 * features.element_size()) == 0
+    return aligned and all(features.stride(d) % 4 == 0 for d in (0, 2, 3))
+
+
+def _num_chunks(channels: int, accumulated: torch.dtype, at_once: int | None) -> int:
+    """Blocks that share the channels of a RoI."""
+    of_warp = 2 if accumulated == torch.float64 else 4  # ChannelsOfWarp of strided.cuh
+    of_block = WARPS * of_warp if at_once is None else WARP * at_once
+    return -(-channels // of_block)
+
+
+def _arguments(
+    maps: Sequence[Tensor],
+    rois: Tensor,
+    levels: Tensor | None,
+    output_shape: Sequence[int],
+    spatial_scales: Sequence[float],
+) -> list[ctypes._CData]:
+    """Pyramid and RoIs of tensors.cuh."""
+    if len(maps) > MAX_LEVELS:
+        raise ValueError(f"a pyramid of {len(maps)} maps: at most {MAX_LEVELS} can be pooled from at once")
+    double = rois.dtype == torch.float64
+    pyramid = ctypes.create_string_buffer(MAX_LEVELS * (MAP_BYTES + (8 if double else 4)) + 16)
+    for n, features in enumerate(maps):
+        images, _, height, width = features.shape
+        struct.pack_into(
+            "=8q", pyramid, n * MAP_BYTES, features.data_ptr(), images, height, width, *features.stride()
+        )
+    scales = [*spatial_scales, *[0.0] * (MAX_LEVELS - len(maps))]
+    struct.pack_into(
+        f"={MAX_LEVELS}{'d' if double else 'f'}qq",
+        pyramid,
+        MAX_LEVELS * MAP_BYTES,
+        *scales,
+        0 if levels is None else levels.data_ptr(),
+        len(maps),
+    )
+    described = ctypes.create_string_buffer(24)
+    struct.pack_into("=q3i", described, 0, rois.data_ptr(), *output_shape[1:])
+    return [pyramid, described]
+
+
+def _pointer(tensor: Tensor) -> ctypes._CData:
+    return ctypes.c_void_p(tensor.data_ptr())
+
+
+def _index(tensor: Tensor) -> int:
+    return tensor.device.index or 0
+
+
+def _alert_not_deterministic() -> None:
+    if not torch.are_deterministic_algorithms_enabled():
+        return
+    message = (
+        "prroi_pool features_backward on CUDA sums in no fixed order, but torch.use_deterministic_algorithms(True) asks "
+        "for one; use the CPU, or warn_only=True"
+    )
+    if not torch.is_deterministic_algorithms_warn_only_enabled():
+        raise RuntimeError(message)
+    warnings.warn(message, stacklevel=2)
