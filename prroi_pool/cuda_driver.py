@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import torch
 
@@ -16,6 +17,7 @@ from . import nvrtc
 from .build_cache import BuildError
 
 Size = tuple[int, int, int]
+Argument = Any  # a ctypes object
 
 
 class Driver:
@@ -31,7 +33,7 @@ class Driver:
         self._lock = threading.Lock()
 
     def launch(
-        self, kernel: str, dtype: torch.dtype, device: int, grid: Size, block: Size, arguments: Sequence[ctypes._CData]
+        self, kernel: str, dtype: torch.dtype, device: int, grid: Size, block: Size, arguments: Sequence[Argument]
     ) -> None:
         """Launches a kernel for features of a dtype; `device` must be torch's current one."""
         function = self._functions.get((device, kernel)) or self._load(kernel, dtype, device)

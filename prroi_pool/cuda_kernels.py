@@ -6,8 +6,7 @@ csrc/cuda/tensors.cuh.
 
 import ctypes
 import struct
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import Protocol
 
@@ -15,12 +14,14 @@ import torch
 from torch import Tensor
 
 from . import nvrtc
-from .cuda_driver import Driver, Size
+from .cuda_driver import Argument, Driver, Size
 
 WARP = 32
 MAX_LEVELS = 8
 # Of a block: channels-last kernels have a warp for each of up to 8 rows of bins, the strided ones always 8.
 WARPS = 8
+# Side of the part of a map whose gradient a block computes.
+TILE = 8
 # Bytes of FeatureMap in tensors.cuh.
 MAP_BYTES = 64
 
@@ -29,7 +30,7 @@ class Launch(Protocol):
     """Of `cuda_driver.Driver`, and of the emulator in the tests."""
 
     def launch(
-        self, kernel: str, dtype: torch.dtype, device: int, grid: Size, block: Size, arguments: Sequence[ctypes._CData]
+        self, kernel: str, dtype: torch.dtype, device: int, grid: Size, block: Size, arguments: Sequence[Argument]
     ) -> None: ...
 
 
@@ -41,9 +42,8 @@ class CudaKernels:
     batch index names no image, or whose level no map, pools to 0, like one without area.
     """
 
-    def __init__(self, driver: Launch, vector_atomics: Callable[[int], bool]):
+    def __init__(self, driver: Launch):
         self._driver = driver
-        self._vector_atomics = vector_atomics
 
     def forward(
         self,
@@ -55,13 +55,16 @@ class CudaKernels:
         spatial_scales: Sequence[float],
     ) -> Tensor:
         """Tensor[K, C, pooled_height, pooled_width], contiguous."""
-        channels = maps[0].shape[1]
-        output = maps[0].new_empty(len(rois), channels, pooled_height, pooled_width)
+        output = maps[0].new_empty(len(rois), maps[0].shape[1], pooled_height, pooled_width)
         if output.numel() > 0:
-            at_once = _channels_at_once(maps)
             arguments = [_pointer(output), *_arguments(maps, rois, levels, output.shape, spatial_scales)]
-            warps = WARPS if at_once is None else min(WARPS, pooled_height)
-            self._launch("forward", maps[0], at_once, output.shape, warps, arguments)
+            at_once = _channels_at_once(maps)
+            if at_once is None:
+                self._launch("forward_strided", maps[0], None, len(rois), WARPS, arguments)
+            else:
+                self._launch(
+                    "forward_channels_last", maps[0], at_once, len(rois), min(WARPS, pooled_height), arguments
+                )
         return output
 
     def features_backward(
@@ -73,25 +76,24 @@ class CudaKernels:
         channels_last: Sequence[bool],
         spatial_scales: Sequence[float],
     ) -> list[Tensor]:
-        """The gradients of the maps, of the RoIs' dtype: a float16 sum of many RoIs would lose most of them."""
-        _alert_not_deterministic()
-        grad_output = grad_output.contiguous()
+        """The gradients of the maps, of the dtype of `grad_output`. The same bits every time."""
+        pooled_height, pooled_width = grad_output.shape[2:]
         maps = [
             torch.empty(
                 tuple(shape),
-                dtype=rois.dtype,
-                device=rois.device,
+                dtype=grad_output.dtype,
+                device=grad_output.device,
                 memory_format=torch.channels_last if last else torch.contiguous_format,
-            ).zero_()
+            )
             for shape, last in zip(shapes, channels_last, strict=True)
         ]
-        if grad_output.numel() > 0:
-            at_once = _channels_at_once(maps)
-            # A warp's single atomics meet adjacent addresses only if its lanes have one channel each.
-            if at_once == 4 and not self._vector_atomics(_index(rois)):
-                at_once = 1
-            arguments = [_pointer(grad_output), *_arguments(maps, rois, levels, grad_output.shape, spatial_scales)]
-            self._launch("features_backward", grad_output, at_once, grad_output.shape, WARPS, arguments)
+        # So that the lanes of a warp read adjacent memory.
+        grads = grad_output.permute(0, 2, 3, 1).contiguous()
+        num_tiles = sum(m.shape[0] * _divide_up(m.shape[2], TILE) * _divide_up(m.shape[3], TILE) for m in maps)
+        if num_tiles > 0 and maps[0].shape[1] > 0:
+            arguments = [_pointer(grads), *_arguments(maps, rois, levels, grad_output.shape, spatial_scales)]
+            at_once = 4 if _is_packable(grads.permute(0, 3, 1, 2)) else 1
+            self._launch("features_backward", maps[0], at_once, num_tiles, WARPS, arguments)
         return maps
 
     def rois_backward(
@@ -111,24 +113,25 @@ class CudaKernels:
         partial_grads = rois.new_empty(_num_chunks(grad_output.shape[1], rois.dtype, at_once), len(rois), 5)
         arguments = [_pointer(partial_grads), _pointer(grad_output)]
         arguments += _arguments(maps, rois, levels, grad_output.shape, spatial_scales)
-        warps = WARPS if at_once is None else min(WARPS, grad_output.shape[2])
-        self._launch("rois_backward", maps[0], at_once, grad_output.shape, warps, arguments)
+        if at_once is None:
+            self._launch("rois_backward_strided", maps[0], None, len(rois), WARPS, arguments)
+        else:
+            warps = min(WARPS, grad_output.shape[2])
+            self._launch("rois_backward_channels_last", maps[0], at_once, len(rois), warps, arguments)
         return partial_grads.sum(0)
 
     def _launch(
         self,
-        operation: str,
+        kernel: str,
         like: Tensor,
         at_once: int | None,
-        output_shape: Sequence[int],
+        grid_width: int,
         warps: int,
-        arguments: Sequence[ctypes._CData],
+        arguments: Sequence[Argument],
     ) -> None:
-        num_rois, channels = output_shape[:2]
-        accumulated = torch.float64 if like.dtype == torch.float64 else torch.float32
-        grid = (num_rois, _num_chunks(channels, accumulated, at_once), 1)
-        kernel = nvrtc.kernel_name(operation, like.dtype, at_once)
-        self._driver.launch(kernel, like.dtype, _index(like), grid, (WARP, warps, 1), arguments)
+        grid = (grid_width, _num_chunks(like.shape[1], like.dtype, at_once), 1)
+        name = nvrtc.kernel_name(kernel, like.dtype, at_once)
+        self._driver.launch(name, like.dtype, _index(like), grid, (WARP, warps, 1), arguments)
 
 
 @cache
@@ -140,7 +143,7 @@ def load() -> CudaKernels:
     """
     driver = Driver()
     nvrtc.nvrtc_version()
-    return CudaKernels(driver, lambda device: torch.cuda.get_device_capability(device)[0] >= 9)
+    return CudaKernels(driver)
 
 
 def _channels_at_once(maps: Sequence[Tensor]) -> int | None:
@@ -158,11 +161,14 @@ def _is_packable(features: Tensor) -> bool:
     return aligned and all(features.stride(d) % 4 == 0 for d in (0, 2, 3))
 
 
-def _num_chunks(channels: int, accumulated: torch.dtype, at_once: int | None) -> int:
-    """Blocks that share the channels of a RoI."""
-    of_warp = 2 if accumulated == torch.float64 else 4  # ChannelsOfWarp of strided.cuh
-    of_block = WARPS * of_warp if at_once is None else WARP * at_once
-    return -(-channels // of_block)
+def _num_chunks(channels: int, dtype: torch.dtype, at_once: int | None) -> int:
+    """Blocks that share the channels."""
+    of_warp = 2 if dtype == torch.float64 else 4  # ChannelsOfWarp of tiles.cuh
+    return _divide_up(channels, WARPS * of_warp if at_once is None else WARP * at_once)
+
+
+def _divide_up(a: int, b: int) -> int:
+    return -(-a // b)
 
 
 def _arguments(
@@ -171,7 +177,7 @@ def _arguments(
     levels: Tensor | None,
     output_shape: Sequence[int],
     spatial_scales: Sequence[float],
-) -> list[ctypes._CData]:
+) -> list[Argument]:
     """Pyramid and RoIs of tensors.cuh."""
     if len(maps) > MAX_LEVELS:
         raise ValueError(f"a pyramid of {len(maps)} maps: at most {MAX_LEVELS} can be pooled from at once")
@@ -192,25 +198,13 @@ def _arguments(
         len(maps),
     )
     described = ctypes.create_string_buffer(24)
-    struct.pack_into("=q3i", described, 0, rois.data_ptr(), *output_shape[1:])
+    struct.pack_into("=q4i", described, 0, rois.data_ptr(), *output_shape)
     return [pyramid, described]
 
 
-def _pointer(tensor: Tensor) -> ctypes._CData:
+def _pointer(tensor: Tensor) -> ctypes.c_void_p:
     return ctypes.c_void_p(tensor.data_ptr())
 
 
 def _index(tensor: Tensor) -> int:
     return tensor.device.index or 0
-
-
-def _alert_not_deterministic() -> None:
-    if not torch.are_deterministic_algorithms_enabled():
-        return
-    message = (
-        "prroi_pool features_backward on CUDA sums in no fixed order, but torch.use_deterministic_algorithms(True) asks "
-        "for one; use the CPU, or warn_only=True"
-    )
-    if not torch.is_deterministic_algorithms_warn_only_enabled():
-        raise RuntimeError(message)
-    warnings.warn(message, stacklevel=2)

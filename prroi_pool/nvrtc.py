@@ -8,7 +8,6 @@ import ctypes
 import functools
 import hashlib
 import importlib.util
-import itertools
 import json
 import os
 import re
@@ -32,7 +31,10 @@ TYPES = {
     torch.float16: ("prroi_pool::Half", "float"),
     torch.bfloat16: ("prroi_pool::BFloat16", "float"),
 }
-OPERATIONS = ("forward", "features_backward", "rois_backward")
+# Those whose lanes work on several adjacent channels, and the others.
+PACKED_KERNELS = ("forward_channels_last", "features_backward", "rois_backward_channels_last")
+STRIDED_KERNELS = ("forward_strided", "rois_backward_strided")
+OPTIONS = ("--std=c++17", "--ptxas-options=--verbose")
 
 
 @dataclass(frozen=True)
@@ -58,18 +60,17 @@ class Resources:
     spilled_bytes: int
 
 
-def kernel_name(operation: str, dtype: torch.dtype, channels_at_once: int | None) -> str:
-    """C++ name of a kernel. `channels_at_once` of a channels-last one; None for the strided one."""
-    scalar, accumulator = TYPES[dtype]
-    if channels_at_once is None:
-        return f"prroi_pool::{operation}_strided<{scalar}, {accumulator}>"
-    return f"prroi_pool::{operation}_channels_last<{scalar}, {accumulator}, {channels_at_once}>"
+def kernel_name(kernel: str, dtype: torch.dtype, channels_at_once: int | None) -> str:
+    """C++ name of a kernel for features of a dtype; `channels_at_once` of a lane, None if that is no parameter."""
+    parameters = [*TYPES[dtype], *([] if channels_at_once is None else [str(channels_at_once)])]
+    return f"prroi_pool::{kernel}<{', '.join(parameters)}>"
 
 
 def kernel_names(dtype: torch.dtype) -> list[str]:
     """The kernels for features of this dtype."""
-    at_once = (1, None) if dtype == torch.float64 else (4, 1, None)
-    return [kernel_name(operation, dtype, n) for operation, n in itertools.product(OPERATIONS, at_once)]
+    at_once = (1,) if dtype == torch.float64 else (4, 1)
+    names = [kernel_name(kernel, dtype, n) for kernel in PACKED_KERNELS for n in at_once]
+    return names + [kernel_name(kernel, dtype, None) for kernel in STRIDED_KERNELS]
 
 
 def load_cubin(dtype: torch.dtype, architecture: str) -> Cubin:
@@ -119,7 +120,7 @@ def compile_kernels(dtype: torch.dtype, architecture: str) -> tuple[Cubin, dict[
         BuildError: NVRTC is missing, or refuses the source or the architecture.
     """
     names = kernel_names(dtype)
-    options = [f"--gpu-architecture=sm_{architecture}", "--std=c++17", "--ptxas-options=--verbose"]
+    options = [f"--gpu-architecture=sm_{architecture}", *OPTIONS]
     options += [f"--include-path={path}" for path in INCLUDES]
     nvrtc = _library()
     program = ctypes.c_void_p()

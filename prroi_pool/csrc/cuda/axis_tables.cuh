@@ -25,9 +25,7 @@ PRROI_POOL_INLINE Range part(const Range& range, int first, int count) {
 // The pixels of an axis of `size` pixels that these bins reach.
 template <typename T>
 __device__ Range pixels_of_bins(const Extent<T>& extent, const Range& bins, int64_t size) {
-  const T low = extent.low + static_cast<T>(bins.first) * extent.bin_width;
-  const T high = extent.low + static_cast<T>(bins.end()) * extent.bin_width;
-  const PixelRange pixels = touched_pixels(low, high, size);
+  const PixelRange pixels = touched_pixels(extent, bins.first, bins.end(), size);
   return {static_cast<int>(pixels.first), static_cast<int>(pixels.count)};
 }
 
@@ -94,10 +92,13 @@ struct BinsOfPixels {
   // To be called by all threads of the block, with barriers before and after.
   __device__ void fill(const Extent<T>& extent, const Range& of_tile, const Range& tile) {
     const int most = extent.bin_width >= 1 ? 4 : kBins;
+    // Of a hat, and a little more: a bin that rounding adds gets the weight 0.
+    const T reach = 1 + T(1) / 1024;
     for (int index = thread_of_block(); index < tile.count * most; index += threads_of_block()) {
       const int pixel = index / most, n = index % most;
       const T offset = static_cast<T>(tile.first + pixel) - extent.low;
-      const T before = floor((offset - 1) / extent.bin_width), after = ceil((offset + 1) / extent.bin_width);
+      const T before = floor((offset - reach) * extent.inverse_bin_width);
+      const T after = ceil((offset + reach) * extent.inverse_bin_width);
       const T begin = static_cast<T>(of_tile.first), end = static_cast<T>(of_tile.end());
       const int first = static_cast<int>(before < begin ? begin : before < end ? before : end);
       const int last = static_cast<int>(after < begin ? begin : after < end ? after : end);  // exclusive

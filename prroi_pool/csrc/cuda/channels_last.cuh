@@ -46,9 +46,9 @@ struct GradTile {
 // Block (k, chunk) pools 32 N channels of RoI k; a warp one row of bins. It goes through the columns of the map, kAtOnce at
 // a time, sums each along y, and adds that sum to the bins that the column reaches.
 template <typename T, typename Acc, int N>
-__global__ void __launch_bounds__(kWarp * kBins)
+__global__ void __launch_bounds__(kWarp * kBins V_FWD_CL)
     forward_channels_last(T* output, const __grid_constant__ Pyramid<const T, Acc> pyramid, const RoIs<Acc> rois) {
-  constexpr int kAtOnce = 4;
+  constexpr int kAtOnce = N == 1 ? V_FWD_CL1_AT : V_FWD_CL_AT, kRows = V_FWD_CL_R;
   __shared__ PixelsOfBins<Acc, Acc> y;
   __shared__ BinsOfPixels<Acc, Acc> x;
   __shared__ Pack<Acc, N> sums[kBins][kBins][kWarp + 1];
@@ -80,13 +80,27 @@ __global__ void __launch_bounds__(kWarp * kBins)
             const int column = first + m < columns.count ? first + m : columns.count - 1;
             pixels[m] = first_row + (columns.first + column) * map.column_stride;
           }
-#pragma unroll 2
-          for (int row = 0; row < bin_rows.count; ++row) {
-            const Acc weight = y_weights[row];
+#pragma unroll 1
+          for (int row = 0; row < bin_rows.count; row += kRows) {
+            Pack<T, N> values[kRows][kAtOnce];
+            Acc weights[kRows];
 #pragma unroll
-            for (int m = 0; m < kAtOnce; ++m) {
-              add_weighted(column_sums[m], weight, load<N>(pixels[m]));
-              pixels[m] += map.row_stride;
+            for (int r = 0; r < kRows; ++r) {
+              // Beyond the last row that one again, with the weight 0.
+              const bool has_row = row + r < bin_rows.count;
+              weights[r] = has_row ? y_weights[row + r] : Acc(0);
+              const int64_t offset = (has_row ? row + r : row) * map.row_stride;
+#pragma unroll
+              for (int m = 0; m < kAtOnce; ++m) {
+                values[r][m] = load<N>(pixels[m] + offset);
+              }
+            }
+#pragma unroll
+            for (int r = 0; r < kRows; ++r) {
+#pragma unroll
+              for (int m = 0; m < kAtOnce; ++m) {
+                add_weighted(column_sums[m], weights[r], values[r][m]);
+              }
             }
           }
 #pragma unroll
@@ -96,6 +110,7 @@ __global__ void __launch_bounds__(kWarp * kBins)
             }
             const Range bins = x.bins[first + m];
             const Acc* const x_weights = x.weights(first + m);
+#pragma unroll 1
             for (int n = 0; n < bins.count; ++n) {
               add_weighted(sums[warp][bins.first + n][lane], x_weights[n], column_sums[m]);
             }
@@ -118,75 +133,12 @@ __global__ void __launch_bounds__(kWarp * kBins)
   });
 }
 
-// Adds to N adjacent channels of a gradient.
-template <typename Acc, int N>
-__device__ void atomic_add(Acc* target, const Pack<Acc, N>& values) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  if constexpr (N == 4 && sizeof(Acc) == 4) {
-    asm volatile("red.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(target)),
-                 "f"(values.value[0]), "f"(values.value[1]), "f"(values.value[2]), "f"(values.value[3])
-                 : "memory");
-    return;
-  }
-#endif
-#pragma unroll
-  for (int n = 0; n < N; ++n) {
-    atomicAdd(target + n, values.value[n]);
-  }
-}
-
-// Block (k, chunk) adds to the gradient of 32 N channels below RoI k, its warps to the rows of the map in turn: one
-// atomic for a pixel, a lane and a RoI.
-template <typename T, typename Acc, int N>
-__global__ void __launch_bounds__(kWarp * kBins)
-    features_backward_channels_last(const T* grad_output, const __grid_constant__ Pyramid<Acc, Acc> pyramid, const RoIs<Acc> rois) {
-  __shared__ BinsOfPixels<Acc, Acc> y, x;
-  __shared__ GradTile<Acc, N> grads;
-  const int64_t k = blockIdx.x;
-  const RoI<Acc, Acc> roi = read_roi(pyramid, rois, k);
-  if (!roi.pools) {
-    return;
-  }
-  const LaneChannels<N> channels(rois.channels);
-  const bool has_channels = channels.first == channels.first_of_block + static_cast<int>(threadIdx.x) * N;
-  const FeatureMap<Acc>& map = *roi.map;
-  Acc* const target = map.at(roi.image, channels.first);
-
-  for_each_group(rois, [&](const Range& bins_y, const Range& bins_x) {
-    __syncthreads();
-    grads.fill(grad_output, rois, k, channels.first_of_block, bins_y, bins_x);
-    for_each_tile<kPixels, kPixels>(roi, bins_y, bins_x, y, x, [&](const Range& rows, const Range& columns) {
-      if (!has_channels) {
-        return;
-      }
-      for (int row = threadIdx.y; row < rows.count; row += blockDim.y) {
-        const Range row_bins = y.bins[row];
-        const Acc* const y_weights = y.weights(row);
-        Acc* pixel = target + (rows.first + row) * map.row_stride + columns.first * map.column_stride;
-#pragma unroll 2
-        for (int column = 0; column < columns.count; ++column) {
-          const Range column_bins = x.bins[column];
-          const Acc* const x_weights = x.weights(column);
-          Pack<Acc, N> sum{};
-          for (int b = 0; b < row_bins.count; ++b) {
-            for (int a = 0; a < column_bins.count; ++a) {
-              add_weighted(sum, y_weights[b] * x_weights[a], grads.at(row_bins.first + b, column_bins.first + a));
-            }
-          }
-          atomic_add(pixel, sum);
-          pixel += map.column_stride;
-        }
-      }
-    });
-  });
-}
-
 // Block (k, chunk) computes what 32 N channels add to the gradient of RoI k: partial_grads[chunk][k] of [chunks, K, 5]. A
 // warp takes one row of bins.
 template <typename T, typename Acc, int N>
-__global__ void __launch_bounds__(kWarp * kBins) rois_backward_channels_last(
+__global__ void __launch_bounds__(kWarp * kBins V_RB_CL) rois_backward_channels_last(
     Acc* partial_grads, const T* grad_output, const __grid_constant__ Pyramid<const T, Acc> pyramid, const RoIs<Acc> rois) {
-  constexpr int kAtOnce = 2;
+  constexpr int kAtOnce = N == 1 ? V_RB_CL1_AT : V_RB_CL_AT, kRows = V_RB_CL_R;
   __shared__ PixelsOfBins<Acc, Weight<Acc>> y;
   __shared__ BinsOfPixels<Acc, Weight<Acc>> x;
   __shared__ GradTile<Acc, N> grads;
@@ -218,16 +170,28 @@ __global__ void __launch_bounds__(kWarp * kBins) rois_backward_channels_last(
             const int column = first + m < columns.count ? first + m : columns.count - 1;
             pixels[m] = first_row + (columns.first + column) * map.column_stride;
           }
-#pragma unroll 2
-          for (int row = 0; row < bin_rows.count; ++row) {
-            const Weight<Acc> weight = y_weights[row];
+#pragma unroll 1
+          for (int row = 0; row < bin_rows.count; row += kRows) {
+            Pack<T, N> loaded[kRows][kAtOnce];
+            Weight<Acc> weights[kRows];
 #pragma unroll
-            for (int m = 0; m < kAtOnce; ++m) {
-              const Pack<T, N> pixel = load<N>(pixels[m]);
-              add_weighted(values[m], weight.value, pixel);
-              add_weighted(d_lows[m], weight.d_low, pixel);
-              add_weighted(d_highs[m], weight.d_high, pixel);
-              pixels[m] += map.row_stride;
+            for (int r = 0; r < kRows; ++r) {
+              const bool has_row = row + r < bin_rows.count;
+              weights[r] = has_row ? y_weights[row + r] : Weight<Acc>{0, 0, 0};
+              const int64_t offset = (has_row ? row + r : row) * map.row_stride;
+#pragma unroll
+              for (int m = 0; m < kAtOnce; ++m) {
+                loaded[r][m] = load<N>(pixels[m] + offset);
+              }
+            }
+#pragma unroll
+            for (int r = 0; r < kRows; ++r) {
+#pragma unroll
+              for (int m = 0; m < kAtOnce; ++m) {
+                add_weighted(values[m], weights[r].value, loaded[r][m]);
+                add_weighted(d_lows[m], weights[r].d_low, loaded[r][m]);
+                add_weighted(d_highs[m], weights[r].d_high, loaded[r][m]);
+              }
             }
           }
 #pragma unroll
@@ -237,6 +201,7 @@ __global__ void __launch_bounds__(kWarp * kBins) rois_backward_channels_last(
             }
             const Range bins = x.bins[first + m];
             const Weight<Acc>* const x_weights = x.weights(first + m);
+#pragma unroll 1
             for (int n = 0; n < bins.count; ++n) {
               const Pack<Acc, N> of_bin = grads.at(warp, bins.first + n);
               // Summed over the channels first: these three serve all four coordinates.

@@ -8,26 +8,25 @@
 
 namespace prroi_pool {
 
-constexpr int kStridedWarps = 8;
+// The column of a tile that a lane takes. Where the columns are few, the lanes behind take them again, for other rows of
+// bins.
+struct LaneColumn {
+  int column, part, parts;
 
-// Channels that a warp works on at once; what they need in shared memory has to fit there.
-template <typename Acc>
-struct ChannelsOfWarp {
-  static constexpr int kCount = sizeof(Acc) == 8 ? 2 : 4;
-  int first;
-
-  __device__ ChannelsOfWarp() : first((blockIdx.y * kStridedWarps + threadIdx.y) * kCount) {}
-
-  // A warp's channel; beyond the last one that one again, for which nothing is written.
-  __device__ int channel(int c, int channels) const { return first + c < channels ? first + c : channels - 1; }
+  __device__ explicit LaneColumn(const Range& columns) {
+    const int width = columns.count <= kWarp / 4 ? kWarp / 4 : columns.count <= kWarp / 2 ? kWarp / 2 : kWarp;
+    column = threadIdx.x % width;
+    part = threadIdx.x / width;
+    parts = kWarp / width;
+  }
 };
 
 // Block (k, chunk) pools some channels of RoI k. The lanes of a warp first sum columns of pixels along y, one a lane, and
 // then these sums along x, one or two bins a lane.
 template <typename T, typename Acc>
-__global__ void __launch_bounds__(kWarp * kStridedWarps)
+__global__ void __launch_bounds__(kWarp * kStridedWarps V_FWD_ST)
     forward_strided(T* output, const __grid_constant__ Pyramid<const T, Acc> pyramid, const RoIs<Acc> rois) {
-  constexpr int kChannels = ChannelsOfWarp<Acc>::kCount, kBinsOfLane = kBins * kBins / kWarp;
+  constexpr int kChannels = ChannelsOfWarp<Acc>::kCount, kBinsOfLane = kBins * kBins / kWarp, kRows = V_FWD_ST_R;
   __shared__ PixelsOfBins<Acc, Acc> y, x;
   __shared__ Acc staged[kStridedWarps][kChannels][kBins][kWarp + 1];
   const int64_t k = blockIdx.x;
@@ -49,24 +48,39 @@ __global__ void __launch_bounds__(kWarp * kStridedWarps)
         if (channels.first >= rois.channels) {
           return;
         }
-        const int64_t column_offset = (columns.first + lane) * map.column_stride;
-        for (int bin_y = 0; bin_y < bins_y.count && lane < columns.count; ++bin_y) {
+        const LaneColumn own(columns);
+        const int64_t column_offset = (columns.first + own.column) * map.column_stride;
+        for (int bin_y = own.part; bin_y < bins_y.count && own.column < columns.count; bin_y += own.parts) {
           const Range bin_rows = y.pixels[bin_y];
           const Acc* const y_weights = y.weights(bin_y, rows);
           Acc column_sums[kChannels] = {};
-          int64_t offset = bin_rows.first * map.row_stride + column_offset;
-#pragma unroll 4
-          for (int row = 0; row < bin_rows.count; ++row) {
-            const Acc weight = y_weights[row];
+          const int64_t offset = bin_rows.first * map.row_stride + column_offset;
+#pragma unroll 1
+          for (int row = 0; row < bin_rows.count; row += kRows) {
+            T values[kRows][kChannels];
+            Acc weights[kRows];
 #pragma unroll
-            for (int c = 0; c < kChannels; ++c) {
-              column_sums[c] += weight * widen(sources[c][offset]);
+            for (int r = 0; r < kRows; ++r) {
+              // Beyond the last row that one again, with the weight 0.
+              const bool has_row = row + r < bin_rows.count;
+              weights[r] = has_row ? y_weights[row + r] : Acc(0);
+              const int64_t of_row = offset + (has_row ? row + r : row) * map.row_stride;
+#pragma unroll
+              for (int c = 0; c < kChannels; ++c) {
+                values[r][c] = sources[c][of_row];
+              }
             }
-            offset += map.row_stride;
+#pragma unroll
+            for (int r = 0; r < kRows; ++r) {
+#pragma unroll
+              for (int c = 0; c < kChannels; ++c) {
+                column_sums[c] += weights[r] * widen(values[r][c]);
+              }
+            }
           }
 #pragma unroll
           for (int c = 0; c < kChannels; ++c) {
-            sums[c][bin_y][lane] = column_sums[c];
+            sums[c][bin_y][own.column] = column_sums[c];
           }
         }
         __syncwarp();
@@ -100,83 +114,17 @@ __global__ void __launch_bounds__(kWarp * kStridedWarps)
   });
 }
 
-// Block (k, chunk) adds to the gradient of some channels below RoI k. A lane first sums the bins that its column reaches
-// along x, and then, pixel by pixel, these sums along y: one atomic for a pixel, a channel and a RoI.
-template <typename T, typename Acc>
-__global__ void __launch_bounds__(kWarp * kStridedWarps)
-    features_backward_strided(const T* grad_output, const __grid_constant__ Pyramid<Acc, Acc> pyramid, const RoIs<Acc> rois) {
-  constexpr int kChannels = ChannelsOfWarp<Acc>::kCount;
-  __shared__ BinsOfPixels<Acc, Acc> y, x;
-  __shared__ Acc staged[kStridedWarps][kBins][kChannels][kWarp];
-  const int64_t k = blockIdx.x;
-  const RoI<Acc, Acc> roi = read_roi(pyramid, rois, k);
-  if (!roi.pools) {
-    return;
-  }
-  const ChannelsOfWarp<Acc> channels;
-  const int lane = threadIdx.x;
-  const FeatureMap<Acc>& map = *roi.map;
-  auto& sums = staged[threadIdx.y];  // a lane's own
-
-  for_each_group(rois, [&](const Range& bins_y, const Range& bins_x) {
-    for_each_tile<kPixels, kWarp>(roi, bins_y, bins_x, y, x, [&](const Range& rows, const Range& columns) {
-      if (lane >= columns.count || channels.first >= rois.channels) {
-        return;
-      }
-      const Range column_bins = x.bins[lane];
-      const Acc* const x_weights = x.weights(lane);
-      for (int bin_y = 0; bin_y < bins_y.count; ++bin_y) {
-#pragma unroll
-        for (int c = 0; c < kChannels; ++c) {
-          const T* const grads = grad_output +
-              rois.offset(k, channels.channel(c, rois.channels), bins_y.first + bin_y, bins_x.first + column_bins.first);
-          Acc sum = 0;
-          for (int n = 0; n < column_bins.count; ++n) {
-            sum += x_weights[n] * widen(grads[n]);
-          }
-          sums[bin_y][c][lane] = sum;
-        }
-      }
-      Acc* targets[kChannels];
-#pragma unroll
-      for (int c = 0; c < kChannels; ++c) {
-        targets[c] = map.at(roi.image, channels.channel(c, rois.channels)) + rows.first * map.row_stride +
-            (columns.first + lane) * map.column_stride;
-      }
-      for (int row = 0; row < rows.count; ++row) {
-        const Range row_bins = y.bins[row];
-        const Acc* const y_weights = y.weights(row);
-        Acc grads[kChannels] = {};
-        for (int n = 0; n < row_bins.count; ++n) {
-#pragma unroll
-          for (int c = 0; c < kChannels; ++c) {
-            grads[c] += y_weights[n] * sums[row_bins.first + n][c][lane];
-          }
-        }
-#pragma unroll
-        for (int c = 0; c < kChannels; ++c) {
-          if (channels.first + c < rois.channels) {
-            atomicAdd(targets[c], grads[c]);
-          }
-          targets[c] += map.row_stride;
-        }
-      }
-    });
-  });
-}
-
 // Block (k, chunk) computes what some channels add to the gradient of RoI k: partial_grads[chunk][k] of [chunks, K, 5]. A
 // lane takes a column.
 template <typename T, typename Acc>
-__global__ void __launch_bounds__(kWarp * kStridedWarps) rois_backward_strided(
+__global__ void __launch_bounds__(kWarp * kStridedWarps V_RB_ST) rois_backward_strided(
     Acc* partial_grads, const T* grad_output, const __grid_constant__ Pyramid<const T, Acc> pyramid, const RoIs<Acc> rois) {
-  constexpr int kChannels = ChannelsOfWarp<Acc>::kCount;
+  constexpr int kChannels = ChannelsOfWarp<Acc>::kCount, kRows = V_RB_ST_R;
   __shared__ PixelsOfBins<Acc, Weight<Acc>> y;
   __shared__ BinsOfPixels<Acc, Weight<Acc>> x;
   const int64_t k = blockIdx.x;
   const RoI<const T, Acc> roi = read_roi(pyramid, rois, k);
   const ChannelsOfWarp<Acc> channels;
-  const int lane = threadIdx.x;
   RoIGradient<Acc> grad;
 
   if (roi.pools) {
@@ -188,36 +136,59 @@ __global__ void __launch_bounds__(kWarp * kStridedWarps) rois_backward_strided(
     }
     for_each_group(rois, [&](const Range& bins_y, const Range& bins_x) {
       for_each_tile<kPixels, kWarp>(roi, bins_y, bins_x, y, x, [&](const Range& rows, const Range& columns) {
-        if (lane >= columns.count || channels.first >= rois.channels) {
+        const LaneColumn own(columns);
+        if (own.column >= columns.count || channels.first >= rois.channels) {
           return;
         }
-        const Range column_bins = x.bins[lane];
-        const Weight<Acc>* const x_weights = x.weights(lane);
-        const int64_t column_offset = (columns.first + lane) * map.column_stride;
-        for (int bin_y = 0; bin_y < bins_y.count; ++bin_y) {
+        const Range column_bins = x.bins[own.column];
+        const Weight<Acc>* const x_weights = x.weights(own.column);
+        const T* grads[kChannels];
+#pragma unroll
+        for (int c = 0; c < kChannels; ++c) {
+          grads[c] = grad_output +
+              rois.offset(k, channels.channel(c, rois.channels), bins_y.first, bins_x.first + column_bins.first);
+        }
+        const int64_t column_offset = (columns.first + own.column) * map.column_stride;
+        for (int bin_y = own.part; bin_y < bins_y.count; bin_y += own.parts) {
           const Range bin_rows = y.pixels[bin_y];
           const Weight<Acc>* const y_weights = y.weights(bin_y, rows);
           Weight<Acc> pixels[kChannels] = {};
-          int64_t offset = bin_rows.first * map.row_stride + column_offset;
-#pragma unroll 2
-          for (int row = 0; row < bin_rows.count; ++row) {
-            const Weight<Acc> weight = y_weights[row];
+          const int64_t offset = bin_rows.first * map.row_stride + column_offset;
+#pragma unroll 1
+          for (int row = 0; row < bin_rows.count; row += kRows) {
+            T values[kRows][kChannels];
+            Weight<Acc> weights[kRows];
+#pragma unroll
+            for (int r = 0; r < kRows; ++r) {
+              const bool has_row = row + r < bin_rows.count;
+              weights[r] = has_row ? y_weights[row + r] : Weight<Acc>{0, 0, 0};
+              const int64_t of_row = offset + (has_row ? row + r : row) * map.row_stride;
+#pragma unroll
+              for (int c = 0; c < kChannels; ++c) {
+                values[r][c] = sources[c][of_row];
+              }
+            }
+#pragma unroll
+            for (int r = 0; r < kRows; ++r) {
+#pragma unroll
+              for (int c = 0; c < kChannels; ++c) {
+                pixels[c].add(widen(values[r][c]), weights[r]);
+              }
+            }
+          }
+          Weight<Acc> bins[kChannels] = {};
+#pragma unroll 1
+          for (int n = 0; n < column_bins.count; ++n) {
+            const Weight<Acc> weight = x_weights[n];
 #pragma unroll
             for (int c = 0; c < kChannels; ++c) {
-              pixels[c].add(widen(sources[c][offset]), weight);
+              bins[c].add(widen(grads[c][bin_y * rois.pooled_width + n]), weight);
             }
-            offset += map.row_stride;
           }
 #pragma unroll
           for (int c = 0; c < kChannels; ++c) {
             if (channels.first + c < rois.channels) {
-              const T* const grads = grad_output +
-                  rois.offset(k, channels.first + c, bins_y.first + bin_y, bins_x.first + column_bins.first);
-              Weight<Acc> bins{0, 0, 0};
-              for (int n = 0; n < column_bins.count; ++n) {
-                bins.add(widen(grads[n]), x_weights[n]);
-              }
-              grad.add(bins, pixels[c]);
+              grad.add(bins[c], pixels[c]);
             }
           }
         }

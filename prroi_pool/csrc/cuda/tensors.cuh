@@ -36,7 +36,7 @@ struct Pyramid {
 template <typename Acc>
 struct RoIs {
   const Acc* data;
-  int channels, pooled_height, pooled_width;
+  int count, channels, pooled_height, pooled_width;
 
   PRROI_POOL_INLINE int64_t offset(int64_t k, int channel, int bin_y, int bin_x) const {
     return ((k * channels + channel) * pooled_height + bin_y) * pooled_width + bin_x;
