@@ -13,6 +13,8 @@ touches once, each output once, whole maps of gradients) over the bandwidth of a
 
 import argparse
 import ctypes
+import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -211,9 +213,21 @@ def compile_original(checkout: Path) -> ctypes.CDLL:
     if not source.is_file():
         sys.exit(f"{source} is missing: --original takes a checkout of github.com/vacancy/PreciseRoIPooling")
     library = Path(tempfile.mkdtemp()) / "original.so"
-    nvcc = extension.find_cuda_home() / "bin" / "nvcc"
+    nvcc = find_nvcc()
     subprocess.run([nvcc, "-O3", "-arch=native", "-shared", "-Xcompiler", "-fPIC", source, "-o", library], check=True)
     return ctypes.CDLL(str(library))
+
+
+def find_nvcc() -> str:
+    """Of CUDA_HOME, on PATH, or in the usual folder."""
+    folders = [f"{os.environ['CUDA_HOME']}/bin"] if os.environ.get("CUDA_HOME") else []
+    path = os.pathsep.join([*folders, os.environ.get("PATH", ""), "/usr/local/cuda/bin"])
+    nvcc = shutil.which("nvcc", path=path)
+    if nvcc is None:
+        sys.exit(
+            "--original needs nvcc, which was not found. Install the CUDA toolkit, or set CUDA_HOME to its folder."
+        )
+    return nvcc
 
 
 def recorded(call: Callable[[], None]) -> Callable[[], None]:
@@ -346,10 +360,7 @@ def main() -> None:
     device = device_named(args.device)
     if args.original and device.type != "cuda":
         sys.exit("--original needs --device cuda: the authors' kernels are CUDA alone")
-    try:
-        original = compile_original(args.original) if args.original else None
-    except extension.BuildError as error:
-        sys.exit(f"--original needs nvcc. {error}")
+    original = compile_original(args.original) if args.original else None
     workloads = [w for w in WORKLOADS if not args.workloads or any(text in w.name for text in args.workloads)]
     if not workloads:
         known = "\n  ".join(workload.name for workload in WORKLOADS)

@@ -2,20 +2,26 @@
 them now."""
 
 import argparse
+import io
 import platform
 import sys
 from collections.abc import Callable
 
 import torch
 
-from . import extension
+from . import build_cache, extension
+from .build_cache import BuildError
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m prroi_pool", description=__doc__)
-    parser.add_argument("--build", action="store_true", help="compile now instead of on first use")
+    parser = argparse.ArgumentParser(prog=f"python -m {__package__}", description=__doc__)
+    parser.add_argument(
+        "--build", action="store_true", help="compile now instead of on first use; also after a failure"
+    )
     build = parser.parse_args().build
 
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # for paths, and a compiler's words, on an ASCII terminal
     print("prroi_pool: Precise RoI Pooling for PyTorch\n")
     _row("Python", platform.python_version())
     _row(
@@ -23,41 +29,44 @@ def main() -> int:
         f"{torch.__version__}, " + (f"CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"),
     )
     _row("C++ compiler", _try(extension.find_compiler))
-    _row("ninja", _try(extension.find_ninja))
-    _row("CUDA toolkit", _try(lambda: (home := extension.find_cuda_home(), extension.nvcc_version(home))))
     _row("GPU", torch.cuda.get_device_name() if torch.cuda.is_available() else "none that PyTorch sees")
-    _row("architectures", _try(lambda: tuple(extension.cuda_architectures()), otherwise="none"))
-    _row("cache", _try(extension.cache_root))
+    _row("cache", _try(build_cache.cache_root))
     print()
     outcomes = [_report(device_type, build) for device_type in extension.DEVICE_TYPES]
     return 0 if all(outcomes) else 1
 
 
 def _report(device_type: str, build: bool) -> bool:
-    """Prints a device type's state; False if its kernels could not be built or loaded though a device needs
-    them."""
+    """Prints a device type's state; False if its kernels could not be built or loaded though a device needs them."""
     label = f"{device_type.upper()} kernels"
     needed = device_type == "cpu" or torch.cuda.is_available()
     try:
-        folder = extension.build_folder(device_type)
-        if build or extension.is_built(folder):
-            _row(label, f"ready: {extension.load(device_type).__file__}")
-        else:
-            _row(label, "not built yet; the first use does it, or `python -m prroi_pool --build` now")
+        _row(label, _state(device_type, build))
         return True
-    except extension.BuildError as error:
+    except BuildError as error:
         _row(label, f"{'MISSING' if needed else 'none'}: {error}")
         if needed:
             _row("", "Until then plain PyTorch computes the same, slower.")
         return not needed
 
 
-def _try(find: Callable[[], object], otherwise: str = "MISSING") -> str:
+def _state(device_type: str, build: bool) -> str:
+    if device_type == "cpu":
+        name = extension.build_name()
+        if build:
+            build_cache.forget_failure(name)
+        elif not build_cache.find(name) and not build_cache.remembered_failure(
+            name, builder=extension.compiler_identity()
+        ):
+            return f"not built yet; the first use does it, or `python -m {__package__} --build` now"
+    return f"ready: {extension.load(device_type).__file__}"
+
+
+def _try(find: Callable[[], object]) -> str:
     try:
-        found = find()
-    except extension.BuildError as error:
-        return f"{otherwise}: {error}"
-    return ", ".join(map(str, found)) if isinstance(found, tuple) else str(found)
+        return str(find())
+    except BuildError as error:
+        return f"MISSING: {error}"
 
 
 def _row(label: str, text: str) -> None:

@@ -108,6 +108,6 @@ def _check(features: Tensor, rois: Tensor, pooled_height: int, pooled_width: int
     if features.device != rois.device:
         raise ValueError(f"features are on {features.device} but rois on {rois.device}; move one with .to(device)")
     if pooled_height < 1 or pooled_width < 1:
-        raise ValueError(f"a RoI needs at least one bin a side, got {pooled_height} × {pooled_width}")
+        raise ValueError(f"a RoI needs at least one bin a side, got {pooled_height} x {pooled_width}")
     if not 0 < spatial_scale < float("inf"):
         raise ValueError(f"spatial_scale must be positive and finite (1 / stride of the features), got {spatial_scale}")

@@ -148,8 +148,8 @@ def main() -> None:
     if args.sanitize and "PRROI_POOL_FUZZ_SANITIZED" not in os.environ:
         sys.exit(run_sanitized(sys.argv[1:]))
     if args.sanitize:
-        flags = [flag for flag in extension.compile_flags("cpu") if flag != "-O3"]
-        extension.compile_flags = lambda device_type: [*flags, "-O1", *SANITIZERS]
+        flags = [flag for flag in extension.compile_flags() if flag != "-O3"]
+        extension.compile_flags = lambda: [*flags, "-O1", *SANITIZERS]
     kernels = extension.load(args.device)
     failures = 0
     batches = -(-args.rois // ROIS_PER_BATCH)

@@ -2,8 +2,8 @@
 
 #include "cuda_on_cpu.h"
 
-#include <torch/headeronly/util/BFloat16.h>
-#include <torch/headeronly/util/Half.h>
+#include <c10/util/BFloat16.h>
+#include <c10/util/Half.h>
 
 #include "launch.cuh"
 
