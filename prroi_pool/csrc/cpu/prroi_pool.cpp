@@ -29,6 +29,9 @@ constexpr int64_t kCopiedChannels = 64;
 // Rows of the map that one task of the feature gradient owns. Fixed, and every task adds its RoIs in their
 // order, so that the gradient has the same bits for any number of threads.
 constexpr int64_t kBandRows = 40;
+// Rows of a RoI whose gradient is summed in the features' dtype; from there on in double. One sum over hundreds of rows
+// would lose a digit of a gradient that is the small difference of a RoI's mean and the mean on its border.
+constexpr int64_t kSummedRows = 32;
 
 int64_t divide_up(int64_t a, int64_t b) {
   return (a + b - 1) / b;
@@ -399,26 +402,29 @@ void rois_backward_kernel(
           const int64_t block = std::min(kBlock, view.end_channel - channel);
           const int64_t pixel_stride = reader.pixel_stride(block);
           read_bins(bins.data(), grad_output, indices[n], channel, block);
-          std::fill(grads.begin(), grads.end(), T(0));
-          for (int64_t j = rows.first; j < rows.end(); ++j) {
-            const T* row = reader.row(weights.image, channel, block, j, columns);
-            const BinRange y_bins = weights.y.bins_of(j);
-            for (int64_t bin = 0; bin < pooled_width; ++bin) {
-              const PixelRange pixels = weights.x.pixels_of(bin);
-              for (std::vector<T>& sum : x_sums) {
-                std::fill_n(sum.begin(), block, T(0));
+          for (int64_t first_row = rows.first; first_row < rows.end(); first_row += kSummedRows) {
+            const int64_t end_row = std::min(first_row + kSummedRows, rows.end());
+            std::fill(grads.begin(), grads.end(), T(0));
+            for (int64_t j = first_row; j < end_row; ++j) {
+              const T* row = reader.row(weights.image, channel, block, j, columns);
+              const BinRange y_bins = weights.y.bins_of(j);
+              for (int64_t bin = 0; bin < pooled_width; ++bin) {
+                const PixelRange pixels = weights.x.pixels_of(bin);
+                for (std::vector<T>& sum : x_sums) {
+                  std::fill_n(sum.begin(), block, T(0));
+                }
+                add_weighted<T>(
+                    x, {row + (pixels.first - columns.first) * pixel_stride, pixel_stride},
+                    weights.x.of_pixels(bin, pixels.first), pixels.count, block);
+                add_product_gradients<T>(
+                    grads.data(), x, {&bins[(y_bins.first * pooled_width + bin) * block], pooled_width * block},
+                    weights.y.of_bins(y_bins.first, j), y_bins.count, block);
               }
-              add_weighted<T>(
-                  x, {row + (pixels.first - columns.first) * pixel_stride, pixel_stride},
-                  weights.x.of_pixels(bin, pixels.first), pixels.count, block);
-              add_product_gradients<T>(
-                  grads.data(), x, {&bins[(y_bins.first * pooled_width + bin) * block], pooled_width * block},
-                  weights.y.of_bins(y_bins.first, j), y_bins.count, block);
             }
-          }
-          for (int axis = 0; axis < 4; ++axis) {
-            for (int64_t c = 0; c < block; ++c) {
-              totals[indices[n]][axis] += grads[axis * block + c];
+            for (int axis = 0; axis < 4; ++axis) {
+              for (int64_t c = 0; c < block; ++c) {
+                totals[indices[n]][axis] += grads[axis * block + c];
+              }
             }
           }
         }
