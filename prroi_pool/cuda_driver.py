@@ -8,7 +8,6 @@ import ctypes
 import sys
 import threading
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
 import torch
@@ -44,12 +43,13 @@ class Driver:
     def _load(self, kernel: str, dtype: torch.dtype, device: int) -> ctypes.c_void_p:
         with self._lock:
             if (device, kernel) not in self._functions:
-                cubin = nvrtc.load_cubin(dtype, architecture(device))
+                cubin = nvrtc.load_cubin(dtype, nvrtc.architecture(*torch.cuda.get_device_capability(device)))
                 module = ctypes.c_void_p()
                 self._check(self._library.cuModuleLoadData(ctypes.byref(module), cubin.code))
-                for name, symbol in cubin.symbols.items():
+                for name, compiled in cubin.kernels.items():
                     function = ctypes.c_void_p()
-                    self._check(self._library.cuModuleGetFunction(ctypes.byref(function), module, symbol.encode()))
+                    symbol = compiled.symbol.encode()
+                    self._check(self._library.cuModuleGetFunction(ctypes.byref(function), module, symbol))
                     self._functions[device, name] = function
             return self._functions[device, kernel]
 
@@ -58,10 +58,3 @@ class Driver:
             text = ctypes.c_char_p()
             self._library.cuGetErrorString(status, ctypes.byref(text))
             raise RuntimeError(f"CUDA error: {text.value.decode() if text.value else status}")
-
-
-@cache
-def architecture(device: int) -> str:
-    """Compute capability of a GPU, without its point: "90"."""
-    major, minor = torch.cuda.get_device_capability(device)
-    return f"{major}{minor}"

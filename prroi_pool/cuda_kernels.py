@@ -15,6 +15,7 @@ from torch import Tensor
 
 from . import nvrtc
 from .cuda_driver import Argument, Driver, Size
+from .extension import NAMESPACE
 
 WARP = 32
 MAX_LEVELS = 8
@@ -136,14 +137,51 @@ class CudaKernels:
 
 @cache
 def load() -> CudaKernels:
-    """The kernels on this machine's GPUs, compiled when a dtype is first used.
+    """The kernels on this machine's GPUs, registered as the operators' implementation for CUDA. Those for a dtype are
+    compiled when it is first used.
 
     Raises:
-        BuildError: NVRTC or the driver is missing.
+        BuildError: the driver is missing, or NVRTC is missing or too old for a GPU of this machine.
     """
-    driver = Driver()
-    nvrtc.nvrtc_version()
-    return CudaKernels(driver)
+    for device in range(torch.cuda.device_count()):
+        nvrtc.check(*torch.cuda.get_device_capability(device))
+    kernels = CudaKernels(Driver())
+    _register(kernels, NAMESPACE)
+    return kernels
+
+
+def _register(kernels: CudaKernels, namespace: str) -> None:
+    def prroi_pool2d(features: Tensor, rois: Tensor, height: int, width: int, spatial_scale: float) -> Tensor:
+        with torch.cuda.device(features.device):
+            return kernels.forward([features], _readable(rois, features), None, height, width, [spatial_scale])
+
+    def features_backward(
+        grad_output: Tensor, rois: Tensor, shape: Sequence[int], channels_last: bool, spatial_scale: float
+    ) -> Tensor:
+        with torch.cuda.device(grad_output.device):
+            rois = _readable(rois, grad_output)
+            return kernels.features_backward(grad_output, rois, None, [shape], [channels_last], [spatial_scale])[0]
+
+    def rois_backward(grad_output: Tensor, features: Tensor, rois: Tensor, spatial_scale: float) -> Tensor:
+        with torch.cuda.device(features.device):
+            grad_output = grad_output.to(features.dtype)
+            grads = kernels.rois_backward(grad_output, [features], _readable(rois, features), None, [spatial_scale])
+            return grads.to(rois.dtype)
+
+    for implementation in (prroi_pool2d, features_backward, rois_backward):
+        name = implementation.__name__
+        # A package that is imported anew, in a notebook say, finds its operators as they are.
+        if not torch._C._dispatch_has_kernel_for_dispatch_key(f"{namespace}::{name}", "CUDA"):
+            library = torch.library.Library(namespace, "IMPL")
+            library.impl(name, implementation, "CUDA")
+            _libraries.append(library)  # an implementation goes with its library
+
+
+_libraries: list[torch.library.Library] = []
+
+
+def _readable(rois: Tensor, features: Tensor) -> Tensor:
+    return rois.to(torch.float64 if features.dtype == torch.float64 else torch.float32).contiguous()
 
 
 def _channels_at_once(maps: Sequence[Tensor]) -> int | None:

@@ -4,6 +4,7 @@ No CUDA toolkit, C++ compiler or GPU is needed. One program holds every kernel f
 it takes about two seconds. The cubin is kept in the build cache.
 """
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -14,13 +15,13 @@ import re
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 
 from . import build_cache
-from .build_cache import BuildError
+from .build_cache import BuildError, CompilationError
 
 SOURCES = Path(__file__).resolve().parent / "csrc"
 INCLUDES = (SOURCES / "cuda", SOURCES / "nvrtc")
@@ -38,26 +39,27 @@ OPTIONS = ("--std=c++17", "--ptxas-options=--verbose")
 
 
 @dataclass(frozen=True)
-class Cubin:
-    """Machine code of the kernels for one dtype.
+class Kernel:
+    """A compiled kernel: its name in the machine code, and what ptxas reports of it.
 
     Attributes:
-        code: what `cuModuleLoadData` takes.
-        symbols: C++ name of each kernel, as `kernel_name` returns it, → its name in the code.
+        registers: of a thread.
+        shared_bytes: shared memory of a block.
+        spilled_bytes: what a thread stores in local memory for want of registers.
     """
 
-    code: bytes
-    symbols: dict[str, str]
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What ptxas reports of a kernel: registers of a thread, bytes of shared memory of a block, and bytes that a thread
-    spills to local memory."""
-
+    symbol: str
     registers: int
     shared_bytes: int
     spilled_bytes: int
+
+
+@dataclass(frozen=True)
+class Cubin:
+    """Machine code for one dtype, as `cuModuleLoadData` takes it, and its kernels by `kernel_name`."""
+
+    code: bytes
+    kernels: dict[str, Kernel]
 
 
 def kernel_name(kernel: str, dtype: torch.dtype, channels_at_once: int | None) -> str:
@@ -79,24 +81,29 @@ def load_cubin(dtype: torch.dtype, architecture: str) -> Cubin:
     Raises:
         BuildError: NVRTC is missing or does not know the architecture, or the cache cannot be written.
     """
-    text = dtype_name(dtype)
 
     def build(folder: Path) -> None:
-        print(f"prroi_pool: compiling the CUDA kernels for {text}, sm_{architecture} ...", file=sys.stderr, flush=True)
+        text = f"the CUDA kernels for {dtype_name(dtype)}, sm_{architecture}"
+        print(f"prroi_pool: compiling {text}, once for this machine ...", file=sys.stderr, flush=True)
         start = time.monotonic()
-        cubin, _ = compile_kernels(dtype, architecture)
+        cubin = compile_kernels(dtype, architecture)
         (folder / "kernels.cubin").write_bytes(cubin.code)
-        (folder / "symbols.json").write_text(json.dumps(cubin.symbols), encoding="utf-8")
+        kernels = {name: asdict(kernel) for name, kernel in cubin.kernels.items()}
+        (folder / "kernels.json").write_text(json.dumps(kernels, indent=1), encoding="utf-8")
         print(f"prroi_pool: compiled in {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
 
-    folder = build_cache.built(build_name(dtype, architecture), build)
-    symbols = json.loads((folder / "symbols.json").read_text(encoding="utf-8"))
-    return Cubin((folder / "kernels.cubin").read_bytes(), symbols)
+    name = build_name(dtype, architecture)
+    # A finished build needs no compiler.
+    folder = build_cache.find(name) or build_cache.built(name, build, builder=f"NVRTC {nvrtc_version()}")
+    kernels = json.loads((folder / "kernels.json").read_text(encoding="utf-8"))
+    return Cubin(
+        (folder / "kernels.cubin").read_bytes(), {name: Kernel(**kernel) for name, kernel in kernels.items()}
+    )
 
 
 def build_name(dtype: torch.dtype, architecture: str) -> str:
-    """Names the folder in the build cache after everything that the cubin depends on."""
-    parts = [nvrtc_version(), dtype_name(dtype), architecture]
+    """Names the folder in the build cache after what the cubin depends on."""
+    parts = [str(torch.version.cuda), *OPTIONS]
     for path in sorted(path for folder in (SOURCES, *INCLUDES) for path in folder.iterdir() if path.is_file()):
         parts += [path.name, path.read_text(encoding="utf-8")]
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
@@ -107,61 +114,79 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def compile_kernels(dtype: torch.dtype, architecture: str) -> tuple[Cubin, dict[str, Resources]]:
+def compile_kernels(dtype: torch.dtype, architecture: str) -> Cubin:
     """Compiles all kernels for features of a dtype; needs no GPU.
 
     Args:
         architecture: compute capability without its point, such as "90".
 
-    Returns:
-        The machine code, and for each kernel what it uses.
-
     Raises:
-        BuildError: NVRTC is missing, or refuses the source or the architecture.
+        BuildError: NVRTC is missing, or (CompilationError) refuses the source or the architecture.
     """
-    names = kernel_names(dtype)
-    options = [f"--gpu-architecture=sm_{architecture}", *OPTIONS]
-    options += [f"--include-path={path}" for path in INCLUDES]
+    if architecture not in architectures():
+        raise BuildError(
+            f"NVRTC {nvrtc_version()} does not compile for sm_{architecture}, but for sm_{', sm_'.join(architectures())}."
+        )
     nvrtc = _library()
     program = ctypes.c_void_p()
     source = (SOURCES / "cuda" / "kernels.cu").read_bytes()
     _check(nvrtc.nvrtcCreateProgram(ctypes.byref(program), source, b"kernels.cu", 0, None, None))
     try:
+        names = kernel_names(dtype)
         for name in names:
             _check(nvrtc.nvrtcAddNameExpression(program, name.encode()))
+        options = [f"--gpu-architecture=sm_{architecture}", *OPTIONS, *(f"--include-path={path}" for path in INCLUDES)]
         encoded = [os.fsencode(option) for option in options]
         status = nvrtc.nvrtcCompileProgram(program, len(encoded), (ctypes.c_char_p * len(encoded))(*encoded))
         log = _read(program, "ProgramLog").rstrip(b"\0").decode(errors="replace")
         if status != 0:
-            raise BuildError(
-                f"NVRTC {nvrtc_version()} cannot compile the CUDA kernels for sm_{architecture} "
-                f"({_error_text(status)}):\n{log}"
-            )
-        symbols = {}
+            raise CompilationError(f"NVRTC {nvrtc_version()} cannot compile the CUDA kernels for sm_{architecture}:\n{log}")
+        kernels = {}
         for name in names:
             symbol = ctypes.c_char_p()
             _check(nvrtc.nvrtcGetLoweredName(program, name.encode(), ctypes.byref(symbol)))
-            assert symbol.value is not None
-            symbols[name] = symbol.value.decode()
-        cubin = Cubin(_read(program, "CUBIN"), symbols)
+            assert symbol.value is not None, "it was asked for before the compilation"
+            kernels[name] = _described(symbol.value.decode(), log)
+        return Cubin(_read(program, "CUBIN"), kernels)
     finally:
         nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
-    return cubin, _resources(log, symbols)
 
 
-def _resources(log: str, symbols: dict[str, str]) -> dict[str, Resources]:
-    result = {}
-    for name, symbol in symbols.items():
-        _, _, report = log.partition(f"Compiling entry function '{symbol}'")
-        report = report.partition("Compiling entry function")[0]
+def _described(symbol: str, log: str) -> Kernel:
+    report = log.partition(f"Compiling entry function '{symbol}'")[2].partition("Compiling entry function")[0]
 
-        def number(pattern: str, report: str = report) -> int:
-            match = re.search(pattern, report)
-            return int(match[1]) if match else 0
+    def number(pattern: str) -> int:
+        match = re.search(pattern, report)
+        return int(match[1]) if match else 0
 
-        spilled = number(r"(\d+) bytes spill stores")
-        result[name] = Resources(number(r"Used (\d+) registers"), number(r"(\d+) bytes smem"), spilled)
-    return result
+    spilled = number(r"(\d+) bytes spill stores")
+    return Kernel(symbol, number(r"Used (\d+) registers"), number(r"(\d+) bytes smem"), spilled)
+
+
+def architecture(major: int, minor: int) -> str:
+    """The one to compile for on a GPU of a compute capability: its own, or the nearest before it of the same major
+    version that NVRTC knows, whose code it runs, too."""
+    own = f"{major}{minor}"
+    if find_in_cache(own):
+        return own
+    known = [name for name in architectures() if name[:-1] == str(major) and int(name[-1]) <= minor]
+    return known[-1] if known else own
+
+
+def find_in_cache(architecture: str) -> bool:
+    """Whether the cache has kernels for an architecture, which then need no NVRTC."""
+    return any(build_cache.find(build_name(dtype, architecture)) for dtype in TYPES)
+
+
+def check(major: int, minor: int) -> None:
+    """Raises BuildError if there can be no kernels for GPUs of a compute capability."""
+    if find_in_cache(f"{major}{minor}"):
+        return
+    if architecture(major, minor) not in architectures():
+        raise BuildError(
+            f"NVRTC {nvrtc_version()} does not compile for this GPU's architecture, sm_{major}{minor}. Install a PyTorch "
+            "whose CUDA version knows the GPU."
+        )
 
 
 @functools.cache
@@ -170,6 +195,10 @@ def nvrtc_version() -> str:
     major, minor = ctypes.c_int(), ctypes.c_int()
     _check(_library().nvrtcVersion(ctypes.byref(major), ctypes.byref(minor)))
     return f"{major.value}.{minor.value}"
+
+
+def library_path() -> str:
+    return _library()._name
 
 
 @functools.cache
@@ -188,12 +217,9 @@ def _library() -> ctypes.CDLL:
     if torch.version.cuda is None:
         raise BuildError("This PyTorch is built without CUDA. Install one with CUDA to use a GPU.")
     major = torch.version.cuda.split(".")[0]
-    tried = []
     for path in _candidates(major):
-        try:
+        with contextlib.suppress(OSError):
             return ctypes.CDLL(path)
-        except OSError as error:
-            tried.append(str(error))
     package = f"nvidia-cuda-nvrtc-cu{major}" if int(major) < 13 else f"'nvidia-cuda-nvrtc=={major}.*'"
     raise BuildError(
         f"NVRTC, the CUDA {major} compiler library, was not found. PyTorch's own wheels bring it; install it with "
