@@ -78,12 +78,17 @@ class _MeanOfHat(torch.autograd.Function):
     continuous there, but in floating point it adds nothing times 1 / width: for tiny bins noise, or NaN.
     """
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, low: Tensor, width: Tensor, bins: Tensor, pixels: Tensor) -> Tensor:
-        ctx.save_for_backward(low, width, bins, pixels)
+    def forward(low: Tensor, width: Tensor, bins: Tensor, pixels: Tensor) -> Tensor:
         rising, falling, t_rising, t_falling = _sides(low, width, bins, pixels)
         offset = low - pixels
         return rising * (1 + (offset + width * t_rising)) + falling * (1 - (offset + width * t_falling))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
