@@ -20,7 +20,7 @@ Argument = Any  # a ctypes object
 
 
 class Driver:
-    """Launches kernels on the current device and stream of torch."""
+    """Launches kernels where torch does: on its device and its current stream."""
 
     def __init__(self) -> None:
         name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
@@ -34,11 +34,12 @@ class Driver:
     def launch(
         self, kernel: str, dtype: torch.dtype, device: int, grid: Size, block: Size, arguments: Sequence[Argument]
     ) -> None:
-        """Launches a kernel for features of a dtype; `device` must be torch's current one."""
-        function = self._functions.get((device, kernel)) or self._load(kernel, dtype, device)
+        """Launches a kernel for features of a dtype on the current stream of a device."""
         pointers = (ctypes.c_void_p * len(arguments))(*map(ctypes.addressof, arguments))
-        stream = torch.cuda.current_stream(device).cuda_stream
-        self._check(self._library.cuLaunchKernel(function, *grid, *block, 0, ctypes.c_void_p(stream), pointers, None))
+        with torch.cuda.device(device):
+            function = self._functions.get((device, kernel)) or self._load(kernel, dtype, device)
+            stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
+            self._check(self._library.cuLaunchKernel(function, *grid, *block, 0, stream, pointers, None))
 
     def _load(self, kernel: str, dtype: torch.dtype, device: int) -> ctypes.c_void_p:
         with self._lock:

@@ -38,9 +38,9 @@ class Launch(Protocol):
 class CudaKernels:
     """The operator and its two gradients.
 
-    Maps are features [N, C, H_l, W_l] of one dtype: one, or those of a pyramid. RoIs [K, 5] are of float64 for float64
-    features, else of float32. `levels`, Tensor[K] of int64, tells each RoI's map; None if there is one. A RoI whose
-    batch index names no image, or whose level no map, pools to 0, like one without area.
+    Maps are features [N, C, H_l, W_l] of one dtype: one, or those of a pyramid. RoIs [K, 5] are of float32 or float64.
+    `levels`, Tensor[K] of int64, is the index of each RoI's map; None if there is one map. A RoI whose batch index names
+    no image, or whose level no map, pools to 0, like one without area.
     """
 
     def __init__(self, driver: Launch):
@@ -56,6 +56,7 @@ class CudaKernels:
         spatial_scales: Sequence[float],
     ) -> Tensor:
         """Tensor[K, C, pooled_height, pooled_width], contiguous."""
+        rois = _readable(rois, maps[0])
         output = maps[0].new_empty(len(rois), maps[0].shape[1], pooled_height, pooled_width)
         if output.numel() > 0:
             arguments = [_pointer(output), *_arguments(maps, rois, levels, output.shape, spatial_scales)]
@@ -78,7 +79,7 @@ class CudaKernels:
         spatial_scales: Sequence[float],
     ) -> list[Tensor]:
         """The gradients of the maps, of the dtype of `grad_output`. The same bits every time."""
-        pooled_height, pooled_width = grad_output.shape[2:]
+        rois = _readable(rois, grad_output)
         maps = [
             torch.empty(
                 tuple(shape),
@@ -105,10 +106,11 @@ class CudaKernels:
         levels: Tensor | None,
         spatial_scales: Sequence[float],
     ) -> Tensor:
-        """Tensor[K, 5] of the RoIs' dtype, 0 for the batch index."""
-        grad_output = grad_output.contiguous()
+        """Tensor[K, 5] of the RoIs' dtype, 0 for the batch index. The same bits every time."""
         if grad_output.numel() == 0:
             return rois.new_zeros(rois.shape)
+        dtype, rois = rois.dtype, _readable(rois, maps[0])
+        grad_output = grad_output.to(maps[0].dtype).contiguous()
         at_once = _channels_at_once(maps)
         # Of each chunk of channels, summed in a fixed order.
         partial_grads = rois.new_empty(_num_chunks(grad_output.shape[1], rois.dtype, at_once), len(rois), 5)
@@ -119,7 +121,7 @@ class CudaKernels:
         else:
             warps = min(WARPS, grad_output.shape[2])
             self._launch("rois_backward_channels_last", maps[0], at_once, len(rois), warps, arguments)
-        return partial_grads.sum(0)
+        return partial_grads.sum(0).to(dtype)
 
     def _launch(
         self,
@@ -152,21 +154,15 @@ def load() -> CudaKernels:
 
 def _register(kernels: CudaKernels, namespace: str) -> None:
     def prroi_pool2d(features: Tensor, rois: Tensor, height: int, width: int, spatial_scale: float) -> Tensor:
-        with torch.cuda.device(features.device):
-            return kernels.forward([features], _readable(rois, features), None, height, width, [spatial_scale])
+        return kernels.forward([features], rois, None, height, width, [spatial_scale])
 
     def features_backward(
         grad_output: Tensor, rois: Tensor, shape: Sequence[int], channels_last: bool, spatial_scale: float
     ) -> Tensor:
-        with torch.cuda.device(grad_output.device):
-            rois = _readable(rois, grad_output)
-            return kernels.features_backward(grad_output, rois, None, [shape], [channels_last], [spatial_scale])[0]
+        return kernels.features_backward(grad_output, rois, None, [shape], [channels_last], [spatial_scale])[0]
 
     def rois_backward(grad_output: Tensor, features: Tensor, rois: Tensor, spatial_scale: float) -> Tensor:
-        with torch.cuda.device(features.device):
-            grad_output = grad_output.to(features.dtype)
-            grads = kernels.rois_backward(grad_output, [features], _readable(rois, features), None, [spatial_scale])
-            return grads.to(rois.dtype)
+        return kernels.rois_backward(grad_output, [features], rois, None, [spatial_scale])
 
     for implementation in (prroi_pool2d, features_backward, rois_backward):
         name = implementation.__name__

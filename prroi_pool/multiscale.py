@@ -1,5 +1,6 @@
 """Precise RoI Pooling from a feature pyramid, called like torchvision's MultiScaleRoIAlign."""
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
@@ -8,8 +9,9 @@ import torch
 import torch.fx
 from torch import Tensor, nn
 
-from . import extension
+from . import extension, pyramid
 from .functional import NO_TORCHSCRIPT, checked_bins, in_full_precision, prroi_pool2d, rois_of_images
+from .ops import transforms_are_active
 
 
 class MultiScalePrRoIPool(nn.Module):
@@ -118,7 +120,15 @@ def _pool(
     if levels.shape != rois.shape[:1]:
         raise ValueError(f"levels must be [{len(rois)}], one for each box, got {list(levels.shape)}")
     if MultiScalePrRoIPool.in_fixed_shapes(rois.device):
-        return _pool_in_fixed_shapes(maps, rois, levels, scales, output_size)
+        level_by_level = functools.partial(
+            _pool_in_fixed_shapes, levels=levels, scales=scales, output_size=output_size
+        )
+        # Compilers, and the transforms of torch.func, take the operators.
+        if torch.compiler.is_compiling() or transforms_are_active() or not pyramid.fits_one_launch(maps, rois):
+            return level_by_level(maps, rois)
+        return pyramid.pool_pyramid(
+            extension.load("cuda"), level_by_level, maps, rois, levels, output_size, scales
+        )
     pooled, order = [], []
     for level, (features, scale) in enumerate(zip(maps, scales, strict=True)):
         members = (levels == level).nonzero().squeeze(1)

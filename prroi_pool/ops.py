@@ -28,20 +28,20 @@ def prroi_pool2d(features: Tensor, rois: Tensor, pooled_height: int, pooled_widt
 
 def _call(name: str, *arguments: Any) -> Tensor:
     # The transforms of torch.func refuse what torch.library.register_autograd registers, and take an autograd.Function.
-    if _transforms_are_active():
+    if transforms_are_active():
         return _FUNCTIONS[name].apply(*arguments)
     return getattr(_operators(), name)(*arguments)
 
 
 # The test by which autograd.Function itself chooses. torch has no public one.
-_transforms_are_active: Callable[[], bool] = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)
+transforms_are_active: Callable[[], bool] = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)
 
 
 def _operators() -> Any:
     return getattr(torch.ops, NAMESPACE)
 
 
-def _is_channels_last(features: Tensor) -> bool:
+def is_channels_last(features: Tensor) -> bool:
     # Not is_contiguous(memory_format=torch.channels_last), which says the same, except under vmap, where it raises.
     return features.permute(0, 2, 3, 1).is_contiguous() and not features.is_contiguous()
 
@@ -110,7 +110,7 @@ def _check_batch_index(rois: Tensor, num_images: int) -> None:
 def _save_for_forwards_gradients(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     features, rois, _, _, ctx.spatial_scale = inputs
     ctx.features_shape = features.shape
-    ctx.channels_last = _is_channels_last(features)
+    ctx.channels_last = is_channels_last(features)
     # Only the gradient of the RoIs needs the values of the features; that of the features needs their layout.
     ctx.save_for_backward(features if ctx.needs_input_grad[1] else None, rois)
 
