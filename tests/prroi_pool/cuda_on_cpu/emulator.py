@@ -70,7 +70,7 @@ class Emulator:
         symbols = _shared_symbols(self._path)
         # Kept, as the library does not copy them.
         self._shared = (_SharedVariable * len(symbols))(
-            *((symbol.offset, symbol.bytes, symbol.name.encode()) for symbol in symbols)
+            *((symbol.offset, symbol.bytes, _plain_name(symbol.name).encode()) for symbol in symbols)
         )
         dynamic = next(symbol for symbol in symbols if symbol.name == DYNAMIC_SHARED_MEMORY)
         self._library.set_shared_variables(self._shared, ctypes.c_size_t(len(symbols)), ctypes.c_size_t(dynamic.offset))
@@ -211,6 +211,11 @@ def _shared_symbols(path: Path) -> list[_SharedSymbol]:
             case [_, offset, size, "TLS", _, _, section, name] if section != "UND" or path.suffix == ".o":
                 result.append(_SharedSymbol(name, int(offset, 16), int(size, 0), section != "UND"))
     return list(dict.fromkeys(result))  # a library lists what it exports twice
+
+
+def _plain_name(symbol: str) -> str:
+    """`values` for `_ZZN8emulated9some_kernelEPfPKfE6values`."""
+    return re.sub(r"^_ZZ.*E\d+", "", symbol)
 
 
 def _run(*command: str | Path) -> str:
