@@ -124,7 +124,7 @@ def test_launches_that_a_gpu_refuses(emulator, grid, block, shared_bytes):
 
 
 def test_unknown_kernel(emulator):
-    with pytest.raises(EmulationError, match="no kernel"):
+    with pytest.raises(KeyError, match="emulated::none"):
         emulator.launch("emulated::none", (1, 1, 1), (32, 1, 1), (ctypes.c_void_p * 2)())
 
 

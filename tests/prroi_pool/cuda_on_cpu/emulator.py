@@ -63,6 +63,7 @@ class Emulator:
         sources: Path = extension.SOURCES,
         seed: int = 0,
     ):
+        self._kernels = frozenset(kernels)
         self._path = _build(kernels, includes, folder, sources)
         self._library = ctypes.CDLL(str(self._path))
         self._library.launch.argtypes = [ctypes.c_char_p, *[ctypes.c_uint] * 7, ctypes.c_void_p]
@@ -89,6 +90,8 @@ class Emulator:
 
         The kernel may access only what `memory` says.
         """
+        if kernel not in self._kernels:
+            raise KeyError(f"{kernel} is not among the kernels that were compiled")
         ranges = (_Range * len(self._ranges))(*self._ranges)
         self._library.set_ranges(ranges, ctypes.c_size_t(len(ranges)))
         if self._library.launch(kernel.encode(), *grid, *block, shared_bytes, arguments) != 0:
