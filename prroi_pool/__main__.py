@@ -19,7 +19,9 @@ NOT_BUILT = f"not built yet; the first use does it, or `python -m {__package__} 
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog=f"python -m {__package__}", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {__package__}", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
         "--build", action="store_true", help="compile now instead of on first use; also after a failure"
     )
@@ -75,7 +77,9 @@ def _state(device_type: str, build: bool) -> str:
 
 def _cuda_state(build: bool) -> str:
     if not torch.cuda.is_available():
-        raise BuildError(f"PyTorch sees no GPU. `python -m {__package__} compile --arch 90` compiles for one elsewhere.")
+        raise BuildError(
+            f"PyTorch sees no GPU. `python -m {__package__} compile --arch 90` compiles for one elsewhere."
+        )
     cuda_kernels.load()
     architecture = nvrtc.architecture(*torch.cuda.get_device_capability())
     folders = []

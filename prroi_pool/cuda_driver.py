@@ -27,7 +27,9 @@ class Driver:
         try:
             self._library = ctypes.CDLL(name)
         except OSError as error:
-            raise BuildError(f"The CUDA driver's library cannot be loaded: {error}. Install NVIDIA's driver.") from error
+            raise BuildError(
+                f"The CUDA driver's library cannot be loaded: {error}. Install NVIDIA's driver."
+            ) from error
         self._functions: dict[tuple[int, str], ctypes.c_void_p] = {}
         self._lock = threading.Lock()
 

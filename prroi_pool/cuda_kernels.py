@@ -64,9 +64,7 @@ class CudaKernels:
             if at_once is None:
                 self._launch("forward_strided", maps[0], None, len(rois), WARPS, arguments)
             else:
-                self._launch(
-                    "forward_channels_last", maps[0], at_once, len(rois), min(WARPS, pooled_height), arguments
-                )
+                self._launch("forward_channels_last", maps[0], at_once, len(rois), min(WARPS, pooled_height), arguments)
         return output
 
     def features_backward(
@@ -219,9 +217,7 @@ def _arguments(
     pyramid = ctypes.create_string_buffer(MAX_LEVELS * (MAP_BYTES + (8 if double else 4)) + 16)
     for n, features in enumerate(maps):
         images, _, height, width = features.shape
-        struct.pack_into(
-            "=8q", pyramid, n * MAP_BYTES, features.data_ptr(), images, height, width, *features.stride()
-        )
+        struct.pack_into("=8q", pyramid, n * MAP_BYTES, features.data_ptr(), images, height, width, *features.stride())
     scales = [*spatial_scales, *[0.0] * (MAX_LEVELS - len(maps))]
     struct.pack_into(
         f"={MAX_LEVELS}{'d' if double else 'f'}qq",

@@ -120,15 +120,11 @@ def _pool(
     if levels.shape != rois.shape[:1]:
         raise ValueError(f"levels must be [{len(rois)}], one for each box, got {list(levels.shape)}")
     if MultiScalePrRoIPool.in_fixed_shapes(rois.device):
-        level_by_level = functools.partial(
-            _pool_in_fixed_shapes, levels=levels, scales=scales, output_size=output_size
-        )
+        level_by_level = functools.partial(_pool_in_fixed_shapes, levels=levels, scales=scales, output_size=output_size)
         # Compilers, and the transforms of torch.func, take the operators.
         if torch.compiler.is_compiling() or transforms_are_active() or not pyramid.fits_one_launch(maps, rois):
             return level_by_level(maps, rois)
-        return pyramid.pool_pyramid(
-            extension.load("cuda"), level_by_level, maps, rois, levels, output_size, scales
-        )
+        return pyramid.pool_pyramid(extension.load("cuda"), level_by_level, maps, rois, levels, output_size, scales)
     pooled, order = [], []
     for level, (features, scale) in enumerate(zip(maps, scales, strict=True)):
         members = (levels == level).nonzero().squeeze(1)

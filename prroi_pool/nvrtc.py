@@ -96,9 +96,7 @@ def load_cubin(dtype: torch.dtype, architecture: str) -> Cubin:
     # A finished build needs no compiler.
     folder = build_cache.find(name) or build_cache.built(name, build, builder=f"NVRTC {nvrtc_version()}")
     kernels = json.loads((folder / "kernels.json").read_text(encoding="utf-8"))
-    return Cubin(
-        (folder / "kernels.cubin").read_bytes(), {name: Kernel(**kernel) for name, kernel in kernels.items()}
-    )
+    return Cubin((folder / "kernels.cubin").read_bytes(), {name: Kernel(**kernel) for name, kernel in kernels.items()})
 
 
 def build_name(dtype: torch.dtype, architecture: str) -> str:
@@ -140,7 +138,9 @@ def compile_kernels(dtype: torch.dtype, architecture: str) -> Cubin:
         status = nvrtc.nvrtcCompileProgram(program, len(encoded), (ctypes.c_char_p * len(encoded))(*encoded))
         log = _read(program, "ProgramLog").rstrip(b"\0").decode(errors="replace")
         if status != 0:
-            raise CompilationError(f"NVRTC {nvrtc_version()} cannot compile the CUDA kernels for sm_{architecture}:\n{log}")
+            raise CompilationError(
+                f"NVRTC {nvrtc_version()} cannot compile the CUDA kernels for sm_{architecture}:\n{log}"
+            )
         kernels = {}
         for name in names:
             symbol = ctypes.c_char_p()

@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 import torch
-from cuda_on_cpu import CudaOnCpu
+from cuda_on_cpu import INCLUDES, CudaOnCpu, Emulator, kernel_names
 from raw_kernels import pool_with
 from torch import Tensor
 
@@ -30,7 +30,7 @@ def device(request) -> str:
 def cuda_on_cpu(tmp_path_factory) -> CudaOnCpu:
     if shutil.which(extension.compiler_command()) is None:
         pytest.skip("needs a C++ compiler")
-    return CudaOnCpu(tmp_path_factory.mktemp("cuda_on_cpu"))
+    return CudaOnCpu(Emulator(kernel_names(), INCLUDES, tmp_path_factory.mktemp("cuda_on_cpu")))
 
 
 @pytest.fixture(params=["reference", "kernels", "CUDA kernels on the CPU"])

@@ -1,184 +1,177 @@
-// As much of CUDA as prroi_pool's kernels use, on the CPU, so that they can be tested without a GPU: their indices,
-// barriers and sums, not their speed, nor races between threads.
-//
-// The blocks of a grid run one after the other. A block's threads are fibers, each of which runs until it meets a
-// barrier. Where a part of the threads meets a barrier that the others never reach, a GPU may hang; here the program says
-// so and stops.
+// The part of CUDA C++ that prroi_pool's kernels use, for g++. The kernels are compiled with a hook at each access to
+// memory. runtime.cpp, which defines the hooks and the barriers, is compiled without hooks.
 
 #pragma once
 
-#include <setjmp.h>
-#include <ucontext.h>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
 
-#include <cstdio>
-#include <cstdlib>
-#include <deque>
-#include <functional>
-#include <vector>
-
-#define __global__
+#define __global__ __attribute__((noinline))
 #define __device__
 #define __host__
-// Static, as blocks run one after the other.
-#define __shared__ static
-#define __launch_bounds__(threads)
+// Blocks run one after the other, so one instance serves all. The word has to make a local variable static, and to
+// stand behind `extern`; and the thread-local variables of the library are its shared memory, and nothing else.
+#define __shared__ thread_local
+#define __launch_bounds__(...)
+#define __forceinline__ inline __attribute__((always_inline))
+// Its memory accesses are not those of a kernel.
+#define CUDA_ON_CPU_UNHOOKED __attribute__((noinline, no_sanitize_thread))
 
-struct dim3 {
-  unsigned x = 1, y = 1, z = 1;
-  dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
+struct uint3 {
+  unsigned x, y, z;
 };
 
-inline dim3 threadIdx, blockIdx, blockDim, gridDim;
+struct dim3 : uint3 {
+  constexpr dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : uint3{x, y, z} {}
+};
+
+struct alignas(8) float2 {
+  float x, y;
+};
+
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
+
+inline float2 make_float2(float x, float y) {
+  return {x, y};
+}
+
+inline float4 make_float4(float x, float y, float z, float w) {
+  return {x, y, z, w};
+}
 
 namespace cuda_on_cpu {
 
-constexpr int kWarp = 32;
-constexpr std::size_t kStackBytes = 64 << 10;
+// Where a barrier is called in the kernels' source. A compiler may copy the call, so that its address would not do.
+struct Site {
+  const char* file = "";
+  int line = 0;
 
-enum class State { kReady, kAtWarpBarrier, kAtBlockBarrier, kDone };
+  bool operator==(const Site& other) const {
+    return line == other.line && (file == other.file || std::strcmp(file, other.file) == 0);
+  }
 
-// Started by makecontext; from then on switched by _setjmp and _longjmp, which make no system call.
-struct Fiber {
-  ucontext_t context;
-  jmp_buf resume;
-  std::vector<char> stack = std::vector<char>(kStackBytes);
-  bool started = false;
-  State state = State::kDone;
+  static constexpr Site here(const char* file = __builtin_FILE(), int line = __builtin_LINE()) { return {file, line}; }
 };
 
-inline std::deque<Fiber> fibers;  // its elements keep their places
-inline jmp_buf scheduler;
-inline int current;
-inline std::function<void()> kernel;
-inline std::vector<double> exchanged;  // one for each thread
+// By value and constant for a thread: no memory access of the kernel's.
+__attribute__((const)) uint3 thread_index();
+__attribute__((const)) uint3 block_index();
+__attribute__((const)) uint3 block_size();
+__attribute__((const)) uint3 grid_size();
 
-inline void wait_at(State barrier) {
-  fibers[current].state = barrier;
-  if (_setjmp(fibers[current].resume) == 0) {
-    _longjmp(scheduler, 1);
-  }
+void sync_block(Site site);
+void sync_warp(unsigned lanes, Site site);
+// The value that lane `source` passes to the same call.
+uint64_t shuffle(unsigned lanes, uint64_t value, unsigned source, Site site);
+// The lanes that pass true.
+unsigned ballot(unsigned lanes, bool predicate, Site site);
+// Before a read-modify-write that no other thread can interrupt.
+void before_atomic(const void* address, std::size_t bytes);
+
+constexpr unsigned kWarp = 32;
+
+inline unsigned lane() {
+  const uint3 index = thread_index(), size = block_size();
+  return (index.x + size.x * (index.y + size.y * index.z)) % kWarp;
 }
 
-// Lives on from block to block.
-inline void run_fiber() {
-  while (true) {
-    kernel();
-    wait_at(State::kDone);
-  }
-}
-
-inline void resume(Fiber& fiber) {
-  if (_setjmp(scheduler) != 0) {
-    return;
-  }
-  if (fiber.started) {
-    _longjmp(fiber.resume, 1);
-  }
-  fiber.started = true;
-  getcontext(&fiber.context);
-  fiber.context.uc_stack.ss_sp = fiber.stack.data();
-  fiber.context.uc_stack.ss_size = fiber.stack.size();
-  makecontext(&fiber.context, run_fiber, 0);
-  setcontext(&fiber.context);
-}
-
-// Whether all of these fibers that are not done wait at the barrier; if so they may go on.
-inline bool release(int begin, int end, State barrier) {
-  bool waits = false;
-  for (int n = begin; n < end; ++n) {
-    if (fibers[n].state != barrier && fibers[n].state != State::kDone) {
-      return false;
-    }
-    waits = waits || fibers[n].state == barrier;
-  }
-  for (int n = begin; n < end && waits; ++n) {
-    fibers[n].state = fibers[n].state == barrier ? State::kReady : fibers[n].state;
-  }
-  return waits;
-}
-
-inline void run_block() {
-  const int num_threads = blockDim.x * blockDim.y;
-  for (int n = 0; n < num_threads; ++n) {
-    fibers[n].state = State::kReady;
-  }
-  while (true) {
-    bool ran = false;
-    for (current = 0; current < num_threads; ++current) {
-      if (fibers[current].state == State::kReady) {
-        threadIdx = dim3(current % blockDim.x, current / blockDim.x);
-        resume(fibers[current]);
-        ran = true;
-      }
-    }
-    for (int warp = 0; warp < num_threads; warp += kWarp) {
-      ran = release(warp, warp + kWarp, State::kAtWarpBarrier) || ran;
-    }
-    ran = release(0, num_threads, State::kAtBlockBarrier) || ran;
-    if (!ran) {
-      break;
-    }
-  }
-  for (int n = 0; n < num_threads; ++n) {
-    if (fibers[n].state != State::kDone) {
-      std::fprintf(stderr, "thread %d of block (%u, %u) waits for ever at a barrier\n", n, blockIdx.x, blockIdx.y);
-      std::abort();
-    }
-  }
+template <typename T>
+T shuffle_value(unsigned lanes, T value, unsigned source, Site site) {
+  static_assert(std::is_trivially_copyable_v<T> && sizeof(T) <= sizeof(uint64_t));
+  uint64_t bits = 0;
+  std::memcpy(&bits, &value, sizeof(T));
+  bits = shuffle(lanes, bits, source, site);
+  std::memcpy(&value, &bits, sizeof(T));
+  return value;
 }
 
 }  // namespace cuda_on_cpu
 
-inline void __syncthreads() {
-  cuda_on_cpu::wait_at(cuda_on_cpu::State::kAtBlockBarrier);
+#define threadIdx (cuda_on_cpu::thread_index())
+#define blockIdx (cuda_on_cpu::block_index())
+#define blockDim (cuda_on_cpu::block_size())
+#define gridDim (cuda_on_cpu::grid_size())
+
+inline void __syncthreads(cuda_on_cpu::Site site = cuda_on_cpu::Site::here()) {
+  cuda_on_cpu::sync_block(site);
 }
 
-inline void __syncwarp() {
-  cuda_on_cpu::wait_at(cuda_on_cpu::State::kAtWarpBarrier);
+inline void __syncwarp(unsigned lanes = 0xffffffff, cuda_on_cpu::Site site = cuda_on_cpu::Site::here()) {
+  cuda_on_cpu::sync_warp(lanes, site);
+}
+
+// Lanes shuffle within segments of `width`; beyond its segment's ends a lane reads its own value.
+
+template <typename T>
+T __shfl_sync(
+    unsigned lanes, T value, int source, int width = 32, cuda_on_cpu::Site site = cuda_on_cpu::Site::here()) {
+  const unsigned lane = cuda_on_cpu::lane(), segment = lane / width * width;
+  return cuda_on_cpu::shuffle_value(lanes, value, segment + static_cast<unsigned>(source) % width, site);
 }
 
 template <typename T>
-T __shfl_down_sync(unsigned, T value, int offset) {
-  using namespace cuda_on_cpu;
-  exchanged[current] = value;
-  __syncwarp();
-  const int source = current % kWarp + offset < kWarp ? current + offset : current;
-  const T result = static_cast<T>(exchanged[source]);
-  __syncwarp();
-  return result;
+T __shfl_down_sync(
+    unsigned lanes, T value, unsigned offset, int width = 32, cuda_on_cpu::Site site = cuda_on_cpu::Site::here()) {
+  const unsigned lane = cuda_on_cpu::lane();
+  return cuda_on_cpu::shuffle_value(lanes, value, lane % width + offset < width ? lane + offset : lane, site);
 }
 
 template <typename T>
-void atomicAdd(T* target, T value) {
-  *target += value;
+T __shfl_up_sync(
+    unsigned lanes, T value, unsigned offset, int width = 32, cuda_on_cpu::Site site = cuda_on_cpu::Site::here()) {
+  const unsigned lane = cuda_on_cpu::lane();
+  return cuda_on_cpu::shuffle_value(lanes, value, lane % width >= offset ? lane - offset : lane, site);
 }
 
-using cudaStream_t = void*;
-using cudaError_t = int;
+template <typename T>
+T __shfl_xor_sync(
+    unsigned lanes, T value, int mask, int width = 32, cuda_on_cpu::Site site = cuda_on_cpu::Site::here()) {
+  const unsigned lane = cuda_on_cpu::lane(), source = lane ^ mask;
+  // It reads from earlier segments, too.
+  return cuda_on_cpu::shuffle_value(lanes, value, source / width <= lane / width ? source : lane, site);
+}
 
-struct cudaLaunchConfig_t {
-  dim3 gridDim, blockDim;
-  cudaStream_t stream;
-};
+inline unsigned __ballot_sync(
+    unsigned lanes, bool predicate, cuda_on_cpu::Site site = cuda_on_cpu::Site::here()) {
+  return cuda_on_cpu::ballot(lanes, predicate, site);
+}
 
-template <typename... Parameters, typename... Arguments>
-cudaError_t cudaLaunchKernelEx(
-    const cudaLaunchConfig_t* config, void (*kernel)(Parameters...), const Arguments&... arguments) {
-  gridDim = config->gridDim;
-  blockDim = config->blockDim;
-  const int num_threads = blockDim.x * blockDim.y;
-  if (num_threads > 1024 || num_threads % cuda_on_cpu::kWarp != 0 || gridDim.y > 65535) {
-    return 1;
-  }
-  while (static_cast<int>(cuda_on_cpu::fibers.size()) < num_threads) {
-    cuda_on_cpu::fibers.emplace_back();
-  }
-  cuda_on_cpu::exchanged.resize(num_threads);
-  cuda_on_cpu::kernel = [&] { kernel(arguments...); };
-  for (blockIdx.y = 0; blockIdx.y < gridDim.y; ++blockIdx.y) {
-    for (blockIdx.x = 0; blockIdx.x < gridDim.x; ++blockIdx.x) {
-      cuda_on_cpu::run_block();
-    }
-  }
-  return 0;
+inline bool __any_sync(unsigned lanes, bool predicate, cuda_on_cpu::Site site = cuda_on_cpu::Site::here()) {
+  return cuda_on_cpu::ballot(lanes, predicate, site) != 0;
+}
+
+inline bool __all_sync(unsigned lanes, bool predicate, cuda_on_cpu::Site site = cuda_on_cpu::Site::here()) {
+  return cuda_on_cpu::ballot(lanes, !predicate, site) == 0;
+}
+
+template <typename T>
+CUDA_ON_CPU_UNHOOKED T atomicAdd(T* target, std::common_type_t<T> value) {
+  cuda_on_cpu::before_atomic(target, sizeof(T));
+  const T before = *target;
+  *target = before + value;
+  return before;
+}
+
+inline float2 operator+(const float2& a, const float2& b) {
+  return {a.x + b.x, a.y + b.y};
+}
+
+inline float4 operator+(const float4& a, const float4& b) {
+  return {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w};
+}
+
+template <typename T>
+T __ldg(const T* address) {
+  return *address;
+}
+
+inline float __fmul_rn(float a, float b) {
+  return a * b;
+}
+
+inline double __dmul_rn(double a, double b) {
+  return a * b;
 }

@@ -1,0 +1,60 @@
+// Functions that can be suspended.
+
+#pragma once
+
+#include <setjmp.h>
+#include <ucontext.h>
+
+#include <cstdint>
+#include <memory>
+
+namespace cuda_on_cpu {
+
+// Started by setcontext; from then on switched by _setjmp and _longjmp, which make no system call.
+class Fiber {
+ public:
+  // Runs `entry`, which never returns, until it suspends itself.
+  void resume(void (*entry)()) {
+    if (_setjmp(resumer()) != 0) {
+      return;
+    }
+    if (started_) {
+      _longjmp(resumed_, 1);
+    }
+    started_ = true;
+    ucontext_t context;
+    getcontext(&context);
+    context.uc_stack.ss_sp = stack_.get();
+    context.uc_stack.ss_size = kStackBytes;
+    makecontext(&context, entry, 0);
+    setcontext(&context);
+  }
+
+  // To be called by the fiber itself.
+  void suspend() {
+    if (_setjmp(resumed_) == 0) {
+      _longjmp(resumer(), 1);
+    }
+  }
+
+  // The next resume() calls `entry` anew.
+  void abandon() { started_ = false; }
+
+  bool owns(std::uintptr_t address) const {
+    return address - reinterpret_cast<std::uintptr_t>(stack_.get()) < kStackBytes;
+  }
+
+ private:
+  static constexpr std::size_t kStackBytes = 64 << 10;
+
+  static jmp_buf& resumer() {
+    static jmp_buf resumer;
+    return resumer;
+  }
+
+  jmp_buf resumed_;
+  std::unique_ptr<char[]> stack_{new char[kStackBytes]};  // left untouched, and so without memory, until it is used
+  bool started_ = false;
+};
+
+}  // namespace cuda_on_cpu
