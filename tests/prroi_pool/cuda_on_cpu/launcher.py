@@ -34,7 +34,9 @@ class CudaOnCpu:
         self, grad_output: Tensor, rois: Tensor, shape: Sequence[int], channels_last: bool, spatial_scale: float
     ) -> Tensor:
         with self._emulator.memory(grad_output, rois):
-            return self._kernels.features_backward(grad_output, rois, None, [shape], [channels_last], [spatial_scale])[0]
+            return self._kernels.features_backward(grad_output, rois, None, [shape], [channels_last], [spatial_scale])[
+                0
+            ]
 
     def rois_backward(self, grad_output: Tensor, features: Tensor, rois: Tensor, spatial_scale: float) -> Tensor:
         with self._emulator.memory(grad_output, features, rois):
