@@ -115,6 +115,16 @@ def test_any_strides(pool, device, of, layout, channels_last):
         torch.testing.assert_close(a, e)
 
 
+@pytest.mark.parametrize("shape", [(1, 5), (5, 1), (1, 1)])
+def test_a_dimension_of_size_1_may_have_any_stride(pool, device, shape):
+    features, rois = make_features(device, channels=4), torch.tensor(ROIS, dtype=torch.float64, device=device)
+    grad_output = make_features(device, channels=4, shape=shape[::-1]).repeat(len(rois) // 2, 1, 1, 1)
+    grad_output = grad_output.transpose(2, 3)
+    expected = gradients(reference.prroi_pool2d, features, rois, grad_output.clone(), shape)
+    for a, e in zip(gradients(pool, features, rois, grad_output, shape), expected, strict=True):
+        torch.testing.assert_close(a, e)
+
+
 def test_the_gradient_of_a_sum_is_expanded(pool, device):
     features = make_features(device).requires_grad_()
     rois = torch.tensor(ROIS, dtype=torch.float64, device=device)
