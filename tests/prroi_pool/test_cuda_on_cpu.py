@@ -365,7 +365,7 @@ def make_features(layout: str, dtype: torch.dtype, folder: Path) -> Tensor:
 
 def make_rois(layout: str, generator: torch.Generator) -> Tensor:
     if layout == "many RoIs":
-        return torch.tensor([[0.0, 0, 0, 1, 2]]).repeat(70_000, 1)
+        return torch.tensor([[0.0, 0, 0, 1, 2]]).repeat(66_000, 1)
     if layout == "large":
         return torch.tensor([[0.0, 0, 0, 4, 1000], [1, 0, 300, 4, 320]])
     special = [

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
 
 from prroi_pool import extension
 
@@ -112,7 +112,7 @@ class Emulator:
         self._ranges = [_range_of(tensor, is_writable=False) for tensor in readable if tensor.numel() > 0]
         self._ranges += [_range_of(tensor, is_writable=True) for tensor in writable if tensor.numel() > 0]
         try:
-            with _NewTensors([*readable, *writable], self._ranges):
+            with _NewTensors((*readable, *writable), self._ranges):
                 yield
         finally:
             self._ranges = outer
@@ -141,25 +141,27 @@ class _SharedVariable(ctypes.Structure):
     _fields_ = [("offset", ctypes.c_uint64), ("bytes", ctypes.c_uint64), ("name", ctypes.c_char_p)]
 
 
-class _NewTensors(TorchDispatchMode):
+class _NewTensors(TorchFunctionMode):
     """Appends the memory of each tensor that is created inside, and keeps it alive."""
 
-    def __init__(self, known: list[Tensor], ranges: list[_Range]):
+    def __init__(self, known: Sequence[Tensor], ranges: list[_Range]):
         super().__init__()
         self._tensors = list(known)
         self._ranges = ranges
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
-        storages = {tensor.untyped_storage().data_ptr() for tensor in self._tensors}
-        for tensor in torch.utils._pytree.tree_leaves(result):
-            is_new = isinstance(tensor, Tensor) and tensor.untyped_storage().data_ptr() not in storages
-            if is_new and tensor.device.type == "cpu" and tensor.numel() > 0:
+        for tensor in result if isinstance(result, (tuple, list)) else [result]:
+            if isinstance(tensor, Tensor) and tensor.numel() > 0 and not self._is_known(tensor):
                 if "empty" in func.__name__ and tensor.is_floating_point():
                     tensor.fill_(float("nan"))
                 self._tensors.append(tensor)
                 self._ranges.append(_range_of(tensor, is_writable=True))
         return result
+
+    def _is_known(self, tensor: Tensor) -> bool:
+        data = tensor.untyped_storage().data_ptr()
+        return any(known.untyped_storage().data_ptr() == data for known in self._tensors)
 
 
 def _range_of(tensor: Tensor, *, is_writable: bool) -> _Range:

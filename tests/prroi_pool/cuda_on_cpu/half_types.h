@@ -1,4 +1,5 @@
-// The conversions that a GPU has instructions for, between float and the bits of the two half types.
+// Conversions between float and the bits of the two half types, for which a GPU has instructions. Kernels that define
+// half types of their own convert with these where __CUDA_ARCH__ is not defined.
 
 #pragma once
 
