@@ -71,6 +71,9 @@ def prroi_pool2d(
             "prroi_pool2d has no forward-mode derivative (jvp, jacfwd, hessian); use reverse mode: backward, "
             "autograd.grad, or grad, vjp and jacrev of torch.func"
         )
+    if not torch.compiler.is_compiling():
+        # The operator would do so, but from there a warning that they are missing does not point to the caller.
+        extension.kernels(features.device.type)
     return ops.prroi_pool2d(features, rois, pooled_height, pooled_width, spatial_scale)
 
 
