@@ -6,6 +6,7 @@ from torchvision.models.detection import fasterrcnn_resnet50_fpn
 from torchvision.ops import MultiScaleRoIAlign
 
 from prroi_pool import MultiScalePrRoIPool, prroi_pool2d
+from prroi_pool.multiscale import _scales
 
 IMAGE_SHAPES = [(250, 310), (224, 320)]
 STRIDES = {"0": 4, "1": 8, "2": 16, "3": 32}
@@ -29,6 +30,17 @@ def make_boxes(dtype=torch.float32):
         boxes.append(torch.cat([center - size / 2, center + size / 2], dim=1))
         boxes[-1][0] = torch.tensor([-200, -150, 500, 400])
     return boxes
+
+
+def test_scales_are_powers_of_two_despite_padding():
+    def scale(map_height, image_height):
+        return _scales([torch.empty(1, 1, map_height, 1)], [(image_height, 1)])[0]
+
+    assert [scale(height, 800) for height in (200, 208, 104, 52, 25, 1, 800, 1600)] == [
+        *(1 / 4, 1 / 4, 1 / 8, 1 / 16, 1 / 32, 1 / 1024, 1, 2)
+    ]
+    with pytest.raises(ValueError, match="a map of height 0 is no level of a pyramid for images of height 800"):
+        scale(0, 800)
 
 
 def test_levels_are_those_of_torchvision():
