@@ -61,7 +61,7 @@ ifeq ($(PYTHON_OLDEST),)
 	@echo 'test-oldest: skipped, as there is no Python 3.10 to 3.12; name one with make PYTHON_OLDEST=...'
 else
 	test -e .venv-oldest/installed || { $(PYTHON_OLDEST) -m venv .venv-oldest && .venv-oldest/bin/python -m pip install --quiet \
-	    --disable-pip-version-check torch==2.4.0 torchvision==0.19.0 numpy pytest pytest-timeout && touch .venv-oldest/installed; }
+	    --disable-pip-version-check --no-compile torch==2.4.0 torchvision==0.19.0 numpy pytest pytest-timeout && touch .venv-oldest/installed; }
 	.venv-oldest/bin/python -m pytest tests/prroi_pool --confcutdir tests/prroi_pool -m 'not slow and not gpu'
 endif
 
