@@ -2,7 +2,8 @@
 #                (run it again to resume or to evaluate; SEED=1 DEMO=runs/demo1 for another run)
 # make test      runs the tests, without the slow ones, in five minutes on two cores
 # make test-all  runs all tests: builds, launches, kills and whole trainings, too
-# make test-oldest  runs the tests of prroi_pool with the oldest Python and PyTorch that it supports
+# make test-oldest
+#                runs the tests of prroi_pool with the oldest Python and PyTorch that it supports
 # make lint      checks style and types
 # make fuzz      compares prroi_pool's kernels with the reference on a million random RoIs, with sanitizers
 # make gpu       on a machine with a CUDA GPU: its tests, compute-sanitizer, a profile of the kernels, and benchmarks
@@ -121,4 +122,4 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) .venv-oldest
