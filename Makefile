@@ -2,7 +2,8 @@
 #                (run it again to resume or to evaluate; SEED=1 DEMO=runs/demo1 for another run)
 # make test      runs the tests, without the slow ones, in five minutes on two cores
 # make test-all  runs all tests: builds, launches, kills and whole trainings, too
-# make test-oldest  runs the tests of prroi_pool with the oldest Python and PyTorch that it supports
+# make test-oldest
+#                runs the tests of prroi_pool with the oldest Python and PyTorch that it supports
 # make lint      checks style and types
 # make fuzz      compares prroi_pool's kernels with the reference on a million random RoIs, with sanitizers
 # make gpu       on a machine with a CUDA GPU: its tests, compute-sanitizer, a profile of the kernels, and benchmarks
@@ -61,7 +62,7 @@ ifeq ($(PYTHON_OLDEST),)
 	@echo 'test-oldest: skipped, as there is no Python 3.10 to 3.12; name one with make PYTHON_OLDEST=...'
 else
 	test -e .venv-oldest/installed || { $(PYTHON_OLDEST) -m venv .venv-oldest && .venv-oldest/bin/python -m pip install --quiet \
-	    --disable-pip-version-check torch==2.4.0 torchvision==0.19.0 numpy pytest pytest-timeout && touch .venv-oldest/installed; }
+	    --disable-pip-version-check --no-compile torch==2.4.0 torchvision==0.19.0 numpy pytest pytest-timeout && touch .venv-oldest/installed; }
 	.venv-oldest/bin/python -m pytest tests/prroi_pool --confcutdir tests/prroi_pool -m 'not slow and not gpu'
 endif
 
@@ -121,4 +122,4 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) .venv-oldest

@@ -31,6 +31,7 @@ class Driver:
                 f"The CUDA driver's library cannot be loaded: {error}. Install NVIDIA's driver."
             ) from error
         self._functions: dict[tuple[int, str], ctypes.c_void_p] = {}
+        self._contexts: dict[int, ctypes.c_void_p] = {}
         self._lock = threading.Lock()
 
     def launch(
@@ -39,9 +40,20 @@ class Driver:
         """Launches a kernel for features of a dtype on the current stream of a device."""
         pointers = (ctypes.c_void_p * len(arguments))(*map(ctypes.addressof, arguments))
         with torch.cuda.device(device):
+            # A thread of autograd's may not have made a call yet that gives it the device's context.
+            self._check(self._library.cuCtxSetCurrent(self._contexts.get(device) or self._context(device)))
             function = self._functions.get((device, kernel)) or self._load(kernel, dtype, device)
             stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
             self._check(self._library.cuLaunchKernel(function, *grid, *block, 0, stream, pointers, None))
+
+    def _context(self, device: int) -> ctypes.c_void_p:
+        """The context that torch uses, too: the primary one."""
+        torch.cuda.init()
+        handle, context = ctypes.c_int(), ctypes.c_void_p()
+        self._check(self._library.cuDeviceGet(ctypes.byref(handle), device))
+        self._check(self._library.cuDevicePrimaryCtxRetain(ctypes.byref(context), handle))
+        self._contexts[device] = context
+        return context
 
     def _load(self, kernel: str, dtype: torch.dtype, device: int) -> ctypes.c_void_p:
         with self._lock:

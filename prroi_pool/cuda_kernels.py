@@ -87,10 +87,9 @@ class CudaKernels:
             )
             for shape, last in zip(shapes, channels_last, strict=True)
         ]
-        # So that the lanes of a warp read adjacent memory.
-        grads = grad_output.permute(0, 2, 3, 1).contiguous()
         num_tiles = sum(m.shape[0] * _divide_up(m.shape[2], TILE) * _divide_up(m.shape[3], TILE) for m in maps)
         if num_tiles > 0 and maps[0].shape[1] > 0:
+            grads = self._channels_to_the_end(grad_output)
             arguments = [_pointer(grads), *_arguments(maps, rois, levels, grad_output.shape, spatial_scales)]
             at_once = 4 if _is_packable(grads.permute(0, 3, 1, 2)) else 1
             self._launch("features_backward", maps[0], at_once, num_tiles, WARPS, arguments)
@@ -120,6 +119,19 @@ class CudaKernels:
             warps = min(WARPS, grad_output.shape[2])
             self._launch("rois_backward_channels_last", maps[0], at_once, len(rois), warps, arguments)
         return partial_grads.sum(0).to(dtype)
+
+    def _channels_to_the_end(self, grad_output: Tensor) -> Tensor:
+        """Tensor[K, pooled_height, pooled_width, C], contiguous. Torch's own copy takes three times as long."""
+        grad_output = grad_output.contiguous()
+        num_rois, channels, *bins = grad_output.shape
+        moved = grad_output.new_empty(num_rois, *bins, channels)
+        if moved.numel() > 0:
+            sizes = [ctypes.c_int(channels), ctypes.c_int(bins[0] * bins[1])]
+            name = nvrtc.kernel_name("channels_to_the_end", moved.dtype, None)
+            grid = (num_rois, _divide_up(channels, WARP), 1)
+            arguments = [_pointer(moved), _pointer(grad_output), *sizes]
+            self._driver.launch(name, moved.dtype, _index(moved), grid, (WARP, WARPS, 1), arguments)
+        return moved
 
     def _launch(
         self,

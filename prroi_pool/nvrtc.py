@@ -35,6 +35,7 @@ TYPES = {
 # Those whose lanes work on several adjacent channels, and the others.
 PACKED_KERNELS = ("forward_channels_last", "features_backward", "rois_backward_channels_last")
 STRIDED_KERNELS = ("forward_strided", "rois_backward_strided")
+TRANSPOSITION = "channels_to_the_end"
 OPTIONS = ("--std=c++17", "--ptxas-options=--verbose")
 
 
@@ -64,7 +65,8 @@ class Cubin:
 
 def kernel_name(kernel: str, dtype: torch.dtype, channels_at_once: int | None) -> str:
     """C++ name of a kernel for features of a dtype; `channels_at_once` of a lane, None if that is no parameter."""
-    parameters = [*TYPES[dtype], *([] if channels_at_once is None else [str(channels_at_once)])]
+    parameters = [TYPES[dtype][0]] if kernel == TRANSPOSITION else [*TYPES[dtype]]
+    parameters += [] if channels_at_once is None else [str(channels_at_once)]
     return f"prroi_pool::{kernel}<{', '.join(parameters)}>"
 
 
@@ -72,7 +74,7 @@ def kernel_names(dtype: torch.dtype) -> list[str]:
     """The kernels for features of this dtype."""
     at_once = (1,) if dtype == torch.float64 else (4, 1)
     names = [kernel_name(kernel, dtype, n) for kernel in PACKED_KERNELS for n in at_once]
-    return names + [kernel_name(kernel, dtype, None) for kernel in STRIDED_KERNELS]
+    return names + [kernel_name(kernel, dtype, None) for kernel in (*STRIDED_KERNELS, TRANSPOSITION)]
 
 
 def load_cubin(dtype: torch.dtype, architecture: str) -> Cubin:

@@ -7,7 +7,7 @@ from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_fpn, fast
 from torchvision.ops import MultiScaleRoIAlign
 
 from prroi_pool import MultiScalePrRoIPool, prroi_pool2d
-from prroi_pool.multiscale import _pool_in_fixed_shapes
+from prroi_pool.multiscale import _pool_in_fixed_shapes, _scales
 
 IMAGE_SHAPES = [(250, 310), (224, 320)]
 STRIDES = {"0": 4, "1": 8, "2": 16, "3": 32}
@@ -33,7 +33,8 @@ def make_boxes(dtype=torch.float32):
     return boxes
 
 
-def test_levels_are_those_of_torchvision():
+def test_scales_are_powers_of_two_despite_padding():
+    def test_levels_are_those_of_torchvision():
     # Also boxes of exactly a canonical size, which must not fall by rounding.
     exact = torch.tensor([[0.0, 0, s, s] for s in (56, 112, 224, 448, 896)])
     boxes, pyramid = [torch.cat([make_boxes()[0], exact]), make_boxes()[1]], make_pyramid()

@@ -227,9 +227,6 @@ def test_importing_anew_keeps_working():
     subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True)
 
 
-@pytest.mark.skipif(
-    not hasattr(torch.SymFloat, "__sym_log2__"), reason="torch.compile does not know the logarithm of a dynamic size"
-)
 def test_a_pyramid_compiles_to_one_graph(device):
     torch.compiler.reset()
 

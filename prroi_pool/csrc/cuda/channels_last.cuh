@@ -80,29 +80,24 @@ __global__ void __launch_bounds__(kWarp * kBins V_FWD_CL)
             const int column = first + m < columns.count ? first + m : columns.count - 1;
             pixels[m] = first_row + (columns.first + column) * map.column_stride;
           }
-#pragma unroll 1
-          for (int row = 0; row < bin_rows.count; row += kRows) {
-            Pack<T, N> values[kRows][kAtOnce];
-            Acc weights[kRows];
+          in_parts<kRows>(0, bin_rows.count, [&](int row, auto number) {
+            Pack<T, N> values[number.value][kAtOnce];
 #pragma unroll
-            for (int r = 0; r < kRows; ++r) {
-              // Beyond the last row that one again, with the weight 0.
-              const bool has_row = row + r < bin_rows.count;
-              weights[r] = has_row ? y_weights[row + r] : Acc(0);
-              const int64_t offset = (has_row ? row + r : row) * map.row_stride;
+            for (int r = 0; r < number.value; ++r) {
 #pragma unroll
               for (int m = 0; m < kAtOnce; ++m) {
-                values[r][m] = load<N>(pixels[m] + offset);
+                values[r][m] = load<N>(pixels[m] + (row + r) * map.row_stride);
               }
             }
 #pragma unroll
-            for (int r = 0; r < kRows; ++r) {
+            for (int r = 0; r < number.value; ++r) {
+              const Acc weight = y_weights[row + r];
 #pragma unroll
               for (int m = 0; m < kAtOnce; ++m) {
-                add_weighted(column_sums[m], weights[r], values[r][m]);
+                add_weighted(column_sums[m], weight, values[r][m]);
               }
             }
-          }
+          });
 #pragma unroll
           for (int m = 0; m < kAtOnce; ++m) {
             if (first + m >= columns.count) {
@@ -138,7 +133,7 @@ __global__ void __launch_bounds__(kWarp * kBins V_FWD_CL)
 template <typename T, typename Acc, int N>
 __global__ void __launch_bounds__(kWarp * kBins V_RB_CL) rois_backward_channels_last(
     Acc* partial_grads, const T* grad_output, const __grid_constant__ Pyramid<const T, Acc> pyramid, const RoIs<Acc> rois) {
-  constexpr int kAtOnce = N == 1 ? V_RB_CL1_AT : V_RB_CL_AT, kRows = V_RB_CL_R;
+  constexpr int kRows = V_RB_CL_R;
   __shared__ PixelsOfBins<Acc, Weight<Acc>> y;
   __shared__ BinsOfPixels<Acc, Weight<Acc>> x;
   __shared__ GradTile<Acc, N> grads;
@@ -162,57 +157,37 @@ __global__ void __launch_bounds__(kWarp * kBins V_RB_CL) rois_backward_channels_
         const Range bin_rows = y.pixels[warp];
         const Weight<Acc>* const y_weights = y.weights(warp, rows);
         const T* const first_row = source + bin_rows.first * map.row_stride;
-        for (int first = 0; first < columns.count; first += kAtOnce) {
-          Pack<Acc, N> values[kAtOnce] = {}, d_lows[kAtOnce] = {}, d_highs[kAtOnce] = {};
-          const T* pixels[kAtOnce];
-#pragma unroll
-          for (int m = 0; m < kAtOnce; ++m) {
-            const int column = first + m < columns.count ? first + m : columns.count - 1;
-            pixels[m] = first_row + (columns.first + column) * map.column_stride;
-          }
 #pragma unroll 1
-          for (int row = 0; row < bin_rows.count; row += kRows) {
-            Pack<T, N> loaded[kRows][kAtOnce];
-            Weight<Acc> weights[kRows];
-#pragma unroll
-            for (int r = 0; r < kRows; ++r) {
-              const bool has_row = row + r < bin_rows.count;
-              weights[r] = has_row ? y_weights[row + r] : Weight<Acc>{0, 0, 0};
-              const int64_t offset = (has_row ? row + r : row) * map.row_stride;
-#pragma unroll
-              for (int m = 0; m < kAtOnce; ++m) {
-                loaded[r][m] = load<N>(pixels[m] + offset);
-              }
-            }
-#pragma unroll
-            for (int r = 0; r < kRows; ++r) {
-#pragma unroll
-              for (int m = 0; m < kAtOnce; ++m) {
-                add_weighted(values[m], weights[r].value, loaded[r][m]);
-                add_weighted(d_lows[m], weights[r].d_low, loaded[r][m]);
-                add_weighted(d_highs[m], weights[r].d_high, loaded[r][m]);
-              }
-            }
-          }
-#pragma unroll
-          for (int m = 0; m < kAtOnce; ++m) {
-            if (first + m >= columns.count) {
-              break;
-            }
-            const Range bins = x.bins[first + m];
-            const Weight<Acc>* const x_weights = x.weights(first + m);
+        for (int column = 0; column < columns.count; ++column) {
+          // What a pixel of this column adds to the loss, and its derivatives by the RoI's ends in x, per weight in y.
+          Pack<Acc, N> value{}, d_low{}, d_high{};
+          const Range bins = x.bins[column];
+          const Weight<Acc>* const x_weights = x.weights(column);
 #pragma unroll 1
-            for (int n = 0; n < bins.count; ++n) {
-              const Pack<Acc, N> of_bin = grads.at(warp, bins.first + n);
+          for (int n = 0; n < bins.count; ++n) {
+            const Pack<Acc, N> of_bin = grads.at(warp, bins.first + n);
+            add_weighted(value, x_weights[n].value, of_bin);
+            add_weighted(d_low, x_weights[n].d_low, of_bin);
+            add_weighted(d_high, x_weights[n].d_high, of_bin);
+          }
+          const T* const first_pixel = first_row + (columns.first + column) * map.column_stride;
+          in_parts<kRows>(0, bin_rows.count, [&](int row, auto number) {
+            Pack<T, N> pixels[number.value];
+#pragma unroll
+            for (int r = 0; r < number.value; ++r) {
+              pixels[r] = load<N>(first_pixel + (row + r) * map.row_stride);
+            }
+#pragma unroll
+            for (int r = 0; r < number.value; ++r) {
               // Summed over the channels first: these three serve all four coordinates.
-              Weight<Acc> product{0, 0, 0};
+              Weight<Acc> sums{0, 0, 0};
 #pragma unroll
               for (int c = 0; c < N; ++c) {
-                product.add(of_bin.value[c], {values[m].value[c], d_lows[m].value[c], d_highs[m].value[c]});
+                sums.add(widen(pixels[r].value[c]), {value.value[c], d_low.value[c], d_high.value[c]});
               }
-              grad.add(x_weights[n], product);
+              grad.add(sums, y_weights[row + r]);
             }
-          }
+          });
         }
       });
     });

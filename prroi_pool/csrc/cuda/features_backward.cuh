@@ -57,6 +57,7 @@ __device__ Range reaching_bins(const Extent<T>& extent, const Range& group, cons
 template <typename Acc, int kRows, int kColumns>
 struct TileWeights {
   Range bins_y, bins_x;  // of the RoI; none if it does not reach the tile
+  Range bins_of_row[kRows];  // counted from the first of bins_y
   Acc y[kBins][kRows];
   alignas(4 * sizeof(Acc)) Acc x[kBins][kColumns];
   unsigned reached[kBins];  // bit q: whether the bin reaches any of columns 4 q to 4 q + 3
@@ -85,6 +86,16 @@ struct TileWeights {
           column < columns.count ? bin_weight(roi.x, of_columns.first + bin, columns.first + column).value : Acc(0);
     }
     __syncwarp();
+    if (lane < kRows) {
+      int first = 0, end = of_rows.count;
+      while (first < end && y[first][lane] == 0) {
+        ++first;
+      }
+      while (end > first && y[end - 1][lane] == 0) {
+        --end;
+      }
+      bins_of_row[lane] = {first, end - first};
+    }
     if (lane < of_columns.count) {
       unsigned bits = 0;
       for (int column = 0; column < kColumns; ++column) {
@@ -207,15 +218,42 @@ __device__ void write_row(
   }
 }
 
+// Block k turns the gradient of RoI k's output from [C, bins] to [bins, C], kTransposed bins at a time, so that the lanes of
+// a warp can read adjacent channels.
+constexpr int kTransposed = 32;
+
+template <typename T>
+__global__ void __launch_bounds__(kWarp * kGatherWarps)
+    channels_to_the_end(T* target, const T* source, int channels, int num_bins) {
+  __shared__ T values[kTransposed][kTransposed + 1];
+  const int64_t k = blockIdx.x;
+  const int first = blockIdx.y * kTransposed, lane = threadIdx.x;
+  for (int bins = 0; bins < num_bins; bins += kTransposed) {
+    __syncthreads();
+#pragma unroll
+    for (int channel = threadIdx.y; channel < kTransposed; channel += kGatherWarps) {
+      if (first + channel < channels && bins + lane < num_bins) {
+        values[channel][lane] = source[(k * channels + first + channel) * num_bins + bins + lane];
+      }
+    }
+    __syncthreads();
+#pragma unroll
+    for (int bin = threadIdx.y; bin < kTransposed; bin += kGatherWarps) {
+      if (first + lane < channels && bins + bin < num_bins) {
+        target[(k * num_bins + bins + bin) * channels + first + lane] = values[lane][bin];
+      }
+    }
+  }
+}
+
 // Block (tile, chunk) computes the gradient of 8 x 8 pixels and 32 N channels, whatever the layout of the maps; a warp takes
-// a row, a lane N channels. `grad_output` is contiguous [K, pooled_height, pooled_width, C].
+// a row, a lane N channels. `grads`, of the output, is contiguous [K, pooled_height, pooled_width, C].
 template <typename T, typename Acc, int N>
-__global__ void __launch_bounds__(kWarp * kGatherWarps, 4)
-    features_backward(const T* grad_output, const __grid_constant__ Pyramid<T, Acc> pyramid, const RoIs<Acc> rois) {
+__global__ void __launch_bounds__(kWarp * kGatherWarps V_FB)
+    features_backward(const T* grads, const __grid_constant__ Pyramid<T, Acc> pyramid, const RoIs<Acc> rois) {
   constexpr int kRows = kGatherWarps, kColumns = 8, kQuads = kColumns / 4;
   __shared__ Gatherer<Acc, kRows, kColumns> gatherer;
-  // The coarsest maps, whose tiles are reached by the most RoIs, come first.
-  const Tile<T> tile = tile_at<kRows, kColumns>(pyramid, gridDim.x - 1 - blockIdx.x);
+  const Tile<T> tile = tile_at<kRows, kColumns>(pyramid, V_FB_ORDER);
   const int row = threadIdx.y, channel = (blockIdx.y * kWarp + threadIdx.x) * N;
   const bool has_channels = channel < rois.channels;
   Pack<Acc, N> sums[kColumns] = {};
@@ -224,30 +262,47 @@ __global__ void __launch_bounds__(kWarp * kGatherWarps, 4)
     if (!has_channels) {
       return;
     }
-    for (int a = 0; a < weights.bins_x.count; ++a) {
-      const int64_t first =
-          (k * rois.pooled_height + weights.bins_y.first) * rois.pooled_width + weights.bins_x.first + a;
-      const T* source = grad_output + first * rois.channels + channel;
-      Pack<Acc, N> of_row{};
-      for (int b = 0; b < weights.bins_y.count; ++b) {
-        const Acc weight = weights.y[b][row];
-        if (weight != 0) {
-          add_weighted(of_row, weight, load<N>(source));
+    const Range row_bins = weights.bins_of_row[row];
+    const int64_t bin_stride = rois.channels, row_stride = bin_stride * rois.pooled_width;
+    const T* const source = grads + channel +
+        (k * rois.pooled_height + weights.bins_y.first + row_bins.first) * row_stride + weights.bins_x.first * bin_stride;
+    in_parts<V_FB_A>(0, row_bins.count > 0 ? weights.bins_x.count : 0, [&](int first, auto number) {
+      constexpr int kBinsX = decltype(number)::value;
+      Pack<Acc, N> of_row[kBinsX] = {};
+      in_parts<2>(0, row_bins.count, [&](int b, auto number_y) {
+        constexpr int kBinsY = decltype(number_y)::value;
+        Pack<T, N> loaded[kBinsY][kBinsX];
+#pragma unroll
+        for (int r = 0; r < kBinsY; ++r) {
+#pragma unroll
+          for (int m = 0; m < kBinsX; ++m) {
+            loaded[r][m] = load<N>(source + (b + r) * row_stride + (first + m) * bin_stride);
+          }
         }
-        source += static_cast<int64_t>(rois.pooled_width) * rois.channels;
-      }
-      const unsigned reached = weights.reached[a];
 #pragma unroll
-      for (int q = 0; q < kQuads; ++q) {
-        if (reached >> q & 1) {
-          const Pack<Acc, 4> of_columns = load<4>(&weights.x[a][4 * q]);
+        for (int r = 0; r < kBinsY; ++r) {
+          const Acc weight = weights.y[row_bins.first + b + r][row];
 #pragma unroll
-          for (int m = 0; m < 4; ++m) {
-            add_weighted(sums[4 * q + m], of_columns.value[m], of_row);
+          for (int m = 0; m < kBinsX; ++m) {
+            add_weighted(of_row[m], weight, loaded[r][m]);
+          }
+        }
+      });
+#pragma unroll
+      for (int m = 0; m < kBinsX; ++m) {
+        const unsigned reached = weights.reached[first + m];
+#pragma unroll
+        for (int q = 0; q < kQuads; ++q) {
+          if (reached >> q & 1) {
+            const Pack<Acc, 4> of_columns = load<4>(&weights.x[first + m][4 * q]);
+#pragma unroll
+            for (int c = 0; c < 4; ++c) {
+              add_weighted(sums[4 * q + c], of_columns.value[c], of_row[m]);
+            }
           }
         }
       }
-    }
+    });
   });
   if (has_channels && row < tile.rows.count) {
     const FeatureMap<T>& map = *tile.map;

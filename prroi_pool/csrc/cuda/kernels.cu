@@ -10,19 +10,22 @@
 #define V_FWD_CL_R 2
 #endif
 #ifndef V_RB_CL_R
-#define V_RB_CL_R 2
+#define V_RB_CL_R 4
 #endif
 #ifndef V_FWD_ST_R
 #define V_FWD_ST_R 4
 #endif
 #ifndef V_RB_ST_R
-#define V_RB_ST_R 2
+#define V_RB_ST_R 4
 #endif
-#ifndef V_RB_CL_AT
-#define V_RB_CL_AT 2
+#ifndef V_FB_A
+#define V_FB_A 2
 #endif
-#ifndef V_RB_CL1_AT
-#define V_RB_CL1_AT 4
+#ifndef V_FB
+#define V_FB ,3
+#endif
+#ifndef V_FB_ORDER
+#define V_FB_ORDER blockIdx.x
 #endif
 #ifndef V_FWD_CL
 #define V_FWD_CL

@@ -55,29 +55,24 @@ __global__ void __launch_bounds__(kWarp * kStridedWarps V_FWD_ST)
           const Acc* const y_weights = y.weights(bin_y, rows);
           Acc column_sums[kChannels] = {};
           const int64_t offset = bin_rows.first * map.row_stride + column_offset;
-#pragma unroll 1
-          for (int row = 0; row < bin_rows.count; row += kRows) {
-            T values[kRows][kChannels];
-            Acc weights[kRows];
+          in_parts<kRows>(0, bin_rows.count, [&](int row, auto number) {
+            T values[number.value][kChannels];
 #pragma unroll
-            for (int r = 0; r < kRows; ++r) {
-              // Beyond the last row that one again, with the weight 0.
-              const bool has_row = row + r < bin_rows.count;
-              weights[r] = has_row ? y_weights[row + r] : Acc(0);
-              const int64_t of_row = offset + (has_row ? row + r : row) * map.row_stride;
+            for (int r = 0; r < number.value; ++r) {
 #pragma unroll
               for (int c = 0; c < kChannels; ++c) {
-                values[r][c] = sources[c][of_row];
+                values[r][c] = sources[c][offset + (row + r) * map.row_stride];
               }
             }
 #pragma unroll
-            for (int r = 0; r < kRows; ++r) {
+            for (int r = 0; r < number.value; ++r) {
+              const Acc weight = y_weights[row + r];
 #pragma unroll
               for (int c = 0; c < kChannels; ++c) {
-                column_sums[c] += weights[r] * widen(values[r][c]);
+                column_sums[c] += weight * widen(values[r][c]);
               }
             }
-          }
+          });
 #pragma unroll
           for (int c = 0; c < kChannels; ++c) {
             sums[c][bin_y][own.column] = column_sums[c];
@@ -152,45 +147,36 @@ __global__ void __launch_bounds__(kWarp * kStridedWarps V_RB_ST) rois_backward_s
         for (int bin_y = own.part; bin_y < bins_y.count; bin_y += own.parts) {
           const Range bin_rows = y.pixels[bin_y];
           const Weight<Acc>* const y_weights = y.weights(bin_y, rows);
-          Weight<Acc> pixels[kChannels] = {};
-          const int64_t offset = bin_rows.first * map.row_stride + column_offset;
-#pragma unroll 1
-          for (int row = 0; row < bin_rows.count; row += kRows) {
-            T values[kRows][kChannels];
-            Weight<Acc> weights[kRows];
-#pragma unroll
-            for (int r = 0; r < kRows; ++r) {
-              const bool has_row = row + r < bin_rows.count;
-              weights[r] = has_row ? y_weights[row + r] : Weight<Acc>{0, 0, 0};
-              const int64_t of_row = offset + (has_row ? row + r : row) * map.row_stride;
-#pragma unroll
-              for (int c = 0; c < kChannels; ++c) {
-                values[r][c] = sources[c][of_row];
-              }
-            }
-#pragma unroll
-            for (int r = 0; r < kRows; ++r) {
-#pragma unroll
-              for (int c = 0; c < kChannels; ++c) {
-                pixels[c].add(widen(values[r][c]), weights[r]);
-              }
-            }
-          }
-          Weight<Acc> bins[kChannels] = {};
+          // What a pixel of this column adds to the loss, and its derivatives by the RoI's ends in x, per weight in y.
+          Weight<Acc> of_bins[kChannels] = {};
 #pragma unroll 1
           for (int n = 0; n < column_bins.count; ++n) {
             const Weight<Acc> weight = x_weights[n];
 #pragma unroll
             for (int c = 0; c < kChannels; ++c) {
-              bins[c].add(widen(grads[c][bin_y * rois.pooled_width + n]), weight);
+              of_bins[c].add(widen(grads[c][bin_y * rois.pooled_width + n]), weight);
             }
           }
+          const int64_t offset = bin_rows.first * map.row_stride + column_offset;
+          in_parts<kRows>(0, bin_rows.count, [&](int row, auto number) {
+            T pixels[number.value][kChannels];
 #pragma unroll
-          for (int c = 0; c < kChannels; ++c) {
-            if (channels.first + c < rois.channels) {
-              grad.add(bins[c], pixels[c]);
+            for (int r = 0; r < number.value; ++r) {
+#pragma unroll
+              for (int c = 0; c < kChannels; ++c) {
+                pixels[r][c] = sources[c][offset + (row + r) * map.row_stride];
+              }
             }
-          }
+#pragma unroll
+            for (int r = 0; r < number.value; ++r) {
+              Weight<Acc> sums{0, 0, 0};
+#pragma unroll
+              for (int c = 0; c < kChannels; ++c) {
+                sums.add(channels.first + c < rois.channels ? widen(pixels[r][c]) : Acc(0), of_bins[c]);
+              }
+              grad.add(sums, y_weights[row + r]);
+            }
+          });
         }
       });
     });

@@ -21,6 +21,24 @@ struct ChannelsOfWarp {
   __device__ int channel(int c, int channels) const { return first + c < channels ? first + c : channels - 1; }
 };
 
+template <int N>
+struct Number {
+  static constexpr int value = N;
+};
+
+// Calls visit(n, Number<count>) for parts [n, n + count) of [begin, end): kAtOnce elements as often as these fit, and then
+// halves. What is loaded for a part can be in flight at once.
+template <int kAtOnce, typename Visit>
+__device__ void in_parts(int begin, int end, const Visit& visit) {
+#pragma unroll 1
+  for (; begin + kAtOnce <= end; begin += kAtOnce) {
+    visit(begin, Number<kAtOnce>{});
+  }
+  if constexpr (kAtOnce > 1) {
+    in_parts<kAtOnce / 2>(begin, end, visit);
+  }
+}
+
 // Calls visit(bins_y, bins_x) for each group of bins.
 template <typename Acc, typename Visit>
 __device__ void for_each_group(const RoIs<Acc>& rois, const Visit& visit) {
