@@ -36,7 +36,8 @@ TYPES = {
 PACKED_KERNELS = ("forward_channels_last", "features_backward", "rois_backward_channels_last")
 STRIDED_KERNELS = ("forward_strided", "rois_backward_strided")
 TRANSPOSITION = "channels_to_the_end"
-OPTIONS = ("--std=c++17", "--ptxas-options=--verbose")
+# Generic lambdas are host functions otherwise, up to NVRTC 13.0.
+OPTIONS = ("--std=c++17", "--device-as-default-execution-space", "--ptxas-options=--verbose")
 
 
 @dataclass(frozen=True)
@@ -220,6 +221,10 @@ def _library() -> ctypes.CDLL:
         raise BuildError("This PyTorch is built without CUDA. Install one with CUDA to use a GPU.")
     major = torch.version.cuda.split(".")[0]
     for path in _candidates(major):
+        # NVRTC looks for its second library by name, and not in its own folder.
+        for builtins in Path(path).parent.glob("*nvrtc-builtins*"):
+            with contextlib.suppress(OSError):
+                ctypes.CDLL(str(builtins))
         with contextlib.suppress(OSError):
             return ctypes.CDLL(path)
     package = f"nvidia-cuda-nvrtc-cu{major}" if int(major) < 13 else f"'nvidia-cuda-nvrtc=={major}.*'"
