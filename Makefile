@@ -2,6 +2,8 @@
 #                (run it again to resume or to evaluate; SEED=1 DEMO=runs/demo1 for another run)
 # make test      runs the tests, without the slow ones, in five minutes on two cores
 # make test-all  runs all tests: builds, launches, kills and whole trainings, too
+# make test-oldest
+#                runs the tests of prroi_pool with the oldest Python and PyTorch that it supports
 # make lint      checks style and types
 # make fuzz      compares prroi_pool's kernels with the reference on a million random RoIs, with sanitizers
 # make gpu       on a machine with a CUDA GPU: its tests, compute-sanitizer, a profile of the kernels, and benchmarks
@@ -39,7 +41,7 @@ export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 
-.PHONY: demo test test-all fuzz gpu gpu-test gpu-sanitize gpu-profile gpu-benchmark gpu-detector lint clean
+.PHONY: demo test test-all test-oldest fuzz gpu gpu-test gpu-sanitize gpu-profile gpu-benchmark gpu-detector lint clean
 
 demo: $(VENV)/installed
 	$(RUN) -m iounet.data.synthetic --output runs/synthetic
@@ -50,6 +52,19 @@ test: $(VENV)/installed
 
 test-all: $(VENV)/installed
 	$(RUN) -m pytest
+
+# The oldest PyTorch with torch.library.register_autograd, on the oldest Python with the syntax that prroi_pool uses. The
+# project as a whole needs more: see pyproject.toml. (--confcutdir leaves out tests/conftest.py, which needs iounet.)
+PYTHON_OLDEST ?= $(shell for p in python3.10 ~/.pyenv/versions/3.10.*/bin/python python3; do \
+    $$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' 2> /dev/null && echo $$p && break; done)
+test-oldest:
+ifeq ($(PYTHON_OLDEST),)
+	@echo 'test-oldest: skipped, as there is no Python 3.10 to 3.12; name one with make PYTHON_OLDEST=...'
+else
+	test -e .venv-oldest/installed || { $(PYTHON_OLDEST) -m venv .venv-oldest && .venv-oldest/bin/python -m pip install --quiet \
+	    --disable-pip-version-check --no-compile torch==2.4.0 torchvision==0.19.0 numpy pytest pytest-timeout && touch .venv-oldest/installed; }
+	.venv-oldest/bin/python -m pytest tests/prroi_pool --confcutdir tests/prroi_pool -m 'not slow and not gpu'
+endif
 
 fuzz: $(INSTALLED)
 	$(RUN) tests/prroi_pool/fuzz.py --sanitize --rois $(ROIS)
@@ -107,4 +122,4 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) .venv-oldest

@@ -13,6 +13,8 @@ touches once, each output once, whole maps of gradients) over the bandwidth of a
 
 import argparse
 import ctypes
+import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -28,7 +30,7 @@ from torch import Tensor
 from torchvision.ops import roi_align
 
 from iounet.evaluation.tables import markdown
-from prroi_pool import extension, prroi_pool2d, reference
+from prroi_pool import MultiScalePrRoIPool, extension, prroi_pool2d, reference
 
 from .timing import (
     Figures,
@@ -111,7 +113,7 @@ def make_levels(workload: Workload, dtype: torch.dtype, channels_last: bool, dev
             Level(
                 features.to(device, dtype, memory_format=memory_format),
                 rois.to(device),
-                grad_output.to(device, dtype, memory_format=memory_format),
+                grad_output.to(device, dtype),
                 1 / stride,
             )
         )
@@ -158,6 +160,42 @@ def prepare(pool: Pool, operation: str, levels: list[Level]) -> Callable[[], Non
         def run() -> None:
             for level, rois, output in zip(levels, all_rois, outputs, strict=True):
                 torch.autograd.grad(output, rois, level.grad_output, retain_graph=True)
+
+    return run
+
+
+def prepare_pyramid(operation: str, levels: list[Level]) -> Callable[[], None]:
+    """The call to be timed: all levels at once, as in a detector."""
+    maps = {str(n): level.features for n, level in enumerate(levels)}
+    height, width = (round(side / levels[0].scale) for side in levels[0].features.shape[2:])
+    image_shapes = [(height, width)] * len(levels[0].features)
+    rois = torch.cat([level.rois for level in levels])
+    order = rois[:, 0].argsort(stable=True)
+    boxes = [rois[rois[:, 0] == image, 1:] for image in range(len(image_shapes))]
+    level_of_roi = torch.cat([torch.full((len(level.rois),), n) for n, level in enumerate(levels)]).to(rois.device)[
+        order
+    ]
+    grad_output = torch.cat([level.grad_output for level in levels])[order].contiguous()
+    pool = MultiScalePrRoIPool(list(maps), BINS)
+    if operation == "forward":
+
+        def run() -> None:
+            with torch.no_grad():
+                pool(maps, boxes, image_shapes, level_of_roi)
+
+    elif operation == "forward + feature gradient":
+        leaves = {name: features.detach().requires_grad_() for name, features in maps.items()}
+
+        def run() -> None:
+            torch.autograd.grad(pool(leaves, boxes, image_shapes, level_of_roi), list(leaves.values()), grad_output)
+
+    else:
+        for of_image in boxes:
+            of_image.requires_grad_()
+        output = pool(maps, boxes, image_shapes, level_of_roi)
+
+        def run() -> None:
+            torch.autograd.grad(output, boxes, grad_output, retain_graph=True)
 
     return run
 
@@ -211,9 +249,21 @@ def compile_original(checkout: Path) -> ctypes.CDLL:
     if not source.is_file():
         sys.exit(f"{source} is missing: --original takes a checkout of github.com/vacancy/PreciseRoIPooling")
     library = Path(tempfile.mkdtemp()) / "original.so"
-    nvcc = extension.find_cuda_home() / "bin" / "nvcc"
+    nvcc = find_nvcc()
     subprocess.run([nvcc, "-O3", "-arch=native", "-shared", "-Xcompiler", "-fPIC", source, "-o", library], check=True)
     return ctypes.CDLL(str(library))
+
+
+def find_nvcc() -> str:
+    """Of CUDA_HOME, on PATH, or in the usual folder."""
+    folders = [f"{os.environ['CUDA_HOME']}/bin"] if os.environ.get("CUDA_HOME") else []
+    path = os.pathsep.join([*folders, os.environ.get("PATH", ""), "/usr/local/cuda/bin"])
+    nvcc = shutil.which("nvcc", path=path)
+    if nvcc is None:
+        sys.exit(
+            "--original needs nvcc, which was not found. Install the CUDA toolkit, or set CUDA_HOME to its folder."
+        )
+    return nvcc
 
 
 def recorded(call: Callable[[], None]) -> Callable[[], None]:
@@ -279,6 +329,8 @@ def measure(
                     for name, pool in peers(dtype).items()
                     if not (name.startswith("roi_align") and (operation == "RoI gradient" or dtype_name == "bfloat16"))
                 }
+                if device.type == "cuda" and len(levels) > 1:
+                    calls[OURS] = prepare_pyramid(operation, levels)
                 if original and (dtype_name, layout) == ("float32", "contiguous"):
                     calls[ORIGINAL] = prepare_original(original, operation, levels)
                 row = {
@@ -346,10 +398,7 @@ def main() -> None:
     device = device_named(args.device)
     if args.original and device.type != "cuda":
         sys.exit("--original needs --device cuda: the authors' kernels are CUDA alone")
-    try:
-        original = compile_original(args.original) if args.original else None
-    except extension.BuildError as error:
-        sys.exit(f"--original needs nvcc. {error}")
+    original = compile_original(args.original) if args.original else None
     workloads = [w for w in WORKLOADS if not args.workloads or any(text in w.name for text in args.workloads)]
     if not workloads:
         known = "\n  ".join(workload.name for workload in WORKLOADS)

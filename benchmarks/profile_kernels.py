@@ -22,14 +22,15 @@ def main() -> None:
         for dtype in (torch.float32, torch.bfloat16):
             for channels_last in (True, False):
                 (level,) = make_levels(workload, dtype, channels_last, torch.device("cuda"))
-                features, rois, grad_output, scale = level.features, level.rois, level.grad_output, level.scale
+                features, rois, scale = level.features, level.rois, level.scale
+                grad_output = level.grad_output.contiguous()
                 for profiled in (False, True):
                     torch.cuda.synchronize()
                     if profiled:
                         torch.cuda.profiler.start()
-                    kernels.forward(features, rois, BINS, BINS, channels_last, scale)
-                    kernels.features_backward(grad_output, rois, features.shape, channels_last, scale)
-                    kernels.rois_backward(grad_output, features, rois, scale)
+                    kernels.forward([features], rois, None, BINS, BINS, [scale])
+                    kernels.features_backward(grad_output, rois, None, [features.shape], [channels_last], [scale])
+                    kernels.rois_backward(grad_output, [features], rois, None, [scale])
                     torch.cuda.synchronize()
                     if profiled:
                         torch.cuda.profiler.stop()

@@ -1,13 +1,17 @@
 """Precise RoI Pooling from a feature pyramid, called like torchvision's MultiScaleRoIAlign."""
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NoReturn
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 
-from . import extension
-from .functional import prroi_pool2d, rois_of_images
+from . import extension, pyramid
+from .functional import NO_TORCHSCRIPT, checked_bins, in_full_precision, prroi_pool2d, rois_of_images
+from .ops import transforms_are_active
 
 
 class MultiScalePrRoIPool(nn.Module):
@@ -16,11 +20,13 @@ class MultiScalePrRoIPool(nn.Module):
     The level is chosen by equation 1 of Lin et al., "Feature Pyramid Networks for Object Detection", CVPR
     2017, and the stride of a level is the power of two next to image size / map size, both as in
     torchvision's MultiScaleRoIAlign, so that this module can replace `roi_heads.box_roi_pool` of its
-    detectors. Unlike there, the boxes receive a gradient.
+    detectors. Unlike there, the boxes receive a gradient. torch.fx traces a call as one node.
 
     Args:
-        featmap_names: the maps of the pyramid to pool from, finest first.
+        featmap_names: the maps of the pyramid to pool from, finest first. Names that a pyramid does not have are
+            skipped.
         output_size: bins of a box: (height, width), or one number for both.
+        sampling_ratio: ignored. torchvision's module has it in this place; exact integration needs no samples.
         canonical_scale: the side in pixels of a square box that is pooled from canonical_level (s0 of
             equation 1).
         canonical_level: k0 of equation 1; level k has the stride 2**k.
@@ -30,19 +36,21 @@ class MultiScalePrRoIPool(nn.Module):
         self,
         featmap_names: Sequence[str],
         output_size: int | Sequence[int],
+        sampling_ratio: int | None = None,
         *,
         canonical_scale: int = 224,
         canonical_level: int = 4,
     ):
         super().__init__()
         self.featmap_names = list(featmap_names)
-        self.output_size = (output_size, output_size) if isinstance(output_size, int) else tuple(output_size)
+        height, width = output_size if isinstance(output_size, Sequence) else (output_size, output_size)
+        self.output_size = checked_bins(height, width, spatial_scale=1)[:2]
         self.canonical_scale = canonical_scale
         self.canonical_level = canonical_level
 
     def forward(
         self,
-        x: dict[str, Tensor],
+        x: Mapping[str, Tensor],
         boxes: Sequence[Tensor],
         image_shapes: Sequence[tuple[int, int]],
         levels: Tensor | None = None,
@@ -50,7 +58,8 @@ class MultiScalePrRoIPool(nn.Module):
         """Pools the boxes of a batch of images.
 
         Args:
-            x: Tensor[N, C, H_l, W_l] for each name of the pyramid's maps; others are ignored.
+            x: Tensor[N, C, H_l, W_l] for each name of the pyramid's maps; others are ignored. With maps of several
+                dtypes, as autocast may give, the output has the widest.
             boxes: one Tensor[K_n, 4] per image, xyxy in pixels of that image as the network saw it.
             image_shapes: (height, width) of each image as the network saw it, before padding to a batch.
             levels: Tensor[K] of int64, what `assign_levels` returned; by default it is called with these
@@ -59,69 +68,30 @@ class MultiScalePrRoIPool(nn.Module):
         Returns:
             Tensor[K, C, *output_size], in the order of the concatenated boxes; differentiable in x and in
             boxes.
-        """
-        maps = self._maps(x)
-        rois = rois_of_images(boxes)
-        if levels is None:
-            levels = self.assign_levels(x, boxes, image_shapes)
-        if levels.shape != rois.shape[:1]:
-            raise ValueError(f"levels must be [{len(rois)}], one for each box, got {list(levels.shape)}")
 
-        scales = _scales(maps, image_shapes)
-        if self.in_fixed_shapes(rois.device):
-            return self._pool_in_fixed_shapes(maps, rois, levels, scales)
-        height, width = self.output_size
-        pooled, order = [], []
-        for level, (features, scale) in enumerate(zip(maps, scales, strict=True)):
-            members = (levels == level).nonzero().squeeze(1)
-            pooled.append(prroi_pool2d(features, rois[members], height, width, scale))
-            order.append(members)
-        # Not [...]: index_select's gradient is faster, and its result contiguous, as fully connected layers want it.
-        return torch.cat(pooled).index_select(0, torch.cat(order).argsort())
+        Raises:
+            KeyError: x has no map of featmap_names.
+            ValueError: levels or boxes of another shape.
+        """
+        settings = self.featmap_names, self.output_size, self.canonical_scale, self.canonical_level
+        return _pool(x, boxes, image_shapes, levels, *settings)
 
     @staticmethod
     def in_fixed_shapes(device: torch.device) -> bool:
         """Whether no tensor's size depends on values in `forward`: on a GPU with kernels, and while compiling."""
         return torch.compiler.is_compiling() or (device.type == "cuda" and extension.kernels("cuda") is not None)
 
-    def _pool_in_fixed_shapes(
-        self, maps: Sequence[Tensor], rois: Tensor, levels: Tensor, scales: Sequence[float]
-    ) -> Tensor:
-        """The same without a tensor whose size depends on values.
-
-        A GPU would be waited for to learn it, and code with it can neither be compiled whole nor captured in a
-        CUDA graph. So each level pools all boxes, those of other levels as boxes without area, which give 0,
-        and the levels are summed.
-        """
-        height, width = self.output_size
-        pooled: Tensor | None = None
-        for level, (features, scale) in enumerate(zip(maps, scales, strict=True)):
-            of_level = rois.masked_fill((levels != level)[:, None], 0)
-            added = prroi_pool2d(features, of_level, height, width, scale)
-            pooled = added if pooled is None else pooled + added
-        assert pooled is not None, "a pyramid has levels"
-        return pooled
-
     @torch.no_grad()
     def assign_levels(
-        self, x: dict[str, Tensor], boxes: Sequence[Tensor], image_shapes: Sequence[tuple[int, int]]
+        self, x: Mapping[str, Tensor], boxes: Sequence[Tensor], image_shapes: Sequence[tuple[int, int]]
     ) -> Tensor:
-        """The pyramid level of each box: Tensor[K] of int64, an index into `featmap_names`. Arguments as in
-        `forward`."""
-        scales = _scales(self._maps(x), image_shapes)
-        finest, coarsest = (int(-math.log2(scale)) for scale in (scales[0], scales[-1]))
-        x1, y1, x2, y2 = torch.cat(list(boxes)).unbind(1)
-        side = ((x2 - x1) * (y2 - y1)).sqrt()
-        # 1e-6 keeps a box of exactly the canonical size from falling to the finer level by rounding.
-        level = (self.canonical_level + (side / self.canonical_scale).log2() + 1e-6).floor()
-        # A box without area has log2(0) or the root of a negative number: it goes to the finest level.
-        return level.nan_to_num(nan=finest).clamp(finest, coarsest).long() - finest
+        """Return the pyramid level of each box: Tensor[K] of int64, an index into those of `featmap_names` that x has.
+        Arguments as in `forward`."""
+        scales = _scales(_maps(x, self.featmap_names), image_shapes)
+        return _assign_levels(scales, boxes, self.canonical_scale, self.canonical_level)
 
-    def _maps(self, x: dict[str, Tensor]) -> list[Tensor]:
-        missing = [name for name in self.featmap_names if name not in x]
-        if missing:
-            raise KeyError(f"the pyramid has the maps {list(x)}, but not {missing} of featmap_names")
-        return [x[name] for name in self.featmap_names]
+    def __prepare_scriptable__(self) -> NoReturn:
+        raise NotImplementedError(NO_TORCHSCRIPT)
 
     def extra_repr(self) -> str:
         return (
@@ -130,7 +100,95 @@ class MultiScalePrRoIPool(nn.Module):
         )
 
 
+@torch.fx.wrap
+def _pool(
+    x: Mapping[str, Tensor],
+    boxes: Sequence[Tensor],
+    image_shapes: Sequence[tuple[int, int]],
+    levels: Tensor | None,
+    featmap_names: Sequence[str],
+    output_size: tuple[int, int],
+    canonical_scale: int,
+    canonical_level: int,
+) -> Tensor:
+    """`MultiScalePrRoIPool.forward` as a function, because torch.fx can make a function one node, but no method."""
+    maps = _maps(x, featmap_names)
+    rois = rois_of_images(boxes)
+    scales = _scales(maps, image_shapes)
+    if levels is None:
+        levels = _assign_levels(scales, boxes, canonical_scale, canonical_level)
+    if levels.shape != rois.shape[:1]:
+        raise ValueError(f"levels must be [{len(rois)}], one for each box, got {list(levels.shape)}")
+    if MultiScalePrRoIPool.in_fixed_shapes(rois.device):
+        level_by_level = functools.partial(_pool_in_fixed_shapes, levels=levels, scales=scales, output_size=output_size)
+        # Compilers, and the transforms of torch.func, take the operators.
+        if torch.compiler.is_compiling() or transforms_are_active() or not pyramid.fits_one_launch(maps, rois):
+            return level_by_level(maps, rois)
+        return pyramid.pool_pyramid(extension.load("cuda"), level_by_level, maps, rois, levels, output_size, scales)
+    pooled, order = [], []
+    for level, (features, scale) in enumerate(zip(maps, scales, strict=True)):
+        members = (levels == level).nonzero().squeeze(1)
+        pooled.append(prroi_pool2d(features, rois[members], *output_size, scale))
+        order.append(members)
+    # Not [...]: the gradient of index_select is faster.
+    return torch.cat(pooled).index_select(0, torch.cat(order).argsort())
+
+
+def _pool_in_fixed_shapes(
+    maps: Sequence[Tensor],
+    rois: Tensor,
+    levels: Tensor,
+    scales: Sequence[float],
+    output_size: tuple[int, int],
+) -> Tensor:
+    """Return the same as `_pool` without a tensor whose size depends on values.
+
+    A GPU would be waited for to learn it, and code with it can neither be compiled whole nor captured in a
+    CUDA graph. So each level pools all boxes, those of other levels as boxes without area, which give 0,
+    and the levels are summed.
+    """
+    pooled: Tensor | None = None
+    for level, (features, scale) in enumerate(zip(maps, scales, strict=True)):
+        of_level = rois.masked_fill((levels != level)[:, None], 0)
+        added = prroi_pool2d(features, of_level, *output_size, scale)
+        pooled = added if pooled is None else pooled + added
+    assert pooled is not None, "a pyramid has levels"
+    return pooled
+
+
+@torch.no_grad()
+def _assign_levels(
+    scales: Sequence[float], boxes: Sequence[Tensor], canonical_scale: int, canonical_level: int
+) -> Tensor:
+    # In a half dtype the area of a large box would overflow.
+    x1, y1, x2, y2 = torch.cat([in_full_precision(b) for b in boxes]).unbind(1)
+    side = ((x2 - x1) * (y2 - y1)).sqrt()
+    # 1e-6 keeps a box of exactly the canonical size from falling to the finer level by rounding.
+    level = (canonical_level + (side / canonical_scale).log2() + 1e-6).floor()
+    # A box without area has log2(0) or the root of a negative number: no comparison holds, and it goes to the finest.
+    assigned = torch.zeros_like(level, dtype=torch.int64)
+    for index in range(1, len(scales)):
+        if scales[index] < scales[index - 1]:  # of maps of one stride the first is used, as torchvision does
+            assigned = assigned.masked_fill(level >= -math.log2(scales[index]), index)
+    return assigned
+
+
+def _maps(x: Mapping[str, Tensor], featmap_names: Sequence[str]) -> list[Tensor]:
+    maps = [x[name] for name in featmap_names if name in x]
+    if not maps:
+        raise KeyError(f"the pyramid has the maps {list(x)}, but none of featmap_names, {list(featmap_names)}")
+    return maps
+
+
 def _scales(maps: Sequence[Tensor], image_shapes: Sequence[tuple[int, int]]) -> list[float]:
     """1 / stride of each map. Padding blurs map size / image size, so it is rounded to a power of two."""
     height = max(shape[0] for shape in image_shapes)
-    return [2.0 ** round(math.log2(features.shape[-2] / height)) for features in maps]
+    return [_nearest_power_of_two(features.shape[-2], height) for features in maps]
+
+
+def _nearest_power_of_two(map_height: int, image_height: int) -> float:
+    """To their ratio. In integers, as torch.compile up to PyTorch 2.11 knows no logarithm of a dynamic size."""
+    for exponent in range(24):
+        if (256 * image_height) ** 2 < 2 * (map_height * 2**exponent) ** 2:
+            return 256 / 2**exponent
+    raise ValueError(f"a map of height {map_height} is no level of a pyramid for images of height {image_height}")

@@ -1,13 +1,15 @@
 """The operator as PyTorch's dispatcher knows it: what makes torch.compile, torch.export, autograd and autocast work.
 
 Three operators are declared: `prroi_pool2d` and its two gradients. A compiler sees each as one node, with the shape,
-dtype and strides that its fake kernel tells. csrc/operators.cpp implements them; `functional.py` calls them.
+dtype and strides that its fake kernel tells. csrc/operators.cpp implements them, and `reference.py` where no kernels
+are built; `functional.py` calls them.
 
-Autocast needs no rule here: features of any floating dtype are pooled as they are, and RoIs stay float32.
+Autocast needs no rule here: features of any floating dtype are pooled as they are, and RoIs are float32 or float64.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,21 +22,61 @@ Gradients = tuple[Tensor | None, ...]
 
 
 def prroi_pool2d(features: Tensor, rois: Tensor, pooled_height: int, pooled_width: int, spatial_scale: float) -> Tensor:
-    """`functional.prroi_pool2d` on the compiled kernels, without the checks that need no look at the RoIs."""
-    return _operators().prroi_pool2d(features, rois, pooled_height, pooled_width, spatial_scale)
+    """Return `functional.prroi_pool2d` without the checks that need no look at the RoIs' values."""
+    return _call("prroi_pool2d", features, rois, pooled_height, pooled_width, spatial_scale)
+
+
+def _call(name: str, *arguments: Any) -> Tensor:
+    # The transforms of torch.func refuse what torch.library.register_autograd registers, and take an autograd.Function.
+    if transforms_are_active():
+        return _FUNCTIONS[name].apply(*arguments)
+    return getattr(_operators(), name)(*arguments)
+
+
+# The test by which autograd.Function itself chooses. torch has no public one.
+transforms_are_active: Callable[[], bool] = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)
 
 
 def _operators() -> Any:
     return getattr(torch.ops, NAMESPACE)
 
 
-def _is_channels_last(features: Tensor) -> bool:
-    return features.is_contiguous(memory_format=torch.channels_last) and not features.is_contiguous()
+def is_channels_last(features: Tensor) -> bool:
+    # Not is_contiguous(memory_format=torch.channels_last), which says the same, except under vmap, where it raises.
+    return features.permute(0, 2, 3, 1).is_contiguous() and not features.is_contiguous()
 
 
 def _empty(shape: Sequence[int], like: Tensor, channels_last: bool) -> Tensor:
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=memory_format)
+
+
+def _pool_by_reference(features: Tensor, rois: Tensor, bins: Sequence[int], spatial_scale: float) -> Tensor:
+    """Return the reference's output in the dtype that the kernels compute sums in, too."""
+    dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
+    pooled_height, pooled_width = bins
+    return reference.prroi_pool2d(features.to(dtype), rois.to(dtype), pooled_height, pooled_width, spatial_scale)
+
+
+def _vjp_inside_an_operator(pool: Callable[[Tensor], Tensor], argument: Tensor, grad_output: Tensor) -> Tensor:
+    """Return the gradient of `pool`'s argument.
+
+    The dispatcher switches autograd off inside an operator, and this on again. `torch.func.vjp` does so by itself, but
+    not below a TorchDispatchMode, of which torch.compile uses some.
+    """
+    include, exclude = torch._C._dispatch_tls_local_include_set(), torch._C._dispatch_tls_local_exclude_set()
+    autograd = torch._C.DispatchKeySet(torch._C.DispatchKey.AutogradFunctionality)
+    with torch._C._ForceDispatchKeyGuard(include, exclude - autograd), torch.enable_grad():
+        argument = argument.detach().requires_grad_()
+        pooled = pool(argument)
+        return torch.autograd.grad(pooled, argument, grad_output.to(pooled.dtype))[0]
+
+
+def _without_autocast(device_type: str) -> AbstractContextManager[Any]:
+    """Return a context for the reference, whose matrix products autocast would round."""
+    if torch.amp.is_autocast_available(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return nullcontext()
 
 
 # ---- forward
@@ -43,14 +85,32 @@ def _empty(shape: Sequence[int], like: Tensor, channels_last: bool) -> Tensor:
 def _forward_fake(
     features: Tensor, rois: Tensor, pooled_height: int, pooled_width: int, spatial_scale: float
 ) -> Tensor:
-    shape = (rois.shape[0], features.shape[1], pooled_height, pooled_width)
-    return _empty(shape, features, _is_channels_last(features))
+    return _empty((rois.shape[0], features.shape[1], pooled_height, pooled_width), features, channels_last=False)
+
+
+def _forward_by_reference(
+    features: Tensor, rois: Tensor, pooled_height: int, pooled_width: int, spatial_scale: float
+) -> Tensor:
+    if rois.device.type == "cpu":
+        _check_batch_index(rois, len(features))
+    return _pool_by_reference(features, rois, (pooled_height, pooled_width), spatial_scale).to(features.dtype)
+
+
+def _check_batch_index(rois: Tensor, num_images: int) -> None:
+    batch_index = rois[:, 0]
+    wrong = batch_index != batch_index.floor().clamp(0, num_images - 1)
+    if wrong.any():
+        row = int(wrong.nonzero()[0])
+        raise ValueError(
+            f"rois[{row}, 0], the batch index, is {batch_index[row].item():g}, but must be an integer in "
+            f"[0, {num_images}) for features of {num_images} image(s); are the columns (batch_index, x1, y1, x2, y2)?"
+        )
 
 
 def _save_for_forwards_gradients(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     features, rois, _, _, ctx.spatial_scale = inputs
     ctx.features_shape = features.shape
-    ctx.channels_last = _is_channels_last(features)
+    ctx.channels_last = is_channels_last(features)
     # Only the gradient of the RoIs needs the values of the features; that of the features needs their layout.
     ctx.save_for_backward(features if ctx.needs_input_grad[1] else None, rois)
 
@@ -59,11 +119,11 @@ def _gradients_of_forward(ctx: Any, grad_output: Tensor) -> Gradients:
     features, rois = ctx.saved_tensors
     grad_features = grad_rois = None
     if ctx.needs_input_grad[0]:
-        grad_features = _operators().features_backward(
-            grad_output, rois, ctx.features_shape, ctx.channels_last, ctx.spatial_scale
+        grad_features = _call(
+            "features_backward", grad_output, rois, ctx.features_shape, ctx.channels_last, ctx.spatial_scale
         )
     if ctx.needs_input_grad[1]:
-        grad_rois = _operators().rois_backward(grad_output, features, rois, ctx.spatial_scale)
+        grad_rois = _call("rois_backward", grad_output, features, rois, ctx.spatial_scale)
     return grad_features, grad_rois, None, None, None
 
 
@@ -76,6 +136,17 @@ def _features_backward_fake(
     return _empty(features_shape, grad_output, channels_last)
 
 
+def _features_backward_by_reference(
+    grad_output: Tensor, rois: Tensor, features_shape: list[int], channels_last: bool, spatial_scale: float
+) -> Tensor:
+    # The pooling is linear in the features, whose values therefore do not matter here.
+    features = torch.zeros((), dtype=grad_output.dtype, device=grad_output.device).expand(features_shape)
+    grad_features = _vjp_inside_an_operator(
+        lambda features: _pool_by_reference(features, rois, grad_output.shape[2:], spatial_scale), features, grad_output
+    )
+    return _empty(features_shape, grad_output, channels_last).copy_(grad_features)
+
+
 def _save_for_features_backwards_gradients(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     grad_output, rois, _, _, ctx.spatial_scale = inputs
     ctx.save_for_backward(grad_output, rois)
@@ -86,9 +157,9 @@ def _gradients_of_features_backward(ctx: Any, grad: Tensor) -> Gradients:
     grad_output, rois = ctx.saved_tensors
     grad_grad_output = grad_rois = None
     if ctx.needs_input_grad[0]:
-        grad_grad_output = _operators().prroi_pool2d(grad, rois, *grad_output.shape[2:], ctx.spatial_scale)
+        grad_grad_output = _call("prroi_pool2d", grad, rois, *grad_output.shape[2:], ctx.spatial_scale)
     if ctx.needs_input_grad[1]:
-        grad_rois = _operators().rois_backward(grad_output, grad, rois, ctx.spatial_scale)
+        grad_rois = _call("rois_backward", grad_output, grad, rois, ctx.spatial_scale)
     return grad_grad_output, grad_rois, None, None, None
 
 
@@ -99,63 +170,101 @@ def _rois_backward_fake(grad_output: Tensor, features: Tensor, rois: Tensor, spa
     return torch.empty(rois.shape, dtype=rois.dtype, device=rois.device)
 
 
+def _rois_backward_by_reference(grad_output: Tensor, features: Tensor, rois: Tensor, spatial_scale: float) -> Tensor:
+    return _vjp_inside_an_operator(
+        lambda rois: _pool_by_reference(features, rois, grad_output.shape[2:], spatial_scale), rois, grad_output
+    )
+
+
 def _save_for_rois_backwards_gradients(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     grad_output, features, rois, ctx.spatial_scale = inputs
     ctx.save_for_backward(grad_output, features, rois)
 
 
 def _gradients_of_rois_backward(ctx: Any, grad: Tensor) -> Gradients:
-    # Rarely wanted, and so left to the reference, which differentiates without end.
-    with torch.enable_grad():
-        # Aliases, so that these derivatives stop at the arguments, while further ones go on to where they come from.
-        inputs = [t.view_as(t) if t.requires_grad else t.detach().requires_grad_() for t in ctx.saved_tensors]
-        grad_output, features, rois = inputs
-        pooled_height, pooled_width = grad_output.shape[2:]
-        pooled = reference.prroi_pool2d(features, rois, pooled_height, pooled_width, ctx.spatial_scale)
-        (grad_rois,) = torch.autograd.grad(pooled, rois, grad_output, create_graph=True)
-    return *torch.autograd.grad(grad_rois, inputs, grad, create_graph=torch.is_grad_enabled()), None
+    # Rarely needed, and so left to the reference, which can be differentiated any number of times.
+    def rois_backward(grad_output: Tensor, features: Tensor, rois: Tensor) -> Tensor:
+        pooled, vjp = torch.func.vjp(
+            lambda rois: _pool_by_reference(features, rois, grad_output.shape[2:], ctx.spatial_scale), rois
+        )[:2]
+        return vjp(grad_output.to(pooled.dtype))[0]
+
+    with _without_autocast(grad.device.type):
+        return *torch.func.vjp(rois_backward, *ctx.saved_tensors)[1](grad), None
 
 
 # ---- declaration
 
 
-def _load_and_call(name: str) -> Callable[..., Tensor]:
-    """An implementation for all devices, until that of the compiled kernels is there: it fetches it."""
+class _Operator(NamedTuple):
+    schema: str
+    fake: Callable[..., Tensor]
+    by_reference: Callable[..., Tensor]
+    save_for_gradients: Callable[..., None]
+    gradients: Callable[..., Gradients]
+
+
+_OPERATORS = {
+    "prroi_pool2d": _Operator(
+        "(Tensor features, Tensor rois, SymInt pooled_height, SymInt pooled_width, float spatial_scale) -> Tensor",
+        _forward_fake,
+        _forward_by_reference,
+        _save_for_forwards_gradients,
+        _gradients_of_forward,
+    ),
+    "features_backward": _Operator(
+        "(Tensor grad_output, Tensor rois, SymInt[] features_shape, bool channels_last, float spatial_scale) -> Tensor",
+        _features_backward_fake,
+        _features_backward_by_reference,
+        _save_for_features_backwards_gradients,
+        _gradients_of_features_backward,
+    ),
+    "rois_backward": _Operator(
+        "(Tensor grad_output, Tensor features, Tensor rois, float spatial_scale) -> Tensor",
+        _rois_backward_fake,
+        _rois_backward_by_reference,
+        _save_for_rois_backwards_gradients,
+        _gradients_of_rois_backward,
+    ),
+}
+
+
+def _function(name: str, operator: _Operator) -> type[torch.autograd.Function]:
+    """Return the operator as an autograd.Function."""
+    members = {
+        "forward": staticmethod(lambda *arguments: getattr(_operators(), name)(*arguments)),
+        "setup_context": staticmethod(operator.save_for_gradients),
+        "backward": staticmethod(operator.gradients),
+        "generate_vmap_rule": True,
+    }
+    return type(name, (torch.autograd.Function,), members)
+
+
+_FUNCTIONS = {name: _function(name, operator) for name, operator in _OPERATORS.items()}
+
+
+def _load_and_call(name: str, by_reference: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return the implementation for all devices. It loads the kernels of the device, which then take its place; where
+    there are none, it calls the reference."""
 
     def call(*arguments: Any) -> Tensor:
         device_type = arguments[0].device.type
         if extension.kernels(device_type) is None:
-            raise RuntimeError(
-                f"prroi_pool has no compiled kernels for {device_type} tensors, and torch.compile and torch.export "
-                "need them; `python -m prroi_pool` says why they are missing"
-            )
+            with _without_autocast(device_type):
+                return by_reference(*arguments)
         return getattr(_operators(), name)(*arguments)
 
     return call
 
 
 def _declare(library: torch.library.Library) -> None:
-    operators: dict[str, tuple[Callable[..., Any], ...]] = {
-        "prroi_pool2d(Tensor features, Tensor rois, SymInt pooled_height, SymInt pooled_width, float spatial_scale) "
-        "-> Tensor": (_forward_fake, _save_for_forwards_gradients, _gradients_of_forward),
-        "features_backward(Tensor grad_output, Tensor rois, SymInt[] features_shape, bool channels_last, "
-        "float spatial_scale) -> Tensor": (
-            _features_backward_fake,
-            _save_for_features_backwards_gradients,
-            _gradients_of_features_backward,
-        ),
-        "rois_backward(Tensor grad_output, Tensor features, Tensor rois, float spatial_scale) -> Tensor": (
-            _rois_backward_fake,
-            _save_for_rois_backwards_gradients,
-            _gradients_of_rois_backward,
-        ),
-    }
-    for schema, (fake, setup_context, backward) in operators.items():
-        library.define(schema, tags=(torch.Tag.pt2_compliant_tag, torch.Tag.needs_fixed_stride_order))
-        name = schema.split("(")[0]
-        library.impl(name, _load_and_call(name), "CompositeExplicitAutograd")
-        torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=library)
-        torch.library.register_autograd(f"{NAMESPACE}::{name}", backward, setup_context=setup_context, lib=library)
+    for name, operator in _OPERATORS.items():
+        library.define(name + operator.schema, tags=(torch.Tag.pt2_compliant_tag, torch.Tag.needs_fixed_stride_order))
+        library.impl(name, _load_and_call(name, operator.by_reference), "CompositeExplicitAutograd")
+        torch.library.register_fake(f"{NAMESPACE}::{name}", operator.fake, lib=library)
+        torch.library.register_autograd(
+            f"{NAMESPACE}::{name}", operator.gradients, setup_context=operator.save_for_gradients, lib=library
+        )
 
 
 # A module imported anew, in a notebook say, finds the operators of the first time.

@@ -1,8 +1,10 @@
 """Precise RoI Pooling as a module."""
 
+from typing import NoReturn
+
 from torch import Tensor, nn
 
-from .functional import prroi_pool2d
+from .functional import NO_TORCHSCRIPT, checked_bins, prroi_pool2d
 
 
 class PrRoIPool2D(nn.Module):
@@ -10,12 +12,15 @@ class PrRoIPool2D(nn.Module):
 
     def __init__(self, pooled_height: int, pooled_width: int, spatial_scale: float):
         super().__init__()
-        self.pooled_height = int(pooled_height)
-        self.pooled_width = int(pooled_width)
-        self.spatial_scale = float(spatial_scale)
+        self.pooled_height, self.pooled_width, self.spatial_scale = checked_bins(
+            pooled_height, pooled_width, spatial_scale
+        )
 
     def forward(self, features: Tensor, rois: Tensor) -> Tensor:
         return prroi_pool2d(features, rois, self.pooled_height, self.pooled_width, self.spatial_scale)
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        raise NotImplementedError(NO_TORCHSCRIPT)
 
     def extra_repr(self) -> str:
         return (

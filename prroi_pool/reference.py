@@ -7,8 +7,10 @@ row. On an axis where the RoI starts at `low`, bin b is the set of points low + 
 
     ∫₀¹ K(low - i + width * (b + t)) dt,    K(x) = max(0, 1 - |x|).
 
-No area divides and no antiderivatives are subtracted, so a RoI of 0.01 px keeps its precision.
-`csrc/bilinear_integral.h` is the same formula in C++. Both have gradients of any order here.
+No area divides and no antiderivatives are subtracted, so a RoI of 0.01 px keeps its precision. For bins of many
+pixels, where differences of shares of the bin cancel, weights are computed in float64 whatever the dtype of the
+features; `csrc/bilinear_integral.h`, which has the same formula for bins below a pixel, has another for those.
+Gradients of any order are available.
 """
 
 from typing import Any
@@ -18,6 +20,8 @@ from torch import Tensor
 
 # Elements of the gathered patches that may be alive at once: 256 MiB of float32.
 MAX_PATCH_ELEMENTS = 1 << 26
+# Other devices may lack float64; their weights are computed on the CPU.
+DEVICES_WITH_FLOAT64 = ("cpu", "cuda")
 
 
 def prroi_pool2d(features: Tensor, rois: Tensor, pooled_height: int, pooled_width: int, spatial_scale: float) -> Tensor:
@@ -27,8 +31,10 @@ def prroi_pool2d(features: Tensor, rois: Tensor, pooled_height: int, pooled_widt
     `MAX_PATCH_ELEMENTS`, unless the RoIs require a gradient: autograd then keeps the pixels below every RoI
     for its backward pass."""
     num_images, channels, height, width = features.shape
-    batch_index = rois[:, 0].detach()
-    x1, y1, x2, y2 = rois[:, 1:].to(features.dtype).unbind(1)
+    rois = rois.to(features.dtype)
+    boxes = rois if rois.device.type in DEVICES_WITH_FLOAT64 else rois.cpu()
+    batch_index = boxes[:, 0].detach()
+    x1, y1, x2, y2 = boxes[:, 1:].unbind(1)
     x1, x_bin, x_first, x_last = _bins(x1, x2, spatial_scale, pooled_width, width)
     y1, y_bin, y_first, y_last = _bins(y1, y2, spatial_scale, pooled_height, height)
 
@@ -44,15 +50,16 @@ def prroi_pool2d(features: Tensor, rois: Tensor, pooled_height: int, pooled_widt
     for chunk in _chunks(chosen, x_last - x_first + 1, y_last - y_first + 1, channels):
         columns, a_x = _weights(x1, x_bin, x_first, x_last, chunk, pooled_width)
         rows, a_y = _weights(y1, y_bin, y_first, y_last, chunk, pooled_height)
-        image = batch_index[chunk].long()[:, None, None]
-        patch = features[image, rows[:, :, None], columns[:, None, :]]  # [k, rows, columns, C]
-        outputs.append(torch.einsum("kpj,kjic,kqi->kcpq", a_y, patch, a_x))
+        image = batch_index[chunk].long()
+        image, rows, columns = (index.to(features.device) for index in (image, rows, columns))
+        patch = features[image[:, None, None], rows[:, :, None], columns[:, None, :]]  # [k, rows, columns, C]
+        outputs.append(torch.einsum("kpj,kjic,kqi->kcpq", a_y.to(features), patch, a_x.to(features)))
 
     result = features.new_zeros(len(rois), channels, pooled_height, pooled_width)
     if not outputs:
         # Sums of nothing: they keep the result differentiable, with gradients of 0.
         return result + features.flatten()[:0].sum() + rois.flatten()[:0].sum()
-    return result.index_copy(0, chosen, torch.cat(outputs))
+    return result.index_copy(0, chosen.to(features.device), torch.cat(outputs))
 
 
 def mean_of_hat(low: Tensor, width: Tensor, bins: Tensor, pixels: Tensor) -> Tensor:
@@ -71,12 +78,17 @@ class _MeanOfHat(torch.autograd.Function):
     continuous there, but in floating point it adds nothing times 1 / width: for tiny bins noise, or NaN.
     """
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, low: Tensor, width: Tensor, bins: Tensor, pixels: Tensor) -> Tensor:
-        ctx.save_for_backward(low, width, bins, pixels)
+    def forward(low: Tensor, width: Tensor, bins: Tensor, pixels: Tensor) -> Tensor:
         rising, falling, t_rising, t_falling = _sides(low, width, bins, pixels)
         offset = low - pixels
         return rising * (1 + (offset + width * t_rising)) + falling * (1 - (offset + width * t_falling))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -107,11 +119,14 @@ def _clamp_to_unit(distance: Tensor, width: Tensor, bins: Tensor) -> Tensor:
 def _bins(
     low: Tensor, high: Tensor, spatial_scale: float, num_bins: int, size: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Start of the first bin [K], width of a bin [K] (0 for a RoI without area or with a non-finite
-    coordinate), and the first and the last pixel [K] that the RoI touches, clipped to the axis; first > last
-    when it touches none."""
+    """Start of the first bin [K] and width of a bin [K] (0 for a RoI without area or with a non-finite
+    coordinate), both float64, and the first and the last pixel [K] that the RoI touches, clipped to the axis;
+    first > last when it touches none."""
+    # Decided in the dtype given, as in the kernels: a width may underflow to 0, or overflow.
     width = (high - low) * spatial_scale / num_bins
     valid = (width > 0) & width.isfinite()
+    low, high = low.double(), high.double()
+    width = (high - low) * spatial_scale / num_bins
     # Replaced before any division, so that no NaN can reach a gradient.
     width = torch.where(valid, width, 0)
     low = torch.where(valid, low * spatial_scale, 0)

@@ -50,8 +50,7 @@ at::Tensor prroi_pool2d(
     check_batch_index(rois, features.size(0));
   }
   const at::Tensor pooled = forward(
-      readable(features), rois.to(computed_dtype(features)), pooled_height, pooled_width, is_channels_last(features),
-      spatial_scale);
+      readable(features), rois.to(computed_dtype(features)), pooled_height, pooled_width, false, spatial_scale);
   return pooled.to(features.scalar_type());
 }
 

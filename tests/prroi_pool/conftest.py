@@ -1,9 +1,13 @@
 """What the tests of prroi_pool share: the implementations under test, and an oracle that knows nothing of
 them."""
 
+import importlib
 import math
 import shutil
+import sys
 from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -11,6 +15,7 @@ from cuda_on_cpu import INCLUDES, CudaOnCpu, Emulator, is_supported, kernel_name
 from raw_kernels import pool_with
 from torch import Tensor
 
+import prroi_pool
 from prroi_pool import extension, functional, reference
 
 
@@ -51,6 +56,21 @@ def kernels(device) -> None:
     if shutil.which(extension.compiler_command()) is None:
         pytest.skip("needs a C++ compiler")
     extension.load(device)
+
+
+@pytest.fixture(scope="session")
+def without_kernels(tmp_path_factory) -> ModuleType:
+    """A second copy of the package, whose operators find no kernels, as on a machine without a compiler."""
+    folder = tmp_path_factory.mktemp("without_kernels")
+    package = Path(prroi_pool.__file__).parent
+    shutil.copytree(package, folder / "without_kernels/prroi_pool", ignore=shutil.ignore_patterns("__pycache__"))
+    sys.path.insert(0, str(folder))
+    try:
+        copy = importlib.import_module("without_kernels.prroi_pool")
+    finally:
+        sys.path.remove(str(folder))
+    copy.extension.kernels = lambda device_type: None
+    return copy
 
 
 @pytest.fixture

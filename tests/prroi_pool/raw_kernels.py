@@ -6,6 +6,22 @@ import torch
 from torch import Tensor
 
 
+class OneMap:
+    """`CudaKernels`, which pool from several maps at once, with the functions of csrc/prroi_pool.h."""
+
+    def __init__(self, kernels):
+        self._kernels = kernels
+
+    def forward(self, features, rois, height, width, channels_last, spatial_scale) -> Tensor:
+        return self._kernels.forward([features], rois, None, height, width, [spatial_scale])
+
+    def features_backward(self, grad_output, rois, shape, channels_last, spatial_scale) -> Tensor:
+        return self._kernels.features_backward(grad_output, rois, None, [shape], [channels_last], [spatial_scale])[0]
+
+    def rois_backward(self, grad_output, features, rois, spatial_scale) -> Tensor:
+        return self._kernels.rois_backward(grad_output, [features], rois, None, [spatial_scale])
+
+
 def pool_with(kernels) -> Callable[..., Tensor]:
     """`prroi_pool2d` by an object with the functions of csrc/prroi_pool.h."""
 

@@ -1,5 +1,5 @@
-"""Building and loading: what users meet on machines that are not ours. Each case runs in a process of its
-own."""
+"""Building and loading the CPU kernels: what users meet on machines that are not ours. Each case runs in a process of
+its own."""
 
 import os
 import shutil
@@ -11,11 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from processes import PACKAGE, finish, run, start
 
-import prroi_pool
-from prroi_pool import extension
+from prroi_pool import build_cache, extension
 
-PACKAGE = Path(prroi_pool.__file__).parent
 # Prints what the kernels and what the reference give for a known case; both are 1.75, 2.25, 2.75, 3.25.
 POOL = """
 import torch
@@ -27,28 +26,6 @@ for _ in range(2):
 POOLED = "[1.75, 2.25, 2.75, 3.25]\n" * 2
 
 
-def start(code: str, *, path: Path = PACKAGE.parent, **environment: str) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-c", code],
-        env=os.environ | {"PYTHONPATH": str(path)} | environment,
-        cwd=path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def finish(process: subprocess.Popen) -> tuple[str, str]:
-    stdout, stderr = process.communicate(timeout=300)
-    assert process.returncode == 0, stderr
-    return stdout, stderr
-
-
-def run(code: str, **environment) -> tuple[str, str]:
-    return finish(start(code, **environment))
-
-
 @pytest.fixture
 def compiler() -> str:
     if (path := shutil.which(extension.compiler_command())) is None:
@@ -56,17 +33,40 @@ def compiler() -> str:
     return path
 
 
+@pytest.fixture
+def fake_compiler(tmp_path):
+    """Makes a compiler that runs shell code instead of compiling, and tells whether it did since the last question."""
+    mark = tmp_path / "was_run"
+
+    def make(code: str) -> Path:
+        path = tmp_path / "fake-c++"
+        path.write_text(f'#!/bin/sh\n[ "$1" = --version ] && exec echo "fake 1.0"\ntouch "{mark}"\n{code}\n')
+        path.chmod(0o755)
+        return path
+
+    def was_run() -> bool:
+        found = mark.exists()
+        mark.unlink(missing_ok=True)
+        return found
+
+    make.was_run = was_run
+    return make
+
+
 @pytest.mark.slow
-def test_two_processes_build_once_despite_an_orphan_lock(compiler, tmp_path, monkeypatch):
-    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
-    folder = extension.build_folder("cpu")
-    folder.mkdir()
-    (folder / "lock").touch()  # what a killed build of torch's leaves behind
-    outputs = [finish(process) for process in [start(POOL), start(POOL)]]
+def test_processes_build_once_without_ninja_and_setuptools(compiler, tmp_path):
+    environment = {"TORCH_EXTENSIONS_DIR": str(tmp_path)}
+    code = "import sys; sys.modules['setuptools'] = sys.modules['ninja'] = None\n" + POOL
+    outputs = [finish(process) for process in [start(code, **environment), start(code, **environment)]]
     assert [stdout for stdout, _ in outputs] == [POOLED, POOLED]
     assert sum("prroi_pool: compiling the CPU kernels" in stderr for _, stderr in outputs) == 1
     assert not any("Warning" in stderr for _, stderr in outputs)
-    assert run(POOL) == (POOLED, "")  # and never again
+    # A finished build is used without a compiler.
+    assert run(POOL, PATH="", **environment) == (POOLED, "")
+    (library,) = tmp_path.glob("*/*.so")
+    os.truncate(library, 20_000)  # a disk that was full when the folder was copied
+    stdout, stderr = run(POOL, PATH="", **environment)
+    assert stdout == POOLED and stderr.count("UserWarning") == 1 and "There is no C++ compiler" in stderr
 
 
 @pytest.mark.slow
@@ -107,39 +107,107 @@ def test_the_warning_points_to_the_caller(tmp_path):
     assert stderr.startswith("<string>:")
 
 
-def test_without_ninja_the_message_names_it(compiler, tmp_path):
-    code = "import sys; sys.modules['ninja'] = None\n" + POOL
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "c++").symlink_to(compiler)
-    stdout, stderr = run(code, PATH=str(tmp_path / "bin"), CXX="", TORCH_EXTENSIONS_DIR=str(tmp_path))
-    assert stdout == POOLED and "pip install ninja" in stderr
-
-
 @pytest.mark.slow
-def test_a_failing_compiler_is_quoted_on_every_call(compiler, tmp_path):
-    broken = tmp_path / "g++"
-    broken.write_text(
-        f"""#!/bin/sh
-case "$*" in
-  *-c*) echo "fatal error: the disk is made of cheese" >&2; exit 1;;
-esac
-exec {compiler} "$@"
-"""
+def test_a_wrapper_and_a_folder_that_is_no_identifier(compiler, tmp_path):
+    """`import my-project` is no syntax, but importlib takes it. CXX may be several words, as with ccache."""
+    copy = tmp_path / "3d my-project" / "prroi_pool"
+    shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    code = POOL.replace(
+        "from prroi_pool import prroi_pool2d",
+        "import importlib; prroi_pool2d = importlib.import_module('3d my-project.prroi_pool').prroi_pool2d",
     )
-    broken.chmod(0o755)
-    code = """
-from prroi_pool import extension
-for _ in range(2):
-    try:
-        extension.load("cpu")
-    except extension.BuildError as error:
-        print(str(error))
-"""
-    stdout, stderr = run(code, CXX=str(broken), TORCH_EXTENSIONS_DIR=str(tmp_path / "cache"))
-    assert stdout.count("the disk is made of cheese") >= 2 and "set CXX" in stdout
-    assert "skipping" not in stdout + stderr
-    stdout, stderr = run(POOL, CXX="false", TORCH_EXTENSIONS_DIR=str(tmp_path / "cache"))
-    assert stdout == POOLED and stderr.count("UserWarning") == 1 and "false" in stderr
+    code += "print(torch.ops._3d_my_project_prroi_pool.prroi_pool2d(features, rois, 2, 2, 1.0).shape)"
+    environment = {"CXX": f"env {compiler} -g0", "TORCH_EXTENSIONS_DIR": str(tmp_path / "with space")}
+    stdout, stderr = run(code, path=tmp_path, **environment)
+    assert stdout == POOLED + "torch.Size([1, 1, 2, 2])\n" and "Warning" not in stderr
+
+
+def test_a_failing_compiler_is_quoted_and_not_run_again(fake_compiler, tmp_path):
+    cxx = fake_compiler('echo "fatal error: the header is made of cheese" >&2; seq 500 >&2; exit 1')
+    environment = {"CXX": str(cxx), "TORCH_EXTENSIONS_DIR": str(tmp_path / "cache")}
+    stdout, stderr = run(POOL, **environment)
+    assert stdout == POOLED and stderr.count("UserWarning") == 1
+    assert "the header is made of cheese" in stderr and "set CXX to" in stderr and "An earlier try" not in stderr
+    assert stderr.count("\n") < 30 and " more lines)" in stderr
+    assert fake_compiler.was_run()
+
+    stdout, stderr = run(POOL, **environment)
+    assert stdout == POOLED and stderr.count("UserWarning") == 1 and not fake_compiler.was_run()
+    assert "An earlier try failed" in stderr and "-m prroi_pool --build" in stderr and "made of cheese" in stderr
+    report = run_main(**environment)
+    assert report.returncode == 1 and "An earlier try failed" in report.stdout and not fake_compiler.was_run()
+    report = run_main("--build", **environment)
+    assert report.returncode == 1 and "An earlier" not in report.stdout and fake_compiler.was_run()
+    assert "500" in report.stdout
+
+    # A new version of the compiler.
+    cxx.write_text(cxx.read_text().replace("fake 1.0", "fake 1.1"))
+    run(POOL, **environment)
+    assert fake_compiler.was_run()
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ('echo "/tmp/x.s: No space left on device" >&2; seq 300 >&2; exit 1', "No space is left on the disk of "),
+        ('echo "fatal error: Killed signal terminated program cc1plus" >&2; exit 1', "for lack of memory"),
+        ("kill -9 $$", "for lack of memory"),
+    ],
+)
+def test_what_may_pass_is_tried_again(fake_compiler, tmp_path, code, message):
+    environment = {"CXX": str(fake_compiler(code)), "TORCH_EXTENSIONS_DIR": str(tmp_path / "cache")}
+    for _ in range(2):
+        stdout, stderr = run(POOL, **environment)
+        assert stdout == POOLED and stderr.count("UserWarning") == 1 and message in stderr
+        assert stderr.count("\n") < 10 and fake_compiler.was_run()
+
+
+def test_a_compiler_that_cannot_be_run_is_named(tmp_path):
+    (tmp_path / "c++").write_text("no program")
+    (tmp_path / "c++").chmod(0o755)
+    stdout, stderr = run(POOL, CXX=str(tmp_path / "c++"), TORCH_EXTENSIONS_DIR=str(tmp_path / "cache"))
+    assert stdout == POOLED and f"`{tmp_path / 'c++'}` cannot be run" in stderr
+
+
+@pytest.mark.parametrize(
+    ("folder", "message"),
+    [("torch_headers", r"no C\+\+ headers of PyTorch"), ("python_headers", "no C headers of Python.*python3-dev")],
+)
+def test_missing_headers_are_named(tmp_path, monkeypatch, folder, message):
+    if folder == "torch_headers":
+        monkeypatch.setattr(torch, "__file__", str(tmp_path / "__init__.py"))
+    else:
+        monkeypatch.setattr("sysconfig.get_path", lambda *arguments: str(tmp_path))
+    with pytest.raises(build_cache.BuildError, match=message):
+        extension._include_folders()
+
+
+def test_a_folder_without_execution_is_named(tmp_path, monkeypatch):
+    """As the dynamic linker and the file system report it; a mount would need privileges."""
+    monkeypatch.setattr(extension, "_is_noexec", lambda path: True)
+    (tmp_path / "prroi_pool_cpu.so").write_text("")
+    with pytest.raises(build_cache.BuildError, match=f"file system of {tmp_path} does not allow execution .*noexec"):
+        extension._import(tmp_path / "prroi_pool_cpu.so")
+
+
+@pytest.mark.skipif(not hasattr(os, "ST_NOEXEC"), reason="flags of Linux")
+def test_noexec_is_seen():
+    """/proc is mounted so in every distribution."""
+    with open("/proc/mounts") as mounts:
+        noexec = {line.split()[1]: "noexec" in line.split()[3].split(",") for line in mounts}
+    assert extension._is_noexec(Path("/proc")) == noexec["/proc"]
+    assert extension._is_noexec(Path("/")) == noexec["/"]
+
+
+def test_messages_are_ascii(tmp_path):
+    """print(error) raises UnicodeEncodeError where the terminal knows only ASCII."""
+    for path in [*PACKAGE.glob("*.py"), *extension.sources(with_headers=True)]:
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+            # Comments and docstrings, which alone may contain others, do not hold a quote.
+            assert line.isascii() or '"' not in line.replace('"""', ""), f"{path}:{number}"
+    environment = {"PYTHONIOENCODING": "ascii", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    report = run_main(**environment, PATH="", CXX="gü++", TORCH_EXTENSIONS_DIR=str(tmp_path / "cache-é"))
+    assert report.returncode == 1 and "There is no C++ compiler" in report.stdout
 
 
 def test_the_reference_can_be_asked_for(tmp_path):
@@ -147,112 +215,39 @@ def test_the_reference_can_be_asked_for(tmp_path):
     assert (stdout, stderr) == (POOLED, "") and not list(tmp_path.iterdir())
 
 
-def test_an_unwritable_cache_is_replaced(tmp_path, monkeypatch):
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "file" / "cache"))
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    root = extension.cache_root()
-    assert root.parent == tmp_path and root.stat().st_mode & 0o777 == 0o700
-
-
-def test_a_lock_that_is_not_released_names_file_and_process(tmp_path, monkeypatch):
-    code = f"""
-import time
-from pathlib import Path
-from prroi_pool import extension
-with extension._process_lock(Path({str(tmp_path)!r})):
-    print(flush=True)
-    time.sleep(100)
-"""
-    holder = start(code)
-    holder.stdout.readline()
-    monkeypatch.setattr(extension, "LOCK_TIMEOUT_S", 0.3)
-    try:
-        with pytest.raises(extension.BuildError, match=f"process {holder.pid} on .*{tmp_path}"):
-            with extension._process_lock(tmp_path):
-                pass
-    finally:
-        holder.kill()
-        holder.wait()
-    with extension._process_lock(tmp_path):  # the lock died with its holder
-        pass
-
-
-def test_the_build_folder_is_named_after_what_the_binary_depends_on(monkeypatch):
-    folders = {extension.build_folder("cpu")}
+def test_the_build_is_named_after_what_the_binary_depends_on(monkeypatch):
+    names = {extension.build_name()}
     for name, value in [
-        ("compile_flags", lambda device_type: ["-O0"]),
+        ("compile_flags", lambda: ["-O0"]),
+        ("compiler_command", lambda: "another"),
         ("_cpu_model", lambda: "another"),
         ("SOURCES", PACKAGE),
     ]:
         with monkeypatch.context() as patch:
             patch.setattr(extension, name, value)
-            folders.add(extension.build_folder("cpu"))
-    with monkeypatch.context() as patch:
-        patch.setattr(torch, "__version__", "9.9.9")
-        folders.add(extension.build_folder("cpu"))
-    assert len(folders) == 5
+            names.add(extension.build_name())
+    for name, value in [("__version__", "9.9.9"), ("compiled_with_cxx11_abi", lambda: None)]:
+        with monkeypatch.context() as patch:
+            patch.setattr(torch, name, value)
+            names.add(extension.build_name())
+    assert len(names) == 7
 
 
-@pytest.fixture
-def toolkit(tmp_path, monkeypatch):
-    """Makes a CUDA toolkit of a version, and hides those of the machine."""
-    monkeypatch.setattr(torch.version, "cuda", "13.2")
-    monkeypatch.setattr(shutil, "which", lambda name, path=None: path and str(Path(path) / name))
-    monkeypatch.delenv("CUDA_PATH", raising=False)
-
-    def make(version: str) -> Path:
-        home = tmp_path / f"cuda-{version}"
-        for folder in ("bin", "include"):
-            (home / folder).mkdir(parents=True)
-        (home / "include" / "cuda_runtime.h").touch()
-        (home / "bin" / "nvcc").write_text(
-            f"#!/bin/sh\necho 'Cuda compilation tools, release {version}, V{version}.1'\n"
-        )
-        (home / "bin" / "nvcc").chmod(0o755)
-        return home
-
-    return make
+def run_main(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "prroi_pool", *arguments]
+    environment = os.environ | environment
+    return subprocess.run(command, cwd=PACKAGE.parent, env=environment, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("named", ["{home}", ":{home}", "{home}:", "/nowhere:{home}", " {home}"])
-def test_a_malformed_cuda_home_is_understood(toolkit, monkeypatch, named):
-    home = toolkit("13.0")
-    monkeypatch.setenv("CUDA_HOME", named.format(home=home))
-    assert extension.find_cuda_home() == home
-
-
-def test_a_toolkit_of_another_major_version_is_refused(toolkit, monkeypatch):
-    monkeypatch.setattr(extension, "nvcc_version", lambda home: "12.4")
-    monkeypatch.setenv("CUDA_HOME", str(toolkit("12.4")))
-    with pytest.raises(
-        extension.BuildError, match=r"built for CUDA 13\.2, but only nvcc 12\.4 in .* the CUDA 13 toolkit"
-    ):
-        extension.find_cuda_home()
-
-
-@pytest.mark.slow
-def test_the_cuda_kernels_compile():
-    try:
-        extension.find_cuda_home()
-    except extension.BuildError as error:
-        pytest.skip(f"needs nvcc: {error}")
-    environment = {} if torch.cuda.is_available() else {"TORCH_CUDA_ARCH_LIST": "8.0"}
-    stdout, _ = run("from prroi_pool import extension; print(dir(extension.load('cuda')))", **environment)
-    assert {"forward", "features_backward", "rois_backward"} <= set(eval(stdout))
-
-
-def test_main_reports_what_is_there_and_what_is_missing(tmp_path):
-    command = [sys.executable, "-m", "prroi_pool"]
-    environment = os.environ | {"PATH": "", "CXX": "", "TORCH_EXTENSIONS_DIR": str(tmp_path)}
-    report = subprocess.run(command, cwd=PACKAGE.parent, env=environment, capture_output=True, text=True, check=False)
-    assert report.returncode == 0 and "There is no C++ compiler" in report.stdout and "not built yet" in report.stdout
-    report = subprocess.run(
-        [*command, "--build"],
-        cwd=PACKAGE.parent,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+@pytest.mark.parametrize("arguments", [(), ("--build",)])
+def test_main_reports_what_is_missing(tmp_path, arguments):
+    report = run_main(*arguments, PATH="", CXX="", TORCH_EXTENSIONS_DIR=str(tmp_path))
     assert report.returncode == 1 and "MISSING: There is no C++ compiler" in report.stdout
+
+
+def test_main_reports_what_is_there(compiler, tmp_path):
+    extension.load("cpu")
+    report = run_main()
+    assert report.returncode == 0 and f"ready: {build_cache.find(extension.build_name())}" in report.stdout
+    report = run_main(TORCH_EXTENSIONS_DIR=str(tmp_path))
+    assert report.returncode == 0 and "not built yet" in report.stdout

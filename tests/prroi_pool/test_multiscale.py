@@ -1,11 +1,13 @@
 """Pooling from a pyramid: against single levels, and against torchvision, whose module it replaces."""
 
+import numpy as np
 import pytest
 import torch
-from torchvision.models.detection import fasterrcnn_resnet50_fpn
+from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_fpn, fasterrcnn_resnet50_fpn
 from torchvision.ops import MultiScaleRoIAlign
 
 from prroi_pool import MultiScalePrRoIPool, prroi_pool2d
+from prroi_pool.multiscale import _pool_in_fixed_shapes, _scales
 
 IMAGE_SHAPES = [(250, 310), (224, 320)]
 STRIDES = {"0": 4, "1": 8, "2": 16, "3": 32}
@@ -31,7 +33,8 @@ def make_boxes(dtype=torch.float32):
     return boxes
 
 
-def test_levels_are_those_of_torchvision():
+def test_scales_are_powers_of_two_despite_padding():
+    def test_levels_are_those_of_torchvision():
     # Also boxes of exactly a canonical size, which must not fall by rounding.
     exact = torch.tensor([[0.0, 0, s, s] for s in (56, 112, 224, 448, 896)])
     boxes, pyramid = [torch.cat([make_boxes()[0], exact]), make_boxes()[1]], make_pyramid()
@@ -90,7 +93,7 @@ def test_in_fixed_shapes_it_is_the_same():
     pool = MultiScalePrRoIPool(list(STRIDES), 3)
     levels = pool.assign_levels(pyramid, boxes, IMAGE_SHAPES)
     rois = torch.cat([torch.cat([torch.full((len(b), 1), i), b], 1) for i, b in enumerate(boxes)])
-    fixed = pool._pool_in_fixed_shapes(maps, rois, levels, [1 / stride for stride in STRIDES.values()])
+    fixed = _pool_in_fixed_shapes(maps, rois, levels, [1 / stride for stride in STRIDES.values()], (3, 3))
     grouped = pool(pyramid, boxes, IMAGE_SHAPES, levels)
     finite = grouped.isfinite().flatten(1).all(1)
     assert finite.sum() >= 35
@@ -120,23 +123,86 @@ def test_no_boxes():
     pooled.sum().backward()
 
 
-def test_a_missing_map_is_named():
-    with pytest.raises(KeyError, match="'9'"):
-        MultiScalePrRoIPool(["0", "9"], 7)(make_pyramid(), make_boxes(), IMAGE_SHAPES)
+def test_maps_that_a_pyramid_does_not_have_are_skipped():
+    pyramid, boxes = make_pyramid(), make_boxes()
+    some = {name: pyramid[name] for name in ("0", "1", "pool")}
+    pool, theirs = MultiScalePrRoIPool(list(STRIDES), 2), MultiScaleRoIAlign(list(STRIDES), 2, 2)
+    theirs(some, boxes, IMAGE_SHAPES)
+    levels = pool.assign_levels(some, boxes, IMAGE_SHAPES)
+    assert torch.equal(levels, theirs.map_levels(boxes)) and set(levels.tolist()) == {0, 1}
+    assert torch.equal(pool(some, boxes, IMAGE_SHAPES), MultiScalePrRoIPool(["0", "1"], 2)(some, boxes, IMAGE_SHAPES))
+    with pytest.raises(KeyError, match=r"has the maps \['pool'\], but none of featmap_names, \['0', '1', '2', '3'\]"):
+        pool({"pool": pyramid["pool"]}, boxes, IMAGE_SHAPES)
 
 
+def test_in_a_pyramid_with_a_gap_a_box_goes_to_the_next_finer_map():
+    pyramid, boxes = make_pyramid(), make_boxes()
+    whole, gap = MultiScalePrRoIPool(list(STRIDES), 2), MultiScalePrRoIPool(["0", "2", "3"], 2)
+    expected = torch.tensor([0, 0, 1, 2])[whole.assign_levels(pyramid, boxes, IMAGE_SHAPES)]
+    assert torch.equal(gap.assign_levels(pyramid, boxes, IMAGE_SHAPES), expected)
+    assert gap(pyramid, boxes, IMAGE_SHAPES).shape == (40, 3, 2, 2)
+
+
+def test_of_maps_of_one_stride_the_first_is_used():
+    """As in torchvision, whose mobilenet detectors have two of stride 32."""
+    pyramid, boxes = make_pyramid(), make_boxes()
+    pyramid = {"0": pyramid["3"], "1": pyramid["3"] + 1}
+    theirs = MultiScaleRoIAlign(["0", "1"], 2, 2)
+    theirs(pyramid, boxes, IMAGE_SHAPES)
+    levels = MultiScalePrRoIPool(["0", "1"], 2).assign_levels(pyramid, boxes, IMAGE_SHAPES)
+    assert torch.equal(levels, theirs.map_levels(boxes)) and not levels.any()
+
+
+@pytest.mark.parametrize("output_size", [7, 7.0, np.int64(7), (7, 7.0), [7, np.float32(7)], torch.Size([7, 7])])
+def test_arguments_as_torchvision_takes_them(output_size):
+    pool = MultiScalePrRoIPool(["0"], output_size, 2, canonical_scale=112)
+    assert pool.output_size == (7, 7) and all(type(size) is int for size in pool.output_size)
+    assert (pool.featmap_names, pool.canonical_scale) == (["0"], 112)
+
+
+def test_a_wrong_output_size_is_named():
+    with pytest.raises(TypeError, match="whole numbers, got 7.5"):
+        MultiScalePrRoIPool(["0"], 7.5)
+    with pytest.raises(ValueError, match="at least one bin"):
+        MultiScalePrRoIPool(["0"], (0, 7))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_boxes_are_taken_in_float32(dtype):
+    boxes = [b.to(dtype).requires_grad_() for b in make_boxes()]  # float16 would overflow at an area of 65504
+    pool, pyramid = MultiScalePrRoIPool(list(STRIDES), 2), make_pyramid()
+    pooled, expected = (pool(pyramid, given, IMAGE_SHAPES) for given in (boxes, [b.float() for b in boxes]))
+    assert torch.equal(pooled, expected)
+    assert all(grad.dtype == dtype and grad.any() for grad in torch.autograd.grad(pooled.sum(), boxes))
+
+
+def test_maps_of_several_dtypes():
+    """Which layers give under autocast."""
+    pyramid, boxes = make_pyramid(), make_boxes()
+    mixed = pyramid | {"1": pyramid["1"].bfloat16()}
+    expected = MultiScalePrRoIPool(list(STRIDES), 2)(pyramid, boxes, IMAGE_SHAPES)
+    pooled = MultiScalePrRoIPool(list(STRIDES), 2)(mixed, boxes, IMAGE_SHAPES)
+    assert pooled.dtype == torch.float32
+    torch.testing.assert_close(pooled, expected, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("training", [True, False])
-def test_takes_the_place_of_roi_align_in_a_torchvision_detector(training):
+@pytest.mark.parametrize("make_detector", [fasterrcnn_resnet50_fpn, fasterrcnn_mobilenet_v3_large_fpn])
+def test_takes_the_place_of_roi_align_in_a_torchvision_detector(make_detector, training, autocast):
     torch.manual_seed(0)
-    model = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=3, min_size=64, max_size=96).train(
-        training
-    )
+    model = make_detector(weights=None, weights_backbone=None, num_classes=3, min_size=64, max_size=96).train(training)
     theirs = model.roi_heads.box_roi_pool
-    model.roi_heads.box_roi_pool = MultiScalePrRoIPool(theirs.featmap_names, theirs.output_size)
+    model.roi_heads.box_roi_pool = MultiScalePrRoIPool(theirs.featmap_names, theirs.output_size, theirs.sampling_ratio)
     image = torch.rand(3, 64, 80)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        if training:
+            target = {"boxes": torch.tensor([[8.0, 8, 40, 48]]), "labels": torch.tensor([1])}
+            losses = model([image], [target])
+            assert all(loss.isfinite() for loss in losses.values())
+        else:
+            assert set(model([image])[0]) == {"boxes", "labels", "scores"}
     if training:
-        target = {"boxes": torch.tensor([[8.0, 8, 40, 48]]), "labels": torch.tensor([1])}
-        sum(model([image], [target]).values()).backward()
-        assert model.backbone.body.conv1.weight.grad.any()
-    else:
-        assert set(model([image])[0]) == {"boxes", "labels", "scores"}
+        sum(losses.values()).backward()
+        first_layer = next(model.backbone.parameters())
+        assert first_layer.grad.any()

@@ -19,8 +19,7 @@ class AxisWeights {
     if (!is_valid(extent)) {
       return false;
     }
-    const T high = extent.low + extent.bin_width * static_cast<T>(extent.num_bins);
-    pixels_ = touched_pixels(extent.low, high, size);
+    pixels_ = touched_pixels(extent, 0, extent.num_bins, size);
     if (pixels_.count == 0) {
       return false;
     }

@@ -29,6 +29,9 @@ constexpr int64_t kCopiedChannels = 64;
 // Rows of the map that one task of the feature gradient owns. Fixed, and every task adds its RoIs in their
 // order, so that the gradient has the same bits for any number of threads.
 constexpr int64_t kBandRows = 40;
+// Rows of a RoI whose gradient is summed in the features' dtype; from there on in double. One sum over hundreds of rows
+// would lose a digit of a gradient that is the small difference of a RoI's mean and the mean on its border.
+constexpr int64_t kSummedRows = 32;
 
 int64_t divide_up(int64_t a, int64_t b) {
   return (a + b - 1) / b;
@@ -96,43 +99,57 @@ class RowReader {
   std::vector<T> buffer_;
 };
 
-// A block of channels of one RoI's output, or its gradient, in both memory layouts: [bin][channel] in the
-// kernels, strided in the tensor.
+// Runs of channels and bins, in any memory layout.
 template <typename T>
-void read_bins(T* block, const at::Tensor& tensor, int64_t roi, int64_t channel, int64_t channels) {
-  const T* source = tensor.const_data_ptr<T>() + roi * tensor.stride(0) + channel * tensor.stride(1);
-  for (int64_t row = 0; row < tensor.size(2); ++row) {
-    for (int64_t column = 0; column < tensor.size(3); ++column) {
-      const T* bin = source + row * tensor.stride(2) + column * tensor.stride(3);
-      const int64_t stride = tensor.stride(1);
-      if (stride == 1) {
-        block = std::copy_n(bin, channels, block);
-      } else {
-        for (int64_t c = 0; c < channels; ++c) {
-          *block++ = bin[c * stride];
-        }
-      }
+struct Layout {
+  T* data;
+  int64_t channel_stride, bin_stride;
+};
+
+template <typename T>
+void copy(const Layout<T>& target, const Layout<const T>& source, int64_t channels, int64_t bins) {
+  if (target.channel_stride == 1 && source.channel_stride == 1) {
+    for (int64_t bin = 0; bin < bins; ++bin) {
+      std::copy_n(source.data + bin * source.bin_stride, channels, target.data + bin * target.bin_stride);
+    }
+    return;
+  }
+  // The bins are the inner loop, because tensors that are not channels-last mostly are contiguous: memory is then passed
+  // in its order, and only the kernels' block, which is in the L1 cache, is not.
+  for (int64_t c = 0; c < channels; ++c) {
+    T* to = target.data + c * target.channel_stride;
+    const T* from = source.data + c * source.channel_stride;
+    for (int64_t bin = 0; bin < bins; ++bin) {
+      to[bin * target.bin_stride] = from[bin * source.bin_stride];
     }
   }
 }
 
+// The same gradient with all bins of a channel equally far apart.
+at::Tensor with_equidistant_bins(const at::Tensor& grad_output) {
+  const bool equidistant = grad_output.size(2) == 1 || grad_output.size(3) == 1 ||
+      grad_output.stride(2) == grad_output.size(3) * grad_output.stride(3);
+  return equidistant ? grad_output : grad_output.contiguous();
+}
+
+// Some channels of one RoI's output, or its gradient with equidistant bins. A kernel's own block is [bin][channel].
+template <typename T>
+Layout<T> bins_of_roi(T* data, const at::Tensor& tensor, int64_t roi, int64_t channel) {
+  // A dimension of size 1 may have any stride.
+  const int64_t bin_stride = tensor.size(3) > 1 ? tensor.stride(3) : tensor.stride(2);
+  return {data + roi * tensor.stride(0) + channel * tensor.stride(1), tensor.stride(1), bin_stride};
+}
+
+template <typename T>
+void read_bins(T* block, const at::Tensor& tensor, int64_t roi, int64_t channel, int64_t channels) {
+  const Layout<const T> source = bins_of_roi(tensor.const_data_ptr<T>(), tensor, roi, channel);
+  copy<T>({block, 1, channels}, source, channels, tensor.size(2) * tensor.size(3));
+}
+
 template <typename T>
 void write_bins(at::Tensor& tensor, const T* block, int64_t roi, int64_t channel, int64_t channels) {
-  T* target = tensor.mutable_data_ptr<T>() + roi * tensor.stride(0) + channel * tensor.stride(1);
-  for (int64_t row = 0; row < tensor.size(2); ++row) {
-    for (int64_t column = 0; column < tensor.size(3); ++column) {
-      T* bin = target + row * tensor.stride(2) + column * tensor.stride(3);
-      const int64_t stride = tensor.stride(1);
-      if (stride == 1) {
-        std::copy_n(block, channels, bin);
-        block += channels;
-      } else {
-        for (int64_t c = 0; c < channels; ++c) {
-          bin[c * stride] = *block++;
-        }
-      }
-    }
-  }
+  const Layout<T> target = bins_of_roi(tensor.mutable_data_ptr<T>(), tensor, roi, channel);
+  copy<T>(target, {block, 1, channels}, channels, tensor.size(2) * tensor.size(3));
 }
 
 // The RoIs of each image from the top to the bottom, so that pixels below several of them are found in the cache; last,
@@ -399,26 +416,29 @@ void rois_backward_kernel(
           const int64_t block = std::min(kBlock, view.end_channel - channel);
           const int64_t pixel_stride = reader.pixel_stride(block);
           read_bins(bins.data(), grad_output, indices[n], channel, block);
-          std::fill(grads.begin(), grads.end(), T(0));
-          for (int64_t j = rows.first; j < rows.end(); ++j) {
-            const T* row = reader.row(weights.image, channel, block, j, columns);
-            const BinRange y_bins = weights.y.bins_of(j);
-            for (int64_t bin = 0; bin < pooled_width; ++bin) {
-              const PixelRange pixels = weights.x.pixels_of(bin);
-              for (std::vector<T>& sum : x_sums) {
-                std::fill_n(sum.begin(), block, T(0));
+          for (int64_t first_row = rows.first; first_row < rows.end(); first_row += kSummedRows) {
+            const int64_t end_row = std::min(first_row + kSummedRows, rows.end());
+            std::fill(grads.begin(), grads.end(), T(0));
+            for (int64_t j = first_row; j < end_row; ++j) {
+              const T* row = reader.row(weights.image, channel, block, j, columns);
+              const BinRange y_bins = weights.y.bins_of(j);
+              for (int64_t bin = 0; bin < pooled_width; ++bin) {
+                const PixelRange pixels = weights.x.pixels_of(bin);
+                for (std::vector<T>& sum : x_sums) {
+                  std::fill_n(sum.begin(), block, T(0));
+                }
+                add_weighted<T>(
+                    x, {row + (pixels.first - columns.first) * pixel_stride, pixel_stride},
+                    weights.x.of_pixels(bin, pixels.first), pixels.count, block);
+                add_product_gradients<T>(
+                    grads.data(), x, {&bins[(y_bins.first * pooled_width + bin) * block], pooled_width * block},
+                    weights.y.of_bins(y_bins.first, j), y_bins.count, block);
               }
-              add_weighted<T>(
-                  x, {row + (pixels.first - columns.first) * pixel_stride, pixel_stride},
-                  weights.x.of_pixels(bin, pixels.first), pixels.count, block);
-              add_product_gradients<T>(
-                  grads.data(), x, {&bins[(y_bins.first * pooled_width + bin) * block], pooled_width * block},
-                  weights.y.of_bins(y_bins.first, j), y_bins.count, block);
             }
-          }
-          for (int axis = 0; axis < 4; ++axis) {
-            for (int64_t c = 0; c < block; ++c) {
-              totals[indices[n]][axis] += grads[axis * block + c];
+            for (int axis = 0; axis < 4; ++axis) {
+              for (int64_t c = 0; c < block; ++c) {
+                totals[indices[n]][axis] += grads[axis * block + c];
+              }
             }
           }
         }
@@ -465,7 +485,7 @@ at::Tensor features_backward(
           channels_last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous));
   AT_DISPATCH_FLOATING_TYPES(rois.scalar_type(), "prroi_pool features_backward", [&] {
     features_backward_kernel<scalar_t>(
-        grad_features, grad_output, rois, static_cast<scalar_t>(spatial_scale));
+        grad_features, with_equidistant_bins(grad_output), rois, static_cast<scalar_t>(spatial_scale));
   });
   return grad_features;
 }
@@ -478,7 +498,7 @@ at::Tensor rois_backward(
   at::Tensor grad_rois = at::zeros({rois.size(0), 5}, rois.options());
   AT_DISPATCH_FLOATING_TYPES(rois.scalar_type(), "prroi_pool rois_backward", [&] {
     rois_backward_kernel<scalar_t>(
-        grad_rois, grad_output, features, rois, static_cast<scalar_t>(spatial_scale));
+        grad_rois, with_equidistant_bins(grad_output), features, rois, static_cast<scalar_t>(spatial_scale));
   });
   return grad_rois;
 }

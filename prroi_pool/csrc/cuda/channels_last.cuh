@@ -1,171 +1,198 @@
-// The kernels for maps whose channels are adjacent in memory. The lanes of a warp work on adjacent channels: they read
-// and write adjacent memory, use the same weights and take the same way through the loops.
+// The kernels for maps whose channels are adjacent in memory. A lane of a warp works on N adjacent channels, so that a warp
+// reads adjacent memory, and all its lanes use the same weights and take the same way through the loops.
 
 #pragma once
 
-#include "axis_table.cuh"
 #include "roi_gradient.cuh"
-#include "tensor_view.cuh"
+#include "tiles.cuh"
 
 namespace prroi_pool {
 
-// Block (k, chunk) pools 32 N channels of RoI k, its warps the rows of bins in turn. A warp goes through the columns of
-// the map from left to right, sums each along y, and adds that sum to the bins that the column reaches.
-template <typename T, typename Acc, int N>
-__global__ void forward_channels_last(
-    TensorView<T> output, TensorView<const T> features, const Acc* rois, Acc spatial_scale) {
-  __shared__ AxisStorage<Acc> x_storage, y_storage;
-  const int64_t k = blockIdx.x, pooled_height = output.size[2], pooled_width = output.size[3];
-  const RoI<Acc> roi = read_roi(rois, k, spatial_scale, features.size[0], pooled_height, pooled_width);
-  AxisTable<Acc, Acc> x(roi.x, features.size[3], x_storage), y(roi.y, features.size[2], y_storage);
-  if (roi.pools) {
-    x.fill();
-    y.fill();
-  }
-  __syncthreads();
-  const int64_t channel = (static_cast<int64_t>(blockIdx.y) * kWarp + threadIdx.x) * N;
-  if (channel >= output.size[1]) {
-    return;
-  }
-  for (int64_t bin_y = threadIdx.y; bin_y < pooled_height; bin_y += blockDim.y) {
-    LastTwo<Sums<Acc, N>> columns;
-    const auto sum_column = [&](int64_t i) {
-      Sums<Acc, N> sum;
-      y.for_pixels(bin_y, [&](int64_t j, Acc weight) {
-        sum.add(weight, load<N>(features.at(roi.image, channel, j, i)).value);
-      });
-      return sum;
-    };
-    for (int64_t bin_x = 0; bin_x < pooled_width; ++bin_x) {
-      Sums<Acc, N> total;
-      if (roi.pools) {
-        x.for_pixels(bin_x, [&](int64_t i, Acc weight) { total.add(weight, columns.get(i, sum_column).value); });
-      }
-      Pack<T, N> pack;
-#pragma unroll
-      for (int n = 0; n < N; ++n) {
-        pack.value[n] = static_cast<T>(total.value[n]);
-      }
-      *reinterpret_cast<Pack<T, N>*>(output.at(k, channel, bin_y, bin_x)) = pack;
-    }
-  }
-}
+// The channels of a lane. One without channels of its own repeats the last lane's, and writes nothing.
+template <int N>
+struct LaneChannels {
+  int first_of_block, first;
 
-// Block (k, chunk) adds to the gradient of 32 N channels below RoI k, its warps to the rows of the map in turn: one
-// atomic for a pixel, a channel and a RoI. A lane's N channels lie 32 apart, so that each atomic instruction of a warp
-// meets adjacent addresses.
-template <typename T, typename Acc, int N>
-__global__ void features_backward_channels_last(
-    TensorView<Acc> grad_features, TensorView<const T> grad_output, const Acc* rois, Acc spatial_scale) {
-  __shared__ AxisStorage<Acc> x_storage, y_storage;
-  const int64_t k = blockIdx.x, channels = grad_output.size[1];
-  const RoI<Acc> roi =
-      read_roi(rois, k, spatial_scale, grad_features.size[0], grad_output.size[2], grad_output.size[3]);
-  if (!roi.pools) {
-    return;
+  __device__ explicit LaneChannels(int channels) : first_of_block(blockIdx.y * kWarp * N) {
+    const int own = first_of_block + static_cast<int>(threadIdx.x) * N;
+    first = own < channels ? own : channels - N;
   }
-  AxisTable<Acc, Acc> x(roi.x, grad_features.size[3], x_storage), y(roi.y, grad_features.size[2], y_storage);
-  x.fill();
-  y.fill();
-  __syncthreads();
-  const int64_t channel = static_cast<int64_t>(blockIdx.y) * kWarp * N + threadIdx.x;
-  const PixelRange rows = y.pixels(), columns = x.pixels();
-  BinRange y_bins{};
-  for (int64_t j = rows.first + threadIdx.y; j < rows.end(); j += blockDim.y) {
-    y_bins = y.bins_of(j, y_bins);
-    LastTwo<Sums<Acc, N>> bins;
-    const auto sum_bins = [&](int64_t bin_x) {
-      Sums<Acc, N> sum;
-      for (int64_t bin_y = y_bins.first; bin_y < y_bins.end(); ++bin_y) {
-        T grads[N];
-#pragma unroll
-        for (int n = 0; n < N; ++n) {
-          const int64_t c = channel + n * kWarp;
-          grads[n] = c < channels ? *grad_output.at(k, c, bin_y, bin_x) : T(0);
-        }
-        sum.add(y.weight(bin_y, j), grads);
-      }
-      return sum;
-    };
-    BinRange x_bins{};
-    for (int64_t i = columns.first; i < columns.end(); ++i) {
-      x_bins = x.bins_of(i, x_bins);
-      Sums<Acc, N> grad;
-      for (int64_t bin_x = x_bins.first; bin_x < x_bins.end(); ++bin_x) {
-        grad.add(x.weight(bin_x, i), bins.get(bin_x, sum_bins).value);
-      }
-#pragma unroll
-      for (int n = 0; n < N; ++n) {
-        const int64_t c = channel + n * kWarp;
-        if (c < channels) {
-          atomicAdd(grad_features.at(roi.image, c, j, i), grad.value[n]);
-        }
-      }
-    }
-  }
-}
-
-// A column's sums along y, with the weights and with their derivatives by the two ends of the RoI.
-template <typename Acc, int N>
-struct ColumnSums {
-  Sums<Acc, N> value, d_low, d_high;
 };
 
-// Block k computes the gradient of RoI k, its warps the rows of bins of 32 N channels each in turn.
-template <typename T, typename Acc, int N>
-__global__ void __launch_bounds__(kWarp * kMaxWarps) rois_backward_channels_last(
-    Acc* grad_rois,
-    TensorView<const T> grad_output,
-    TensorView<const T> features,
-    const Acc* rois,
-    Acc spatial_scale) {
-  __shared__ AxisStorage<Weight<Acc>> x_storage, y_storage;
-  const int64_t k = blockIdx.x, pooled_height = grad_output.size[2], pooled_width = grad_output.size[3];
-  const RoI<Acc> roi = read_roi(rois, k, spatial_scale, features.size[0], pooled_height, pooled_width);
-  if (!roi.pools) {
-    return;
-  }
-  AxisTable<Acc, Weight<Acc>> x(roi.x, features.size[3], x_storage), y(roi.y, features.size[2], y_storage);
-  x.fill();
-  y.fill();
-  __syncthreads();
+// The gradient of the output for a group of bins and the channels of a block.
+template <typename Acc, int N>
+struct GradTile {
+  Pack<Acc, N> values[kBins * kBins][kWarp + 1];  // one more, so that a column's elements lie in different banks
 
-  RoIGradient<Acc> grad;
-  const int64_t num_chunks = (features.size[1] + kWarp * N - 1) / (kWarp * N);
-  for (int64_t task = threadIdx.y; task < num_chunks * pooled_height; task += blockDim.y) {
-    const int64_t bin_y = task % pooled_height;
-    const int64_t channel = (task / pooled_height * kWarp + threadIdx.x) * N;
-    if (channel >= features.size[1]) {
-      continue;
-    }
-    LastTwo<ColumnSums<Acc, N>> columns;
-    const auto sum_column = [&](int64_t i) {
-      ColumnSums<Acc, N> sums;
-      y.for_pixels(bin_y, [&](int64_t j, const Weight<Acc>& weight) {
-        const Pack<T, N> pixel = load<N>(features.at(roi.image, channel, j, i));
-        sums.value.add(weight.value, pixel.value);
-        sums.d_low.add(weight.d_low, pixel.value);
-        sums.d_high.add(weight.d_high, pixel.value);
-      });
-      return sums;
-    };
-    for (int64_t bin_x = 0; bin_x < pooled_width; ++bin_x) {
-      const Pack<T, N> grads = load<N>(grad_output.at(k, channel, bin_y, bin_x));
-      x.for_pixels(bin_x, [&](int64_t i, const Weight<Acc>& weight) {
-        const ColumnSums<Acc, N> column = columns.get(i, sum_column);
-        // Summed over the channels first: these three serve all four coordinates.
-        Weight<Acc> product{0, 0, 0};
-#pragma unroll
-        for (int n = 0; n < N; ++n) {
-          product.add(
-              static_cast<Acc>(grads.value[n]),
-              {column.value.value[n], column.d_low.value[n], column.d_high.value[n]});
-        }
-        grad.add(weight, product);
-      });
+  __device__ Pack<Acc, N> at(int bin_y, int bin_x) const { return values[bin_y * kBins + bin_x][threadIdx.x]; }
+
+  // To be called by all threads of the block, with barriers before and after.
+  template <typename T>
+  __device__ void fill(
+      const T* grad_output, const RoIs<Acc>& rois, int64_t k, int first_channel, const Range& bins_y, const Range& bins_x) {
+    const int channels = rois.channels - first_channel < kWarp * N ? rois.channels - first_channel : kWarp * N;
+    for (int bin = threadIdx.x; bin < bins_y.count * bins_x.count; bin += kWarp) {
+      const int bin_y = bin / bins_x.count, bin_x = bin % bins_x.count;
+      const int64_t channel_stride = static_cast<int64_t>(rois.pooled_height) * rois.pooled_width;
+      const T* source = grad_output + rois.offset(k, first_channel, bins_y.first + bin_y, bins_x.first + bin_x);
+#pragma unroll 4
+      for (int channel = threadIdx.y; channel < channels; channel += blockDim.y) {
+        values[bin_y * kBins + bin_x][channel / N].value[channel % N] = widen(source[channel * channel_stride]);
+      }
     }
   }
-  grad.sum_over_block_and_write(grad_rois + k * 5 + 1, spatial_scale);
+};
+
+// Block (k, chunk) pools 32 N channels of RoI k; a warp one row of bins. It goes through the columns of the map, kAtOnce at
+// a time, sums each along y, and adds that sum to the bins that the column reaches.
+template <typename T, typename Acc, int N>
+__global__ void __launch_bounds__(kWarp * kBins V_FWD_CL)
+    forward_channels_last(T* output, const __grid_constant__ Pyramid<const T, Acc> pyramid, const RoIs<Acc> rois) {
+  constexpr int kAtOnce = N == 1 ? V_FWD_CL1_AT : V_FWD_CL_AT, kRows = V_FWD_CL_R;
+  __shared__ PixelsOfBins<Acc, Acc> y;
+  __shared__ BinsOfPixels<Acc, Acc> x;
+  __shared__ Pack<Acc, N> sums[kBins][kBins][kWarp + 1];
+  const int64_t k = blockIdx.x;
+  const RoI<const T, Acc> roi = read_roi(pyramid, rois, k);
+  const LaneChannels<N> channels(rois.channels);
+  const int warp = threadIdx.y, lane = threadIdx.x;
+
+  for_each_group(rois, [&](const Range& bins_y, const Range& bins_x) {
+    for (int bin_x = 0; bin_x < bins_x.count; ++bin_x) {
+      sums[warp][bin_x][lane] = Pack<Acc, N>{};
+    }
+    if (roi.pools) {
+      const FeatureMap<const T>& map = *roi.map;
+      const T* const source = map.at(roi.image, channels.first);
+      for_each_tile<kPixels, kPixels>(roi, bins_y, bins_x, y, x, [&](const Range& rows, const Range& columns) {
+        if (warp >= bins_y.count) {
+          return;
+        }
+        const Range bin_rows = y.pixels[warp];
+        const Acc* const y_weights = y.weights(warp, rows);
+        const T* const first_row = source + bin_rows.first * map.row_stride;
+        for (int first = 0; first < columns.count; first += kAtOnce) {
+          Pack<Acc, N> column_sums[kAtOnce] = {};
+          const T* pixels[kAtOnce];
+#pragma unroll
+          for (int m = 0; m < kAtOnce; ++m) {
+            // Beyond the last column that one again, whose sum is then not used.
+            const int column = first + m < columns.count ? first + m : columns.count - 1;
+            pixels[m] = first_row + (columns.first + column) * map.column_stride;
+          }
+          in_parts<kRows>(0, bin_rows.count, [&](int row, auto number) {
+            Pack<T, N> values[number.value][kAtOnce];
+#pragma unroll
+            for (int r = 0; r < number.value; ++r) {
+#pragma unroll
+              for (int m = 0; m < kAtOnce; ++m) {
+                values[r][m] = load<N>(pixels[m] + (row + r) * map.row_stride);
+              }
+            }
+#pragma unroll
+            for (int r = 0; r < number.value; ++r) {
+              const Acc weight = y_weights[row + r];
+#pragma unroll
+              for (int m = 0; m < kAtOnce; ++m) {
+                add_weighted(column_sums[m], weight, values[r][m]);
+              }
+            }
+          });
+#pragma unroll
+          for (int m = 0; m < kAtOnce; ++m) {
+            if (first + m >= columns.count) {
+              break;
+            }
+            const Range bins = x.bins[first + m];
+            const Acc* const x_weights = x.weights(first + m);
+#pragma unroll 1
+            for (int n = 0; n < bins.count; ++n) {
+              add_weighted(sums[warp][bins.first + n][lane], x_weights[n], column_sums[m]);
+            }
+          }
+        }
+      });
+    }
+    __syncwarp();
+    if (warp < bins_y.count) {
+      // Lanes turn from channels to bins, as these are adjacent in the output.
+      const int left = rois.channels - channels.first_of_block, count = left < kWarp * N ? left : kWarp * N;
+      T* const target = output + rois.offset(k, channels.first_of_block, bins_y.first + warp, bins_x.first);
+      const int64_t channel_stride = static_cast<int64_t>(rois.pooled_height) * rois.pooled_width;
+      for (int index = lane; index < count * bins_x.count; index += kWarp) {
+        const int channel = index / bins_x.count, bin_x = index % bins_x.count;
+        target[channel * channel_stride + bin_x] = Narrow<T>::from(sums[warp][bin_x][channel / N].value[channel % N]);
+      }
+    }
+    __syncwarp();
+  });
+}
+
+// Block (k, chunk) computes what 32 N channels add to the gradient of RoI k: partial_grads[chunk][k] of [chunks, K, 5]. A
+// warp takes one row of bins.
+template <typename T, typename Acc, int N>
+__global__ void __launch_bounds__(kWarp * kBins V_RB_CL) rois_backward_channels_last(
+    Acc* partial_grads, const T* grad_output, const __grid_constant__ Pyramid<const T, Acc> pyramid, const RoIs<Acc> rois) {
+  constexpr int kRows = V_RB_CL_R;
+  __shared__ PixelsOfBins<Acc, Weight<Acc>> y;
+  __shared__ BinsOfPixels<Acc, Weight<Acc>> x;
+  __shared__ GradTile<Acc, N> grads;
+  const int64_t k = blockIdx.x;
+  const RoI<const T, Acc> roi = read_roi(pyramid, rois, k);
+  const LaneChannels<N> channels(rois.channels);
+  const bool has_channels = channels.first == channels.first_of_block + static_cast<int>(threadIdx.x) * N;
+  const int warp = threadIdx.y;
+  RoIGradient<Acc> grad;
+
+  if (roi.pools) {
+    const FeatureMap<const T>& map = *roi.map;
+    const T* const source = map.at(roi.image, channels.first);
+    for_each_group(rois, [&](const Range& bins_y, const Range& bins_x) {
+      __syncthreads();
+      grads.fill(grad_output, rois, k, channels.first_of_block, bins_y, bins_x);
+      for_each_tile<kPixels, kPixels>(roi, bins_y, bins_x, y, x, [&](const Range& rows, const Range& columns) {
+        if (warp >= bins_y.count || !has_channels) {
+          return;
+        }
+        const Range bin_rows = y.pixels[warp];
+        const Weight<Acc>* const y_weights = y.weights(warp, rows);
+        const T* const first_row = source + bin_rows.first * map.row_stride;
+#pragma unroll 1
+        for (int column = 0; column < columns.count; ++column) {
+          // What a pixel of this column adds to the loss, and its derivatives by the RoI's ends in x, per weight in y.
+          Pack<Acc, N> value{}, d_low{}, d_high{};
+          const Range bins = x.bins[column];
+          const Weight<Acc>* const x_weights = x.weights(column);
+#pragma unroll 1
+          for (int n = 0; n < bins.count; ++n) {
+            const Pack<Acc, N> of_bin = grads.at(warp, bins.first + n);
+            add_weighted(value, x_weights[n].value, of_bin);
+            add_weighted(d_low, x_weights[n].d_low, of_bin);
+            add_weighted(d_high, x_weights[n].d_high, of_bin);
+          }
+          const T* const first_pixel = first_row + (columns.first + column) * map.column_stride;
+          in_parts<kRows>(0, bin_rows.count, [&](int row, auto number) {
+            Pack<T, N> pixels[number.value];
+#pragma unroll
+            for (int r = 0; r < number.value; ++r) {
+              pixels[r] = load<N>(first_pixel + (row + r) * map.row_stride);
+            }
+#pragma unroll
+            for (int r = 0; r < number.value; ++r) {
+              // Summed over the channels first: these three serve all four coordinates.
+              Weight<Acc> sums{0, 0, 0};
+#pragma unroll
+              for (int c = 0; c < N; ++c) {
+                sums.add(widen(pixels[r].value[c]), {value.value[c], d_low.value[c], d_high.value[c]});
+              }
+              grad.add(sums, y_weights[row + r]);
+            }
+          });
+        }
+      });
+    });
+  }
+  grad.sum_over_block_and_write(partial_grads + (blockIdx.y * static_cast<int64_t>(gridDim.x) + k) * 5, roi.spatial_scale);
 }
 
 }  // namespace prroi_pool

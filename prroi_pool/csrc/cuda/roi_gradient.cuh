@@ -2,11 +2,11 @@
 
 #pragma once
 
-#include "tensor_view.cuh"
+#include "tensors.cuh"
 
 namespace prroi_pool {
 
-constexpr int kMaxWarps = 16;
+constexpr int kMaxWarps = 8;
 
 template <typename Acc>
 struct RoIGradient {
@@ -20,7 +20,7 @@ struct RoIGradient {
     y2 += x.value * y.d_high;
   }
 
-  // To be called by all threads of the block. `target` receives x1, y1, x2, y2.
+  // To be called by all threads of the block. `target` receives 0 for the batch index, x1, y1, x2, y2.
   __device__ void sum_over_block_and_write(Acc* target, Acc spatial_scale) const {
     __shared__ Acc of_warps[kMaxWarps][4];
     Acc sums[4] = {x1, y1, x2, y2};
@@ -35,10 +35,10 @@ struct RoIGradient {
       }
     }
     __syncthreads();
-    if (threadIdx.y == 0 && threadIdx.x < 4) {
+    if (threadIdx.y == 0 && threadIdx.x < 5) {
       Acc total = 0;
-      for (unsigned warp = 0; warp < blockDim.y; ++warp) {
-        total += of_warps[warp][threadIdx.x];
+      for (unsigned warp = 0; warp < blockDim.y && threadIdx.x > 0; ++warp) {
+        total += of_warps[warp][threadIdx.x - 1];
       }
       target[threadIdx.x] = total * spatial_scale;
     }

@@ -1,162 +1,187 @@
-// The kernels for maps of any other layout; best for the contiguous one, where the pixels of a row are adjacent in
-// memory. The lanes of a warp work on adjacent columns of one channel at a time, so that nothing has to be copied first.
+// The kernels for maps of any other layout; best for the contiguous one, where the pixels of a row are adjacent in memory.
+// The lanes of a warp work on adjacent columns, and each on a few channels, which share the weights and the loops.
 
 #pragma once
 
-#include "axis_table.cuh"
 #include "roi_gradient.cuh"
-#include "tensor_view.cuh"
+#include "tiles.cuh"
 
 namespace prroi_pool {
 
-// Channels that a block works on: the cost of the tables is shared among them.
-constexpr int kBlockChannels = 64;
-constexpr int kStridedWarps = 8;
-// Rows of bins that a warp sums up before its lanes turn from columns to bins.
-constexpr int kStagedRows = 8;
+// The column of a tile that a lane takes. Where the columns are few, the lanes behind take them again, for other rows of
+// bins.
+struct LaneColumn {
+  int column, part, parts;
 
-// Channels first, ..., end - 1 of block `chunk`.
-struct BlockChannels {
-  int64_t first, end;
-
-  __device__ BlockChannels(int64_t chunk, int64_t channels)
-      : first(chunk * kBlockChannels), end(first + kBlockChannels < channels ? first + kBlockChannels : channels) {}
+  __device__ explicit LaneColumn(const Range& columns) {
+    const int width = columns.count <= kWarp / 4 ? kWarp / 4 : columns.count <= kWarp / 2 ? kWarp / 2 : kWarp;
+    column = threadIdx.x % width;
+    part = threadIdx.x / width;
+    parts = kWarp / width;
+  }
 };
 
-// Block (k, chunk) pools kBlockChannels channels of RoI k, its warps one at a time, in as many rows of bins as have 32
-// bins. The lanes first sum columns of pixels along y, one a lane, and then these sums along x, one bin a lane.
+// Block (k, chunk) pools some channels of RoI k. The lanes of a warp first sum columns of pixels along y, one a lane, and
+// then these sums along x, one or two bins a lane.
 template <typename T, typename Acc>
-__global__ void forward_strided(
-    TensorView<T> output, TensorView<const T> features, const Acc* rois, Acc spatial_scale) {
-  __shared__ AxisStorage<Acc> x_storage, y_storage;
-  __shared__ Acc staged[kStridedWarps][kStagedRows][kWarp];
-  const int64_t k = blockIdx.x, pooled_height = output.size[2], pooled_width = output.size[3];
-  const RoI<Acc> roi = read_roi(rois, k, spatial_scale, features.size[0], pooled_height, pooled_width);
-  AxisTable<Acc, Acc> x(roi.x, features.size[3], x_storage), y(roi.y, features.size[2], y_storage);
-  if (roi.pools) {
-    x.fill();
-    y.fill();
-  }
-  __syncthreads();
-  auto& sums = staged[threadIdx.y];
-  const PixelRange columns = roi.pools ? x.pixels() : PixelRange{};
-  const int64_t bins_at_once = pooled_width < kWarp ? pooled_width : kWarp;
-  const int64_t rows_at_once = kWarp / bins_at_once < kStagedRows ? kWarp / bins_at_once : kStagedRows;
-  const BlockChannels channels(blockIdx.y, output.size[1]);
-  for (int64_t channel = channels.first + threadIdx.y; channel < channels.end; channel += kStridedWarps) {
-    for (int64_t first_y = 0; first_y < pooled_height; first_y += rows_at_once) {
-      const int64_t end_y = first_y + rows_at_once < pooled_height ? first_y + rows_at_once : pooled_height;
-      for (int64_t first_x = 0; first_x < pooled_width; first_x += bins_at_once) {
-        // This lane's bin.
-        const int64_t bin_y = first_y + threadIdx.x / bins_at_once, bin_x = first_x + threadIdx.x % bins_at_once;
-        const bool has_bin = bin_y < end_y && bin_x < pooled_width;
-        Acc total = 0;
-        for (int64_t first = columns.first; first < columns.end(); first += kWarp) {
-          const int64_t i = first + threadIdx.x;  // this lane's column
-          __syncwarp();
-          for (int64_t row = first_y; row < end_y && i < columns.end(); ++row) {
-            Acc sum = 0;
-            y.for_pixels(row, [&](int64_t j, Acc weight) {
-              sum += weight * static_cast<Acc>(*features.at(roi.image, channel, j, i));
-            });
-            sums[row - first_y][threadIdx.x] = sum;
-          }
-          __syncwarp();
-          if (has_bin) {
-            // By rounding, the last bin may reach a pixel beyond the RoI's, which no lane has summed.
-            const int64_t end = first + kWarp < columns.end() ? first + kWarp : columns.end();
-            x.for_pixels(bin_x, first, end, [&](int64_t column, Acc weight) {
-              total += weight * sums[bin_y - first_y][column - first];
-            });
-          }
-        }
-        if (has_bin) {
-          *output.at(k, channel, bin_y, bin_x) = static_cast<T>(total);
-        }
-      }
-    }
-  }
-}
-
-// Block (k, chunk) adds to the gradient of kBlockChannels channels below RoI k, a lane to one column: one atomic for a
-// pixel, a channel and a RoI.
-template <typename T, typename Acc>
-__global__ void features_backward_strided(
-    TensorView<Acc> grad_features, TensorView<const T> grad_output, const Acc* rois, Acc spatial_scale) {
-  __shared__ AxisStorage<Acc> x_storage, y_storage;
+__global__ void __launch_bounds__(kWarp * kStridedWarps V_FWD_ST)
+    forward_strided(T* output, const __grid_constant__ Pyramid<const T, Acc> pyramid, const RoIs<Acc> rois) {
+  constexpr int kChannels = ChannelsOfWarp<Acc>::kCount, kBinsOfLane = kBins * kBins / kWarp, kRows = V_FWD_ST_R;
+  __shared__ PixelsOfBins<Acc, Acc> y, x;
+  __shared__ Acc staged[kStridedWarps][kChannels][kBins][kWarp + 1];
   const int64_t k = blockIdx.x;
-  const RoI<Acc> roi =
-      read_roi(rois, k, spatial_scale, grad_features.size[0], grad_output.size[2], grad_output.size[3]);
-  if (!roi.pools) {
-    return;
-  }
-  AxisTable<Acc, Acc> x(roi.x, grad_features.size[3], x_storage), y(roi.y, grad_features.size[2], y_storage);
-  x.fill();
-  y.fill();
-  __syncthreads();
-  const PixelRange rows = y.pixels(), columns = x.pixels();
-  const BlockChannels channels(blockIdx.y, grad_output.size[1]);
-  for (int64_t i = columns.first + threadIdx.x; i < columns.end(); i += kWarp) {
-    const BinRange x_bins = x.bins_of(i, {});
-    for (int64_t channel = channels.first + threadIdx.y; channel < channels.end; channel += kStridedWarps) {
-      LastTwo<Acc> bins;
-      const auto sum_bins = [&](int64_t bin_y) {
-        Acc sum = 0;
-        for (int64_t bin_x = x_bins.first; bin_x < x_bins.end(); ++bin_x) {
-          sum += x.weight(bin_x, i) * static_cast<Acc>(*grad_output.at(k, channel, bin_y, bin_x));
+  const RoI<const T, Acc> roi = read_roi(pyramid, rois, k);
+  const ChannelsOfWarp<Acc> channels;
+  const int lane = threadIdx.x;
+  auto& sums = staged[threadIdx.y];
+
+  for_each_group(rois, [&](const Range& bins_y, const Range& bins_x) {
+    Acc totals[kBinsOfLane][kChannels] = {};
+    if (roi.pools) {
+      const FeatureMap<const T>& map = *roi.map;
+      const T* sources[kChannels];
+#pragma unroll
+      for (int c = 0; c < kChannels; ++c) {
+        sources[c] = map.at(roi.image, channels.channel(c, rois.channels));
+      }
+      for_each_tile<kPixels, kWarp>(roi, bins_y, bins_x, y, x, [&](const Range& rows, const Range& columns) {
+        if (channels.first >= rois.channels) {
+          return;
         }
-        return sum;
-      };
-      BinRange y_bins{};
-      for (int64_t j = rows.first; j < rows.end(); ++j) {
-        y_bins = y.bins_of(j, y_bins);
-        Acc grad = 0;
-        for (int64_t bin_y = y_bins.first; bin_y < y_bins.end(); ++bin_y) {
-          grad += y.weight(bin_y, j) * bins.get(bin_y, sum_bins);
+        const LaneColumn own(columns);
+        const int64_t column_offset = (columns.first + own.column) * map.column_stride;
+        for (int bin_y = own.part; bin_y < bins_y.count && own.column < columns.count; bin_y += own.parts) {
+          const Range bin_rows = y.pixels[bin_y];
+          const Acc* const y_weights = y.weights(bin_y, rows);
+          Acc column_sums[kChannels] = {};
+          const int64_t offset = bin_rows.first * map.row_stride + column_offset;
+          in_parts<kRows>(0, bin_rows.count, [&](int row, auto number) {
+            T values[number.value][kChannels];
+#pragma unroll
+            for (int r = 0; r < number.value; ++r) {
+#pragma unroll
+              for (int c = 0; c < kChannels; ++c) {
+                values[r][c] = sources[c][offset + (row + r) * map.row_stride];
+              }
+            }
+#pragma unroll
+            for (int r = 0; r < number.value; ++r) {
+              const Acc weight = y_weights[row + r];
+#pragma unroll
+              for (int c = 0; c < kChannels; ++c) {
+                column_sums[c] += weight * widen(values[r][c]);
+              }
+            }
+          });
+#pragma unroll
+          for (int c = 0; c < kChannels; ++c) {
+            sums[c][bin_y][own.column] = column_sums[c];
+          }
         }
-        atomicAdd(grad_features.at(roi.image, channel, j, i), grad);
+        __syncwarp();
+#pragma unroll
+        for (int m = 0; m < kBinsOfLane; ++m) {
+          const int bin = lane + m * kWarp, bin_y = bin / bins_x.count, bin_x = bin % bins_x.count;
+          if (bin_y < bins_y.count) {
+            const Range bin_columns = x.pixels[bin_x];
+            const Acc* const x_weights = x.weights(bin_x, columns);
+            for (int n = 0; n < bin_columns.count; ++n) {
+#pragma unroll
+              for (int c = 0; c < kChannels; ++c) {
+                totals[m][c] += x_weights[n] * sums[c][bin_y][bin_columns.first - columns.first + n];
+              }
+            }
+          }
+        }
+        __syncwarp();
+      });
+    }
+#pragma unroll
+    for (int m = 0; m < kBinsOfLane; ++m) {
+      const int bin = lane + m * kWarp, bin_y = bin / bins_x.count, bin_x = bin % bins_x.count;
+      for (int c = 0; c < kChannels; ++c) {
+        if (bin_y < bins_y.count && channels.first + c < rois.channels) {
+          output[rois.offset(k, channels.first + c, bins_y.first + bin_y, bins_x.first + bin_x)] =
+              Narrow<T>::from(totals[m][c]);
+        }
       }
     }
-  }
+  });
 }
 
-// Block k computes the gradient of RoI k, its warps the channels in turn, a lane one column.
+// Block (k, chunk) computes what some channels add to the gradient of RoI k: partial_grads[chunk][k] of [chunks, K, 5]. A
+// lane takes a column.
 template <typename T, typename Acc>
-__global__ void __launch_bounds__(kWarp * kMaxWarps) rois_backward_strided(
-    Acc* grad_rois,
-    TensorView<const T> grad_output,
-    TensorView<const T> features,
-    const Acc* rois,
-    Acc spatial_scale) {
-  __shared__ AxisStorage<Weight<Acc>> x_storage, y_storage;
-  const int64_t k = blockIdx.x, pooled_height = grad_output.size[2], pooled_width = grad_output.size[3];
-  const RoI<Acc> roi = read_roi(rois, k, spatial_scale, features.size[0], pooled_height, pooled_width);
-  if (!roi.pools) {
-    return;
-  }
-  AxisTable<Acc, Weight<Acc>> x(roi.x, features.size[3], x_storage), y(roi.y, features.size[2], y_storage);
-  x.fill();
-  y.fill();
-  __syncthreads();
-
+__global__ void __launch_bounds__(kWarp * kStridedWarps V_RB_ST) rois_backward_strided(
+    Acc* partial_grads, const T* grad_output, const __grid_constant__ Pyramid<const T, Acc> pyramid, const RoIs<Acc> rois) {
+  constexpr int kChannels = ChannelsOfWarp<Acc>::kCount, kRows = V_RB_ST_R;
+  __shared__ PixelsOfBins<Acc, Weight<Acc>> y;
+  __shared__ BinsOfPixels<Acc, Weight<Acc>> x;
+  const int64_t k = blockIdx.x;
+  const RoI<const T, Acc> roi = read_roi(pyramid, rois, k);
+  const ChannelsOfWarp<Acc> channels;
   RoIGradient<Acc> grad;
-  const PixelRange columns = x.pixels();
-  for (int64_t i = columns.first + threadIdx.x; i < columns.end(); i += kWarp) {
-    const BinRange x_bins = x.bins_of(i, {});
-    for (int64_t channel = threadIdx.y; channel < features.size[1]; channel += blockDim.y) {
-      for (int64_t bin_y = 0; bin_y < pooled_height; ++bin_y) {
-        Weight<Acc> bins{0, 0, 0}, pixels{0, 0, 0};
-        for (int64_t bin_x = x_bins.first; bin_x < x_bins.end(); ++bin_x) {
-          bins.add(static_cast<Acc>(*grad_output.at(k, channel, bin_y, bin_x)), x.weight(bin_x, i));
-        }
-        y.for_pixels(bin_y, [&](int64_t j, const Weight<Acc>& weight) {
-          pixels.add(static_cast<Acc>(*features.at(roi.image, channel, j, i)), weight);
-        });
-        grad.add(bins, pixels);
-      }
+
+  if (roi.pools) {
+    const FeatureMap<const T>& map = *roi.map;
+    const T* sources[kChannels];
+#pragma unroll
+    for (int c = 0; c < kChannels; ++c) {
+      sources[c] = map.at(roi.image, channels.channel(c, rois.channels));
     }
+    for_each_group(rois, [&](const Range& bins_y, const Range& bins_x) {
+      for_each_tile<kPixels, kWarp>(roi, bins_y, bins_x, y, x, [&](const Range& rows, const Range& columns) {
+        const LaneColumn own(columns);
+        if (own.column >= columns.count || channels.first >= rois.channels) {
+          return;
+        }
+        const Range column_bins = x.bins[own.column];
+        const Weight<Acc>* const x_weights = x.weights(own.column);
+        const T* grads[kChannels];
+#pragma unroll
+        for (int c = 0; c < kChannels; ++c) {
+          grads[c] = grad_output +
+              rois.offset(k, channels.channel(c, rois.channels), bins_y.first, bins_x.first + column_bins.first);
+        }
+        const int64_t column_offset = (columns.first + own.column) * map.column_stride;
+        for (int bin_y = own.part; bin_y < bins_y.count; bin_y += own.parts) {
+          const Range bin_rows = y.pixels[bin_y];
+          const Weight<Acc>* const y_weights = y.weights(bin_y, rows);
+          // What a pixel of this column adds to the loss, and its derivatives by the RoI's ends in x, per weight in y.
+          Weight<Acc> of_bins[kChannels] = {};
+#pragma unroll 1
+          for (int n = 0; n < column_bins.count; ++n) {
+            const Weight<Acc> weight = x_weights[n];
+#pragma unroll
+            for (int c = 0; c < kChannels; ++c) {
+              of_bins[c].add(widen(grads[c][bin_y * rois.pooled_width + n]), weight);
+            }
+          }
+          const int64_t offset = bin_rows.first * map.row_stride + column_offset;
+          in_parts<kRows>(0, bin_rows.count, [&](int row, auto number) {
+            T pixels[number.value][kChannels];
+#pragma unroll
+            for (int r = 0; r < number.value; ++r) {
+#pragma unroll
+              for (int c = 0; c < kChannels; ++c) {
+                pixels[r][c] = sources[c][offset + (row + r) * map.row_stride];
+              }
+            }
+#pragma unroll
+            for (int r = 0; r < number.value; ++r) {
+              Weight<Acc> sums{0, 0, 0};
+#pragma unroll
+              for (int c = 0; c < kChannels; ++c) {
+                sums.add(channels.first + c < rois.channels ? widen(pixels[r][c]) : Acc(0), of_bins[c]);
+              }
+              grad.add(sums, y_weights[row + r]);
+            }
+          });
+        }
+      });
+    });
   }
-  grad.sum_over_block_and_write(grad_rois + k * 5 + 1, spatial_scale);
+  grad.sum_over_block_and_write(partial_grads + (blockIdx.y * static_cast<int64_t>(gridDim.x) + k) * 5, roi.spatial_scale);
 }
 
 }  // namespace prroi_pool

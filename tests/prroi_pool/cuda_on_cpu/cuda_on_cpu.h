@@ -14,6 +14,7 @@
 // stand behind `extern`; and the thread-local variables of the library are its shared memory, and nothing else.
 #define __shared__ thread_local
 #define __launch_bounds__(...)
+#define __grid_constant__
 #define __forceinline__ inline __attribute__((always_inline))
 // Its memory accesses are not those of a kernel.
 #define CUDA_ON_CPU_UNHOOKED __attribute__((noinline, no_sanitize_thread))
@@ -166,6 +167,10 @@ inline float4 operator+(const float4& a, const float4& b) {
 template <typename T>
 T __ldg(const T* address) {
   return *address;
+}
+
+inline int __popc(unsigned bits) {
+  return __builtin_popcount(bits);
 }
 
 inline float __fmul_rn(float a, float b) {

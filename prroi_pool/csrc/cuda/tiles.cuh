@@ -1,0 +1,72 @@
+// How a block goes through its RoI: by groups of kBins x kBins bins, and within each by tiles of the pixels they reach.
+
+#pragma once
+
+#include "axis_tables.cuh"
+#include "tensors.cuh"
+
+namespace prroi_pool {
+
+constexpr int kStridedWarps = 8;
+
+// Channels that a warp works on at once; what they need in shared memory has to fit there.
+template <typename Acc>
+struct ChannelsOfWarp {
+  static constexpr int kCount = sizeof(Acc) == 8 ? 2 : 4;
+  int first;
+
+  __device__ ChannelsOfWarp() : first((blockIdx.y * kStridedWarps + threadIdx.y) * kCount) {}
+
+  // A warp's channel; beyond the last one that one again, for which nothing is written.
+  __device__ int channel(int c, int channels) const { return first + c < channels ? first + c : channels - 1; }
+};
+
+template <int N>
+struct Number {
+  static constexpr int value = N;
+};
+
+// Calls visit(n, Number<count>) for parts [n, n + count) of [begin, end): kAtOnce elements as often as these fit, and then
+// halves. What is loaded for a part can be in flight at once.
+template <int kAtOnce, typename Visit>
+__device__ void in_parts(int begin, int end, const Visit& visit) {
+#pragma unroll 1
+  for (; begin + kAtOnce <= end; begin += kAtOnce) {
+    visit(begin, Number<kAtOnce>{});
+  }
+  if constexpr (kAtOnce > 1) {
+    in_parts<kAtOnce / 2>(begin, end, visit);
+  }
+}
+
+// Calls visit(bins_y, bins_x) for each group of bins.
+template <typename Acc, typename Visit>
+__device__ void for_each_group(const RoIs<Acc>& rois, const Visit& visit) {
+  const Range all_y{0, rois.pooled_height}, all_x{0, rois.pooled_width};
+  for (int y = 0; y < all_y.count; y += kBins) {
+    for (int x = 0; x < all_x.count; x += kBins) {
+      visit(part(all_y, y, kBins), part(all_x, x, kBins));
+    }
+  }
+}
+
+// Fills the tables of each tile, and calls visit(rows, columns) for its pixels. To be called by all threads of the block.
+template <int kRows, int kColumns, typename T, typename Acc, typename YTable, typename XTable, typename Visit>
+__device__ void for_each_tile(
+    const RoI<T, Acc>& roi, const Range& bins_y, const Range& bins_x, YTable& y, XTable& x, const Visit& visit) {
+  const Range all_rows = pixels_of_bins(roi.y, bins_y, roi.map->height);
+  const Range all_columns = pixels_of_bins(roi.x, bins_x, roi.map->width);
+  for (int row = all_rows.first; row < all_rows.end(); row += kRows) {
+    const Range rows = part(all_rows, row, kRows);
+    for (int column = all_columns.first; column < all_columns.end(); column += kColumns) {
+      const Range columns = part(all_columns, column, kColumns);
+      __syncthreads();  // what the tables of the tile before were needed for is done
+      y.fill(roi.y, bins_y, rows);
+      x.fill(roi.x, bins_x, columns);
+      __syncthreads();
+      visit(rows, columns);
+    }
+  }
+}
+
+}  // namespace prroi_pool

@@ -1,0 +1,75 @@
+"""Loads compiled kernels onto a GPU and launches them, through the CUDA driver's own library.
+
+The driver is on every machine with a GPU, so that nothing has to be installed or linked. Calls by ctypes cost a few
+microseconds each, as those of the package cuda-bindings do.
+"""
+
+import ctypes
+import sys
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from . import nvrtc
+from .build_cache import BuildError
+
+Size = tuple[int, int, int]
+Argument = Any  # a ctypes object
+
+
+class Driver:
+    """Launches kernels where torch does: on its device and its current stream."""
+
+    def __init__(self) -> None:
+        name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+        try:
+            self._library = ctypes.CDLL(name)
+        except OSError as error:
+            raise BuildError(
+                f"The CUDA driver's library cannot be loaded: {error}. Install NVIDIA's driver."
+            ) from error
+        self._functions: dict[tuple[int, str], ctypes.c_void_p] = {}
+        self._contexts: dict[int, ctypes.c_void_p] = {}
+        self._lock = threading.Lock()
+
+    def launch(
+        self, kernel: str, dtype: torch.dtype, device: int, grid: Size, block: Size, arguments: Sequence[Argument]
+    ) -> None:
+        """Launches a kernel for features of a dtype on the current stream of a device."""
+        pointers = (ctypes.c_void_p * len(arguments))(*map(ctypes.addressof, arguments))
+        with torch.cuda.device(device):
+            # A thread of autograd's may not have made a call yet that gives it the device's context.
+            self._check(self._library.cuCtxSetCurrent(self._contexts.get(device) or self._context(device)))
+            function = self._functions.get((device, kernel)) or self._load(kernel, dtype, device)
+            stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
+            self._check(self._library.cuLaunchKernel(function, *grid, *block, 0, stream, pointers, None))
+
+    def _context(self, device: int) -> ctypes.c_void_p:
+        """The context that torch uses, too: the primary one."""
+        torch.cuda.init()
+        handle, context = ctypes.c_int(), ctypes.c_void_p()
+        self._check(self._library.cuDeviceGet(ctypes.byref(handle), device))
+        self._check(self._library.cuDevicePrimaryCtxRetain(ctypes.byref(context), handle))
+        self._contexts[device] = context
+        return context
+
+    def _load(self, kernel: str, dtype: torch.dtype, device: int) -> ctypes.c_void_p:
+        with self._lock:
+            if (device, kernel) not in self._functions:
+                cubin = nvrtc.load_cubin(dtype, nvrtc.architecture(*torch.cuda.get_device_capability(device)))
+                module = ctypes.c_void_p()
+                self._check(self._library.cuModuleLoadData(ctypes.byref(module), cubin.code))
+                for name, compiled in cubin.kernels.items():
+                    function = ctypes.c_void_p()
+                    symbol = compiled.symbol.encode()
+                    self._check(self._library.cuModuleGetFunction(ctypes.byref(function), module, symbol))
+                    self._functions[device, name] = function
+            return self._functions[device, kernel]
+
+    def _check(self, status: int) -> None:
+        if status != 0:
+            text = ctypes.c_char_p()
+            self._library.cuGetErrorString(status, ctypes.byref(text))
+            raise RuntimeError(f"CUDA error: {text.value.decode() if text.value else status}")

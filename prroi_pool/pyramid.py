@@ -1,0 +1,88 @@
+"""Pooling from the levels of a pyramid in one launch of the CUDA kernels."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .cuda_kernels import MAX_LEVELS, CudaKernels
+from .ops import is_channels_last
+
+# maps, rois -> pooled
+Pool = Callable[[Sequence[Tensor], Tensor], Tensor]
+
+
+def fits_one_launch(maps: Sequence[Tensor], rois: Tensor) -> bool:
+    """Whether the kernels can pool from these maps at once: they are not too many, and differ in size alone."""
+    kinds = {(features.dtype, features.shape[:-2], features.device) for features in maps}
+    return len(maps) <= MAX_LEVELS and len(kinds) == 1 and maps[0].dim() == 4 and maps[0].device == rois.device
+
+
+def pool_pyramid(
+    kernels: CudaKernels,
+    level_by_level: Pool,
+    maps: Sequence[Tensor],
+    rois: Tensor,
+    levels: Tensor,
+    output_size: tuple[int, int],
+    spatial_scales: Sequence[float],
+) -> Tensor:
+    """Return the Precise RoI Pooling of each RoI from its level.
+
+    Args:
+        level_by_level: computes the same from maps and rois by operators; for derivatives of a higher order.
+        maps: Tensor[N, C, H_l, W_l] of one dtype.
+        rois: Tensor[K, 5], float32 or float64.
+        levels: Tensor[K] of int64, an index into `maps` for each RoI.
+
+    Returns:
+        Tensor[K, C, *output_size], contiguous; differentiable in maps and rois, any number of times.
+    """
+    return _PyramidPool.apply(kernels, level_by_level, levels, output_size, tuple(spatial_scales), rois, *maps)
+
+
+class _PyramidPool(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        kernels: CudaKernels,
+        level_by_level: Pool,
+        levels: Tensor,
+        output_size: tuple[int, int],
+        spatial_scales: Sequence[float],
+        rois: Tensor,
+        *maps: Tensor,
+    ) -> Tensor:
+        ctx.kernels, ctx.level_by_level, ctx.spatial_scales = kernels, level_by_level, spatial_scales
+        ctx.save_for_backward(levels, rois, *maps)
+        return kernels.forward(maps, rois, levels, *output_size, spatial_scales)
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        levels, rois, *maps = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[5:]
+        # The gradients have to be differentiable themselves only with create_graph=True.
+        gradients = _by_operators if torch.is_grad_enabled() else _by_kernels
+        return None, None, None, None, None, *gradients(ctx, grad_output, wanted, levels, rois, maps)
+
+
+def _by_kernels(
+    ctx: Any, grad_output: Tensor, wanted: Sequence[bool], levels: Tensor, rois: Tensor, maps: Sequence[Tensor]
+) -> list[Tensor | None]:
+    grad_rois: Tensor | None = None
+    grad_maps: Sequence[Tensor | None] = [None] * len(maps)
+    if wanted[0]:
+        grad_rois = ctx.kernels.rois_backward(grad_output, maps, rois, levels, ctx.spatial_scales)
+    if any(wanted[1:]):
+        shapes, channels_last = [features.shape for features in maps], [is_channels_last(features) for features in maps]
+        grad_maps = ctx.kernels.features_backward(grad_output, rois, levels, shapes, channels_last, ctx.spatial_scales)
+    return [grad_rois, *grad_maps]
+
+
+def _by_operators(
+    ctx: Any, grad_output: Tensor, wanted: Sequence[bool], levels: Tensor, rois: Tensor, maps: Sequence[Tensor]
+) -> list[Tensor | None]:
+    inputs = [tensor for tensor, is_wanted in zip([rois, *maps], wanted, strict=True) if is_wanted]
+    found = iter(torch.autograd.grad(ctx.level_by_level(maps, rois), inputs, grad_output, create_graph=True))
+    return [next(found) if is_wanted else None for is_wanted in wanted]
