@@ -62,15 +62,6 @@ def test_warp_barriers(emulator):
     assert run(emulator, "exchange_in_warp").tolist() == [(n ^ 1) + 2 for n in range(THREADS)]
 
 
-def test_half_types(emulator):
-    values = torch.randn(THREADS, generator=torch.Generator().manual_seed(0)) * 1e-3
-    values[:8] = torch.tensor([float("inf"), -float("inf"), 7e4, 3.4e38, 1e-7, 1e-41, 2049.0, 1.00390625])
-    output = torch.zeros(THREADS)
-    launch(emulator, "convert_half_types", output, values)
-    assert torch.equal(output[::2], values[::2].half().float())
-    assert torch.equal(output[1::2], values[1::2].bfloat16().float())
-
-
 @pytest.mark.parametrize(
     ("kernel", "message"),
     [
