@@ -19,7 +19,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from raw_kernels import OneMap, pool_with
+from raw_kernels import pool_with
 
 from prroi_pool import extension, reference
 
@@ -151,7 +151,6 @@ def main() -> None:
         flags = [flag for flag in extension.compile_flags() if flag != "-O3"]
         extension.compile_flags = lambda: [*flags, "-O1", *SANITIZERS]
     kernels = extension.load(args.device)
-    kernels = OneMap(kernels) if args.device == "cuda" else kernels
     failures = 0
     batches = -(-args.rois // ROIS_PER_BATCH)
     for seed in range(args.seed, args.seed + batches):

@@ -5,8 +5,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from prroi_pool.cuda_kernels import CudaKernels
 
-class OneMap:
+
+class _OneMap:
     """`CudaKernels`, which pool from several maps at once, with the functions of csrc/prroi_pool.h."""
 
     def __init__(self, kernels):
@@ -23,7 +25,9 @@ class OneMap:
 
 
 def pool_with(kernels) -> Callable[..., Tensor]:
-    """`prroi_pool2d` by an object with the functions of csrc/prroi_pool.h."""
+    """`prroi_pool2d` by `CudaKernels`, or by an object with the functions of csrc/prroi_pool.h."""
+    if isinstance(kernels, CudaKernels):
+        kernels = _OneMap(kernels)
 
     def pool(features: Tensor, rois: Tensor, height: int, width: int, spatial_scale: float) -> Tensor:
         return _Pool.apply(kernels, features, rois, height, width, spatial_scale)

@@ -34,7 +34,17 @@ def make_boxes(dtype=torch.float32):
 
 
 def test_scales_are_powers_of_two_despite_padding():
-    def test_levels_are_those_of_torchvision():
+    def scale(map_height, image_height):
+        return _scales([torch.empty(1, 1, map_height, 1)], [(image_height, 1)])[0]
+
+    assert [scale(height, 800) for height in (200, 208, 104, 52, 25, 1, 800, 1600)] == [
+        *(1 / 4, 1 / 4, 1 / 8, 1 / 16, 1 / 32, 1 / 1024, 1, 2)
+    ]
+    with pytest.raises(ValueError, match="a map of height 0 is no level of a pyramid for images of height 800"):
+        scale(0, 800)
+
+
+def test_levels_are_those_of_torchvision():
     # Also boxes of exactly a canonical size, which must not fall by rounding.
     exact = torch.tensor([[0.0, 0, s, s] for s in (56, 112, 224, 448, 896)])
     boxes, pyramid = [torch.cat([make_boxes()[0], exact]), make_boxes()[1]], make_pyramid()
