@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 import torch
-from cuda_on_cpu import INCLUDES, CudaOnCpu, Emulator, kernel_names
+from cuda_on_cpu import INCLUDES, CudaOnCpu, Emulator, is_supported, kernel_names
 from raw_kernels import pool_with
 from torch import Tensor
 
@@ -27,9 +27,13 @@ def device(request) -> str:
 
 
 @pytest.fixture(scope="session")
-def cuda_on_cpu(tmp_path_factory) -> CudaOnCpu:
-    if shutil.which(extension.compiler_command()) is None:
-        pytest.skip("needs a C++ compiler")
+def needs_emulator() -> None:
+    if not is_supported():
+        pytest.skip("needs g++ and binutils on Linux")
+
+
+@pytest.fixture(scope="session")
+def cuda_on_cpu(needs_emulator, tmp_path_factory) -> CudaOnCpu:
     return CudaOnCpu(Emulator(kernel_names(), INCLUDES, tmp_path_factory.mktemp("cuda_on_cpu")))
 
 

@@ -2,8 +2,6 @@
 
 #pragma once
 
-#include "half_types.h"
-
 namespace emulated {
 
 // Right.
@@ -58,13 +56,6 @@ __global__ void exchange_in_warp(float* output, const float* input) {
     output[threadIdx.x] = values[threadIdx.x ^ 1];
     __syncwarp();
   }
-}
-
-__global__ void convert_half_types(float* output, const float* input) {
-  const float value = input[threadIdx.x];
-  output[threadIdx.x] = threadIdx.x % 2 == 0
-      ? cuda_on_cpu::half_bits_to_float(cuda_on_cpu::float_to_half_bits(value))
-      : cuda_on_cpu::bfloat16_bits_to_float(cuda_on_cpu::float_to_bfloat16_bits(value));
 }
 
 // Wrong.

@@ -69,8 +69,8 @@ void sync_warp(unsigned lanes, Site site);
 uint64_t shuffle(unsigned lanes, uint64_t value, unsigned source, Site site);
 // The lanes that pass true.
 unsigned ballot(unsigned lanes, bool predicate, Site site);
-// Before a read-modify-write that no other thread can interrupt.
-void before_atomic(const void* address, std::size_t bytes);
+// Before a read-modify-write that no other thread can interrupt, which `caller` asks for.
+void before_atomic(const void* address, std::size_t bytes, const void* caller);
 
 constexpr unsigned kWarp = 32;
 
@@ -150,7 +150,7 @@ inline bool __all_sync(unsigned lanes, bool predicate, cuda_on_cpu::Site site = 
 
 template <typename T>
 CUDA_ON_CPU_UNHOOKED T atomicAdd(T* target, std::common_type_t<T> value) {
-  cuda_on_cpu::before_atomic(target, sizeof(T));
+  cuda_on_cpu::before_atomic(target, sizeof(T), __builtin_return_address(0));
   const T before = *target;
   *target = before + value;
   return before;

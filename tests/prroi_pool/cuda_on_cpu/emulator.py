@@ -3,7 +3,9 @@
 import ctypes
 import functools
 import re
+import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,9 +28,17 @@ KERNEL_FLAGS = [
     "-fsanitize=thread,undefined",
     "-fno-sanitize-recover=all",
     "-fno-sanitize=null,unreachable,return",
-    "--param=tsan-instrument-func-entry-exit=0",
 ]
 DYNAMIC_SHARED_MEMORY = "cuda_on_cpu_dynamic_shared_memory"
+
+
+def is_supported() -> bool:
+    """Whether the tools are there: g++ and binutils, for programs in the ELF format."""
+    compiler = extension.compiler_command()
+    tools = (compiler, "addr2line", "objcopy", "readelf")
+    if sys.platform != "linux" or not all(shutil.which(tool) for tool in tools):
+        return False
+    return "clang" not in _run(compiler, "--version")
 
 
 class EmulationError(RuntimeError):
@@ -121,11 +131,10 @@ class Emulator:
         """What went wrong, with addresses in the library turned into places in the source."""
 
         def place(match: re.Match) -> str:
-            command = ["addr2line", "-e", self._path, hex(int(match[1], 16) - 1)]
-            found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0]
-            return Path(found).name
+            return _run("addr2line", "-e", self._path, hex(int(match[1], 16) - 1)).split()[0]
 
-        return re.sub(r"@([0-9a-f]+)", place, self._library.launch_error().decode())
+        message = re.sub(r"@([0-9a-f]+)", place, self._library.launch_error().decode())
+        return re.sub(r"/\S*/", "", message)
 
 
 class _Range(ctypes.Structure):

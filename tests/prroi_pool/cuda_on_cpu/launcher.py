@@ -19,11 +19,15 @@ def kernel_names(dtypes: Sequence[torch.dtype] = tuple(nvrtc.TYPES)) -> list[str
 
 
 class CudaOnCpu:
-    """Pools from one map, with the signatures of csrc/prroi_pool.h, or from the maps of a pyramid."""
+    """Pools from one map, with the signatures of csrc/prroi_pool.h, or from the maps of a pyramid.
 
-    def __init__(self, emulator: Emulator):
+    Args:
+        launcher: `CudaKernels`, or a changed copy
+    """
+
+    def __init__(self, emulator: Emulator, launcher: type[CudaKernels] = CudaKernels):
         self._emulator = emulator
-        self._kernels = CudaKernels(_Driver(emulator))
+        self._kernels = launcher(_Driver(emulator))
 
     def forward(
         self, features: Tensor, rois: Tensor, height: int, width: int, channels_last: bool, spatial_scale: float

@@ -4,7 +4,9 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cstdint>
+#include <new>
 #include <vector>
 
 #include "block.h"
@@ -28,7 +30,7 @@ struct Range {
 
 // A __shared__ variable. The layout is that of `_SharedVariable` in emulator.py.
 struct SharedVariable {
-  std::uint64_t offset;  // in the thread-local memory of the library
+  std::uint64_t offset;  // in the library's thread-local memory, which consists of these variables
   std::uint64_t bytes;
   const char* name;
 };
@@ -50,7 +52,10 @@ class Untouched {
     size_ = size;
     void* memory = mmap(
         nullptr, size * sizeof(T), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    data_ = memory == MAP_FAILED ? nullptr : static_cast<T*>(memory);
+    if (memory == MAP_FAILED) {
+      throw std::bad_alloc();
+    }
+    data_ = static_cast<T*>(memory);
   }
 
   T& operator[](std::size_t n) { return data_[n]; }
@@ -76,9 +81,7 @@ class Memory {
     last_range_ = 0;
   }
 
-  void set_shared(
-      std::uintptr_t begin, const SharedVariable* variables, std::size_t count, const char* dynamic_memory) {
-    shared_begin_ = begin;
+  void set_shared(const SharedVariable* variables, std::size_t count, std::size_t dynamic_offset) {
     for (std::size_t n = 0; n < count; ++n) {
       shared_bytes_ = std::max(shared_bytes_, variables[n].offset + variables[n].bytes);
     }
@@ -87,7 +90,7 @@ class Memory {
     for (std::size_t n = 0; n < count; ++n) {
       shared_.push_back({variables[n], 0});
       Shared& variable = shared_.back();
-      if (begin + variable.offset == reinterpret_cast<std::uintptr_t>(dynamic_memory)) {
+      if (variable.offset == dynamic_offset) {
         dynamic_ = &variable;
       }
       std::fill_n(&owners_[variable.offset / kSharedCell], (variable.bytes + 1) / kSharedCell, &variable);
@@ -95,8 +98,10 @@ class Memory {
     shared_cells_.reserve(owners_.size());
   }
 
-  void begin_launch(unsigned dynamic_bytes, unsigned max_shared_bytes) {
+  // `dynamic_memory` lies elsewhere for each thread of the process that launches kernels.
+  void begin_launch(const char* dynamic_memory, unsigned dynamic_bytes, unsigned max_shared_bytes) {
     ++launch_;
+    shared_begin_ = reinterpret_cast<std::uintptr_t>(dynamic_memory) - dynamic_->offset;
     used_shared_bytes_ = dynamic_bytes;
     max_shared_bytes_ = max_shared_bytes;
     dynamic_->bytes = dynamic_bytes;
@@ -138,7 +143,7 @@ class Memory {
     const std::size_t last = (address - range->begin + bytes - 1) / range->element_bytes;
     for (std::size_t n = first; n <= last; ++n) {
       if (const Accesses* other = note(global_cells_[range->first_cell + n], kind, Scope::kGrid, where)) {
-        fail_race(kind, *other, "element", n, "of a tensor", where);
+        fail_race(kind, *other, "element", n, "a tensor", where);
       }
     }
   }
@@ -190,8 +195,8 @@ class Memory {
       const char* of,
       std::uint32_t where) {
     block_.fail(
-        "races: it %s %s %zu %s%s at @%x, which another thread accessed at @%x with no barrier between them",
-        name(kind), unit, position, *of == 'o' ? "" : "of ", of, where, other.where);
+        "races: it %s %s %zu of %s at @%x, which another thread accessed at @%x with no barrier between them",
+        name(kind), unit, position, of, where, other.where);
   }
 
   const GlobalRange* find_range(std::uintptr_t address, std::size_t bytes) {

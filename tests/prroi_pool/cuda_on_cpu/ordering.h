@@ -23,8 +23,8 @@ struct Accesses {
 
 enum class Scope { kBlock, kGrid };
 
-// The order that barriers impose on accesses. A phase is the time between two barriers of a whole block. All phases of a
-// process are numbered consecutively, so the notes of earlier launches need no reset. Within a phase only __syncwarp
+// The order that barriers impose on accesses. A phase is the time between two barriers of a whole block. All phases of
+// a process are numbered consecutively, so the notes of earlier launches need no reset. Within a phase only __syncwarp
 // orders accesses: each lane has a clock and knows the clock at which it last met each lane of its warp. A shuffle
 // orders nothing: CUDA's documentation guarantees no memory ordering there.
 class Ordering {

@@ -91,8 +91,8 @@ unsigned ballot(unsigned lanes, bool predicate, Site site) {
   return block.call_warp(WarpCall::kBallot, lanes, site, predicate);
 }
 
-void before_atomic(const void* address, std::size_t bytes) {
-  on_vector_access(address, bytes, kAtomic, __builtin_return_address(0));
+void before_atomic(const void* address, std::size_t bytes, const void* caller) {
+  on_vector_access(address, bytes, kAtomic, caller);
 }
 
 // The interface of the library; emulator.py describes it.
@@ -101,8 +101,7 @@ extern "C" void set_shared_variables(const SharedVariable* variables, std::size_
   Dl_info info;
   dladdr(reinterpret_cast<const void*>(&set_shared_variables), &info);
   library = static_cast<const char*>(info.dli_fbase);
-  const auto dynamic = reinterpret_cast<std::uintptr_t>(cuda_on_cpu_dynamic_shared_memory);
-  memory.set_shared(dynamic - dynamic_offset, variables, count, cuda_on_cpu_dynamic_shared_memory);
+  memory.set_shared(variables, count, dynamic_offset);
 }
 
 extern "C" void set_seed(unsigned seed) {
@@ -144,7 +143,8 @@ extern "C" int launch(
   }
   kernel_arguments = arguments;
   block.begin_launch({grid_x, grid_y, grid_z}, {block_x, block_y, block_z}, run_thread);
-  memory.begin_launch(shared_bytes, std::max(48u << 10, kernel->max_dynamic_shared_bytes));
+  memory.begin_launch(
+      cuda_on_cpu_dynamic_shared_memory, shared_bytes, std::max(48u << 10, kernel->max_dynamic_shared_bytes));
   std::vector<uint64_t> order(uint64_t{grid_x} * grid_y * grid_z);
   std::iota(order.begin(), order.end(), 0);
   std::shuffle(order.begin(), order.end(), block.random);
@@ -170,6 +170,8 @@ extern "C" int allow_dynamic_shared(const char* name, unsigned bytes) {
 // What g++ calls in the kernels.
 
 extern "C" void __tsan_init() {}
+extern "C" void __tsan_func_entry(void*) {}
+extern "C" void __tsan_func_exit() {}
 
 #define HOOK(BYTES)                                                              \
   extern "C" void __tsan_read##BYTES(void* address) {                            \
