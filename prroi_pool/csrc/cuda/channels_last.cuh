@@ -35,7 +35,7 @@ struct GradTile {
       const int bin_y = bin / bins_x.count, bin_x = bin % bins_x.count;
       const int64_t channel_stride = static_cast<int64_t>(rois.pooled_height) * rois.pooled_width;
       const T* source = grad_output + rois.offset(k, first_channel, bins_y.first + bin_y, bins_x.first + bin_x);
-#pragma unroll 4
+#pragma unroll 16
       for (int channel = threadIdx.y; channel < channels; channel += blockDim.y) {
         values[bin_y * kBins + bin_x][channel / N].value[channel % N] = widen(source[channel * channel_stride]);
       }
@@ -46,9 +46,9 @@ struct GradTile {
 // Block (k, chunk) pools 32 N channels of RoI k; a warp one row of bins. It goes through the columns of the map, kAtOnce at
 // a time, sums each along y, and adds that sum to the bins that the column reaches.
 template <typename T, typename Acc, int N>
-__global__ void __launch_bounds__(kWarp * kBins V_FWD_CL)
+__global__ void __launch_bounds__(kWarp * kBins)
     forward_channels_last(T* output, const __grid_constant__ Pyramid<const T, Acc> pyramid, const RoIs<Acc> rois) {
-  constexpr int kAtOnce = N == 1 ? V_FWD_CL1_AT : V_FWD_CL_AT, kRows = V_FWD_CL_R;
+  constexpr int kAtOnce = N == 1 ? 8 : 4, kRows = 2;
   __shared__ PixelsOfBins<Acc, Acc> y;
   __shared__ BinsOfPixels<Acc, Acc> x;
   __shared__ Pack<Acc, N> sums[kBins][kBins][kWarp + 1];
@@ -131,9 +131,9 @@ __global__ void __launch_bounds__(kWarp * kBins V_FWD_CL)
 // Block (k, chunk) computes what 32 N channels add to the gradient of RoI k: partial_grads[chunk][k] of [chunks, K, 5]. A
 // warp takes one row of bins.
 template <typename T, typename Acc, int N>
-__global__ void __launch_bounds__(kWarp * kBins V_RB_CL) rois_backward_channels_last(
+__global__ void __launch_bounds__(kWarp * kBins) rois_backward_channels_last(
     Acc* partial_grads, const T* grad_output, const __grid_constant__ Pyramid<const T, Acc> pyramid, const RoIs<Acc> rois) {
-  constexpr int kRows = V_RB_CL_R;
+  constexpr int kAtOnce = 2, kRows = 4;
   __shared__ PixelsOfBins<Acc, Weight<Acc>> y;
   __shared__ BinsOfPixels<Acc, Weight<Acc>> x;
   __shared__ GradTile<Acc, N> grads;
@@ -157,37 +157,54 @@ __global__ void __launch_bounds__(kWarp * kBins V_RB_CL) rois_backward_channels_
         const Range bin_rows = y.pixels[warp];
         const Weight<Acc>* const y_weights = y.weights(warp, rows);
         const T* const first_row = source + bin_rows.first * map.row_stride;
-#pragma unroll 1
-        for (int column = 0; column < columns.count; ++column) {
-          // What a pixel of this column adds to the loss, and its derivatives by the RoI's ends in x, per weight in y.
-          Pack<Acc, N> value{}, d_low{}, d_high{};
-          const Range bins = x.bins[column];
-          const Weight<Acc>* const x_weights = x.weights(column);
-#pragma unroll 1
-          for (int n = 0; n < bins.count; ++n) {
-            const Pack<Acc, N> of_bin = grads.at(warp, bins.first + n);
-            add_weighted(value, x_weights[n].value, of_bin);
-            add_weighted(d_low, x_weights[n].d_low, of_bin);
-            add_weighted(d_high, x_weights[n].d_high, of_bin);
+        for (int first = 0; first < columns.count; first += kAtOnce) {
+          // Sums of a column along y, with the weights and with their derivatives.
+          Pack<Acc, N> values[kAtOnce] = {}, d_lows[kAtOnce] = {}, d_highs[kAtOnce] = {};
+          const T* pixels[kAtOnce];
+#pragma unroll
+          for (int m = 0; m < kAtOnce; ++m) {
+            const int column = first + m < columns.count ? first + m : columns.count - 1;
+            pixels[m] = first_row + (columns.first + column) * map.column_stride;
           }
-          const T* const first_pixel = first_row + (columns.first + column) * map.column_stride;
           in_parts<kRows>(0, bin_rows.count, [&](int row, auto number) {
-            Pack<T, N> pixels[number.value];
+            Pack<T, N> loaded[number.value][kAtOnce];
 #pragma unroll
             for (int r = 0; r < number.value; ++r) {
-              pixels[r] = load<N>(first_pixel + (row + r) * map.row_stride);
+#pragma unroll
+              for (int m = 0; m < kAtOnce; ++m) {
+                loaded[r][m] = load<N>(pixels[m] + (row + r) * map.row_stride);
+              }
             }
 #pragma unroll
             for (int r = 0; r < number.value; ++r) {
+              const Weight<Acc> weight = y_weights[row + r];
+#pragma unroll
+              for (int m = 0; m < kAtOnce; ++m) {
+                add_weighted(values[m], weight.value, loaded[r][m]);
+                add_weighted(d_lows[m], weight.d_low, loaded[r][m]);
+                add_weighted(d_highs[m], weight.d_high, loaded[r][m]);
+              }
+            }
+          });
+#pragma unroll
+          for (int m = 0; m < kAtOnce; ++m) {
+            if (first + m >= columns.count) {
+              break;
+            }
+            const Range bins = x.bins[first + m];
+            const Weight<Acc>* const x_weights = x.weights(first + m);
+#pragma unroll 1
+            for (int n = 0; n < bins.count; ++n) {
+              const Pack<Acc, N> of_bin = grads.at(warp, bins.first + n);
               // Summed over the channels first: these three serve all four coordinates.
               Weight<Acc> sums{0, 0, 0};
 #pragma unroll
               for (int c = 0; c < N; ++c) {
-                sums.add(widen(pixels[r].value[c]), {value.value[c], d_low.value[c], d_high.value[c]});
+                sums.add(of_bin.value[c], {values[m].value[c], d_lows[m].value[c], d_highs[m].value[c]});
               }
-              grad.add(sums, y_weights[row + r]);
+              grad.add(x_weights[n], sums);
             }
-          });
+          }
         }
       });
     });

@@ -249,11 +249,12 @@ __global__ void __launch_bounds__(kWarp * kGatherWarps)
 // Block (tile, chunk) computes the gradient of 8 x 8 pixels and 32 N channels, whatever the layout of the maps; a warp takes
 // a row, a lane N channels. `grads`, of the output, is contiguous [K, pooled_height, pooled_width, C].
 template <typename T, typename Acc, int N>
-__global__ void __launch_bounds__(kWarp * kGatherWarps V_FB)
+__global__ void __launch_bounds__(kWarp * kGatherWarps, 3)
     features_backward(const T* grads, const __grid_constant__ Pyramid<T, Acc> pyramid, const RoIs<Acc> rois) {
   constexpr int kRows = kGatherWarps, kColumns = 8, kQuads = kColumns / 4;
   __shared__ Gatherer<Acc, kRows, kColumns> gatherer;
-  const Tile<T> tile = tile_at<kRows, kColumns>(pyramid, V_FB_ORDER);
+  // The coarsest maps, whose tiles are reached by the most RoIs, come first.
+  const Tile<T> tile = tile_at<kRows, kColumns>(pyramid, gridDim.x - 1 - blockIdx.x);
   const int row = threadIdx.y, channel = (blockIdx.y * kWarp + threadIdx.x) * N;
   const bool has_channels = channel < rois.channels;
   Pack<Acc, N> sums[kColumns] = {};
@@ -266,7 +267,7 @@ __global__ void __launch_bounds__(kWarp * kGatherWarps V_FB)
     const int64_t bin_stride = rois.channels, row_stride = bin_stride * rois.pooled_width;
     const T* const source = grads + channel +
         (k * rois.pooled_height + weights.bins_y.first + row_bins.first) * row_stride + weights.bins_x.first * bin_stride;
-    in_parts<V_FB_A>(0, row_bins.count > 0 ? weights.bins_x.count : 0, [&](int first, auto number) {
+    in_parts<2>(0, row_bins.count > 0 ? weights.bins_x.count : 0, [&](int first, auto number) {
       constexpr int kBinsX = decltype(number)::value;
       Pack<Acc, N> of_row[kBinsX] = {};
       in_parts<2>(0, row_bins.count, [&](int b, auto number_y) {

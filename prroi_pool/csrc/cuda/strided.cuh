@@ -24,9 +24,9 @@ struct LaneColumn {
 // Block (k, chunk) pools some channels of RoI k. The lanes of a warp first sum columns of pixels along y, one a lane, and
 // then these sums along x, one or two bins a lane.
 template <typename T, typename Acc>
-__global__ void __launch_bounds__(kWarp * kStridedWarps V_FWD_ST)
+__global__ void __launch_bounds__(kWarp * kStridedWarps, 3)
     forward_strided(T* output, const __grid_constant__ Pyramid<const T, Acc> pyramid, const RoIs<Acc> rois) {
-  constexpr int kChannels = ChannelsOfWarp<Acc>::kCount, kBinsOfLane = kBins * kBins / kWarp, kRows = V_FWD_ST_R;
+  constexpr int kChannels = ChannelsOfWarp<Acc>::kCount, kBinsOfLane = kBins * kBins / kWarp, kRows = 4;
   __shared__ PixelsOfBins<Acc, Acc> y, x;
   __shared__ Acc staged[kStridedWarps][kChannels][kBins][kWarp + 1];
   const int64_t k = blockIdx.x;
@@ -112,9 +112,9 @@ __global__ void __launch_bounds__(kWarp * kStridedWarps V_FWD_ST)
 // Block (k, chunk) computes what some channels add to the gradient of RoI k: partial_grads[chunk][k] of [chunks, K, 5]. A
 // lane takes a column.
 template <typename T, typename Acc>
-__global__ void __launch_bounds__(kWarp * kStridedWarps V_RB_ST) rois_backward_strided(
+__global__ void __launch_bounds__(kWarp * kStridedWarps, 3) rois_backward_strided(
     Acc* partial_grads, const T* grad_output, const __grid_constant__ Pyramid<const T, Acc> pyramid, const RoIs<Acc> rois) {
-  constexpr int kChannels = ChannelsOfWarp<Acc>::kCount, kRows = V_RB_ST_R;
+  constexpr int kChannels = ChannelsOfWarp<Acc>::kCount, kRows = 2;
   __shared__ PixelsOfBins<Acc, Weight<Acc>> y;
   __shared__ BinsOfPixels<Acc, Weight<Acc>> x;
   const int64_t k = blockIdx.x;
