@@ -154,6 +154,7 @@ __global__ void __launch_bounds__(kWarp * kBins) rois_backward_channels_last(
         if (warp >= bins_y.count || !has_channels) {
           return;
         }
+        RoIGradient<Acc> of_tile;  // summed by itself, as one sum of thousands of terms would be rounded too often
         const Range bin_rows = y.pixels[warp];
         const Weight<Acc>* const y_weights = y.weights(warp, rows);
         const T* const first_row = source + bin_rows.first * map.row_stride;
@@ -202,10 +203,11 @@ __global__ void __launch_bounds__(kWarp * kBins) rois_backward_channels_last(
               for (int c = 0; c < N; ++c) {
                 sums.add(of_bin.value[c], {values[m].value[c], d_lows[m].value[c], d_highs[m].value[c]});
               }
-              grad.add(x_weights[n], sums);
+              of_tile.add(x_weights[n], sums);
             }
           }
         }
+        grad.add(of_tile);
       });
     });
   }

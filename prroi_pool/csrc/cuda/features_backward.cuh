@@ -110,9 +110,10 @@ struct TileWeights {
 // the block.
 template <typename Acc, int kRows, int kColumns>
 struct Gatherer {
-  int num_chosen;
-  int of_warps[kGatherWarps];
+  // Read by all threads, by instructions that may load several; so nothing that one of them then writes lies beside it.
+  alignas(16) int of_warps[kGatherWarps];
   int chosen[kCandidates];
+  int num_chosen;
   TileWeights<Acc, kRows, kColumns> weights[kGatherWarps];
 
   template <typename T, typename Visit>
@@ -154,7 +155,6 @@ struct Gatherer {
       }
     }
     const unsigned of_warp = __ballot_sync(0xffffffff, reaches);
-    __syncthreads();  // the list before is no longer needed
     if (lane == 0) {
       of_warps[warp] = __popc(of_warp);
     }

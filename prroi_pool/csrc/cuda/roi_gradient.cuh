@@ -20,6 +20,13 @@ struct RoIGradient {
     y2 += x.value * y.d_high;
   }
 
+  __device__ void add(const RoIGradient& other) {
+    x1 += other.x1;
+    y1 += other.y1;
+    x2 += other.x2;
+    y2 += other.y2;
+  }
+
   // To be called by all threads of the block. `target` receives 0 for the batch index, x1, y1, x2, y2.
   __device__ void sum_over_block_and_write(Acc* target, Acc spatial_scale) const {
     __shared__ Acc of_warps[kMaxWarps][4];

@@ -131,6 +131,7 @@ __global__ void __launch_bounds__(kWarp * kStridedWarps, 3) rois_backward_stride
     }
     for_each_group(rois, [&](const Range& bins_y, const Range& bins_x) {
       for_each_tile<kPixels, kWarp>(roi, bins_y, bins_x, y, x, [&](const Range& rows, const Range& columns) {
+        RoIGradient<Acc> of_tile;  // summed by itself, as one sum of thousands of terms would be rounded too often
         const LaneColumn own(columns);
         if (own.column >= columns.count || channels.first >= rois.channels) {
           return;
@@ -174,10 +175,11 @@ __global__ void __launch_bounds__(kWarp * kStridedWarps, 3) rois_backward_stride
               for (int c = 0; c < kChannels; ++c) {
                 sums.add(channels.first + c < rois.channels ? widen(pixels[r][c]) : Acc(0), of_bins[c]);
               }
-              grad.add(sums, y_weights[row + r]);
+              of_tile.add(sums, y_weights[row + r]);
             }
           });
         }
+        grad.add(of_tile);
       });
     });
   }
