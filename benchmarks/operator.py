@@ -13,14 +13,9 @@ touches once, each output once, whole maps of gradients) over the bandwidth of a
 
 import argparse
 import ctypes
-import os
-import shutil
 import statistics
-import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +27,7 @@ from torchvision.ops import roi_align
 from iounet.evaluation.tables import markdown
 from prroi_pool import MultiScalePrRoIPool, extension, prroi_pool2d, reference
 
+from .original import compile_original, prepare_original
 from .timing import (
     Figures,
     add_device_argument,
@@ -43,81 +39,14 @@ from .timing import (
     timed,
     write_results,
 )
+from .workloads import BINS, CHANNELS, WORKLOADS, Level, Workload, make_levels
 
-BINS = 7
-CHANNELS = 256
 OURS, REFERENCE, ORIGINAL = "prroi_pool", "reference", "original"
 PEERS = (OURS, "roi_align(2)", "roi_align(0)", REFERENCE, ORIGINAL)
-OPERATIONS = ("forward", "forward + feature gradient", "RoI gradient")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 Pool = Callable[[Tensor, Tensor, float], Tensor]
 Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Workload:
-    """RoIs on the levels of a feature pyramid.
-
-    Attributes:
-        levels: for each level its stride in pixels of the image, the number of images, and the map's (height, width).
-        num_rois: on each level.
-        sides: the smallest and the largest side of a RoI in pixels of the map, drawn evenly in the logarithm.
-        operations: those of OPERATIONS that matter here.
-    """
-
-    name: str
-    levels: tuple[tuple[int, int, tuple[int, int]], ...]
-    num_rois: tuple[int, ...]
-    sides: tuple[float, float]
-    operations: tuple[str, ...] = OPERATIONS
-
-
-def pyramid(images: int) -> tuple[tuple[int, int, tuple[int, int]], ...]:
-    """The levels of an image of 800 x 1216 pixels."""
-    return tuple((stride, images, (800 // stride, 1216 // stride)) for stride in (4, 8, 16, 32))
-
-
-WORKLOADS = (
-    Workload("512 RoIs of 14-28 px on 200x304", ((4, 1, (200, 304)),), (512,), (14, 28)),
-    Workload("COCO image, 1000 RoIs on 4 levels", pyramid(1), (550, 200, 150, 100), (14, 28)),
-    Workload("training batch, 2 x 512 RoIs on 4 levels", pyramid(2), (564, 204, 154, 102), (14, 28)),
-    Workload("refinement, 100 RoIs on 4 levels", pyramid(1), (55, 20, 15, 10), (14, 28), ("forward", "RoI gradient")),
-    Workload("large: 64 RoIs of 100-200 px", ((4, 1, (200, 304)),), (64,), (100, 200)),
-    Workload("tiny: 512 RoIs of 0.5-2 px", ((4, 1, (200, 304)),), (512,), (0.5, 2)),
-)
-
-
-@dataclass(frozen=True)
-class Level:
-    features: Tensor  # [N, C, H, W]
-    rois: Tensor  # [K, 5] in pixels of the image
-    grad_output: Tensor  # [K, C, BINS, BINS]
-    scale: float
-
-
-def make_levels(workload: Workload, dtype: torch.dtype, channels_last: bool, device: torch.device) -> list[Level]:
-    generator = torch.Generator().manual_seed(0)
-    memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    levels = []
-    for (stride, images, (height, width)), num_rois in zip(workload.levels, workload.num_rois, strict=True):
-        features = torch.randn(images, CHANNELS, height, width, generator=generator)
-        low, high = (torch.tensor(side).log() for side in workload.sides)
-        extent = torch.tensor([width, height])
-        sides = (low + (high - low) * torch.rand(num_rois, 2, generator=generator)).exp().minimum(0.95 * extent)
-        start = torch.rand(num_rois, 2, generator=generator) * (extent - sides)
-        image = torch.randint(images, (num_rois, 1), generator=generator)
-        rois = torch.cat([image, stride * start, stride * (start + sides)], 1)
-        grad_output = torch.randn(num_rois, CHANNELS, BINS, BINS, generator=generator)
-        levels.append(
-            Level(
-                features.to(device, dtype, memory_format=memory_format),
-                rois.to(device),
-                grad_output.to(device, dtype),
-                1 / stride,
-            )
-        )
-    return levels
 
 
 def peers(dtype: torch.dtype) -> dict[str, Pool]:
@@ -198,72 +127,6 @@ def prepare_pyramid(operation: str, levels: list[Level]) -> Callable[[], None]:
             torch.autograd.grad(output, boxes, grad_output, retain_graph=True)
 
     return run
-
-
-def prepare_original(library: ctypes.CDLL, operation: str, levels: list[Level]) -> Callable[[], None]:
-    """The authors' kernels, float32 and contiguous, called as their wrapper calls them but without its checks."""
-
-    def arguments(level: Level) -> tuple:
-        _, channels, height, width = level.features.shape
-        sizes = [ctypes.c_int(size) for size in (channels, height, width, BINS, BINS)]
-        return *sizes, ctypes.c_float(level.scale), ctypes.c_int(level.grad_output.numel())
-
-    def pointers(*tensors: Tensor) -> list[ctypes.c_void_p]:
-        return [ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
-
-    def stream() -> ctypes.c_void_p:
-        return ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
-
-    outputs = [torch.empty_like(level.grad_output) for level in levels]
-
-    def forward(level: Level, output: Tensor) -> None:
-        output.zero_()
-        library.PrRoIPoolingForwardGpu(stream(), *pointers(level.features, level.rois, output), *arguments(level))
-
-    def gradient(name: str, level: Level, output: Tensor, result: Tensor) -> None:
-        result.zero_()
-        tensors = pointers(level.features, level.rois, output, level.grad_output, result)
-        getattr(library, name)(stream(), *tensors, *arguments(level), ctypes.c_int(result.numel()))
-
-    feature_gradients = [torch.empty_like(level.features) for level in levels]
-    roi_gradients = [torch.empty_like(level.rois) for level in levels]
-
-    def run() -> None:
-        for level, output, grad_features, grad_rois in zip(
-            levels, outputs, feature_gradients, roi_gradients, strict=True
-        ):
-            if operation != "RoI gradient":
-                forward(level, output)
-            if operation == "forward + feature gradient":
-                gradient("PrRoIPoolingBackwardGpu", level, output, grad_features)
-            if operation == "RoI gradient":
-                gradient("PrRoIPoolingCoorBackwardGpu", level, output, grad_rois)
-
-    for level, output in zip(levels, outputs, strict=True):
-        forward(level, output)
-    return run
-
-
-def compile_original(checkout: Path) -> ctypes.CDLL:
-    source = checkout / "src" / "prroi_pooling_gpu_impl.cu"
-    if not source.is_file():
-        sys.exit(f"{source} is missing: --original takes a checkout of github.com/vacancy/PreciseRoIPooling")
-    library = Path(tempfile.mkdtemp()) / "original.so"
-    nvcc = find_nvcc()
-    subprocess.run([nvcc, "-O3", "-arch=native", "-shared", "-Xcompiler", "-fPIC", source, "-o", library], check=True)
-    return ctypes.CDLL(str(library))
-
-
-def find_nvcc() -> str:
-    """Of CUDA_HOME, on PATH, or in the usual folder."""
-    folders = [f"{os.environ['CUDA_HOME']}/bin"] if os.environ.get("CUDA_HOME") else []
-    path = os.pathsep.join([*folders, os.environ.get("PATH", ""), "/usr/local/cuda/bin"])
-    nvcc = shutil.which("nvcc", path=path)
-    if nvcc is None:
-        sys.exit(
-            "--original needs nvcc, which was not found. Install the CUDA toolkit, or set CUDA_HOME to its folder."
-        )
-    return nvcc
 
 
 def recorded(call: Callable[[], None]) -> Callable[[], None]:

@@ -12,7 +12,7 @@ import torch
 
 from prroi_pool import extension
 
-from .operator import BINS, WORKLOADS, make_levels
+from .workloads import BINS, WORKLOADS, make_levels
 
 
 def main() -> None:

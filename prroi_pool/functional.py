@@ -60,12 +60,12 @@ def prroi_pool2d(
         arguments = (features, rois, pooled_height, pooled_width, spatial_scale)
         return handle_torch_function(prroi_pool2d, (features, rois), *arguments)
     pooled_height, pooled_width, spatial_scale = checked_bins(pooled_height, pooled_width, spatial_scale)
-    _check_features(features)
+    check_features(features)
     if isinstance(rois, (list, tuple)) and all(isinstance(boxes, Tensor) for boxes in rois):
         if len(rois) != features.shape[0]:
             raise ValueError(f"rois are boxes of {len(rois)} images, but features of {features.shape[0]}")
         rois = rois_of_images(rois) if rois else torch.zeros(0, 5, device=features.device)
-    rois = _checked_rois(rois, features.device)
+    rois = checked_rois(rois, features.device)
     if any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in (features, rois)):
         raise NotImplementedError(
             "prroi_pool2d has no forward-mode derivative (jvp, jacfwd, hessian); use reverse mode: backward, "
@@ -141,7 +141,8 @@ def _whole(number: float) -> int:
     return whole
 
 
-def _check_features(features: Tensor) -> None:
+def check_features(features: Tensor) -> None:
+    """Raise TypeError or ValueError if the features are no floating-point Tensor[N, C, H, W]."""
     if not isinstance(features, Tensor):
         raise TypeError(
             f"features must be a Tensor[N, C, H, W], got {type(features).__name__}; convert them with torch.as_tensor"
@@ -152,8 +153,8 @@ def _check_features(features: Tensor) -> None:
         raise TypeError(f"features must be floating point, got {features.dtype}; convert them with .float()")
 
 
-def _checked_rois(rois: Tensor | Sequence[Tensor], device: torch.device) -> Tensor:
-    """Return the RoIs in float32 or float64."""
+def checked_rois(rois: Tensor | Sequence[Tensor], device: torch.device) -> Tensor:
+    """Return the RoIs in float32 or float64. Raise TypeError or ValueError if they are no RoIs on the device."""
     if not isinstance(rois, Tensor):
         raise TypeError(
             f"rois must be a Tensor[K, 5], or a list with a Tensor[K_n, 4] for each image, got {type(rois).__name__}; "

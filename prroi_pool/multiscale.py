@@ -10,7 +10,15 @@ import torch.fx
 from torch import Tensor, nn
 
 from . import extension, pyramid
-from .functional import NO_TORCHSCRIPT, checked_bins, in_full_precision, prroi_pool2d, rois_of_images
+from .functional import (
+    NO_TORCHSCRIPT,
+    check_features,
+    checked_bins,
+    checked_rois,
+    in_full_precision,
+    prroi_pool2d,
+    rois_of_images,
+)
 from .ops import transforms_are_active
 
 
@@ -62,7 +70,7 @@ class MultiScalePrRoIPool(nn.Module):
                 dtypes, as autocast may give, the output has the widest.
             boxes: one Tensor[K_n, 4] per image, xyxy in pixels of that image as the network saw it.
             image_shapes: (height, width) of each image as the network saw it, before padding to a batch.
-            levels: Tensor[K] of int64, what `assign_levels` returned; by default it is called with these
+            levels: Tensor[K] of an integer dtype, what `assign_levels` returned; by default it is called with these
                 boxes. Passed by a caller that moves boxes, so that each keeps the level it started from.
 
         Returns:
@@ -71,7 +79,9 @@ class MultiScalePrRoIPool(nn.Module):
 
         Raises:
             KeyError: x has no map of featmap_names.
-            ValueError: levels or boxes of another shape.
+            TypeError: maps, boxes or levels of a dtype that does not fit.
+            ValueError: a shape or a device does not fit, or (on the CPU only) a level does not exist. On CUDA, such a
+                box pools to 0.
         """
         settings = self.featmap_names, self.output_size, self.canonical_scale, self.canonical_level
         return _pool(x, boxes, image_shapes, levels, *settings)
@@ -113,18 +123,23 @@ def _pool(
 ) -> Tensor:
     """`MultiScalePrRoIPool.forward` as a function, because torch.fx can make a function one node, but no method."""
     maps = _maps(x, featmap_names)
-    rois = rois_of_images(boxes)
+    for features in maps:
+        check_features(features)
+    rois = checked_rois(rois_of_images(boxes), maps[0].device)
     scales = _scales(maps, image_shapes)
     if levels is None:
         levels = _assign_levels(scales, boxes, canonical_scale, canonical_level)
-    if levels.shape != rois.shape[:1]:
-        raise ValueError(f"levels must be [{len(rois)}], one for each box, got {list(levels.shape)}")
+    levels = _checked_levels(levels, rois)
     if MultiScalePrRoIPool.in_fixed_shapes(rois.device):
         level_by_level = functools.partial(_pool_in_fixed_shapes, levels=levels, scales=scales, output_size=output_size)
         # Compilers, and the transforms of torch.func, take the operators.
         if torch.compiler.is_compiling() or transforms_are_active() or not pyramid.fits_one_launch(maps, rois):
             return level_by_level(maps, rois)
         return pyramid.pool_pyramid(extension.load("cuda"), level_by_level, maps, rois, levels, output_size, scales)
+    outside = (levels < 0) | (levels >= len(maps))
+    if outside.any():
+        row = int(outside.nonzero()[0])
+        raise ValueError(f"levels[{row}] is {int(levels[row])}, but must be in [0, {len(maps)}) for {len(maps)} map(s)")
     pooled, order = [], []
     for level, (features, scale) in enumerate(zip(maps, scales, strict=True)):
         members = (levels == level).nonzero().squeeze(1)
@@ -171,6 +186,17 @@ def _assign_levels(
         if scales[index] < scales[index - 1]:  # of maps of one stride the first is used, as torchvision does
             assigned = assigned.masked_fill(level >= -math.log2(scales[index]), index)
     return assigned
+
+
+def _checked_levels(levels: Tensor, rois: Tensor) -> Tensor:
+    """Return the levels as int64."""
+    if levels.shape != rois.shape[:1]:
+        raise ValueError(f"levels must be [{len(rois)}], one for each box, got {list(levels.shape)}")
+    if levels.device != rois.device:
+        raise ValueError(f"levels are on {levels.device} but boxes on {rois.device}; move one with .to(device)")
+    if levels.is_floating_point() or levels.is_complex() or levels.dtype == torch.bool:
+        raise TypeError(f"levels must be integers, got {levels.dtype}")
+    return levels.long()
 
 
 def _maps(x: Mapping[str, Tensor], featmap_names: Sequence[str]) -> list[Tensor]:

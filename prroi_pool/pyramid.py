@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
+from torch.utils._python_dispatch import _len_torch_dispatch_stack
 
 from .cuda_kernels import MAX_LEVELS, CudaKernels
 from .ops import is_channels_last
@@ -14,9 +16,17 @@ Pool = Callable[[Sequence[Tensor], Tensor], Tensor]
 
 
 def fits_one_launch(maps: Sequence[Tensor], rois: Tensor) -> bool:
-    """Whether the kernels can pool from these maps at once: they are not too many, and differ in size alone."""
+    """Whether the kernels can pool from these maps at once: they are not too many, and differ in size alone.
+
+    Not if tensors are traced or stand for others, or a mode wants to see the operators.
+    """
     kinds = {(features.dtype, features.shape[:-2], features.device) for features in maps}
-    return len(maps) <= MAX_LEVELS and len(kinds) == 1 and maps[0].dim() == 4 and maps[0].device == rois.device
+    if len(maps) > MAX_LEVELS or len(kinds) > 1:
+        return False
+    # The kernels read memory. Subclasses such as FakeTensor may have none, and a lazy negation is not done in it.
+    tensors = [*maps, rois]
+    is_plain = all(type(tensor) in (Tensor, Parameter) and not tensor.is_neg() for tensor in tensors)
+    return is_plain and _len_torch_dispatch_stack() == 0
 
 
 def pool_pyramid(
@@ -55,7 +65,10 @@ class _PyramidPool(torch.autograd.Function):
         *maps: Tensor,
     ) -> Tensor:
         ctx.kernels, ctx.level_by_level, ctx.spatial_scales = kernels, level_by_level, spatial_scales
-        ctx.save_for_backward(levels, rois, *maps)
+        ctx.shapes = [features.shape for features in maps]
+        ctx.channels_last = [is_channels_last(features) for features in maps]
+        # Only the gradient of the RoIs needs the values of the maps.
+        ctx.save_for_backward(levels, rois, *(maps if ctx.needs_input_grad[5] else []))
         return kernels.forward(maps, rois, levels, *output_size, spatial_scales)
 
     @staticmethod
@@ -71,18 +84,22 @@ def _by_kernels(
     ctx: Any, grad_output: Tensor, wanted: Sequence[bool], levels: Tensor, rois: Tensor, maps: Sequence[Tensor]
 ) -> list[Tensor | None]:
     grad_rois: Tensor | None = None
-    grad_maps: Sequence[Tensor | None] = [None] * len(maps)
+    grad_maps: Sequence[Tensor | None] = [None] * len(ctx.shapes)
     if wanted[0]:
         grad_rois = ctx.kernels.rois_backward(grad_output, maps, rois, levels, ctx.spatial_scales)
     if any(wanted[1:]):
-        shapes, channels_last = [features.shape for features in maps], [is_channels_last(features) for features in maps]
-        grad_maps = ctx.kernels.features_backward(grad_output, rois, levels, shapes, channels_last, ctx.spatial_scales)
+        grad_maps = ctx.kernels.features_backward(
+            grad_output, rois, levels, ctx.shapes, ctx.channels_last, ctx.spatial_scales
+        )
     return [grad_rois, *grad_maps]
 
 
 def _by_operators(
     ctx: Any, grad_output: Tensor, wanted: Sequence[bool], levels: Tensor, rois: Tensor, maps: Sequence[Tensor]
 ) -> list[Tensor | None]:
+    if not maps:  # the pooling is linear in them, so that their values do not matter here
+        zero = torch.zeros((), dtype=grad_output.dtype, device=grad_output.device)
+        maps = [zero.expand(shape).requires_grad_() for shape in ctx.shapes]
     inputs = [tensor for tensor, is_wanted in zip([rois, *maps], wanted, strict=True) if is_wanted]
     found = iter(torch.autograd.grad(ctx.level_by_level(maps, rois), inputs, grad_output, create_graph=True))
     return [next(found) if is_wanted else None for is_wanted in wanted]

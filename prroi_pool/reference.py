@@ -38,7 +38,7 @@ def prroi_pool2d(features: Tensor, rois: Tensor, pooled_height: int, pooled_widt
     x1, x_bin, x_first, x_last = _bins(x1, x2, spatial_scale, pooled_width, width)
     y1, y_bin, y_first, y_last = _bins(y1, y2, spatial_scale, pooled_height, height)
 
-    has_image = (batch_index >= 0) & (batch_index < num_images)
+    has_image = (batch_index >= 0) & (batch_index < num_images) & (batch_index == batch_index.floor())
     touches_map = (x_bin > 0) & (y_bin > 0) & (x_first <= x_last) & (y_first <= y_last)
     chosen = (has_image & touches_map).nonzero().squeeze(1)
     # RoIs of like size share a chunk, because a chunk's patches are as large as its largest.

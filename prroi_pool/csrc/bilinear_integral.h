@@ -35,7 +35,7 @@ struct Extent {
   int64_t num_bins;
 };
 
-// a * b, rounded before anything is added to it: nvcc would fuse the two, and where a RoI lies relative to a pixel would
+// a * b, rounded before anything is added to it: NVRTC would fuse the two, and where a RoI lies relative to a pixel would
 // depend on it.
 PRROI_POOL_INLINE float rounded_product(float a, float b) {
 #ifdef __CUDA_ARCH__
@@ -68,10 +68,12 @@ PRROI_POOL_INLINE Extent<T> make_extent(T low, T high, T spatial_scale, int64_t 
   return {rounded_product(low, spatial_scale), bin_width, bin_width_rest, 1 / bin_width, 1 / size, num_bins};
 }
 
-// False for a RoI without area, a reversed one, and one with a NaN or infinite coordinate.
+// False for a RoI without area, a reversed one, and one with a coordinate that is not finite, or not once it is scaled.
 template <typename T>
 PRROI_POOL_INLINE bool is_valid(const Extent<T>& extent) {
-  return extent.bin_width > 0 && extent.bin_width <= std::numeric_limits<T>::max();
+  const T most = std::numeric_limits<T>::max();
+  const bool is_finite = extent.low >= -most && extent.low <= most && extent.bin_width_rest - extent.bin_width_rest == 0;
+  return is_finite && extent.bin_width > 0 && extent.bin_width <= most;
 }
 
 // Pixels first, ..., first + count - 1 of an axis.
@@ -91,7 +93,10 @@ PRROI_POOL_INLINE PixelRange clipped_pixels(T first, T last, int64_t size) {
   if (!(first <= last)) {
     return {0, 0};
   }
-  return {static_cast<int64_t>(first), static_cast<int64_t>(last) - static_cast<int64_t>(first) + 1};
+  // A float rounds sizes above 2^24, also upwards.
+  const int64_t first_pixel = static_cast<int64_t>(first), last_pixel = static_cast<int64_t>(last);
+  const int64_t end = last_pixel < size - 1 ? last_pixel + 1 : size;
+  return {first_pixel, end > first_pixel ? end - first_pixel : 0};
 }
 
 // The pixels of an axis of `size` pixels whose hats reach into [low, high].
@@ -215,7 +220,7 @@ PRROI_POOL_INLINE Weight<T> bin_weight(const Extent<T>& extent, int64_t bin, int
 // The image a RoI belongs to, or -1 when its index names none.
 template <typename T>
 PRROI_POOL_INLINE int64_t image_of(T batch_index, int64_t num_images) {
-  const bool exists = batch_index >= 0 && batch_index < static_cast<T>(num_images);
+  const bool exists = batch_index >= 0 && batch_index < static_cast<T>(num_images) && std::floor(batch_index) == batch_index;
   return exists ? static_cast<int64_t>(batch_index) : -1;
 }
 

@@ -60,6 +60,45 @@ def test_rois_too_large_for_the_tables_and_unusual_numbers_of_bins(cuda_on_cpu, 
     torch.testing.assert_close(actual, expected)
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("size", [1e5, 3e5, 1e6, 4e6, 1e9])
+def test_rois_far_larger_than_the_map(cuda_on_cpu, size, channels_last):
+    """Where float32 cannot tell one pixel from the next, the kernels still agree on the bins that reach a pixel."""
+    generator = torch.Generator().manual_seed(0)
+    features = torch.rand(1, 4, 9, 11, generator=generator)
+    features = features.contiguous(memory_format=torch.channels_last) if channels_last else features
+    rois = torch.tensor([[0, -size, -size, size, size], [0, -size / 3, -size, size, size / 2]])
+    grad_output = torch.randn(2, 4, 8, 8, generator=generator)
+    actual = (
+        cuda_on_cpu.forward(features, rois, 8, 8, 1.0),
+        cuda_on_cpu.features_backward(grad_output, rois, features.shape, channels_last, 1.0),
+        cuda_on_cpu.rois_backward(grad_output, features, rois, 1.0),
+    )
+    features, rois = features.double().requires_grad_(), rois.double().requires_grad_()
+    expected = reference.prroi_pool2d(features, rois, 8, 8, 1.0)
+    expected = (expected, *torch.autograd.grad(expected, (features, rois), grad_output.double()))
+    for ours, exact in zip(actual, expected, strict=True):
+        torch.testing.assert_close(ours.double(), exact, rtol=1e-4, atol=1e-4 * exact.abs().max().item())
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_a_coordinate_that_overflows_when_it_is_scaled(cuda_on_cpu, channels_last):
+    features = torch.rand(1, 4, 9, 11)
+    features = features.contiguous(memory_format=torch.channels_last) if channels_last else features
+    rois = torch.tensor([[0, 3e38, 1, 3.0001e38, 5], [0, 1, -3e38, 5, -2.9e38]])
+    assert not cuda_on_cpu.forward(features, rois, 3, 3, 4.0).any()
+    assert not cuda_on_cpu.features_backward(torch.ones(2, 4, 3, 3), rois, features.shape, channels_last, 4.0).any()
+    assert not cuda_on_cpu.rois_backward(torch.ones(2, 4, 3, 3), features, rois, 4.0).any()
+
+
+def test_a_map_with_more_pixels_in_a_row_than_a_float_counts(cuda_on_cpu):
+    width = 2**24 + 3
+    features = torch.ones(1, 1, 1, width)
+    rois = torch.tensor([[0.0, width - 4, -1, width + 5, 1], [0.0, 2**24 + 2, -1, 2**26, 1]])
+    output = cuda_on_cpu.forward(features, rois, 1, 2, 1.0)
+    assert output.isfinite().all() and (output >= 0).all() and (output <= 1).all()
+
+
 def test_nothing_is_read_that_an_earlier_roi_left_in_shared_memory(cuda_on_cpu):
     """Rounding puts the end of the last bin of this RoI beyond the RoI's own: to a pixel that no thread sums."""
     wide = torch.tensor([[0, 0.5, 0.5, 39.5, 39.5]])

@@ -29,6 +29,24 @@ __device__ Range pixels_of_bins(const Extent<T>& extent, const Range& bins, int6
   return {static_cast<int>(pixels.first), static_cast<int>(pixels.count)};
 }
 
+// Those of some bins that reach any of some pixels.
+template <typename T>
+__device__ Range reaching_bins(const Extent<T>& extent, const Range& bins, const Range& pixels) {
+  const T begin = static_cast<T>(bins.first), end = static_cast<T>(bins.end());
+  const T before = floor((static_cast<T>(pixels.first) - 1 - extent.low) * extent.inverse_bin_width);
+  const T after = ceil((static_cast<T>(pixels.end()) - extent.low) * extent.inverse_bin_width);
+  int first = static_cast<int>(before < begin ? begin : before < end ? before : end);
+  int last = static_cast<int>(after < begin ? begin : after < end ? after : end);  // exclusive
+  // This was an estimate: far from 0, its numbers are rounded. The weights know where the bins' edges are.
+  while (first > bins.first && edge(extent, first).relative_to(pixels.first) > -1) {
+    --first;
+  }
+  while (last < bins.end() && edge(extent, last).relative_to(pixels.end() - 1) < 1) {
+    ++last;
+  }
+  return {first, last > first ? last - first : 0};
+}
+
 __device__ inline int thread_of_block() {
   return threadIdx.y * blockDim.x + threadIdx.x;
 }
@@ -51,13 +69,16 @@ __device__ void store(Weight<T>& entry, const Weight<T>& weight) {
 // For each bin of a tile the pixels it reaches and their weights.
 template <typename T, typename Entry>
 struct PixelsOfBins {
-  // Neighbouring bins share three pixels at most: the one they meet on, the next, and one by rounding.
-  static constexpr int kEntries = kPixels + 4 * kBins;
+  // Neighbouring bins share three pixels at most: the one they meet on, the next, and one by rounding. So a bin's entries can
+  // begin kGap entries further on than its pixels.
+  static constexpr int kGap = 4;
+  static constexpr int kEntries = kPixels + kGap * kBins;
   Range pixels[kBins];
   Entry entries[kEntries];
 
   // To be called by all threads of the block, with barriers before and after.
   __device__ void fill(const Extent<T>& extent, const Range& bins, const Range& tile) {
+    // A bin reaches into ceil(width) + 2 pixels at most, and rounding may add one.
     const T widest = ceil(extent.bin_width) + 3;
     const int stride = widest < static_cast<T>(tile.count) ? static_cast<int>(widest) : tile.count;
     for (int index = thread_of_block(); index < bins.count * stride; index += threads_of_block()) {
@@ -69,14 +90,14 @@ struct PixelsOfBins {
         pixels[bin] = {first, count < stride ? count : stride};
       }
       if (n < count) {
-        store(entries[first - tile.first + 4 * bin + n], bin_weight(extent, bins.first + bin, first + n));
+        store(entries[first - tile.first + kGap * bin + n], bin_weight(extent, bins.first + bin, first + n));
       }
     }
   }
 
   // Of the first of a bin's pixels; those of the others follow.
   __device__ const Entry* weights(int bin, const Range& tile) const {
-    return &entries[pixels[bin].first - tile.first + 4 * bin];
+    return &entries[pixels[bin].first - tile.first + kGap * bin];
   }
 };
 
@@ -92,21 +113,14 @@ struct BinsOfPixels {
   // To be called by all threads of the block, with barriers before and after.
   __device__ void fill(const Extent<T>& extent, const Range& of_tile, const Range& tile) {
     const int most = extent.bin_width >= 1 ? 4 : kBins;
-    // Of a hat, and a little more: a bin that rounding adds gets the weight 0.
-    const T reach = 1 + T(1) / 1024;
     for (int index = thread_of_block(); index < tile.count * most; index += threads_of_block()) {
       const int pixel = index / most, n = index % most;
-      const T offset = static_cast<T>(tile.first + pixel) - extent.low;
-      const T before = floor((offset - reach) * extent.inverse_bin_width);
-      const T after = ceil((offset + reach) * extent.inverse_bin_width);
-      const T begin = static_cast<T>(of_tile.first), end = static_cast<T>(of_tile.end());
-      const int first = static_cast<int>(before < begin ? begin : before < end ? before : end);
-      const int last = static_cast<int>(after < begin ? begin : after < end ? after : end);  // exclusive
+      const Range reached = reaching_bins(extent, of_tile, {tile.first + pixel, 1});
       if (n == 0) {
-        bins[pixel] = {first - of_tile.first, last - first < most ? last - first : most};
+        bins[pixel] = {reached.first - of_tile.first, reached.count < most ? reached.count : most};
       }
-      if (n < last - first) {
-        store(entries[index], bin_weight(extent, first + n, tile.first + pixel));
+      if (n < reached.count) {
+        store(entries[index], bin_weight(extent, reached.first + n, tile.first + pixel));
       }
     }
     if (thread_of_block() == 0) {

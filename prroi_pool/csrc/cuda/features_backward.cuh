@@ -41,18 +41,6 @@ __device__ Tile<T> tile_at(const Pyramid<T, Acc>& pyramid, int64_t index) {
   return {level, image, map, part(all_rows, row, kRows), part(all_columns, column, kColumns)};
 }
 
-// The bins of an axis, first_bin and up to kBins - 1 after it, that reach the pixels of a tile.
-template <typename T>
-__device__ Range reaching_bins(const Extent<T>& extent, const Range& group, const Range& pixels) {
-  const T reach = 1 + T(1) / 1024;
-  const T before = floor((static_cast<T>(pixels.first) - reach - extent.low) * extent.inverse_bin_width);
-  const T after = ceil((static_cast<T>(pixels.end() - 1) + reach - extent.low) * extent.inverse_bin_width);
-  const T begin = static_cast<T>(group.first), end = static_cast<T>(group.end());
-  const int first = static_cast<int>(before < begin ? begin : before < end ? before : end);
-  const int last = static_cast<int>(after < begin ? begin : after < end ? after : end);  // exclusive
-  return {first, last > first ? last - first : 0};
-}
-
 // The weights of one RoI's bins on the pixels of a tile, 0 where a bin does not reach.
 template <typename Acc, int kRows, int kColumns>
 struct TileWeights {

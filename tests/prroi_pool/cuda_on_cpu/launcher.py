@@ -19,7 +19,7 @@ def kernel_names(dtypes: Sequence[torch.dtype] = tuple(nvrtc.TYPES)) -> list[str
 
 
 class CudaOnCpu:
-    """Pools from one map, with the signatures of csrc/prroi_pool.h, or from the maps of a pyramid.
+    """Pools from one map, with the signatures of csrc/prroi_pool.h.
 
     Args:
         launcher: `CudaKernels`, or a changed copy
@@ -30,7 +30,8 @@ class CudaOnCpu:
         self._kernels = launcher(_Driver(emulator))
 
     def forward(self, features: Tensor, rois: Tensor, height: int, width: int, spatial_scale: float) -> Tensor:
-        return self.pyramid_forward([features], rois, None, height, width, [spatial_scale])
+        with self._emulator.memory(features, rois):
+            return self._kernels.forward([features], rois, None, height, width, [spatial_scale])
 
     def features_backward(
         self, grad_output: Tensor, rois: Tensor, shape: Sequence[int], channels_last: bool, spatial_scale: float
@@ -44,17 +45,28 @@ class CudaOnCpu:
         with self._emulator.memory(grad_output, features, rois):
             return self._kernels.rois_backward(grad_output, [features], rois, None, [spatial_scale])
 
-    def pyramid_forward(
-        self,
-        maps: Sequence[Tensor],
-        rois: Tensor,
-        levels: Tensor | None,
-        height: int,
-        width: int,
-        spatial_scales: Sequence[float],
-    ) -> Tensor:
-        with self._emulator.memory(*maps, rois, *([] if levels is None else [levels])):
-            return self._kernels.forward(maps, rois, levels, height, width, spatial_scales)
+    @property
+    def of_pyramid(self) -> "OfPyramid":
+        """With the signatures of `CudaKernels`."""
+        return OfPyramid(self._emulator, self._kernels)
+
+
+class OfPyramid:
+    def __init__(self, emulator: Emulator, kernels: CudaKernels):
+        self._emulator = emulator
+        self._kernels = kernels
+
+    def forward(self, maps, rois, levels, *arguments) -> Tensor:
+        with self._emulator.memory(*maps, rois, levels):
+            return self._kernels.forward(maps, rois, levels, *arguments)
+
+    def features_backward(self, grad_output, rois, levels, *arguments) -> list[Tensor]:
+        with self._emulator.memory(grad_output, rois, levels):
+            return self._kernels.features_backward(grad_output, rois, levels, *arguments)
+
+    def rois_backward(self, grad_output, maps, rois, levels, spatial_scales) -> Tensor:
+        with self._emulator.memory(grad_output, *maps, rois, levels):
+            return self._kernels.rois_backward(grad_output, maps, rois, levels, spatial_scales)
 
 
 class _Driver:
