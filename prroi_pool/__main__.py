@@ -53,11 +53,12 @@ def main() -> int:
         "PyTorch",
         f"{torch.__version__}, " + (f"CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"),
     )
-    _row("C++ compiler", _try(extension.find_compiler))
+    # Whether and how to install these two is said below, where kernels are missing for want of them.
+    _row("C++ compiler", _found(extension.find_compiler))
     if torch.version.cuda:
-        _row("NVRTC", _try(lambda: f"{nvrtc.nvrtc_version()}, {nvrtc.library_path()}"))
+        _row("NVRTC", _found(lambda: f"{nvrtc.nvrtc_version()}, {nvrtc.library_path()}"))
     _row("GPU", _gpus() or "none that PyTorch sees")
-    _row("cache", _try(build_cache.cache_root))
+    _row("cache", _cache())
     print()
     outcomes = [_report(device_type, args.build) for device_type in extension.DEVICE_TYPES]
     return 0 if all(outcomes) else 1
@@ -162,9 +163,16 @@ def _compile(architectures: list[str]) -> int:
     return 0
 
 
-def _try(find: Callable[[], object]) -> str:
+def _found(find: Callable[[], str]) -> str:
     try:
-        return str(find())
+        return find()
+    except BuildError:
+        return "none found"
+
+
+def _cache() -> str:
+    try:
+        return str(build_cache.cache_root())
     except BuildError as error:
         return f"MISSING: {error}"
 

@@ -206,7 +206,7 @@ def test_messages_are_ascii(tmp_path):
             assert line.isascii() or '"' not in line.replace('"""', ""), f"{path}:{number}"
     environment = {"PYTHONIOENCODING": "ascii", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     report = run_main(**environment, PATH="", CXX="gü++", TORCH_EXTENSIONS_DIR=str(tmp_path / "cache-é"))
-    assert report.returncode == 1 and "There is no C++ compiler" in report.stdout
+    assert report.returncode == 1 and "There is no C++ compiler" in report.stdout and report.stderr == ""
 
 
 def test_the_reference_can_be_asked_for(tmp_path):
