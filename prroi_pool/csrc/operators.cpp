@@ -1,4 +1,4 @@
-// The operators that `ops.py` declares, on the kernels of one device type; and the kernels as they are, for tests.
+// The operators that `ops.py` declares, on the CPU; and the kernels as they are, for tests.
 
 #include <torch/csrc/utils/pybind.h>
 #include <torch/library.h>
@@ -14,21 +14,16 @@
 namespace prroi_pool {
 namespace {
 
-bool is_channels_last(const at::Tensor& features) {
-  return features.is_contiguous(at::MemoryFormat::ChannelsLast) && !features.is_contiguous();
-}
-
 // The dtype that sums are computed in, and the RoIs beside such features.
 at::ScalarType computed_dtype(const at::Tensor& features) {
   return features.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
 }
 
-// As the kernels take features: those for CUDA read half types, too.
+// As the kernels take features.
 at::Tensor readable(const at::Tensor& features) {
-  return features.is_cuda() ? features : features.to(computed_dtype(features));
+  return features.to(computed_dtype(features));
 }
 
-// On the CPU only: a GPU would have to be waited for.
 void check_batch_index(const at::Tensor& rois, int64_t num_images) {
   const at::Tensor batch_index = rois.select(1, 0).to(at::kDouble).contiguous();
   const double* index = batch_index.const_data_ptr<double>();
@@ -46,11 +41,9 @@ at::Tensor prroi_pool2d(
     int64_t pooled_height,
     int64_t pooled_width,
     double spatial_scale) {
-  if (rois.is_cpu()) {
-    check_batch_index(rois, features.size(0));
-  }
+  check_batch_index(rois, features.size(0));
   const at::Tensor pooled = forward(
-      readable(features), rois.to(computed_dtype(features)), pooled_height, pooled_width, false, spatial_scale);
+      readable(features), rois.to(computed_dtype(features)), pooled_height, pooled_width, spatial_scale);
   return pooled.to(features.scalar_type());
 }
 

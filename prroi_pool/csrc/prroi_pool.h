@@ -1,4 +1,4 @@
-// The operator and its two gradients, implemented once for the CPU and once for CUDA.
+// The operator and its two gradients on the CPU. `cuda_kernels.py` has them for CUDA.
 
 #pragma once
 
@@ -6,17 +6,15 @@
 
 namespace prroi_pool {
 
-// features [N, C, H, W] and rois [K, 5] share device and dtype, float or double. On CUDA, features may be of a half type,
-// with RoIs of float, in which the sums are computed. `functional.py` and `ops.py` see to that. A RoI whose batch index
-// names no image pools to 0, like one without area.
+// features [N, C, H, W] and rois [K, 5] have the same dtype, float or double. A RoI whose batch index names no image pools to
+// 0, like one without area.
 
-// Returns [K, C, pooled_height, pooled_width], in channels-last memory if so asked.
+// Returns [K, C, pooled_height, pooled_width], contiguous.
 at::Tensor forward(
     const at::Tensor& features,
     const at::Tensor& rois,
     int64_t pooled_height,
     int64_t pooled_width,
-    bool channels_last,
     double spatial_scale);
 
 // Returns the gradient [N, C, H, W] of the features, in channels-last memory if so asked.

@@ -14,7 +14,7 @@ class _OneMap:
     def __init__(self, kernels):
         self._kernels = kernels
 
-    def forward(self, features, rois, height, width, channels_last, spatial_scale) -> Tensor:
+    def forward(self, features, rois, height, width, spatial_scale) -> Tensor:
         return self._kernels.forward([features], rois, None, height, width, [spatial_scale])
 
     def features_backward(self, grad_output, rois, shape, channels_last, spatial_scale) -> Tensor:
@@ -41,7 +41,7 @@ class _Pool(torch.autograd.Function):
         ctx.kernels, ctx.spatial_scale = kernels, spatial_scale
         ctx.channels_last = features.is_contiguous(memory_format=torch.channels_last) and not features.is_contiguous()
         ctx.save_for_backward(features, rois)
-        return kernels.forward(features, rois, height, width, ctx.channels_last, spatial_scale)
+        return kernels.forward(features, rois, height, width, spatial_scale)
 
     @staticmethod
     @torch.autograd.function.once_differentiable

@@ -23,7 +23,7 @@ def test_half_features_are_accumulated_in_float32(cuda_on_cpu, dtype, channels, 
     rois = torch.cat([torch.zeros(40, 1), start, start + size], 1)
     grad_output = torch.randn(40, channels, 7, 7, generator=generator).to(dtype)
 
-    output = cuda_on_cpu.forward(features, rois, 7, 7, channels_last, 0.7)
+    output = cuda_on_cpu.forward(features, rois, 7, 7, 0.7)
     grad_features = cuda_on_cpu.features_backward(grad_output, rois, features.shape, channels_last, 0.7)
     grad_rois = cuda_on_cpu.rois_backward(grad_output, features, rois, 0.7)
 
@@ -50,7 +50,7 @@ def test_rois_too_large_for_the_tables_and_unusual_numbers_of_bins(cuda_on_cpu, 
     rois = torch.tensor([[0, 1.2, 3.4, 1.2 + size / 2, 3.4 + size], [0, 4, 5, 7, 9]], dtype=torch.float64)
     grad_output = torch.randn(2, 4, *bins, generator=generator, dtype=torch.float64)
     actual = (
-        cuda_on_cpu.forward(features, rois, *bins, channels_last, 1.0),
+        cuda_on_cpu.forward(features, rois, *bins, 1.0),
         cuda_on_cpu.features_backward(grad_output, rois, features.shape, channels_last, 1.0),
         cuda_on_cpu.rois_backward(grad_output, features, rois, 1.0),
     )
@@ -63,8 +63,8 @@ def test_rois_too_large_for_the_tables_and_unusual_numbers_of_bins(cuda_on_cpu, 
 def test_nothing_is_read_that_an_earlier_roi_left_in_shared_memory(cuda_on_cpu):
     """Rounding puts the end of the last bin of this RoI beyond the RoI's own: to a pixel that no thread sums."""
     wide = torch.tensor([[0, 0.5, 0.5, 39.5, 39.5]])
-    cuda_on_cpu.forward(torch.full((1, 64, 40, 40), float("nan")), wide, 7, 7, False, 1.0)
+    cuda_on_cpu.forward(torch.full((1, 64, 40, 40), float("nan")), wide, 7, 7, 1.0)
     features = torch.rand(1, 64, 40, 40, generator=torch.Generator().manual_seed(0))
     rois = torch.tensor([[0.0, 0, 0, 16, 16]])
-    output = cuda_on_cpu.forward(features, rois, 7, 7, False, 1.0)
+    output = cuda_on_cpu.forward(features, rois, 7, 7, 1.0)
     torch.testing.assert_close(output, reference.prroi_pool2d(features, rois, 7, 7, 1.0))

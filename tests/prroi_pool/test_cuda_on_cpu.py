@@ -505,7 +505,7 @@ def check(kernels: CudaOnCpu, kernel: str, layout: str, dtype: torch.dtype, fold
     exact = reference.prroi_pool2d(exact_features, exact_rois, *bins, SCALE)
     eps = torch.finfo(dtype).eps
     if kernel.startswith("forward"):
-        actual = kernels.forward(features, rois, *bins, channels_last, SCALE)
+        actual = kernels.forward(features, rois, *bins, SCALE)
     elif kernel.startswith("features_backward"):
         actual = kernels.features_backward(grad_output, rois, features.shape, channels_last, SCALE)
         (exact,) = torch.autograd.grad(exact, exact_features, grad_output.double())

@@ -461,12 +461,9 @@ at::Tensor forward(
     const at::Tensor& rois,
     int64_t pooled_height,
     int64_t pooled_width,
-    bool channels_last,
     double spatial_scale) {
-  at::Tensor output = at::empty(
-      {rois.size(0), features.size(1), pooled_height, pooled_width},
-      features.options().memory_format(
-          channels_last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous));
+  at::Tensor output =
+      at::empty({rois.size(0), features.size(1), pooled_height, pooled_width}, features.options());
   AT_DISPATCH_FLOATING_TYPES(features.scalar_type(), "prroi_pool forward", [&] {
     forward_kernel<scalar_t>(output, features, rois, static_cast<scalar_t>(spatial_scale));
   });

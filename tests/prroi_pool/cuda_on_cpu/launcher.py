@@ -29,9 +29,7 @@ class CudaOnCpu:
         self._emulator = emulator
         self._kernels = launcher(_Driver(emulator))
 
-    def forward(
-        self, features: Tensor, rois: Tensor, height: int, width: int, channels_last: bool, spatial_scale: float
-    ) -> Tensor:
+    def forward(self, features: Tensor, rois: Tensor, height: int, width: int, spatial_scale: float) -> Tensor:
         return self.pyramid_forward([features], rois, None, height, width, [spatial_scale])
 
     def features_backward(
