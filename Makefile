@@ -7,7 +7,8 @@
 # make lint      checks style and types
 # make fuzz      compares prroi_pool's kernels with the reference on a million random RoIs, with sanitizers
 # make gpu       on a machine with a CUDA GPU: its tests, compute-sanitizer, a profile of the kernels, and benchmarks
-#                (ORIGINAL=DIR adds the authors' kernels); figures in docs/benchmarks/ and docs/benchmarks.md
+#                (ORIGINAL=DIR adds the authors' kernels, for which nvcc is needed, as for nothing else); figures in
+#                docs/benchmarks/ and docs/benchmarks.md
 #                (one by one: make gpu-test, gpu-sanitize, gpu-profile, gpu-benchmark, gpu-detector)
 # The first call makes .venv with everything that pyproject.toml names. PYTHON=python3.12 chooses the interpreter.
 
@@ -25,7 +26,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 INSTALLED := $(if $(filter command line,$(origin RUN)),,$(VENV)/installed)
 ROIS ?= 1000000
 
-# Of a toolkit that is not on PATH, too.
+# Of a CUDA toolkit that is not on PATH, too; only gpu-sanitize and gpu-profile need one.
 SANITIZER ?= $(firstword $(wildcard $(CUDA_HOME)/bin/compute-sanitizer /usr/local/cuda/bin/compute-sanitizer) compute-sanitizer)
 NCU ?= $(firstword $(wildcard $(CUDA_HOME)/bin/ncu /usr/local/cuda/bin/ncu) ncu)
 GPU_ROIS ?= 20000
@@ -88,7 +89,7 @@ gpu-sanitize: $(INSTALLED) | $(GPU_LOGS)
 
 gpu-profile: $(INSTALLED) | $(GPU_LOGS)
 	$(NCU) --clock-control none --profile-from-start off --set detailed --csv --page raw \
-	    --kernel-name 'regex:(forward|backward)_(channels_last|strided)' \
+	    --kernel-name 'regex:(forward|rois_backward)_(channels_last|strided)|features_backward|channels_to_the_end' \
 	    $(RUN) -m benchmarks.profile_kernels > $(GPU_LOGS)/kernels.csv
 
 gpu-benchmark: $(INSTALLED) | $(GPU_LOGS)

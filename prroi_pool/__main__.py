@@ -7,26 +7,38 @@ container image: no GPU, CUDA toolkit or C++ compiler is needed.
 import argparse
 import io
 import platform
+import re
 import sys
+from collections import Counter
 from collections.abc import Callable
 
 import torch
 
-from . import build_cache, cuda_kernels, extension, nvrtc
+from . import build_cache, extension, nvrtc
 from .build_cache import BuildError
 
 NOT_BUILT = f"not built yet; the first use does it, or `python -m {__package__} --build` now"
 
 
 def main() -> int:
+    program = f"python -m {__package__}"
     parser = argparse.ArgumentParser(
-        prog=f"python -m {__package__}", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=program,
+        usage=f"{program} [-h] [--build]\n       {program} compile --arch CC [CC ...]",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--build", action="store_true", help="compile now instead of on first use; also after a failure"
     )
-    commands = parser.add_subparsers(dest="command", metavar="compile")
-    compiling = commands.add_parser("compile", help="compile the CUDA kernels for other GPUs")
+    commands = parser.add_subparsers(
+        dest="command",
+        title="command",
+        metavar="compile",
+        prog=program,
+        help="compile the CUDA kernels for GPUs of other machines",
+    )
+    compiling = commands.add_parser("compile", description="Compiles the CUDA kernels for GPUs of other machines.")
     compiling.add_argument(
         "--arch", nargs="+", required=True, metavar="CC", help="compute capabilities, such as 75 80 90 (or 9.0)"
     )
@@ -34,86 +46,133 @@ def main() -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # for paths, and a compiler's words, on an ASCII terminal
     if args.command == "compile":
-        return _compile([architecture.replace(".", "").removeprefix("sm_") for architecture in args.arch])
+        return _compile([_architecture(text) for text in args.arch])
     print("prroi_pool: Precise RoI Pooling for PyTorch\n")
     _row("Python", platform.python_version())
     _row(
         "PyTorch",
         f"{torch.__version__}, " + (f"CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"),
     )
-    _row("C++ compiler", _try(extension.find_compiler))
-    _row("NVRTC", _try(lambda: f"{nvrtc.nvrtc_version()}, {nvrtc.library_path()}"))
-    _row("GPU", torch.cuda.get_device_name() if torch.cuda.is_available() else "none that PyTorch sees")
-    _row("cache", _try(build_cache.cache_root))
+    # Whether and how to install these two is said below, where kernels are missing for want of them.
+    _row("C++ compiler", _found(extension.find_compiler))
+    if torch.version.cuda:
+        _row("NVRTC", _found(lambda: f"{nvrtc.nvrtc_version()}, {nvrtc.library_path()}"))
+    _row("GPU", _gpus() or "none that PyTorch sees")
+    _row("cache", _cache())
     print()
     outcomes = [_report(device_type, args.build) for device_type in extension.DEVICE_TYPES]
     return 0 if all(outcomes) else 1
 
 
+def _gpus() -> str:
+    """Names and compute capabilities, such as "2 x NVIDIA H200 (9.0)"; empty without a GPU."""
+    names = Counter(
+        f"{torch.cuda.get_device_name(device)} ({'.'.join(map(str, torch.cuda.get_device_capability(device)))})"
+        for device in range(torch.cuda.device_count())
+    )
+    return ", ".join(name if count == 1 else f"{count} x {name}" for name, count in names.items())
+
+
 def _report(device_type: str, build: bool) -> bool:
-    """Prints a device type's state; False if its kernels could not be built or loaded though a device needs them."""
+    """Prints a device type's state; False if its kernels could not be built or loaded."""
     label = f"{device_type.upper()} kernels"
-    needed = device_type == "cpu" or torch.cuda.is_available()
     try:
-        _row(label, _state(device_type, build))
+        _row(label, _cpu_state(build) if device_type == "cpu" else _cuda_state(build))
         return True
     except BuildError as error:
-        _row(label, f"{'MISSING' if needed else 'none'}: {error}")
-        if needed:
-            _row("", "Until then plain PyTorch computes the same, slower.")
-        return not needed
+        _row(label, f"MISSING: {error}")
+        _row("", "Until then plain PyTorch computes the same, slower.")
+        return False
 
 
-def _state(device_type: str, build: bool) -> str:
-    if device_type == "cuda":
-        return _cuda_state(build)
+def _cpu_state(build: bool) -> str:
     name = extension.build_name()
     if build:
         build_cache.forget_failure(name)
     elif not build_cache.find(name) and not build_cache.remembered_failure(name, builder=extension.compiler_identity()):
         return NOT_BUILT
-    return f"ready: {extension.load(device_type).__file__}"
+    return f"ready: {extension.load('cpu').__file__}"
 
 
 def _cuda_state(build: bool) -> str:
     if not torch.cuda.is_available():
-        raise BuildError(
-            f"PyTorch sees no GPU. `python -m {__package__} compile --arch 90` compiles for one elsewhere."
+        return "not needed without a GPU" + (
+            f"; `python -m {__package__} compile --arch 90` compiles them for another machine"
+            if torch.version.cuda
+            else ""
         )
-    cuda_kernels.load()
-    architecture = nvrtc.architecture(*torch.cuda.get_device_capability())
-    folders = []
-    for dtype in nvrtc.TYPES:
-        name = nvrtc.build_name(dtype, architecture)
-        if build:
-            build_cache.forget_failure(name)
-            nvrtc.load_cubin(dtype, architecture)
-        if folder := build_cache.find(name):
-            folders.append(str(folder))
-    return "ready: " + "\n".join(folders) if folders else NOT_BUILT
+    extension.load("cuda")
+    lines = []
+    for architecture in _architectures():
+        ready = [nvrtc.dtype_name(dtype) for dtype in nvrtc.TYPES if _is_ready(dtype, architecture, build)]
+        if len(ready) == len(nvrtc.TYPES):
+            lines.append(f"ready for sm_{architecture}")
+        elif ready:
+            lines.append(f"ready for sm_{architecture} and {', '.join(ready)}; other dtypes are {NOT_BUILT}")
+        else:
+            lines.append(f"for sm_{architecture} {NOT_BUILT}")
+    return "\n".join(lines)
+
+
+def _architectures() -> list[str]:
+    """Those that this machine's GPUs need kernels for."""
+    capabilities = {torch.cuda.get_device_capability(device) for device in range(torch.cuda.device_count())}
+    return [nvrtc.architecture(*capability) for capability in sorted(capabilities)]
+
+
+def _is_ready(dtype: torch.dtype, architecture: str, build: bool) -> bool:
+    """Whether the kernels are compiled, now if `build`. BuildError if that fails now, or failed before."""
+    name = nvrtc.build_name(dtype, architecture)
+    if build:
+        build_cache.forget_failure(name)
+    if not build and not build_cache.find(name):
+        if not build_cache.remembered_failure(name, builder=nvrtc.compiler_identity()):
+            return False
+    nvrtc.load_cubin(dtype, architecture)
+    return True
+
+
+def _architecture(text: str) -> str:
+    """90, 9.0, sm_90 and compute_90 name the same."""
+    return re.sub(r"^(sm|compute)_|\.", "", text.strip().lower())
 
 
 def _compile(architectures: list[str]) -> int:
     """Compiles every CUDA kernel, into the cache, and prints a line for each."""
+    folders = set()
     try:
         for architecture in architectures:
+            nvrtc.check(architecture)  # before the first of them is compiled
+        for architecture in architectures:
             for dtype in nvrtc.TYPES:
-                for name, kernel in nvrtc.load_cubin(dtype, architecture).kernels.items():
+                name = nvrtc.build_name(dtype, architecture)
+                build_cache.forget_failure(name)
+                for kernel_name, kernel in nvrtc.load_cubin(dtype, architecture).kernels.items():
                     print(
-                        f"sm_{architecture} {name.removeprefix('prroi_pool::'):<66} {kernel.registers:3} registers, "
-                        f"{kernel.shared_bytes:5} bytes of shared memory, {kernel.spilled_bytes:3} bytes spilled",
+                        f"sm_{architecture:<3} {kernel_name.replace('prroi_pool::', ''):<47} "
+                        f"{kernel.registers:3} registers, {kernel.shared_bytes:5} bytes shared, "
+                        f"{kernel.spilled_bytes:3} bytes spilled",
                         flush=True,
                     )
+                if folder := build_cache.find(name):
+                    folders.add(str(folder.parent))
     except BuildError as error:
         print(error, file=sys.stderr)
         return 1
-    print(f"compiled into {build_cache.cache_root()}; set TORCH_EXTENSIONS_DIR to it where it is used")
+    print(f"compiled into {', '.join(sorted(folders))}; set TORCH_EXTENSIONS_DIR to it where the kernels are used")
     return 0
 
 
-def _try(find: Callable[[], object]) -> str:
+def _found(find: Callable[[], str]) -> str:
     try:
-        return str(find())
+        return find()
+    except BuildError:
+        return "none found"
+
+
+def _cache() -> str:
+    try:
+        return str(build_cache.cache_root())
     except BuildError as error:
         return f"MISSING: {error}"
 

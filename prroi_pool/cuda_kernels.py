@@ -39,8 +39,8 @@ class CudaKernels:
     """The operator and its two gradients.
 
     Maps are features [N, C, H_l, W_l] of one dtype: one, or those of a pyramid. RoIs [K, 5] are of float32 or float64.
-    `levels`, Tensor[K] of int64, is the index of each RoI's map; None if there is one map. A RoI whose batch index names
-    no image, or whose level no map, pools to 0, like one without area.
+    `levels`, Tensor[K] of int64, is the index of each RoI's map; None if there is one map. A RoI whose batch index
+    names no image, or whose level names no map, pools to 0, like one without area.
     """
 
     def __init__(self, driver: Launch):
@@ -156,7 +156,7 @@ def load() -> CudaKernels:
         BuildError: the driver is missing, or NVRTC is missing or too old for a GPU of this machine.
     """
     for device in range(torch.cuda.device_count()):
-        nvrtc.check(*torch.cuda.get_device_capability(device))
+        nvrtc.check(nvrtc.architecture(*torch.cuda.get_device_capability(device)))
     kernels = CudaKernels(Driver())
     _register(kernels, NAMESPACE)
     return kernels

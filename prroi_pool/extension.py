@@ -108,7 +108,9 @@ def build_name() -> str:
     parts += [compiler_command(), *compile_flags(), _cpu_model()]
     for path in sources(with_headers=True):
         parts += [path.name, path.read_text(encoding="utf-8")]
-    return f"{MODULE}_{hashlib.sha256(chr(0).join(map(str, parts)).encode()).hexdigest()[:16]}"
+    # CXX may hold bytes that are no text in the locale's encoding.
+    key = hashlib.sha256(chr(0).join(map(str, parts)).encode(errors="surrogateescape")).hexdigest()[:16]
+    return f"{MODULE}_{key}"
 
 
 def sources(*, with_headers: bool = False) -> list[Path]:

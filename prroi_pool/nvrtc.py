@@ -38,6 +38,7 @@ STRIDED_KERNELS = ("forward_strided", "rois_backward_strided")
 TRANSPOSITION = "channels_to_the_end"
 # Generic lambdas are host functions otherwise, up to NVRTC 13.0.
 OPTIONS = ("--std=c++17", "--device-as-default-execution-space", "--ptxas-options=--verbose")
+COMPILATION_FAILED = 6  # NVRTC_ERROR_COMPILATION
 
 
 @dataclass(frozen=True)
@@ -97,18 +98,23 @@ def load_cubin(dtype: torch.dtype, architecture: str) -> Cubin:
 
     name = build_name(dtype, architecture)
     # A finished build needs no compiler.
-    folder = build_cache.find(name) or build_cache.built(name, build, builder=f"NVRTC {nvrtc_version()}")
+    folder = build_cache.find(name) or build_cache.built(name, build, builder=compiler_identity())
     kernels = json.loads((folder / "kernels.json").read_text(encoding="utf-8"))
     return Cubin((folder / "kernels.cubin").read_bytes(), {name: Kernel(**kernel) for name, kernel in kernels.items()})
 
 
 def build_name(dtype: torch.dtype, architecture: str) -> str:
     """Names the folder in the build cache after what the cubin depends on."""
-    parts = [str(torch.version.cuda), *OPTIONS]
+    parts = [str(torch.version.cuda).encode(), *map(str.encode, OPTIONS)]
     for path in sorted(path for folder in (SOURCES, *INCLUDES) for path in folder.iterdir() if path.is_file()):
-        parts += [path.name, path.read_text(encoding="utf-8")]
-    key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+        parts += [os.fsencode(path.name), path.read_bytes()]
+    key = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
     return f"prroi_pool_cuda_{dtype_name(dtype)}_sm{architecture}_{key}"
+
+
+def compiler_identity() -> str:
+    """What a failed compilation depended on besides the sources: once this has changed, it is tried again."""
+    return f"NVRTC {nvrtc_version()}"
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -122,12 +128,9 @@ def compile_kernels(dtype: torch.dtype, architecture: str) -> Cubin:
         architecture: compute capability without its point, such as "90".
 
     Raises:
-        BuildError: NVRTC is missing, or (CompilationError) refuses the source or the architecture.
+        BuildError: NVRTC is missing, does not know the architecture, or (CompilationError) refuses the source.
     """
-    if architecture not in architectures():
-        raise BuildError(
-            f"NVRTC {nvrtc_version()} does not compile for sm_{architecture}, but for sm_{', sm_'.join(architectures())}."
-        )
+    _check_is_known(architecture)
     nvrtc = _library()
     program = ctypes.c_void_p()
     source = (SOURCES / "cuda" / "kernels.cu").read_bytes()
@@ -139,10 +142,13 @@ def compile_kernels(dtype: torch.dtype, architecture: str) -> Cubin:
         options = [f"--gpu-architecture=sm_{architecture}", *OPTIONS, *(f"--include-path={path}" for path in INCLUDES)]
         encoded = [os.fsencode(option) for option in options]
         status = nvrtc.nvrtcCompileProgram(program, len(encoded), (ctypes.c_char_p * len(encoded))(*encoded))
-        log = _read(program, "ProgramLog").rstrip(b"\0").decode(errors="replace")
+        log = _read(program, "ProgramLog").rstrip(b"\0").decode(errors="replace").strip()
         if status != 0:
-            raise CompilationError(
-                f"NVRTC {nvrtc_version()} cannot compile the CUDA kernels for sm_{architecture}:\n{log}"
+            # Other failures, such as a lack of memory, are not the source's, and may pass.
+            error = CompilationError if status == COMPILATION_FAILED else BuildError
+            raise error(
+                f"NVRTC {nvrtc_version()} cannot compile the CUDA kernels for sm_{architecture}, "
+                f"{_error_text(status)}:\n{log or '(nothing printed)'}"
             )
         kernels = {}
         for name in names:
@@ -177,18 +183,22 @@ def architecture(major: int, minor: int) -> str:
 
 
 def find_in_cache(architecture: str) -> bool:
-    """Whether the cache has kernels for an architecture, which then need no NVRTC."""
-    return any(build_cache.find(build_name(dtype, architecture)) for dtype in TYPES)
+    """Whether the cache has the kernels for an architecture, all of them, which then need no NVRTC."""
+    return all(build_cache.find(build_name(dtype, architecture)) for dtype in TYPES)
 
 
-def check(major: int, minor: int) -> None:
-    """Raises BuildError if there can be no kernels for GPUs of a compute capability."""
-    if find_in_cache(f"{major}{minor}"):
-        return
-    if architecture(major, minor) not in architectures():
+def check(architecture: str) -> None:
+    """Raises BuildError unless the cache has the kernels for an architecture, or NVRTC compiles for it."""
+    if not find_in_cache(architecture):
+        _check_is_known(architecture)
+
+
+def _check_is_known(architecture: str) -> None:
+    if architecture not in architectures():
         raise BuildError(
-            f"NVRTC {nvrtc_version()} does not compile for this GPU's architecture, sm_{major}{minor}. Install a PyTorch "
-            "whose CUDA version knows the GPU."
+            f"NVRTC {nvrtc_version()} does not compile for sm_{architecture}, but for sm_"
+            + ", sm_".join(architectures())
+            + ". Another GPU needs a PyTorch built for a CUDA version that knows it."
         )
 
 
@@ -228,15 +238,30 @@ def _library() -> ctypes.CDLL:
         with contextlib.suppress(OSError):
             return ctypes.CDLL(path)
     package = f"nvidia-cuda-nvrtc-cu{major}" if int(major) < 13 else f"'nvidia-cuda-nvrtc=={major}.*'"
+    others = sorted(str(path) for folder in _folders(major) for path in folder.glob(_file_pattern("")))
     raise BuildError(
-        f"NVRTC, the CUDA {major} compiler library, was not found. PyTorch's own wheels bring it; install it with "
-        f"`pip install {package}` or `conda install cuda-nvrtc`, or set CUDA_HOME to a CUDA {major} toolkit."
+        f"NVRTC, the CUDA {major} compiler library, was not found"
+        + (f" (of another version, or damaged: {', '.join(others)})" if others else "")
+        + f". PyTorch's own wheels bring it; install it with `pip install {package}` or `conda install cuda-nvrtc`, or "
+        f"set CUDA_HOME to a CUDA {major} toolkit."
     )
 
 
 def _candidates(major: str) -> Iterator[str]:
-    """Where NVRTC may lie: where the wheels put it, beside torch, in a toolkit, and wherever the system looks."""
-    pattern = "nvrtc64_*.dll" if sys.platform == "win32" else f"libnvrtc.so.{major}*"
+    """Where NVRTC may lie: in one of the folders, or wherever the system looks."""
+    for folder in _folders(major):
+        yield from (str(path) for path in sorted(folder.glob(_file_pattern(major))))
+    if sys.platform != "win32":
+        yield f"libnvrtc.so.{major}"
+
+
+def _file_pattern(major: str) -> str:
+    """NVRTC's file name: libnvrtc.so.13, libnvrtc.so.12.4.127, libnvrtc.so.11.2, nvrtc64_130_0.dll."""
+    return f"nvrtc64_{major}*.dll" if sys.platform == "win32" else f"libnvrtc.so.{major}*"
+
+
+def _folders(major: str) -> list[Path]:
+    """Where the wheels put NVRTC, beside torch, and in a toolkit."""
     folders = [Path(torch.__file__).parent / "lib", Path(sys.prefix) / "lib"]
     if (nvidia := importlib.util.find_spec("nvidia")) and nvidia.submodule_search_locations:
         for root in map(Path, nvidia.submodule_search_locations):
@@ -244,11 +269,7 @@ def _candidates(major: str) -> Iterator[str]:
     # CUDA_HOME may be malformed, as `:/usr/local/cuda`, which is what appending to an unset variable gives.
     named = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH") or ""
     homes = [Path(part.strip()) for part in named.split(os.pathsep) if part.strip()] + [Path("/usr/local/cuda")]
-    folders += [home / name for home in homes for name in ("lib64", "lib", "bin")]
-    for folder in folders:
-        yield from (str(path) for path in sorted(folder.glob(pattern)) if "builtins" not in path.name)
-    if sys.platform != "win32":
-        yield f"libnvrtc.so.{major}"
+    return folders + [home / name for home in homes for name in ("lib64", "lib", "bin")]
 
 
 def _read(program: ctypes.c_void_p, what: str) -> bytes:

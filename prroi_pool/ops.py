@@ -19,6 +19,8 @@ from .extension import NAMESPACE
 
 # Of each argument; None where none is wanted, and for arguments that are no tensors.
 Gradients = tuple[Tensor | None, ...]
+# Whether torch.compile knows the transforms of torch.func.
+COMPILES_TRANSFORMS = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 12)
 
 
 def prroi_pool2d(features: Tensor, rois: Tensor, pooled_height: int, pooled_width: int, spatial_scale: float) -> Tensor:
@@ -33,8 +35,12 @@ def _call(name: str, *arguments: Any) -> Tensor:
     return getattr(_operators(), name)(*arguments)
 
 
-# The test by which autograd.Function itself chooses. torch has no public one.
-transforms_are_active: Callable[[], bool] = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)
+def transforms_are_active() -> bool:
+    # torch.compile of PyTorch 2.4 fails at the test below.
+    if torch.compiler.is_compiling() and not COMPILES_TRANSFORMS:
+        return False
+    # The test by which autograd.Function itself chooses. torch has no public one.
+    return torch._C._are_functorch_transforms_active()
 
 
 def _operators() -> Any:

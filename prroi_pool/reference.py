@@ -157,7 +157,9 @@ def _chunks(chosen: Tensor, columns: Tensor, rows: Tensor, channels: int) -> lis
     """Splits `chosen` so that the padded patches of each part have at most MAX_PATCH_ELEMENTS elements (or
     one RoI)."""
     chunks, start, max_columns, max_rows = [], 0, 0, 0
-    for end, (w, h) in enumerate(zip(columns[chosen].tolist(), rows[chosen].tolist(), strict=True)):
+    # Not tolist(), which fails under the transforms of torch.func in PyTorch 2.4.
+    widths, heights = map(int, columns[chosen].cpu()), map(int, rows[chosen].cpu())
+    for end, (w, h) in enumerate(zip(widths, heights, strict=True)):
         max_columns, max_rows = max(max_columns, w), max(max_rows, h)
         if end > start and (end - start + 1) * max_columns * max_rows * channels > MAX_PATCH_ELEMENTS:
             chunks.append(chosen[start:end])

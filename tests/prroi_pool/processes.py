@@ -32,3 +32,10 @@ def finish(process: subprocess.Popen) -> tuple[str, str]:
 
 def run(code: str, **options) -> tuple[str, str]:
     return finish(start(code, **options))
+
+
+def run_main(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    """`python -m prroi_pool`."""
+    command = [sys.executable, "-m", "prroi_pool", *arguments]
+    environment = os.environ | environment
+    return subprocess.run(command, cwd=PACKAGE.parent, env=environment, capture_output=True, text=True, check=False)

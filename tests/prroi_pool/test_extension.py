@@ -4,14 +4,13 @@ its own."""
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from processes import PACKAGE, finish, run, start
+from processes import PACKAGE, finish, run, run_main, start
 
 from prroi_pool import build_cache, extension
 
@@ -207,7 +206,7 @@ def test_messages_are_ascii(tmp_path):
             assert line.isascii() or '"' not in line.replace('"""', ""), f"{path}:{number}"
     environment = {"PYTHONIOENCODING": "ascii", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     report = run_main(**environment, PATH="", CXX="gü++", TORCH_EXTENSIONS_DIR=str(tmp_path / "cache-é"))
-    assert report.returncode == 1 and "There is no C++ compiler" in report.stdout
+    assert report.returncode == 1 and "There is no C++ compiler" in report.stdout and report.stderr == ""
 
 
 def test_the_reference_can_be_asked_for(tmp_path):
@@ -231,12 +230,6 @@ def test_the_build_is_named_after_what_the_binary_depends_on(monkeypatch):
             patch.setattr(torch, name, value)
             names.add(extension.build_name())
     assert len(names) == 7
-
-
-def run_main(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "prroi_pool", *arguments]
-    environment = os.environ | environment
-    return subprocess.run(command, cwd=PACKAGE.parent, env=environment, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize("arguments", [(), ("--build",)])

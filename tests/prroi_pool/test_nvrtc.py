@@ -1,0 +1,491 @@
+"""Compiling the CUDA kernels, for which no GPU is needed: NVRTC is found, its results fit a GPU and are kept, and what
+is missing is named. That the kernels are right is shown in test_cuda_kernels.py."""
+
+import ctypes
+import json
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from processes import PACKAGE, run, run_main
+
+from prroi_pool import __main__ as command
+from prroi_pool import build_cache, cuda_driver, cuda_kernels, extension, nvrtc
+from prroi_pool.build_cache import BuildError, CompilationError
+
+ARCHITECTURE = "90"
+# Of data centres and of desktops, from Turing to Blackwell.
+ARCHITECTURES = ("75", "80", "90", "100", "120")
+# Static shared memory of a block.
+MAX_SHARED_BYTES = 48 << 10
+# The most is 276 today.
+MAX_SPILLED_BYTES = 400
+
+
+CACHED = nvrtc._library, nvrtc.nvrtc_version, nvrtc.architectures, extension.kernels, cuda_kernels.load
+
+
+def forget() -> None:
+    for function in CACHED:
+        function.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path, monkeypatch) -> Iterator[Path]:
+    """An empty cache, and a process that has not looked for NVRTC, the driver or the kernels yet."""
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(extension, "_outcomes", {})
+    forget()
+    yield tmp_path / "cache"
+    forget()
+
+
+@pytest.fixture(scope="module")
+def needs_nvrtc() -> None:
+    if torch.version.cuda is None:
+        pytest.skip("this PyTorch is built without CUDA")
+    try:
+        nvrtc.nvrtc_version()
+    except BuildError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def without_nvrtc(monkeypatch) -> None:
+    monkeypatch.setattr(torch.version, "cuda", torch.version.cuda or "12.1")
+    monkeypatch.setattr(nvrtc, "_folders", lambda major: [])
+    monkeypatch.setattr(nvrtc, "_candidates", lambda major: iter(()))
+
+
+@pytest.fixture
+def gpu(monkeypatch) -> None:
+    """As PyTorch reports it. There is no driver, unless this machine has one."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+
+
+@pytest.fixture
+def float32_only(monkeypatch) -> None:
+    """A quarter of the time."""
+    monkeypatch.setattr(nvrtc, "TYPES", {torch.float32: nvrtc.TYPES[torch.float32]})
+
+
+@pytest.fixture(scope="module")
+def compiled(needs_nvrtc, tmp_path_factory) -> Path:
+    """A cache with the kernels for float32."""
+    folder = tmp_path_factory.mktemp("compiled")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCH_EXTENSIONS_DIR", str(folder))
+        nvrtc.load_cubin(torch.float32, ARCHITECTURE)
+    return folder
+
+
+def assert_runnable(cubin: nvrtc.Cubin, dtype: torch.dtype) -> None:
+    assert cubin.code.startswith(b"\x7fELF")
+    assert list(cubin.kernels) == nvrtc.kernel_names(dtype)
+    for name, kernel in cubin.kernels.items():
+        assert kernel.symbol.encode() in cubin.code
+        assert 0 < kernel.registers <= 255, name
+        assert 0 < kernel.shared_bytes <= MAX_SHARED_BYTES, name
+        assert kernel.spilled_bytes <= MAX_SPILLED_BYTES, name
+
+
+# ---- compiling
+
+
+@pytest.mark.skipif(torch.version.cuda is None, reason="this PyTorch is built without CUDA")
+def test_pytorch_for_cuda_brings_nvrtc():
+    major = torch.version.cuda.split(".")[0]
+    assert nvrtc.nvrtc_version().split(".")[0] == major and ARCHITECTURE in nvrtc.architectures()
+
+
+@pytest.mark.usefixtures("needs_nvrtc")
+def test_kernels_fit_a_gpu(compiled, monkeypatch):
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(compiled))
+    assert_runnable(nvrtc.load_cubin(torch.float32, ARCHITECTURE), torch.float32)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("needs_nvrtc")
+def test_main_compiles_for_gpus_of_other_machines(root):
+    known = [name for name in ARCHITECTURES if name in nvrtc.architectures()]
+    arguments = ("compile", "--arch", *known)
+    environment = {"PATH": "", "CXX": "", "CUDA_HOME": ""}
+    first = run_main(*arguments, **environment)
+    assert first.returncode == 0, first.stderr
+    lines = first.stdout.splitlines()
+    expected = [
+        f"sm_{architecture} {name.replace('prroi_pool::', '')}"
+        for architecture in known
+        for dtype in nvrtc.TYPES
+        for name in nvrtc.kernel_names(dtype)
+    ]
+    for line, start in zip(lines[:-1], expected, strict=True):
+        assert " ".join(line.split()).startswith(start) and line.endswith("bytes spilled")
+    assert f"compiled into {root};" in lines[-1]
+    for architecture in known:
+        for dtype in nvrtc.TYPES:
+            assert build_cache.find(nvrtc.build_name(dtype, architecture))
+            assert_runnable(nvrtc.load_cubin(dtype, architecture), dtype)
+    assert first.stderr.count("compiling") == len(known) * len(nvrtc.TYPES)
+    second = run_main(*arguments, **environment)
+    assert (second.returncode, second.stdout, second.stderr) == (0, first.stdout, "")
+
+
+def compile_for(*architectures: str) -> int:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["prroi_pool", "compile", "--arch", *architectures])
+        return command.main()
+
+
+@pytest.mark.usefixtures("needs_nvrtc", "float32_only")
+@pytest.mark.parametrize("name", ["90", "9.0", "sm_90", "SM_90", "compute_90"])
+def test_spellings_of_an_architecture(name, compiled, monkeypatch, capsys):
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(compiled))
+    assert compile_for(name) == 0
+    stdout, stderr = capsys.readouterr()
+    assert stdout.count("sm_90 ") == len(nvrtc.kernel_names(torch.float32)) and stderr == ""
+    assert f"compiled into {compiled};" in stdout
+
+
+@pytest.mark.usefixtures("needs_nvrtc")
+@pytest.mark.parametrize("name", ["30", "abc", "../x", ""])
+def test_an_unknown_architecture_is_refused_before_anything_is_compiled(name, root, capsys):
+    assert compile_for(ARCHITECTURE, name) == 1
+    stdout, stderr = capsys.readouterr()
+    assert stdout == "" and stderr.count("\n") == 1 and "does not compile for sm_" in stderr
+    assert all(f"sm_{known}" in stderr for known in nvrtc.architectures())
+    assert not root.exists() or not list(root.iterdir())
+
+
+@pytest.mark.usefixtures("needs_nvrtc")
+def test_the_build_is_named_after_what_the_cubin_depends_on(monkeypatch, tmp_path):
+    names = {nvrtc.build_name(torch.float32, "80"), nvrtc.build_name(torch.float32, "90")}
+    names.add(nvrtc.build_name(torch.float64, "90"))
+    copy_sources(tmp_path, monkeypatch)
+    assert nvrtc.build_name(torch.float32, "90") in names
+    (nvrtc.SOURCES / "cuda" / "tensors.cuh").write_text("//")
+    names.add(nvrtc.build_name(torch.float32, "90"))
+    monkeypatch.setattr(nvrtc, "OPTIONS", ())
+    names.add(nvrtc.build_name(torch.float32, "90"))
+    monkeypatch.setattr(torch.version, "cuda", "99.9")
+    names.add(nvrtc.build_name(torch.float32, "90"))
+    assert len(names) == 6
+
+
+# ---- failing
+
+
+def copy_sources(tmp_path: Path, monkeypatch) -> None:
+    copy = tmp_path / "wïth space" / "csrc"
+    shutil.copytree(nvrtc.SOURCES, copy)
+    monkeypatch.setattr(nvrtc, "SOURCES", copy)
+    monkeypatch.setattr(nvrtc, "INCLUDES", (copy / "cuda", copy / "nvrtc"))
+
+
+@pytest.mark.usefixtures("needs_nvrtc")
+def test_a_folder_with_a_space(tmp_path, monkeypatch):
+    copy_sources(tmp_path, monkeypatch)
+    nvrtc.load_cubin(torch.float32, ARCHITECTURE)
+
+
+@pytest.mark.usefixtures("needs_nvrtc", "float32_only", "gpu")
+def test_a_failed_compilation_is_quoted_and_remembered(tmp_path, monkeypatch, capsys):
+    copy_sources(tmp_path, monkeypatch)
+    with open(nvrtc.SOURCES / "cuda" / "tensors.cuh", "a") as file:
+        file.write("\nthis is no C++;\n")
+    tries = []
+    compile_kernels = nvrtc.compile_kernels
+    monkeypatch.setattr(nvrtc, "compile_kernels", lambda *arguments: tries.append(0) or compile_kernels(*arguments))
+    monkeypatch.setattr(extension, "load", lambda device_type: None)
+
+    assert command._report("cuda", build=False) and "not built yet" in capsys.readouterr().out
+    with pytest.raises(CompilationError, match=r"NVRTC \d+\.\d+ cannot compile .* sm_90.*\n.*tensors\.cuh.*error"):
+        nvrtc.load_cubin(torch.float32, ARCHITECTURE)
+    with pytest.raises(CompilationError, match="(?s)An earlier try failed.*prroi_pool --build.*tensors.cuh"):
+        nvrtc.load_cubin(torch.float32, ARCHITECTURE)
+    capsys.readouterr()
+    assert not command._report("cuda", build=False) and "An earlier try failed" in capsys.readouterr().out
+    assert len(tries) == 1
+    assert not command._report("cuda", build=True) and "An earlier try" not in capsys.readouterr().out
+    assert compile_for(ARCHITECTURE) == 1 and "An earlier try" not in capsys.readouterr().err
+    build_cache.forget_failure(nvrtc.build_name(torch.float32, ARCHITECTURE))
+    with pytest.raises(CompilationError, match="cannot compile"):
+        nvrtc.load_cubin(torch.float32, ARCHITECTURE)
+    assert len(tries) == 4
+    # Another version of NVRTC may take the source.
+    monkeypatch.setattr(nvrtc, "nvrtc_version", lambda: "99.9")
+    with pytest.raises(CompilationError, match=r"^NVRTC 99\.9"):
+        nvrtc.load_cubin(torch.float32, ARCHITECTURE)
+
+
+@pytest.mark.usefixtures("needs_nvrtc")
+def test_a_failure_that_is_not_the_sources_is_not_remembered(monkeypatch):
+    monkeypatch.setattr(nvrtc, "OPTIONS", ("--no-such-option",))
+    for _ in range(2):
+        with pytest.raises(BuildError, match=r"^NVRTC .*NVRTC_ERROR_INVALID_OPTION.*\n.*no-such-option") as raised:
+            nvrtc.load_cubin(torch.float32, ARCHITECTURE)
+        assert not isinstance(raised.value, CompilationError)
+
+
+# ---- without NVRTC
+
+
+@pytest.mark.usefixtures("needs_nvrtc")
+@pytest.mark.skipif(sys.platform == "win32", reason="permissions of POSIX")
+def test_finished_kernels_in_a_read_only_cache_need_no_nvrtc(compiled, tmp_path):
+    if os.getuid() == 0 and not shutil.which("setpriv"):
+        pytest.skip("root may write everywhere, and there is no setpriv to give that up")
+    root = tmp_path / "read_only"
+    shutil.copytree(compiled, root)
+    code = f"""
+import os, torch
+from prroi_pool import nvrtc
+nvrtc._candidates = nvrtc._folders = lambda major: iter(())
+assert not os.access("{root}", os.W_OK)
+print(len(nvrtc.load_cubin(torch.float32, "{ARCHITECTURE}").kernels))
+"""
+    folders = [root, *root.iterdir()]
+    for folder in folders:
+        folder.chmod(0o555)
+    try:
+        wrapper = ("setpriv", "--bounding-set=-dac_override") if os.getuid() == 0 else ()
+        stdout, stderr = run(code, wrapper=wrapper, TORCH_EXTENSIONS_DIR=str(root))
+    finally:
+        for folder in folders:
+            folder.chmod(0o755)
+    assert (stdout, stderr) == (f"{len(nvrtc.kernel_names(torch.float32))}\n", "")
+
+
+def warnings_of(device_type: str) -> list[str]:
+    """Of two tries to load the kernels, which must fail."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert extension.kernels(device_type) is None and extension.kernels(device_type) is None
+    return [str(warning.message) for warning in caught]
+
+
+@pytest.mark.usefixtures("without_nvrtc", "gpu")
+@pytest.mark.parametrize(
+    ("version", "package"), [("12.4", "nvidia-cuda-nvrtc-cu12"), ("13.2", "'nvidia-cuda-nvrtc==13.*'")]
+)
+def test_without_nvrtc_one_warning_names_its_package(version, package, monkeypatch, capsys):
+    monkeypatch.setattr(torch.version, "cuda", version)
+    (message,) = warnings_of("cuda")
+    assert "computes in plain PyTorch" in message and f"`pip install {package}`" in message
+    assert "`conda install cuda-nvrtc`" in message and f"a CUDA {version[:2]} toolkit" in message
+    assert not command._report("cuda", build=False) and "MISSING: NVRTC, the CUDA" in capsys.readouterr().out
+    assert compile_for(ARCHITECTURE) == 1 and capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.usefixtures("gpu")
+def test_pytorch_without_cuda(monkeypatch, capsys):
+    monkeypatch.setattr(torch.version, "cuda", None)
+    (message,) = warnings_of("cuda")
+    assert "This PyTorch is built without CUDA. Install one with CUDA" in message
+    assert compile_for(ARCHITECTURE) == 1
+    stdout, stderr = capsys.readouterr()
+    assert stdout == "" and stderr == "This PyTorch is built without CUDA. Install one with CUDA to use a GPU.\n"
+
+
+@pytest.fixture
+def toolkit(tmp_path, monkeypatch) -> Path:
+    """An empty one, beside a PyTorch for a CUDA version that does not exist."""
+    monkeypatch.setattr(torch.version, "cuda", "77.1")
+    folder = tmp_path / "toolkit" / "lib64"
+    folder.mkdir(parents=True)
+    monkeypatch.setenv("CUDA_HOME", str(folder.parent))
+    return folder
+
+
+needs_linux = pytest.mark.skipif(sys.platform == "win32", reason="file names of Linux")
+
+
+@needs_linux
+@pytest.mark.parametrize("name", ["libnvrtc.so.76", "libnvrtc.so.76.1.105", "libnvrtc.so.77"])
+def test_nvrtc_of_another_version_is_named(name, toolkit, monkeypatch):
+    (toolkit / name).write_text("no library")
+    tried = []
+    load = ctypes.CDLL
+    monkeypatch.setattr(ctypes, "CDLL", lambda path, *rest: tried.append(Path(path).name) or load(path, *rest))
+    with pytest.raises(BuildError, match=rf"CUDA 77 .* not found \(of another version, or damaged: .*{toolkit / name}"):
+        nvrtc.nvrtc_version()
+    assert (name in tried) == (name == "libnvrtc.so.77")
+
+
+@needs_linux
+@pytest.mark.parametrize("value", ["{}", ":{}", "{}:", " {} :/nowhere", "/nowhere:{}"])
+def test_a_malformed_cuda_home_is_understood(value, toolkit, monkeypatch):
+    (toolkit / "libnvrtc.so.77.1").touch()
+    monkeypatch.setenv("CUDA_HOME", value.format(toolkit.parent))
+    assert str(toolkit / "libnvrtc.so.77.1") in nvrtc._candidates("77")
+    monkeypatch.delenv("CUDA_HOME")
+    assert str(toolkit / "libnvrtc.so.77.1") not in nvrtc._candidates("77")
+
+
+# ---- GPUs
+
+
+@pytest.fixture
+def old_nvrtc(monkeypatch) -> None:
+    monkeypatch.setattr(nvrtc, "nvrtc_version", lambda: "12.1")
+    monkeypatch.setattr(nvrtc, "architectures", lambda: ["70", "75", "80", "86", "90"])
+
+
+@pytest.mark.usefixtures("old_nvrtc")
+@pytest.mark.parametrize(
+    ("capability", "architecture"),
+    [((7, 0), "70"), ((7, 2), "70"), ((8, 0), "80"), ((8, 6), "86"), ((8, 9), "86"), ((9, 0), "90")],
+)
+def test_a_gpu_runs_code_for_an_older_one_of_its_major_version(capability, architecture):
+    assert nvrtc.architecture(*capability) == architecture
+    nvrtc.check(nvrtc.architecture(*capability))
+
+
+def finish_kernels(architecture: str) -> None:
+    """Files of the cache as another machine's."""
+
+    def build(folder: Path) -> None:
+        (folder / "kernels.cubin").write_bytes(b"\x7fELF")
+        (folder / "kernels.json").write_text(json.dumps({}))
+
+    for dtype in nvrtc.TYPES:
+        build_cache.built(nvrtc.build_name(dtype, architecture), build)
+
+
+@pytest.mark.usefixtures("old_nvrtc", "gpu")
+@pytest.mark.parametrize("capability", [(6, 1), (12, 0)])
+def test_a_gpu_that_nvrtc_does_not_know(capability, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    name = "".join(map(str, capability))
+    assert nvrtc.architecture(*capability) == name
+    with pytest.raises(
+        BuildError, match=f"NVRTC 12.1 does not compile for sm_{name}, but for sm_70, .*sm_90. .*PyTorch"
+    ):
+        nvrtc.check(name)
+    (message,) = warnings_of("cuda")
+    assert f"sm_{name}" in message
+    finish_kernels(name)
+    nvrtc.check(name)
+
+
+@pytest.mark.usefixtures("without_nvrtc", "gpu")
+def test_kernels_in_the_cache_serve_a_gpu_without_nvrtc(monkeypatch, capsys):
+    finish_kernels(ARCHITECTURE)
+    monkeypatch.setattr(extension, "load", lambda device_type: None)
+    nvrtc.check(nvrtc.architecture(9, 0))
+    assert command._report("cuda", build=False) and "ready for sm_90\n" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("needs_nvrtc", "gpu")
+def test_without_a_driver_one_warning_names_it(monkeypatch):
+    class NoDriver:
+        def CDLL(self, name):
+            raise OSError(f"{name}: cannot open shared object file: No such file or directory")
+
+    monkeypatch.setattr(cuda_driver, "ctypes", NoDriver())
+    (message,) = warnings_of("cuda")
+    assert "cannot open shared object file" in message and "Install NVIDIA's driver" in message
+
+
+@pytest.mark.usefixtures("needs_nvrtc", "float32_only", "gpu")
+def test_main_reports_and_compiles_for_the_gpus(monkeypatch, capsys):
+    monkeypatch.setattr(extension, "load", lambda device_type: None)
+    assert command._gpus() == "2 x NVIDIA H100 (9.0)"
+    assert command._report("cuda", build=False) and "for sm_90 not built yet" in capsys.readouterr().out
+    assert command._report("cuda", build=True) and "ready for sm_90\n" in capsys.readouterr().out
+    assert command._report("cuda", build=False) and "ready for sm_90\n" in capsys.readouterr().out
+    monkeypatch.setattr(nvrtc, "TYPES", {**nvrtc.TYPES, torch.float64: ("double", "double")})
+    assert command._report("cuda", build=False)
+    assert "ready for sm_90 and float32; other dtypes are not built yet" in capsys.readouterr().out
+
+
+def test_main_needs_no_cuda_kernels_without_a_gpu(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert command._report("cuda", build=True) and "not needed without a GPU" in capsys.readouterr().out
+
+
+# ---- launching
+
+LAYOUT = """
+#include <cstddef>
+#include <cstdio>
+#define __device__
+#include "cuda/tensors.cuh"
+using namespace prroi_pool;
+template <typename T>
+void print() {
+  using Maps = Pyramid<T, T>;
+  using Map = FeatureMap<T>;
+  const size_t numbers[] = {
+      sizeof(Map), offsetof(Map, data), offsetof(Map, images), offsetof(Map, height), offsetof(Map, width),
+      offsetof(Map, image_stride), offsetof(Map, channel_stride), offsetof(Map, row_stride),
+      offsetof(Map, column_stride), sizeof(Maps), offsetof(Maps, maps), offsetof(Maps, spatial_scales),
+      offsetof(Maps, levels), offsetof(Maps, num_levels), sizeof(RoIs<T>), offsetof(RoIs<T>, data),
+      offsetof(RoIs<T>, count), offsetof(RoIs<T>, channels), offsetof(RoIs<T>, pooled_height),
+      offsetof(RoIs<T>, pooled_width), kMaxLevels};
+  for (size_t number : numbers) {
+    std::printf("%zu ", number);
+  }
+  std::printf("\\n");
+}
+int main() {
+  print<float>();
+  print<double>();
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def layouts(tmp_path_factory) -> dict[torch.dtype, list[int]]:
+    """Sizes and offsets of the structures in tensors.cuh, by the type of the features and of the sums."""
+    if sys.platform == "win32":
+        pytest.skip("options of g++ and clang")
+    try:
+        compiler = extension.find_compiler()
+    except BuildError as error:
+        pytest.skip(str(error))
+    folder = tmp_path_factory.mktemp("layout")
+    (folder / "layout.cpp").write_text(LAYOUT)
+    options = ["-std=c++17", f"-I{PACKAGE / 'csrc'}"]
+    subprocess.run([compiler, *options, folder / "layout.cpp", "-o", folder / "layout"], check=True)
+    printed = subprocess.run([folder / "layout"], capture_output=True, text=True, check=True).stdout
+    rows = [list(map(int, line.split())) for line in printed.splitlines()]
+    return dict(zip((torch.float32, torch.float64), rows, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_arguments_have_the_layout_of_the_structures(layouts, dtype):
+    map_bytes, *fields = layouts[dtype][:9]
+    pyramid_bytes, first_map, first_scale, levels_at, num_levels_at = layouts[dtype][9:14]
+    rois_bytes, rois_at, *sizes_at, max_levels = layouts[dtype][14:]
+
+    maps = [torch.zeros(2, 3, 5 * n, 7, dtype=dtype)[:, :, ::n, 1:] for n in (1, 2, 3)]
+    maps[1] = maps[1].to(memory_format=torch.channels_last)
+    rois, levels = torch.zeros(11, 5, dtype=dtype), torch.zeros(11, dtype=torch.int64)
+    scales = [0.5, 0.25, 0.125]
+    pyramid, described = cuda_kernels._arguments(maps, rois, levels, (11, 3, 4, 6), scales)
+
+    def read(kind: str, buffer: ctypes.Array, offset: int) -> int | float:
+        return struct.unpack_from(f"={kind}", buffer, offset)[0]
+
+    assert len(pyramid) == pyramid_bytes and len(described) == rois_bytes and cuda_kernels.MAX_LEVELS == max_levels
+    scale_kind = "f" if dtype == torch.float32 else "d"
+    for n, (features, scale) in enumerate(zip(maps, scales, strict=True)):
+        images, _, height, width = features.shape
+        expected = features.data_ptr(), images, height, width, *features.stride()
+        assert tuple(read("q", pyramid, first_map + n * map_bytes + field) for field in fields) == expected
+        assert read(scale_kind, pyramid, first_scale + n * struct.calcsize(scale_kind)) == scale
+    assert (read("q", pyramid, levels_at), read("q", pyramid, num_levels_at)) == (levels.data_ptr(), len(maps))
+    assert read("q", described, rois_at) == rois.data_ptr()
+    assert [read("i", described, at) for at in sizes_at] == [11, 3, 4, 6]
