@@ -4,16 +4,19 @@ The driver is on every machine with a GPU, so that nothing has to be installed o
 microseconds each, as those of the package cuda-bindings do.
 """
 
+import contextlib
 import ctypes
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 
 from . import nvrtc
 from .build_cache import BuildError
+
+CU_STREAM_CAPTURE_MODE_RELAXED = 2
 
 Size = tuple[int, int, int]
 Argument = Any  # a ctypes object
@@ -41,17 +44,18 @@ class Driver:
         pointers = (ctypes.c_void_p * len(arguments))(*map(ctypes.addressof, arguments))
         with torch.cuda.device(device):
             # A thread of autograd's may not have made a call yet that gives it the device's context.
-            self._check(self._library.cuCtxSetCurrent(self._contexts.get(device) or self._context(device)))
+            context = self._contexts.get(device) or self._context(device)
+            self._check(self._library.cuCtxSetCurrent(context), "the context")
             function = self._functions.get((device, kernel)) or self._load(kernel, dtype, device)
             stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
-            self._check(self._library.cuLaunchKernel(function, *grid, *block, 0, stream, pointers, None))
+            self._check(self._library.cuLaunchKernel(function, *grid, *block, 0, stream, pointers, None), kernel)
 
     def _context(self, device: int) -> ctypes.c_void_p:
         """The context that torch uses, too: the primary one."""
         torch.cuda.init()
         handle, context = ctypes.c_int(), ctypes.c_void_p()
-        self._check(self._library.cuDeviceGet(ctypes.byref(handle), device))
-        self._check(self._library.cuDevicePrimaryCtxRetain(ctypes.byref(context), handle))
+        self._check(self._library.cuDeviceGet(ctypes.byref(handle), device), "the device")
+        self._check(self._library.cuDevicePrimaryCtxRetain(ctypes.byref(context), handle), "the context")
         self._contexts[device] = context
         return context
 
@@ -60,16 +64,31 @@ class Driver:
             if (device, kernel) not in self._functions:
                 cubin = nvrtc.load_cubin(dtype, nvrtc.architecture(*torch.cuda.get_device_capability(device)))
                 module = ctypes.c_void_p()
-                self._check(self._library.cuModuleLoadData(ctypes.byref(module), cubin.code))
+                with self._allowed_during_capture():
+                    self._check(self._library.cuModuleLoadData(ctypes.byref(module), cubin.code), "loading the kernels")
                 for name, compiled in cubin.kernels.items():
                     function = ctypes.c_void_p()
                     symbol = compiled.symbol.encode()
-                    self._check(self._library.cuModuleGetFunction(ctypes.byref(function), module, symbol))
+                    self._check(self._library.cuModuleGetFunction(ctypes.byref(function), module, symbol), name)
                     self._functions[device, name] = function
             return self._functions[device, kernel]
 
-    def _check(self, status: int) -> None:
+    @contextlib.contextmanager
+    def _allowed_during_capture(self) -> Iterator[None]:
+        """While a CUDA graph is captured, loading is refused, though it does not matter to the graph."""
+        if not torch.cuda.is_current_stream_capturing():
+            yield
+            return
+        mode = ctypes.c_int(CU_STREAM_CAPTURE_MODE_RELAXED)
+        exchange = self._library.cuThreadExchangeStreamCaptureMode
+        self._check(exchange(ctypes.byref(mode)), "the capture mode")
+        try:
+            yield
+        finally:
+            self._check(exchange(ctypes.byref(mode)), "the capture mode")
+
+    def _check(self, status: int, what: str) -> None:
         if status != 0:
             text = ctypes.c_char_p()
             self._library.cuGetErrorString(status, ctypes.byref(text))
-            raise RuntimeError(f"CUDA error: {text.value.decode() if text.value else status}")
+            raise RuntimeError(f"CUDA error ({what}): {text.value.decode() if text.value else status}")

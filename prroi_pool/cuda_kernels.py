@@ -5,6 +5,7 @@ csrc/cuda/tensors.cuh.
 """
 
 import ctypes
+import math
 import struct
 from collections.abc import Sequence
 from functools import cache
@@ -14,13 +15,14 @@ import torch
 from torch import Tensor
 
 from . import nvrtc
+from .build_cache import BuildError
 from .cuda_driver import Argument, Driver, Size
 from .extension import NAMESPACE
 
-WARP = 32
-MAX_LEVELS = 8
-# Of a block: channels-last kernels have a warp for each of up to 8 rows of bins, the strided ones always 8.
-WARPS = 8
+# Of a GPU: threads of a warp, and the limit of a grid's second dimension.
+WARP, MAX_CHUNKS = 32, 65535
+# Of the kernels: the largest pyramid, and the largest number of warps in a block.
+MAX_LEVELS, WARPS = 8, 8
 # Side of the part of a map whose gradient a block computes.
 TILE = 8
 # Bytes of FeatureMap in tensors.cuh.
@@ -118,10 +120,12 @@ class CudaKernels:
         else:
             warps = min(WARPS, grad_output.shape[2])
             self._launch("rois_backward_channels_last", maps[0], at_once, len(rois), warps, arguments)
-        return partial_grads.sum(0).to(dtype)
+        return (partial_grads.sum(0) if len(partial_grads) > 1 else partial_grads[0]).to(dtype)
 
     def _channels_to_the_end(self, grad_output: Tensor) -> Tensor:
         """Tensor[K, pooled_height, pooled_width, C], contiguous. Torch's own copy takes three times as long."""
+        if (moved := grad_output.permute(0, 2, 3, 1)).is_contiguous():
+            return moved
         grad_output = grad_output.contiguous()
         num_rois, channels, *bins = grad_output.shape
         moved = grad_output.new_empty(num_rois, *bins, channels)
@@ -143,20 +147,30 @@ class CudaKernels:
         arguments: Sequence[Argument],
     ) -> None:
         grid = (grid_width, _num_chunks(like.shape[1], like.dtype, at_once), 1)
+        if grid[1] > MAX_CHUNKS:
+            raise ValueError(f"features have {like.shape[1]} channels, more than the CUDA kernels can pool")
         name = nvrtc.kernel_name(kernel, like.dtype, at_once)
         self._driver.launch(name, like.dtype, _index(like), grid, (WARP, warps, 1), arguments)
 
 
 @cache
 def load() -> CudaKernels:
-    """The kernels on this machine's GPUs, registered as the operators' implementation for CUDA. Those for a dtype are
-    compiled when it is first used.
+    """The kernels on this machine's GPUs, registered as the operators' implementation for CUDA.
+
+    Those for float32 are compiled now, and those for another dtype when it is first used.
 
     Raises:
-        BuildError: the driver is missing, or NVRTC is missing or too old for a GPU of this machine.
+        BuildError: the driver or NVRTC is missing, or the kernels cannot be compiled for any GPU of this machine.
     """
-    for device in range(torch.cuda.device_count()):
-        nvrtc.check(nvrtc.architecture(*torch.cuda.get_device_capability(device)))
+    errors = []
+    capabilities = {torch.cuda.get_device_capability(device) for device in range(torch.cuda.device_count())}
+    for capability in sorted(capabilities):
+        try:
+            nvrtc.load_cubin(torch.float32, nvrtc.architecture(*capability))
+        except BuildError as error:  # one old GPU beside a newer one does not matter unless it is used
+            errors.append(error)
+    if len(errors) == len(capabilities) > 0:
+        raise errors[0]
     kernels = CudaKernels(Driver())
     _register(kernels, NAMESPACE)
     return kernels
@@ -225,6 +239,8 @@ def _arguments(
     """Pyramid and RoIs of tensors.cuh."""
     if len(maps) > MAX_LEVELS:
         raise ValueError(f"a pyramid of {len(maps)} maps: at most {MAX_LEVELS} can be pooled from at once")
+    if math.prod(output_shape[1:]) >= 2**31:
+        raise ValueError(f"a RoI of {list(output_shape[1:])} values is more than the CUDA kernels can pool")
     double = rois.dtype == torch.float64
     pyramid = ctypes.create_string_buffer(MAX_LEVELS * (MAP_BYTES + (8 if double else 4)) + 16)
     for n, features in enumerate(maps):

@@ -70,7 +70,7 @@ def kernels(device_type: str) -> Any:
 
 
 def load(device_type: str) -> Any:
-    """The kernels for "cpu" or "cuda", an object with the functions of csrc/prroi_pool.h, built if need be.
+    """The kernels, built if need be: `CudaKernels`, or for "cpu" a module with the functions of csrc/prroi_pool.h.
 
     Raises:
         BuildError: they cannot be built or loaded. Every call of a process raises the same.

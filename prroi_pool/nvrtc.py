@@ -38,6 +38,7 @@ STRIDED_KERNELS = ("forward_strided", "rois_backward_strided")
 TRANSPOSITION = "channels_to_the_end"
 # Generic lambdas are host functions otherwise, up to NVRTC 13.0.
 OPTIONS = ("--std=c++17", "--device-as-default-execution-space", "--ptxas-options=--verbose")
+OLDEST_ARCHITECTURE = 70
 COMPILATION_FAILED = 6  # NVRTC_ERROR_COMPILATION
 
 
@@ -105,8 +106,8 @@ def load_cubin(dtype: torch.dtype, architecture: str) -> Cubin:
 
 def build_name(dtype: torch.dtype, architecture: str) -> str:
     """Names the folder in the build cache after what the cubin depends on."""
-    parts = [str(torch.version.cuda).encode(), *map(str.encode, OPTIONS)]
-    for path in sorted(path for folder in (SOURCES, *INCLUDES) for path in folder.iterdir() if path.is_file()):
+    parts = [text.encode() for text in (str(torch.version.cuda), *OPTIONS, *kernel_names(dtype))]
+    for path in [SOURCES / "bilinear_integral.h", *sorted(path for folder in INCLUDES for path in folder.iterdir())]:
         parts += [os.fsencode(path.name), path.read_bytes()]
     key = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
     return f"prroi_pool_cuda_{dtype_name(dtype)}_sm{architecture}_{key}"
@@ -216,12 +217,13 @@ def library_path() -> str:
 
 @functools.cache
 def architectures() -> list[str]:
-    """Those that the NVRTC found compiles for, such as ["75", "80", ...]; BuildError without one."""
+    """Those that the NVRTC found compiles the kernels for, such as ["75", "80", ...]; BuildError without one."""
     count = ctypes.c_int()
     _check(_library().nvrtcGetNumSupportedArchs(ctypes.byref(count)))
     numbers = (ctypes.c_int * count.value)()
     _check(_library().nvrtcGetSupportedArchs(numbers))
-    return [str(number) for number in numbers]
+    # Older ones have no __grid_constant__.
+    return [str(number) for number in numbers if number >= OLDEST_ARCHITECTURE]
 
 
 @functools.cache
@@ -231,10 +233,11 @@ def _library() -> ctypes.CDLL:
         raise BuildError("This PyTorch is built without CUDA. Install one with CUDA to use a GPU.")
     major = torch.version.cuda.split(".")[0]
     for path in _candidates(major):
-        # NVRTC looks for its second library by name, and not in its own folder.
-        for builtins in Path(path).parent.glob("*nvrtc-builtins*"):
-            with contextlib.suppress(OSError):
-                ctypes.CDLL(str(builtins))
+        if os.path.isabs(path):
+            # NVRTC looks for its second library by name, and not in its own folder.
+            for builtins in Path(path).parent.glob("*nvrtc-builtins*"):
+                with contextlib.suppress(OSError):
+                    ctypes.CDLL(str(builtins))
         with contextlib.suppress(OSError):
             return ctypes.CDLL(path)
     package = f"nvidia-cuda-nvrtc-cu{major}" if int(major) < 13 else f"'nvidia-cuda-nvrtc=={major}.*'"

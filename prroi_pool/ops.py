@@ -1,8 +1,8 @@
 """The operator as PyTorch's dispatcher knows it: what makes torch.compile, torch.export, autograd and autocast work.
 
 Three operators are declared: `prroi_pool2d` and its two gradients. A compiler sees each as one node, with the shape,
-dtype and strides that its fake kernel tells. csrc/operators.cpp implements them, and `reference.py` where no kernels
-are built; `functional.py` calls them.
+dtype and strides that its fake kernel tells. csrc/operators.cpp implements them on the CPU, `cuda_kernels.py` on CUDA,
+and `reference.py` where no kernels are built; `functional.py` calls them.
 
 Autocast needs no rule here: features of any floating dtype are pooled as they are, and RoIs are float32 or float64.
 """

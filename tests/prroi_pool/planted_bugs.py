@@ -55,30 +55,6 @@ def without(name: str, kernel: str, file: str, before: str, removed: str, after:
 BLOCK_BARRIER, WARP_BARRIER = "__syncthreads();", "__syncwarp();"
 TILE_KERNELS = "forward_strided", "rois_backward_strided", "forward_channels_last", "rois_backward_channels_last"
 
-QUICK_BUGS = [
-    without(
-        "no barrier before tables are read, forward_strided",
-        "forward_strided",
-        TILES,
-        "x.fill(roi.x, bins_x, columns);\n      ",
-        BLOCK_BARRIER,
-        "\n",
-    ),
-    planted(
-        "tiles that overlap",
-        "features_backward",
-        FEATURES,
-        "static_cast<int>(in_image / across) * kRows",
-        "static_cast<int>(in_image / across) * (kRows - 1)",
-    ),
-    planted(
-        "mask of half a warp",
-        "rois_backward_strided",
-        GRADIENT,
-        "__shfl_down_sync(0xffffffff,",
-        "__shfl_down_sync(0x0000ffff,",
-    ),
-]
 SLOW_BUGS = [
     # Barriers
     *(
@@ -249,6 +225,7 @@ SLOW_BUGS = [
             "sums[kBins][kBins][kWarp + 1];\n  const int64_t k = blockIdx.y;",
         ),
         Edit(CHANNELS_LAST, "first_of_block(blockIdx.y * kWarp * N)", "first_of_block(blockIdx.x * kWarp * N)"),
+        Edit(LAUNCHER, "if grid[1] > MAX_CHUNKS:", "if False:"),
         layout="many RoIs",
     ),
     planted(
@@ -257,6 +234,7 @@ SLOW_BUGS = [
         INTEGRAL,
         "last < static_cast<T>(size - 1) ? last : static_cast<T>(size - 1)",
         "last < static_cast<T>(size) ? last : static_cast<T>(size)",
+        Edit(INTEGRAL, "last_pixel < size - 1 ? last_pixel + 1 : size;", "last_pixel + 1;"),
     ),
     planted(
         "writes beyond the bins",
@@ -342,11 +320,11 @@ SLOW_BUGS = [
         "tables of bins that overlap",
         "forward_strided",
         TABLES,
-        "store(entries[first - tile.first + 4 * bin + n]",
+        "store(entries[first - tile.first + kGap * bin + n]",
         "store(entries[first - tile.first + bin + n]",
         Edit(
             TABLES,
-            "return &entries[pixels[bin].first - tile.first + 4 * bin]",
+            "return &entries[pixels[bin].first - tile.first + kGap * bin]",
             "return &entries[pixels[bin].first - tile.first + bin]",
         ),
     ),

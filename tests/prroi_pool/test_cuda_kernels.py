@@ -81,16 +81,6 @@ def test_rois_far_larger_than_the_map(cuda_on_cpu, size, channels_last):
         torch.testing.assert_close(ours.double(), exact, rtol=1e-4, atol=1e-4 * exact.abs().max().item())
 
 
-@pytest.mark.parametrize("channels_last", [False, True])
-def test_a_coordinate_that_overflows_when_it_is_scaled(cuda_on_cpu, channels_last):
-    features = torch.rand(1, 4, 9, 11)
-    features = features.contiguous(memory_format=torch.channels_last) if channels_last else features
-    rois = torch.tensor([[0, 3e38, 1, 3.0001e38, 5], [0, 1, -3e38, 5, -2.9e38]])
-    assert not cuda_on_cpu.forward(features, rois, 3, 3, 4.0).any()
-    assert not cuda_on_cpu.features_backward(torch.ones(2, 4, 3, 3), rois, features.shape, channels_last, 4.0).any()
-    assert not cuda_on_cpu.rois_backward(torch.ones(2, 4, 3, 3), features, rois, 4.0).any()
-
-
 def test_a_map_with_more_pixels_in_a_row_than_a_float_counts(cuda_on_cpu):
     width = 2**24 + 3
     features = torch.ones(1, 1, 1, width)

@@ -1,6 +1,6 @@
 """Plants bugs in prroi_pool's CUDA kernels and their launcher, and expects the emulator or the reference to notice.
 
-planted_bugs.py lists the bugs. `pytest -rA` shows how each bug was noticed.
+planted_bugs.py lists most of the bugs. `pytest -rA` shows how each bug was noticed.
 """
 
 import importlib.util
@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 import torch
 from cuda_on_cpu import INCLUDES, CudaOnCpu, EmulationError, Emulator, kernel_names
-from planted_bugs import LAUNCHER, QUICK_BUGS, SLOW_BUGS, Bug
+from planted_bugs import BLOCK_BARRIER, FEATURES, GRADIENT, LAUNCHER, SLOW_BUGS, TILES, Bug, planted, without
 from torch import Tensor
 
 from prroi_pool import cuda_kernels, extension, reference
@@ -21,6 +21,30 @@ BINS = 9, 7
 SCALE = 0.5
 
 
+QUICK_BUGS = [
+    without(
+        "no barrier before tables are read, forward_strided",
+        "forward_strided",
+        TILES,
+        "x.fill(roi.x, bins_x, columns);\n      ",
+        BLOCK_BARRIER,
+        "\n",
+    ),
+    planted(
+        "tiles that overlap",
+        "features_backward",
+        FEATURES,
+        "static_cast<int>(in_image / across) * kRows",
+        "static_cast<int>(in_image / across) * (kRows - 1)",
+    ),
+    planted(
+        "mask of half a warp",
+        "rois_backward_strided",
+        GRADIENT,
+        "__shfl_down_sync(0xffffffff,",
+        "__shfl_down_sync(0x0000ffff,",
+    ),
+]
 ALL_BUGS = [*QUICK_BUGS, *(pytest.param(bug, marks=pytest.mark.slow) for bug in SLOW_BUGS)]
 
 
@@ -78,8 +102,6 @@ def check(kernels: CudaOnCpu, kernel: str, layout: str, dtype: torch.dtype, fold
     bins = (1, 1) if layout == "many RoIs" else BINS
     grad_output = torch.randn(len(rois), features.shape[1], *bins, generator=generator).to(dtype)
     channels_last = features.stride(1) == 1
-    if channels_last:
-        grad_output = grad_output.contiguous(memory_format=torch.channels_last)
     exact_features, exact_rois = features.double().requires_grad_(), rois.double().requires_grad_()
     exact = reference.prroi_pool2d(exact_features, exact_rois, *bins, SCALE)
     eps = torch.finfo(dtype).eps

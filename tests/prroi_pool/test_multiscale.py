@@ -80,6 +80,23 @@ def test_given_levels_are_used():
         pool(pyramid, boxes, IMAGE_SHAPES, levels[:-1])
 
 
+def test_levels_are_integers_of_the_pyramid():
+    pyramid, boxes = make_pyramid(), make_boxes()
+    pool = MultiScalePrRoIPool(list(STRIDES), 2)
+    levels = pool.assign_levels(pyramid, boxes, IMAGE_SHAPES)
+    expected = pool(pyramid, boxes, IMAGE_SHAPES, levels)
+    spread = torch.stack([levels, levels], 1)[:, 0]
+    for same in (levels.int(), levels.to(torch.uint8), spread):
+        assert torch.equal(pool(pyramid, boxes, IMAGE_SHAPES, same), expected)
+    for wrong in (levels.float(), levels.bool()):
+        with pytest.raises(TypeError, match="levels must be integers, got torch"):
+            pool(pyramid, boxes, IMAGE_SHAPES, wrong)
+    for level in (-1, 4):
+        levels[7] = level
+        with pytest.raises(ValueError, match=rf"levels\[7\] is {level}, but must be in \[0, 4\)"):
+            pool(pyramid, boxes, IMAGE_SHAPES, levels)
+
+
 def test_gradients_reach_every_level_and_the_boxes():
     pyramid, boxes = make_pyramid(torch.float64), make_boxes(torch.float64)
     boxes = [b[:4].clone() for b in boxes]

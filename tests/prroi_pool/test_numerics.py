@@ -66,3 +66,11 @@ def test_one_row_equals_its_mean_and_the_derivative_of_a_mean(pool, integrate, d
     tolerance = ROIS_TOLERANCE if dtype == torch.float32 else 1e-11
     torch.testing.assert_close(output.flatten().double().cpu(), mean, rtol=tolerance, atol=tolerance * 0.1)
     assert relative_error(grad_rois[:, [1, 3]].cpu(), expected) < tolerance
+
+
+def test_a_coordinate_that_overflows_when_it_is_scaled_pools_to_zero(pool, device):
+    features = torch.rand(1, 4, 9, 11, device=device)
+    rois = torch.tensor([[0, 3e38, 1, 3.0001e38, 5], [0, 1, -3e38, 5, -2.9e38]], device=device)
+    assert not any(
+        result.any() for result in gradients(pool, features, rois, torch.ones(2, 4, 3, 3, device=device), 4.0)
+    )

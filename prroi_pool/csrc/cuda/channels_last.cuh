@@ -8,7 +8,7 @@
 
 namespace prroi_pool {
 
-// The channels of a lane. One without channels of its own repeats the last lane's, and writes nothing.
+// The channels of a lane. A lane beyond the last channel computes the last channels again and writes nothing.
 template <int N>
 struct LaneChannels {
   int first_of_block, first;

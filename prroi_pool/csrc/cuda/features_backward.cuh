@@ -7,9 +7,8 @@
 
 namespace prroi_pool {
 
-constexpr int kGatherWarps = 8;
 // RoIs that a block looks at, and works on, at a time.
-constexpr int kCandidates = kWarp * kGatherWarps;
+constexpr int kCandidates = kWarp * kWarps;
 
 template <typename T>
 struct Tile {
@@ -99,10 +98,10 @@ struct TileWeights {
 template <typename Acc, int kRows, int kColumns>
 struct Gatherer {
   // Read by all threads, by instructions that may load several; so nothing that one of them then writes lies beside it.
-  alignas(16) int of_warps[kGatherWarps];
+  alignas(16) int of_warps[kWarps];
   int chosen[kCandidates];
   int num_chosen;
-  TileWeights<Acc, kRows, kColumns> weights[kGatherWarps];
+  TileWeights<Acc, kRows, kColumns> weights[kWarps];
 
   template <typename T, typename Visit>
   __device__ void visit_rois(
@@ -110,8 +109,8 @@ struct Gatherer {
     const int warp = threadIdx.y, lane = threadIdx.x;
     for (int first = 0; first < rois.count; first += kCandidates) {
       choose(pyramid, rois, tile, first);
-      for (int begin = 0; begin < num_chosen; begin += kGatherWarps) {
-        const int count = num_chosen - begin < kGatherWarps ? num_chosen - begin : kGatherWarps;
+      for (int begin = 0; begin < num_chosen; begin += kWarps) {
+        const int count = num_chosen - begin < kWarps ? num_chosen - begin : kWarps;
         for_each_group(rois, [&](const Range& group_y, const Range& group_x) {
           __syncthreads();  // the weights before are no longer needed
           if (warp < count) {
@@ -148,7 +147,7 @@ struct Gatherer {
     }
     __syncthreads();
     int place = __popc(of_warp & ((1u << lane) - 1)), total = 0;
-    for (int n = 0; n < kGatherWarps; ++n) {
+    for (int n = 0; n < kWarps; ++n) {
       place += n < warp ? of_warps[n] : 0;
       total += of_warps[n];
     }
@@ -211,7 +210,7 @@ __device__ void write_row(
 constexpr int kTransposed = 32;
 
 template <typename T>
-__global__ void __launch_bounds__(kWarp * kGatherWarps)
+__global__ void __launch_bounds__(kWarp * kWarps)
     channels_to_the_end(T* target, const T* source, int channels, int num_bins) {
   __shared__ T values[kTransposed][kTransposed + 1];
   const int64_t k = blockIdx.x;
@@ -219,14 +218,14 @@ __global__ void __launch_bounds__(kWarp * kGatherWarps)
   for (int bins = 0; bins < num_bins; bins += kTransposed) {
     __syncthreads();
 #pragma unroll
-    for (int channel = threadIdx.y; channel < kTransposed; channel += kGatherWarps) {
+    for (int channel = threadIdx.y; channel < kTransposed; channel += kWarps) {
       if (first + channel < channels && bins + lane < num_bins) {
         values[channel][lane] = source[(k * channels + first + channel) * num_bins + bins + lane];
       }
     }
     __syncthreads();
 #pragma unroll
-    for (int bin = threadIdx.y; bin < kTransposed; bin += kGatherWarps) {
+    for (int bin = threadIdx.y; bin < kTransposed; bin += kWarps) {
       if (first + lane < channels && bins + bin < num_bins) {
         target[(k * num_bins + bins + bin) * channels + first + lane] = values[lane][bin];
       }
@@ -237,9 +236,9 @@ __global__ void __launch_bounds__(kWarp * kGatherWarps)
 // Block (tile, chunk) computes the gradient of 8 x 8 pixels and 32 N channels, whatever the layout of the maps; a warp takes
 // a row, a lane N channels. `grads`, of the output, is contiguous [K, pooled_height, pooled_width, C].
 template <typename T, typename Acc, int N>
-__global__ void __launch_bounds__(kWarp * kGatherWarps, 3)
+__global__ void __launch_bounds__(kWarp * kWarps, 3)
     features_backward(const T* grads, const __grid_constant__ Pyramid<T, Acc> pyramid, const RoIs<Acc> rois) {
-  constexpr int kRows = kGatherWarps, kColumns = 8, kQuads = kColumns / 4;
+  constexpr int kRows = kWarps, kColumns = 8, kQuads = kColumns / 4;
   __shared__ Gatherer<Acc, kRows, kColumns> gatherer;
   // The coarsest maps, whose tiles are reached by the most RoIs, come first.
   const Tile<T> tile = tile_at<kRows, kColumns>(pyramid, gridDim.x - 1 - blockIdx.x);

@@ -6,8 +6,6 @@
 
 namespace prroi_pool {
 
-constexpr int kMaxWarps = 8;
-
 template <typename Acc>
 struct RoIGradient {
   Acc x1 = 0, y1 = 0, x2 = 0, y2 = 0;
@@ -29,7 +27,7 @@ struct RoIGradient {
 
   // To be called by all threads of the block. `target` receives 0 for the batch index, x1, y1, x2, y2.
   __device__ void sum_over_block_and_write(Acc* target, Acc spatial_scale) const {
-    __shared__ Acc of_warps[kMaxWarps][4];
+    __shared__ Acc of_warps[kWarps][4];
     Acc sums[4] = {x1, y1, x2, y2};
 #pragma unroll
     for (int n = 0; n < 4; ++n) {

@@ -24,11 +24,11 @@ struct LaneColumn {
 // Block (k, chunk) pools some channels of RoI k. The lanes of a warp first sum columns of pixels along y, one a lane, and
 // then these sums along x, one or two bins a lane.
 template <typename T, typename Acc>
-__global__ void __launch_bounds__(kWarp * kStridedWarps, 3)
+__global__ void __launch_bounds__(kWarp * kWarps, 3)
     forward_strided(T* output, const __grid_constant__ Pyramid<const T, Acc> pyramid, const RoIs<Acc> rois) {
   constexpr int kChannels = ChannelsOfWarp<Acc>::kCount, kBinsOfLane = kBins * kBins / kWarp, kRows = 4;
   __shared__ PixelsOfBins<Acc, Acc> y, x;
-  __shared__ Acc staged[kStridedWarps][kChannels][kBins][kWarp + 1];
+  __shared__ Acc staged[kWarps][kChannels][kBins][kWarp + 1];
   const int64_t k = blockIdx.x;
   const RoI<const T, Acc> roi = read_roi(pyramid, rois, k);
   const ChannelsOfWarp<Acc> channels;
@@ -112,7 +112,7 @@ __global__ void __launch_bounds__(kWarp * kStridedWarps, 3)
 // Block (k, chunk) computes what some channels add to the gradient of RoI k: partial_grads[chunk][k] of [chunks, K, 5]. A
 // lane takes a column.
 template <typename T, typename Acc>
-__global__ void __launch_bounds__(kWarp * kStridedWarps, 3) rois_backward_strided(
+__global__ void __launch_bounds__(kWarp * kWarps, 3) rois_backward_strided(
     Acc* partial_grads, const T* grad_output, const __grid_constant__ Pyramid<const T, Acc> pyramid, const RoIs<Acc> rois) {
   constexpr int kChannels = ChannelsOfWarp<Acc>::kCount, kRows = 2;
   __shared__ PixelsOfBins<Acc, Weight<Acc>> y;

@@ -8,6 +8,8 @@
 namespace prroi_pool {
 
 constexpr int kWarp = 32;
+// The most that a block has.
+constexpr int kWarps = 8;
 // Of a feature pyramid.
 constexpr int kMaxLevels = 8;
 

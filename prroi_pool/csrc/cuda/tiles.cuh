@@ -7,15 +7,13 @@
 
 namespace prroi_pool {
 
-constexpr int kStridedWarps = 8;
-
 // Channels that a warp works on at once; what they need in shared memory has to fit there.
 template <typename Acc>
 struct ChannelsOfWarp {
   static constexpr int kCount = sizeof(Acc) == 8 ? 2 : 4;
   int first;
 
-  __device__ ChannelsOfWarp() : first((blockIdx.y * kStridedWarps + threadIdx.y) * kCount) {}
+  __device__ ChannelsOfWarp() : first((blockIdx.y * kWarps + threadIdx.y) * kCount) {}
 
   // A warp's channel; beyond the last one that one again, for which nothing is written.
   __device__ int channel(int c, int channels) const { return first + c < channels ? first + c : channels - 1; }
