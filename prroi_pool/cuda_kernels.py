@@ -41,8 +41,8 @@ class CudaKernels:
     """The operator and its two gradients.
 
     Maps are features [N, C, H_l, W_l] of one dtype: one, or those of a pyramid. RoIs [K, 5] are of float32 or float64.
-    `levels`, Tensor[K] of int64, is the index of each RoI's map; None if there is one map. A RoI whose batch index
-    names no image, or whose level names no map, pools to 0, like one without area.
+    `levels`, a contiguous Tensor[K] of int64, is the index of each RoI's map; None if there is one map. A RoI whose batch
+    index names no image, or whose level names no map, pools to 0, like one without area.
     """
 
     def __init__(self, driver: Launch):
@@ -123,7 +123,7 @@ class CudaKernels:
         return (partial_grads.sum(0) if len(partial_grads) > 1 else partial_grads[0]).to(dtype)
 
     def _channels_to_the_end(self, grad_output: Tensor) -> Tensor:
-        """Tensor[K, pooled_height, pooled_width, C], contiguous. Torch's own copy takes three times as long."""
+        """Tensor[K, pooled_height, pooled_width, C], contiguous."""
         if (moved := grad_output.permute(0, 2, 3, 1)).is_contiguous():
             return moved
         grad_output = grad_output.contiguous()

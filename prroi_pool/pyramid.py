@@ -49,7 +49,8 @@ def pool_pyramid(
     Returns:
         Tensor[K, C, *output_size], contiguous; differentiable in maps and rois, any number of times.
     """
-    return _PyramidPool.apply(kernels, level_by_level, levels, output_size, tuple(spatial_scales), rois, *maps)
+    scales = tuple(spatial_scales)
+    return _PyramidPool.apply(kernels, level_by_level, levels.contiguous(), output_size, scales, rois, *maps)
 
 
 class _PyramidPool(torch.autograd.Function):

@@ -20,7 +20,7 @@ def make_inputs(dtype, channels_last):
     maps = [features.to(dtype, memory_format=memory_format) for features in maps]
     start, size = torch.rand(2, 9, 2, generator=generator, dtype=torch.float64) * 12
     rois = torch.cat([torch.randint(2, (9, 1), generator=generator), start, start + size], 1).to(dtype)
-    return maps, rois, torch.randint(3, (9,), generator=generator)
+    return maps, rois, torch.randint(3, (9, 2), generator=generator)[:, 0]
 
 
 def pools(cuda_on_cpu, levels):
@@ -67,7 +67,7 @@ def test_maps_may_change_afterwards_if_no_roi_wants_a_gradient(cuda_on_cpu):
 def test_a_level_that_does_not_exist_pools_to_zero(cuda_on_cpu):
     maps, rois, levels = make_inputs(torch.float32, False)
     levels[:2] = torch.tensor([-1, 3])
-    output = cuda_on_cpu.of_pyramid.forward(maps, rois, levels, *OUTPUT_SIZE, SCALES)
+    output = cuda_on_cpu.of_pyramid.forward(maps, rois, levels.contiguous(), *OUTPUT_SIZE, SCALES)
     assert not output[:2].any() and output[2:].flatten(1).any(1).all()
 
 
