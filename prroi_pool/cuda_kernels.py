@@ -41,8 +41,8 @@ class CudaKernels:
     """The operator and its two gradients.
 
     Maps are features [N, C, H_l, W_l] of one dtype: one, or those of a pyramid. RoIs [K, 5] are of float32 or float64.
-    `levels`, a contiguous Tensor[K] of int64, is the index of each RoI's map; None if there is one map. A RoI whose batch
-    index names no image, or whose level names no map, pools to 0, like one without area.
+    `levels`, a contiguous Tensor[K] of int64, is the index of each RoI's map; None if there is one map. A RoI whose
+    batch index names no image, or whose level names no map, pools to 0, like one without area.
     """
 
     def __init__(self, driver: Launch):
