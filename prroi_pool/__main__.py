@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import torch
 
-from . import build_cache, extension, nvrtc
+from . import build_cache, cuda_driver, extension, nvrtc
 from .build_cache import BuildError
 
 NOT_BUILT = f"not built yet; the first use does it, or `python -m {__package__} --build` now"
@@ -116,8 +116,7 @@ def _cuda_state(build: bool) -> str:
 
 def _architectures() -> list[str]:
     """Those that this machine's GPUs need kernels for."""
-    capabilities = {torch.cuda.get_device_capability(device) for device in range(torch.cuda.device_count())}
-    return [nvrtc.architecture(*capability) for capability in sorted(capabilities)]
+    return [nvrtc.architecture(*capability) for capability in cuda_driver.gpu_capabilities()]
 
 
 def _is_ready(dtype: torch.dtype, architecture: str, build: bool) -> bool:

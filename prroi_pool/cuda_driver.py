@@ -22,6 +22,11 @@ Size = tuple[int, int, int]
 Argument = Any  # a ctypes object
 
 
+def gpu_capabilities() -> list[tuple[int, int]]:
+    """The compute capabilities of this machine's GPUs, each once."""
+    return sorted({torch.cuda.get_device_capability(device) for device in range(torch.cuda.device_count())})
+
+
 class Driver:
     """Launches kernels where torch does: on its device and its current stream."""
 

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from . import nvrtc
 from .build_cache import BuildError
-from .cuda_driver import Argument, Driver, Size
+from .cuda_driver import Argument, Driver, Size, gpu_capabilities
 from .extension import NAMESPACE
+from .ops import computed_dtype, empty
 
 # Of a GPU: threads of a warp, and the limit of a grid's second dimension.
 WARP, MAX_CHUNKS = 32, 65535
@@ -80,15 +81,7 @@ class CudaKernels:
     ) -> list[Tensor]:
         """The gradients of the maps, of the dtype of `grad_output`. The same bits every time."""
         rois = _readable(rois, grad_output)
-        maps = [
-            torch.empty(
-                tuple(shape),
-                dtype=grad_output.dtype,
-                device=grad_output.device,
-                memory_format=torch.channels_last if last else torch.contiguous_format,
-            )
-            for shape, last in zip(shapes, channels_last, strict=True)
-        ]
+        maps = [empty(shape, grad_output, last) for shape, last in zip(shapes, channels_last, strict=True)]
         num_tiles = sum(m.shape[0] * _divide_up(m.shape[2], TILE) * _divide_up(m.shape[3], TILE) for m in maps)
         if num_tiles > 0 and maps[0].shape[1] > 0:
             grads = self._channels_to_the_end(grad_output)
@@ -163,8 +156,8 @@ def load() -> CudaKernels:
         BuildError: the driver or NVRTC is missing, or the kernels cannot be compiled for any GPU of this machine.
     """
     errors = []
-    capabilities = {torch.cuda.get_device_capability(device) for device in range(torch.cuda.device_count())}
-    for capability in sorted(capabilities):
+    capabilities = gpu_capabilities()
+    for capability in capabilities:
         try:
             nvrtc.load_cubin(torch.float32, nvrtc.architecture(*capability))
         except BuildError as error:  # one old GPU beside a newer one does not matter unless it is used
@@ -201,7 +194,7 @@ _libraries: list[torch.library.Library] = []
 
 
 def _readable(rois: Tensor, features: Tensor) -> Tensor:
-    return rois.to(torch.float64 if features.dtype == torch.float64 else torch.float32).contiguous()
+    return rois.to(computed_dtype(features)).contiguous()
 
 
 def _channels_at_once(maps: Sequence[Tensor]) -> int | None:

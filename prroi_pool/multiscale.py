@@ -135,7 +135,7 @@ def _pool(
         # Compilers, and the transforms of torch.func, take the operators.
         if torch.compiler.is_compiling() or transforms_are_active() or not pyramid.fits_one_launch(maps, rois):
             return level_by_level(maps, rois)
-        return pyramid.pool_pyramid(extension.load("cuda"), level_by_level, maps, rois, levels, output_size, scales)
+        return pyramid.pool_pyramid(extension.kernels("cuda"), level_by_level, maps, rois, levels, output_size, scales)
     outside = (levels < 0) | (levels >= len(maps))
     if outside.any():
         row = int(outside.nonzero()[0])

@@ -1,7 +1,7 @@
 """Compiles the CUDA kernels with NVRTC, the compiler library that comes with PyTorch's CUDA wheels.
 
 No CUDA toolkit, C++ compiler or GPU is needed. One program holds every kernel for one dtype of the features; compiling
-it takes about two seconds. The cubin is kept in the build cache.
+it takes about three seconds. The cubin is kept in the build cache.
 """
 
 import contextlib

@@ -52,14 +52,19 @@ def is_channels_last(features: Tensor) -> bool:
     return features.permute(0, 2, 3, 1).is_contiguous() and not features.is_contiguous()
 
 
-def _empty(shape: Sequence[int], like: Tensor, channels_last: bool) -> Tensor:
+def computed_dtype(features: Tensor) -> torch.dtype:
+    """Return the dtype that sums are computed in, and RoIs."""
+    return torch.float64 if features.dtype == torch.float64 else torch.float32
+
+
+def empty(shape: Sequence[int], like: Tensor, channels_last: bool) -> Tensor:
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=memory_format)
 
 
 def _pool_by_reference(features: Tensor, rois: Tensor, bins: Sequence[int], spatial_scale: float) -> Tensor:
     """Return the reference's output in the dtype that the kernels compute sums in, too."""
-    dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
+    dtype = computed_dtype(features)
     pooled_height, pooled_width = bins
     return reference.prroi_pool2d(features.to(dtype), rois.to(dtype), pooled_height, pooled_width, spatial_scale)
 
@@ -91,7 +96,7 @@ def _without_autocast(device_type: str) -> AbstractContextManager[Any]:
 def _forward_fake(
     features: Tensor, rois: Tensor, pooled_height: int, pooled_width: int, spatial_scale: float
 ) -> Tensor:
-    return _empty((rois.shape[0], features.shape[1], pooled_height, pooled_width), features, channels_last=False)
+    return empty((rois.shape[0], features.shape[1], pooled_height, pooled_width), features, channels_last=False)
 
 
 def _forward_by_reference(
@@ -139,7 +144,7 @@ def _gradients_of_forward(ctx: Any, grad_output: Tensor) -> Gradients:
 def _features_backward_fake(
     grad_output: Tensor, rois: Tensor, features_shape: list[int], channels_last: bool, spatial_scale: float
 ) -> Tensor:
-    return _empty(features_shape, grad_output, channels_last)
+    return empty(features_shape, grad_output, channels_last)
 
 
 def _features_backward_by_reference(
@@ -150,7 +155,7 @@ def _features_backward_by_reference(
     grad_features = _vjp_inside_an_operator(
         lambda features: _pool_by_reference(features, rois, grad_output.shape[2:], spatial_scale), features, grad_output
     )
-    return _empty(features_shape, grad_output, channels_last).copy_(grad_features)
+    return empty(features_shape, grad_output, channels_last).copy_(grad_features)
 
 
 def _save_for_features_backwards_gradients(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

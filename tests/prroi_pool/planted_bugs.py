@@ -284,7 +284,7 @@ SLOW_BUGS = [
         "reads beyond the channels",
         "forward_channels_last",
         CHANNELS_LAST,
-        "first = own < channels ? own : channels - N;",
+        "first = exist ? own : channels - N;",
         "first = own;",
     ),
     planted(
@@ -305,7 +305,7 @@ SLOW_BUGS = [
         "no end of the channels, rois_backward_channels_last",
         "rois_backward_channels_last",
         CHANNELS_LAST,
-        "if (warp >= bins_y.count || !has_channels)",
+        "if (warp >= bins_y.count || !channels.exist)",
         "if (warp >= bins_y.count)",
     ),
     planted(

@@ -12,12 +12,26 @@ namespace prroi_pool {
 template <int N>
 struct LaneChannels {
   int first_of_block, first;
+  bool exist;
 
   __device__ explicit LaneChannels(int channels) : first_of_block(blockIdx.y * kWarp * N) {
     const int own = first_of_block + static_cast<int>(threadIdx.x) * N;
-    first = own < channels ? own : channels - N;
+    exist = own < channels;
+    first = exist ? own : channels - N;
   }
 };
+
+// Where kAtOnce columns of a tile begin, from its column `first` on. Beyond the last column that one again, whose sum is then
+// not used.
+template <int kAtOnce, typename T>
+__device__ void find_columns(
+    T* (&pixels)[kAtOnce], T* first_row, const FeatureMap<T>& map, const Range& columns, int first) {
+#pragma unroll
+  for (int m = 0; m < kAtOnce; ++m) {
+    const int column = first + m < columns.count ? first + m : columns.count - 1;
+    pixels[m] = first_row + (columns.first + column) * map.column_stride;
+  }
+}
 
 // The gradient of the output for a group of bins and the channels of a block.
 template <typename Acc, int N>
@@ -74,21 +88,10 @@ __global__ void __launch_bounds__(kWarp * kBins)
         for (int first = 0; first < columns.count; first += kAtOnce) {
           Pack<Acc, N> column_sums[kAtOnce] = {};
           const T* pixels[kAtOnce];
-#pragma unroll
-          for (int m = 0; m < kAtOnce; ++m) {
-            // Beyond the last column that one again, whose sum is then not used.
-            const int column = first + m < columns.count ? first + m : columns.count - 1;
-            pixels[m] = first_row + (columns.first + column) * map.column_stride;
-          }
+          find_columns(pixels, first_row, map, columns, first);
           in_parts<kRows>(0, bin_rows.count, [&](int row, auto number) {
             Pack<T, N> values[number.value][kAtOnce];
-#pragma unroll
-            for (int r = 0; r < number.value; ++r) {
-#pragma unroll
-              for (int m = 0; m < kAtOnce; ++m) {
-                values[r][m] = load<N>(pixels[m] + (row + r) * map.row_stride);
-              }
-            }
+            load_rows(values, pixels, 0, row, map.row_stride);
 #pragma unroll
             for (int r = 0; r < number.value; ++r) {
               const Acc weight = y_weights[row + r];
@@ -140,7 +143,6 @@ __global__ void __launch_bounds__(kWarp * kBins) rois_backward_channels_last(
   const int64_t k = blockIdx.x;
   const RoI<const T, Acc> roi = read_roi(pyramid, rois, k);
   const LaneChannels<N> channels(rois.channels);
-  const bool has_channels = channels.first == channels.first_of_block + static_cast<int>(threadIdx.x) * N;
   const int warp = threadIdx.y;
   RoIGradient<Acc> grad;
 
@@ -151,7 +153,7 @@ __global__ void __launch_bounds__(kWarp * kBins) rois_backward_channels_last(
       __syncthreads();
       grads.fill(grad_output, rois, k, channels.first_of_block, bins_y, bins_x);
       for_each_tile<kPixels, kPixels>(roi, bins_y, bins_x, y, x, [&](const Range& rows, const Range& columns) {
-        if (warp >= bins_y.count || !has_channels) {
+        if (warp >= bins_y.count || !channels.exist) {
           return;
         }
         RoIGradient<Acc> of_tile;  // summed by itself, as one sum of thousands of terms would be rounded too often
@@ -162,20 +164,10 @@ __global__ void __launch_bounds__(kWarp * kBins) rois_backward_channels_last(
           // Sums of a column along y, with the weights and with their derivatives.
           Pack<Acc, N> values[kAtOnce] = {}, d_lows[kAtOnce] = {}, d_highs[kAtOnce] = {};
           const T* pixels[kAtOnce];
-#pragma unroll
-          for (int m = 0; m < kAtOnce; ++m) {
-            const int column = first + m < columns.count ? first + m : columns.count - 1;
-            pixels[m] = first_row + (columns.first + column) * map.column_stride;
-          }
+          find_columns(pixels, first_row, map, columns, first);
           in_parts<kRows>(0, bin_rows.count, [&](int row, auto number) {
             Pack<T, N> loaded[number.value][kAtOnce];
-#pragma unroll
-            for (int r = 0; r < number.value; ++r) {
-#pragma unroll
-              for (int m = 0; m < kAtOnce; ++m) {
-                loaded[r][m] = load<N>(pixels[m] + (row + r) * map.row_stride);
-              }
-            }
+            load_rows(loaded, pixels, 0, row, map.row_stride);
 #pragma unroll
             for (int r = 0; r < number.value; ++r) {
               const Weight<Acc> weight = y_weights[row + r];

@@ -40,10 +40,7 @@ __global__ void __launch_bounds__(kWarp * kWarps, 3)
     if (roi.pools) {
       const FeatureMap<const T>& map = *roi.map;
       const T* sources[kChannels];
-#pragma unroll
-      for (int c = 0; c < kChannels; ++c) {
-        sources[c] = map.at(roi.image, channels.channel(c, rois.channels));
-      }
+      channels.find(sources, map, roi.image, rois.channels);
       for_each_tile<kPixels, kWarp>(roi, bins_y, bins_x, y, x, [&](const Range& rows, const Range& columns) {
         if (channels.first >= rois.channels) {
           return;
@@ -57,13 +54,7 @@ __global__ void __launch_bounds__(kWarp * kWarps, 3)
           const int64_t offset = bin_rows.first * map.row_stride + column_offset;
           in_parts<kRows>(0, bin_rows.count, [&](int row, auto number) {
             T values[number.value][kChannels];
-#pragma unroll
-            for (int r = 0; r < number.value; ++r) {
-#pragma unroll
-              for (int c = 0; c < kChannels; ++c) {
-                values[r][c] = sources[c][offset + (row + r) * map.row_stride];
-              }
-            }
+            load_rows(values, sources, offset, row, map.row_stride);
 #pragma unroll
             for (int r = 0; r < number.value; ++r) {
               const Acc weight = y_weights[row + r];
@@ -125,10 +116,7 @@ __global__ void __launch_bounds__(kWarp * kWarps, 3) rois_backward_strided(
   if (roi.pools) {
     const FeatureMap<const T>& map = *roi.map;
     const T* sources[kChannels];
-#pragma unroll
-    for (int c = 0; c < kChannels; ++c) {
-      sources[c] = map.at(roi.image, channels.channel(c, rois.channels));
-    }
+    channels.find(sources, map, roi.image, rois.channels);
     for_each_group(rois, [&](const Range& bins_y, const Range& bins_x) {
       for_each_tile<kPixels, kWarp>(roi, bins_y, bins_x, y, x, [&](const Range& rows, const Range& columns) {
         RoIGradient<Acc> of_tile;  // summed by itself, as one sum of thousands of terms would be rounded too often
@@ -161,13 +149,7 @@ __global__ void __launch_bounds__(kWarp * kWarps, 3) rois_backward_strided(
           const int64_t offset = bin_rows.first * map.row_stride + column_offset;
           in_parts<kRows>(0, bin_rows.count, [&](int row, auto number) {
             T pixels[number.value][kChannels];
-#pragma unroll
-            for (int r = 0; r < number.value; ++r) {
-#pragma unroll
-              for (int c = 0; c < kChannels; ++c) {
-                pixels[r][c] = sources[c][offset + (row + r) * map.row_stride];
-              }
-            }
+            load_rows(pixels, sources, offset, row, map.row_stride);
 #pragma unroll
             for (int r = 0; r < number.value; ++r) {
               Weight<Acc> sums{0, 0, 0};

@@ -17,6 +17,14 @@ struct ChannelsOfWarp {
 
   // A warp's channel; beyond the last one that one again, for which nothing is written.
   __device__ int channel(int c, int channels) const { return first + c < channels ? first + c : channels - 1; }
+
+  template <typename T>
+  __device__ void find(T* (&targets)[kCount], const FeatureMap<T>& map, int64_t image, int channels) const {
+#pragma unroll
+    for (int c = 0; c < kCount; ++c) {
+      targets[c] = map.at(image, channel(c, channels));
+    }
+  }
 };
 
 template <int N>
@@ -34,6 +42,19 @@ __device__ void in_parts(int begin, int end, const Visit& visit) {
   }
   if constexpr (kAtOnce > 1) {
     in_parts<kAtOnce / 2>(begin, end, visit);
+  }
+}
+
+// Loads rows `row` and after it of several columns or channels, all of them before the first is used.
+template <typename Value, int kRows, int kCount, typename T>
+__device__ void load_rows(
+    Value (&values)[kRows][kCount], const T* const (&sources)[kCount], int64_t offset, int row, int64_t row_stride) {
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) {
+#pragma unroll
+    for (int n = 0; n < kCount; ++n) {
+      values[r][n] = *reinterpret_cast<const Value*>(sources[n] + (offset + (row + r) * row_stride));
+    }
   }
 }
 
