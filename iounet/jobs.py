@@ -19,6 +19,7 @@ class EvaluationJob:
         batch_size: images a step on each device.
         num_workers: loading processes.
         output_dir: folder of the report.
+        calibrated_for: which boxes the predicted IoU is calibrated for: "candidates", or "labels".
     """
 
     detector: IoUNet
@@ -26,6 +27,7 @@ class EvaluationJob:
     batch_size: int
     num_workers: int
     output_dir: Path
+    calibrated_for: str = "candidates"
 
 
 @dataclass(frozen=True)

@@ -1,29 +1,61 @@
 """Calibrating the IoU head of a trained detector with all processes."""
 
+import torch
+from torch import Tensor
+
 from ..evaluation import fit_calibration
+from ..evaluation.basins import jittered_paths
 from ..evaluation.predictions import candidate_matches, joined
 from ..jobs import EvaluationJob
+from ..training import jitter_boxes
 from .evaluating import batches_of
 from .processes import Process
 
+# Of each object, at IoUs uniform over [0.5, 1]: enough for two numbers, and as many where they end.
+_BOXES_PER_OBJECT = 8
+
 
 def calibrate(job: EvaluationJob, process: Process) -> str:
-    """Fits the predicted IoU of the job's detector to the true one on all its candidates; all processes have to call.
+    """Fits the predicted IoU of the job's detector to the true one; all processes have to call.
 
     Returns:
         What was done, in a line.
     """
     head = job.detector.iou_head
     head.calibration.zero_()
-    progress = batches_of(job, process, "calibrate")
-    matches = process.all_gather(candidate_matches(job.detector, progress, device=process.device))
-    ious, _, predicted_ious = joined(matches)
+    measure = _labels if job.calibrated_for == "labels" else _candidates
+    ious, predicted_ious = measure(job, process)
     fitted = fit_calibration(head.outputs_of(predicted_ious), ious)
+    boxes = f"the {len(ious)} {'jittered and refined labels' if measure is _labels else 'candidates'}"
+    where = f"of {job.dataset.annotation_file}"
     if fitted is None:
-        return f"predicted IoUs are not calibrated: {len(ious)} candidates on {job.dataset.annotation_file} are too few"
+        return f"predicted IoUs are not calibrated: {boxes} {where} are too few"
     head.calibration.copy_(fitted)
     error = (head.calibrated(predicted_ious.to(process.device)).cpu() - ious).mean()
     return (
-        f"predicted IoUs are calibrated on the {len(ious)} candidates of {job.dataset.annotation_file}: on average "
+        f"predicted IoUs are calibrated on {boxes} {where}: on average "
         f"{(predicted_ious - ious).mean():+.3f} too high before, {error:+.3f} now"
     )
+
+
+def _candidates(job: EvaluationJob, process: Process) -> tuple[Tensor, Tensor]:
+    """True and predicted IoU of the detector's boxes before NMS."""
+    progress = batches_of(job, process, "calibrate")
+    matches = process.all_gather(candidate_matches(job.detector, progress, device=process.device))
+    ious, _, predicted_ious = joined(matches)
+    return ious, predicted_ious
+
+
+def _labels(job: EvaluationJob, process: Process) -> tuple[Tensor, Tensor]:
+    """True and predicted IoU of boxes around every object, as they are jittered and as refinement leaves them."""
+    generator = torch.Generator().manual_seed(process.rank)
+
+    def jitter(boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
+        return jitter_boxes(boxes, _BOXES_PER_OBJECT, image_size=image_size, generator=generator)[0]
+
+    num_steps = job.detector.postprocessing.refinement.num_steps
+    progress = batches_of(job, process, "calibrate")
+    paths = jittered_paths(job.detector, progress, jitter, num_steps=num_steps, device=process.device)
+    ends = torch.stack([of_steps[[0, -1]].flatten() for of_steps in paths])
+    ious, predicted_ious = torch.cat(process.all_gather([ends]), 1)
+    return ious, predicted_ious

@@ -24,25 +24,53 @@ STARTS = {
 Jitter = Callable[[Tensor, tuple[int, int]], Tensor]
 
 
-@torch.no_grad()
 def measure_basins(
     detector: IoUNet, batches: Iterable[Batch], jitter: Jitter, *, device: torch.device
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """Mean true and mean predicted IoU of boxes after each of STEPS steps, by the IoU at which they start.
+    """How boxes fare by the IoU at which they start, and after how many steps.
+
+    Args: as :func:`jittered_paths`, whose boxes start at IoUs uniform over [0.5, 1].
+
+    Returns:
+        Start → steps → {"true", "predicted", "improved", "boxes"}: mean true and mean predicted IoU, the share of the
+        boxes that lie better than at their start, and how many boxes there are.
+    """
+    true, predicted = jittered_paths(detector, batches, jitter, num_steps=max(STEPS), device=device)
+    result: dict[str, dict[str, dict[str, float]]] = {}
+    for name, (low, high) in STARTS.items():
+        chosen = (true[0] >= low) & (true[0] < high)
+        result[name] = {
+            str(step): {
+                "true": true[step, chosen].mean().item(),
+                "predicted": predicted[step, chosen].mean().item(),
+                "improved": (true[step, chosen] > true[0, chosen]).double().mean().item(),
+                "boxes": int(chosen.sum()),
+            }
+            for step in STEPS
+        }
+    return result
+
+
+@torch.no_grad()
+def jittered_paths(
+    detector: IoUNet, batches: Iterable[Batch], jitter: Jitter, *, num_steps: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """True and predicted IoU of boxes jittered from ground truth, with their object, after 0, 1, ..., T steps.
 
     Args:
         detector: its refinement options are used, but for the number of steps.
         batches: (images, targets) as :func:`iounet.data.eval_loader` yields them.
-        jitter: boxes [N, 4], (height, width) of their image → jittered boxes [N, K, 4], as
-            :func:`iounet.training.jitter_boxes` with IoUs uniform over [0.5, 1].
+        jitter: boxes [N, 4], (height, width) of their image → jittered boxes [N, K, 4], such as
+            :func:`iounet.training.jitter_boxes`.
+        num_steps: T.
 
     Returns:
-        Start → steps → {"true", "predicted", "boxes"}.
+        true, predicted: Tensor[T + 1, M] each, of all boxes of all images.
     """
     detector.eval()
-    options = replace(detector.postprocessing.refinement, num_steps=max(STEPS))
-    true: list[Tensor] = []
-    predicted: list[Tensor] = []
+    options = replace(detector.postprocessing.refinement, num_steps=num_steps)
+    true = [torch.empty(num_steps + 1, 0)]
+    predicted = [torch.empty(num_steps + 1, 0)]
     for images, targets in batches:
         features = detector.extract([image.to(device) for image in images])
         starts, objects = [], []
@@ -62,16 +90,4 @@ def measure_basins(
             of_steps_predicted.append(torch.cat([of_image.ious.cpu() for of_image in detections]))
         true.append(torch.stack(of_steps_true))
         predicted.append(torch.stack(of_steps_predicted))
-    all_true, all_predicted = torch.cat(true, 1), torch.cat(predicted, 1)
-    result: dict[str, dict[str, dict[str, float]]] = {}
-    for name, (low, high) in STARTS.items():
-        chosen = (all_true[0] >= low) & (all_true[0] < high)
-        result[name] = {
-            str(step): {
-                "true": all_true[step, chosen].mean().item(),
-                "predicted": all_predicted[step, chosen].mean().item(),
-                "boxes": int(chosen.sum()),
-            }
-            for step in STEPS
-        }
-    return result
+    return torch.cat(true, 1), torch.cat(predicted, 1)

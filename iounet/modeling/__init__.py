@@ -1,6 +1,6 @@
 """The network: ResNet-FPN, RPN, box branch, IoU head and energy head, put together in :class:`IoUNet`."""
 
-from .backbone import resnet_fpn
+from .backbone import IMAGENET_MEAN, IMAGENET_STD, fpn_backbone
 from .box_function import BoxFunction, HiddenLayers
 from .detector import ImageFeatures, IoUNet
 from .energy_head import EnergyHead, first_of_each, nce_loss
@@ -10,6 +10,8 @@ from .rpn import AnchorGenerator, RPNHead
 from .state_dict import state_dict_faults
 
 __all__ = [
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
     "AnchorGenerator",
     "BoxFunction",
     "EnergyHead",
@@ -21,6 +23,6 @@ __all__ = [
     "RoIHeads",
     "first_of_each",
     "nce_loss",
-    "resnet_fpn",
+    "fpn_backbone",
     "state_dict_faults",
 ]

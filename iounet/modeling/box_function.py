@@ -34,14 +34,24 @@ class BoxFunction(nn.Module):
         in_channels: of the feature pyramid.
         num_classes: classes with the background, C + 1.
         hidden_dim: width of the two fully connected layers; the paper's 1024.
+        class_agnostic: one output for all classes, which learns from the objects of all.
     """
 
-    def __init__(self, roi_pool: MultiScalePrRoIPool, *, in_channels: int, num_classes: int, hidden_dim: int = 1024):
+    def __init__(
+        self,
+        roi_pool: MultiScalePrRoIPool,
+        *,
+        in_channels: int,
+        num_classes: int,
+        hidden_dim: int = 1024,
+        class_agnostic: bool = False,
+    ):
         super().__init__()
+        self.num_classes = num_classes
         self.roi_pool = roi_pool
         pooled_height, pooled_width = roi_pool.output_size
         self.mlp = HiddenLayers(in_channels * pooled_height * pooled_width, hidden_dim)
-        self.predictor = nn.Linear(hidden_dim, num_classes)
+        self.predictor = nn.Linear(hidden_dim, 1 if class_agnostic else num_classes)
         # Small, so that all outputs start close to 0.
         nn.init.normal_(self.predictor.weight, std=0.001)
         nn.init.zeros_(self.predictor.bias)
@@ -102,7 +112,7 @@ class BoxFunction(nn.Module):
         else:
             # bfloat16 rounds an IoU of 0.8 to within 0.002, which is coarser than refinement's early_stop.
             hidden = in_float32(self.mlp, pooled)
-        return in_float32(self.predictor, hidden)
+        return in_float32(self.predictor, hidden).expand(-1, self.num_classes)
 
     def assign_levels(
         self, features: dict[str, Tensor], boxes: list[Tensor], image_sizes: list[tuple[int, int]]

@@ -25,7 +25,7 @@ class IoUHead(BoxFunction):
             predictions; 0: not calibrated.
 
     Args:
-        roi_pool, in_channels, num_classes, hidden_dim: of :class:`BoxFunction`.
+        roi_pool, in_channels, num_classes, hidden_dim, class_agnostic: of :class:`BoxFunction`.
         loss: of :func:`iou_loss`.
 
     Raises:
@@ -40,8 +40,15 @@ class IoUHead(BoxFunction):
         num_classes: int,
         hidden_dim: int = 1024,
         loss: str = "smooth_l1",
+        class_agnostic: bool = False,
     ):
-        super().__init__(roi_pool, in_channels=in_channels, num_classes=num_classes, hidden_dim=hidden_dim)
+        super().__init__(
+            roi_pool,
+            in_channels=in_channels,
+            num_classes=num_classes,
+            hidden_dim=hidden_dim,
+            class_agnostic=class_agnostic,
+        )
         check_choice("loss", loss, ("smooth_l1", "bce"))
         self.loss_kind = loss
         self.calibration: Tensor

@@ -5,7 +5,7 @@ from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from iounet.errors import OptionError
-from iounet.modeling import resnet_fpn
+from iounet.modeling import fpn_backbone
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -22,7 +22,7 @@ def torchvisions(name, norm, trainable_layers=3):
 @pytest.mark.parametrize("norm", NORMS)
 def test_parameter_names_and_shapes_are_torchvisions(name, norm):
     with torch.device("meta"):
-        ours = resnet_fpn(name, norm=norm)
+        ours = fpn_backbone(name, norm=norm)
         theirs = torchvisions(name, norm)
     assert {key: value.shape for key, value in ours.state_dict().items()} == {
         key: value.shape for key, value in theirs.state_dict().items()
@@ -33,7 +33,7 @@ def test_parameter_names_and_shapes_are_torchvisions(name, norm):
 @pytest.mark.parametrize("norm", NORMS)
 def test_what_trains_is_what_torchvision_trains(trainable_layers, norm):
     with torch.device("meta"):
-        ours = resnet_fpn("resnet18", norm=norm, trainable_layers=trainable_layers)
+        ours = fpn_backbone("resnet18", norm=norm, trainable_layers=trainable_layers)
         theirs = torchvisions("resnet18", norm, trainable_layers)
     assert {name for name, parameter in ours.named_parameters() if parameter.requires_grad} == {
         name for name, parameter in theirs.named_parameters() if parameter.requires_grad
@@ -43,7 +43,7 @@ def test_what_trains_is_what_torchvision_trains(trainable_layers, norm):
 @pytest.mark.parametrize(("trainable_layers", "first_frozen"), [(0, 5), (1, 4), (3, 2), (5, 0)])
 def test_frozen_stages_are_those_next_to_the_image(trainable_layers, first_frozen):
     with torch.device("meta"):
-        body = resnet_fpn("resnet18", trainable_layers=trainable_layers).body
+        body = fpn_backbone("resnet18", trainable_layers=trainable_layers).body
     stages = ["conv1", "layer1", "layer2", "layer3", "layer4"]
     for position, stage in enumerate(stages):
         trains = {parameter.requires_grad for parameter in body[stage].parameters()}
@@ -57,7 +57,7 @@ def test_the_state_dict_of_torchvisions_classifier_loads(norm):
     for key, value in weights.items():
         if value.is_floating_point():
             weights[key] = torch.rand_like(value)  # the norms' too, which start as 0 and 1
-    loaded = resnet_fpn("resnet18", norm=norm, weights=weights).body.state_dict()
+    loaded = fpn_backbone("resnet18", norm=norm, weights=weights).body.state_dict()
     assert "layer4.1.bn2.running_var" in loaded and "fc.weight" not in loaded
     for key, value in loaded.items():
         assert torch.equal(value, weights[key]), key
@@ -69,17 +69,17 @@ def test_the_state_dict_of_torchvisions_classifier_loads(norm):
 def test_weights_of_another_resnet_are_refused(given, expected):
     weights = getattr(resnet, given)(weights=None).state_dict()
     with pytest.raises(OptionError, match=rf"weights do not fit {expected}: .*torchvision\.models\.{expected}"):
-        resnet_fpn(expected, weights=weights)
+        fpn_backbone(expected, weights=weights)
 
 
 def test_weights_without_a_stage_are_refused():
     weights = {key: value for key, value in resnet.resnet18().state_dict().items() if not key.startswith("layer3")}
     with pytest.raises(OptionError, match=r"\d+ missing \(layer3\.0\.conv1\.weight, "):
-        resnet_fpn("resnet18", weights=weights)
+        fpn_backbone("resnet18", weights=weights)
 
 
 def test_levels_and_strides():
-    maps = resnet_fpn("resnet18", out_channels=24, norm="BN").eval()(torch.zeros(2, 3, 128, 192))
+    maps = fpn_backbone("resnet18", out_channels=24, norm="BN").eval()(torch.zeros(2, 3, 128, 192))
     assert {name: tuple(features.shape) for name, features in maps.items()} == {
         "0": (2, 24, 32, 48),
         "1": (2, 24, 16, 24),
@@ -90,15 +90,15 @@ def test_levels_and_strides():
 
 
 def test_blocks_start_as_the_identity_from_scratch_but_never_under_a_frozen_norm():
-    assert (resnet_fpn("resnet18", norm="BN").body.state_dict()["layer1.0.bn2.weight"] == 0).all()
-    assert (resnet_fpn("resnet18", norm="FrozenBN").body.state_dict()["layer1.0.bn2.weight"] == 1).all()
+    assert (fpn_backbone("resnet18", norm="BN").body.state_dict()["layer1.0.bn2.weight"] == 0).all()
+    assert (fpn_backbone("resnet18", norm="FrozenBN").body.state_dict()["layer1.0.bn2.weight"] == 1).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("wants_gradient", [False, True])
 def test_a_frozen_norm_gives_what_torchvisions_gives(dtype, wants_gradient):
     torch.manual_seed(0)
-    ours, theirs = (norm(5, eps=1e-3) for norm in (type(resnet_fpn("resnet18").body.bn1), FrozenBatchNorm2d))
+    ours, theirs = (norm(5, eps=1e-3) for norm in (type(fpn_backbone("resnet18").body.bn1), FrozenBatchNorm2d))
     state = {key: torch.rand_like(value) + 0.5 for key, value in theirs.state_dict().items()}
     ours.load_state_dict(state), theirs.load_state_dict(state)
     maps = torch.randn(2, 5, 4, 3).to(dtype)
@@ -126,7 +126,7 @@ def test_a_frozen_norm_without_eps_never_asks_torch_for_it(monkeypatch):
         return batch_norm(*args, eps=eps, **kwargs)
 
     monkeypatch.setattr(torch.nn.functional, "batch_norm", of_torch_2_11)
-    ours, theirs = (norm(3, eps=0.0) for norm in (type(resnet_fpn("resnet18").body.bn1), FrozenBatchNorm2d))
+    ours, theirs = (norm(3, eps=0.0) for norm in (type(fpn_backbone("resnet18").body.bn1), FrozenBatchNorm2d))
     variances = torch.tensor([1e-12, 1e-5, 1.0])
     ours.running_var.copy_(variances), theirs.running_var.copy_(variances)
     maps = torch.randn(1, 3, 4, 4)
@@ -139,8 +139,8 @@ def test_norms_over_all_processes_are_ordinary_ones_for_a_single_process():
     outputs = []
     for norm in ("BN", "SyncBN"):
         torch.manual_seed(1)
-        outputs.append(resnet_fpn("resnet18", norm=norm, trainable_layers=5)(images))
-    assert isinstance(resnet_fpn("resnet18", norm="SyncBN").fpn.inner_blocks[0][1], torch.nn.SyncBatchNorm)
+        outputs.append(fpn_backbone("resnet18", norm=norm, trainable_layers=5)(images))
+    assert isinstance(fpn_backbone("resnet18", norm="SyncBN").fpn.inner_blocks[0][1], torch.nn.SyncBatchNorm)
     for name, maps in outputs[0].items():
         assert torch.equal(maps, outputs[1][name])
 
@@ -148,7 +148,7 @@ def test_norms_over_all_processes_are_ordinary_ones_for_a_single_process():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"name": "resnet20"}, "name must be one of resnet18, resnet34, resnet50, resnet101; got 'resnet20'"),
+        ({"name": "resnet20"}, "name must be one of resnet18, .*, efficientnet_lite0; got 'resnet20'"),
         ({"norm": "GN"}, "norm must be one of FrozenBN, BN, SyncBN; got 'GN'"),
         ({"trainable_layers": 6}, r"trainable_layers must lie in 0\.\.5, got 6"),
         ({"trainable_layers": -1}, r"trainable_layers must lie in 0\.\.5, got -1"),
@@ -156,4 +156,4 @@ def test_norms_over_all_processes_are_ordinary_ones_for_a_single_process():
 )
 def test_errors(options, message):
     with pytest.raises(OptionError, match=message):
-        resnet_fpn(**{"name": "resnet18"} | options)
+        fpn_backbone(**{"name": "resnet18"} | options)

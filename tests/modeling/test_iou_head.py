@@ -13,10 +13,12 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 IMAGE_SIZES = [(64, 64), (64, 48)]
 
 
-def make_head(*, num_classes=4, seed=0, loss="smooth_l1"):
+def make_head(*, num_classes=4, seed=0, loss="smooth_l1", class_agnostic=False):
     torch.manual_seed(seed)
     pool = MultiScalePrRoIPool(["0", "1", "2", "3"], 3, canonical_scale=32, canonical_level=4)
-    head = IoUHead(pool, in_channels=5, num_classes=num_classes, hidden_dim=16, loss=loss).double()
+    head = IoUHead(
+        pool, in_channels=5, num_classes=num_classes, hidden_dim=16, loss=loss, class_agnostic=class_agnostic
+    ).double()
     torch.nn.init.normal_(head.predictor.weight)  # large enough for slopes that a difference quotient can see
     return head
 
@@ -57,6 +59,16 @@ def test_only_the_columns_of_the_classes_given_learn(features, boxes):
     head = make_head()
     head(features, boxes, torch.tensor([1, 1, 3, 3]), IMAGE_SIZES).sum().backward()
     assert [bool(row.abs().sum() > 0) for row in head.predictor.weight.grad] == [False, True, False, True]
+
+
+def test_a_class_agnostic_head_predicts_and_learns_alike_for_all_classes(features, boxes):
+    head = make_head(class_agnostic=True)
+    ious = head(features, boxes, LABELS, IMAGE_SIZES)
+    assert torch.equal(ious, head(features, boxes, torch.tensor([0, 1, 0, 2]), IMAGE_SIZES))
+    assert head.all_classes(features, boxes, IMAGE_SIZES).shape == (4, 4)
+    assert torch.equal(head.decoded(head.all_classes(features, boxes, IMAGE_SIZES)[:, 1]), ious)
+    ious.sum().backward()
+    assert head.predictor.weight.grad.shape == (1, 16) and head.predictor.weight.grad.abs().sum() > 0
 
 
 def test_each_box_is_predicted_from_its_own_image_and_place(features, boxes):
