@@ -1,8 +1,8 @@
 """Refine detections in the objects of other libraries: one module a library, each with a function ``refine``.
 
-    from iounet.refiner.adapters import ultralytics
+    from iounet.refiner import adapters
 
-    better = ultralytics.refine(refiner, results)
+    better = adapters.ultralytics.refine(refiner, results)
 
 Every ``refine``
 
@@ -18,3 +18,7 @@ Every ``refine``
 
 The adapters import none of these libraries.
 """
+
+from . import detectron2, fiftyone, supervision, torchvision, transformers, ultralytics
+
+__all__ = ["detectron2", "fiftyone", "supervision", "torchvision", "transformers", "ultralytics"]

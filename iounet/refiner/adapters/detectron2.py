@@ -1,7 +1,9 @@
 """``Instances`` of detectron2.
 
-instances = predictor(image[..., ::-1])["instances"]  # image: RGB
-better = detectron2.refine(refiner, image, instances, class_names=metadata.thing_classes)
+    instances = predictor(image[..., ::-1])["instances"]  # image: RGB
+    better = adapters.detectron2.refine(refiner, image, instances, class_names=metadata.thing_classes)
+
+``metadata`` is ``MetadataCatalog.get(name)`` of the data set that the detector was trained on.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 """``Detections`` of FiftyOne.
 
-for sample in dataset.iter_samples(autosave=True):
-    sample["refined"] = fiftyone.refine(refiner, sample.filepath, sample["predictions"])
+    for sample in dataset.iter_samples(autosave=True):
+        sample["refined"] = adapters.fiftyone.refine(refiner, sample.filepath, sample["predictions"])
+
+``label`` is the name of the class.
 """
 
 from __future__ import annotations

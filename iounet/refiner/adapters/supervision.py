@@ -1,7 +1,9 @@
 """``Detections`` of Roboflow's supervision.
 
-detections = Detections.from_ultralytics(results)  # or from another library
-better = supervision.refine(refiner, image, detections)
+    detections = Detections.from_ultralytics(results)  # or from another library
+    better = adapters.supervision.refine(refiner, image, detections)
+
+The refiner's own detections become ``Detections`` in :func:`to_supervision`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """``Results`` of ultralytics: YOLO, RT-DETR, YOLO-World.
 
     results = model("street.jpg")
-    better = ultralytics.refine(refiner, results)
+    better = adapters.ultralytics.refine(refiner, results)
 
 ``Results`` have no place for predicted IoUs. To get them, make ``supervision.Detections.from_ultralytics(results)`` and
 refine these with :mod:`iounet.refiner.adapters.supervision`.

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from named_boxes import BOXES, KNOWN, LABELS_OF_KNOWN, SCORES
@@ -47,3 +48,17 @@ def assert_same(actual, expected):
 def same():
     """Asserts that an array or a tensor is the expected tensor; NaN equals NaN."""
     return assert_same
+
+
+@pytest.fixture(scope="module")
+def ultralytics(tmp_path_factory):
+    """The package, which leaves settings in a folder, and at import changes how tensors are printed and saved."""
+    with pytest.MonkeyPatch.context() as patch, np.printoptions():
+        patch.setenv("YOLO_CONFIG_DIR", str(tmp_path_factory.mktemp("ultralytics")))
+        patch.setenv("YOLO_OFFLINE", "true")
+        patch.setenv("YOLO_AUTOINSTALL", "false")
+        for name in ("OMP_NUM_THREADS", "NUMEXPR_MAX_THREADS", "TF_CPP_MIN_LOG_LEVEL", "TORCH_CPP_LOG_LEVEL"):
+            patch.setenv(name, "1")
+        patch.setattr(torch, "save", torch.save)
+        yield pytest.importorskip("ultralytics", reason="ultralytics is not installed")
+        torch.set_printoptions(profile="default")

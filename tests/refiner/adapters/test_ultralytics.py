@@ -14,20 +14,6 @@ DATA = torch.cat([BOXES, SCORES[:, None], CLASSES[:, None]], 1)
 TRACKED = torch.cat([BOXES, torch.tensor([[10.0], [11.0], [12.0], [13.0]]), DATA[:, 4:]], 1)
 
 
-@pytest.fixture(scope="module")
-def ultralytics(tmp_path_factory):
-    """The package, which leaves settings in a folder, and at import changes how tensors are printed and saved."""
-    with pytest.MonkeyPatch.context() as patch, np.printoptions():
-        patch.setenv("YOLO_CONFIG_DIR", str(tmp_path_factory.mktemp("ultralytics")))
-        patch.setenv("YOLO_OFFLINE", "true")
-        patch.setenv("YOLO_AUTOINSTALL", "false")
-        for name in ("OMP_NUM_THREADS", "NUMEXPR_MAX_THREADS", "TF_CPP_MIN_LOG_LEVEL", "TORCH_CPP_LOG_LEVEL"):
-            patch.setenv(name, "1")
-        patch.setattr(torch, "save", torch.save)
-        yield pytest.importorskip("ultralytics", reason="ultralytics is not installed")
-        torch.set_printoptions(profile="default")
-
-
 @pytest.fixture
 def given(ultralytics, pixels):
     """Columns of boxes, and other things that Results hold → Results for the image."""
