@@ -60,5 +60,6 @@ def ultralytics(tmp_path_factory):
         for name in ("OMP_NUM_THREADS", "NUMEXPR_MAX_THREADS", "TF_CPP_MIN_LOG_LEVEL", "TORCH_CPP_LOG_LEVEL"):
             patch.setenv(name, "1")
         patch.setattr(torch, "save", torch.save)
-        yield pytest.importorskip("ultralytics", reason="ultralytics is not installed")
+        # Without libGL, OpenCV raises an ImportError.
+        yield pytest.importorskip("ultralytics", reason="ultralytics is not installed", exc_type=ImportError)
         torch.set_printoptions(profile="default")

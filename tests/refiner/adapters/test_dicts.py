@@ -7,6 +7,7 @@ from PIL import Image
 from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
+from iounet import IoURefiner
 from iounet.refiner.adapters import torchvision, transformers
 from iounet.refiner.adapters.dicts import refine
 
@@ -76,6 +77,16 @@ def test_dtypes_stay(refiner, pixels, expected, dtype):
     better = refine(refiner, pixels, detections, class_names=CLASS_NAMES)
     assert better["boxes"].dtype == better["scores"].dtype == dtype
     torch.testing.assert_close(better["boxes"].float(), expected.boxes, rtol=1e-3, atol=1e-2)
+
+
+def test_devices_stay(checkpoint, pixels, device):
+    detections = {key: value.to(device) for key, value in given().items()} | {"masks": torch.zeros(4, 1, 50, 80)}
+    for refiner_on in ("cpu", device):
+        refiner = IoURefiner.from_checkpoint(checkpoint, device=refiner_on)
+        better = refine(refiner, pixels, detections, class_names=CLASS_NAMES, nms="greedy")
+        assert {key: value.device.type for key, value in better.items()} == dict.fromkeys(
+            ("boxes", "labels", "scores", "ious", "ious_before"), device.type
+        ) | {"masks": "cpu"}
 
 
 def test_in_inference_mode(refiner, pixels, expected, same):
