@@ -12,7 +12,9 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from torch.nn.functional import affine_grid, grid_sample
 from torchvision.ops import box_convert
 
 from ...data import read_image
@@ -41,7 +43,8 @@ def refine(
     Returns:
         A copy, with new ids, with other values of ``bounding_box``, and with the predicted IoUs in the attributes
         ``predicted_iou`` and, before refinement, ``predicted_iou_before``, which boxes that are left as they are lack.
-        An instance mask, which FiftyOne stores relative to its box, is stretched with the box.
+        Instance masks, which FiftyOne stores relative to their boxes, are resampled so that they stay in place; those
+        in files (``mask_path``) are stretched with their boxes.
 
     Raises:
         DataError: the file cannot be read.
@@ -67,8 +70,27 @@ def refine(
     for detection, bounding_box, score, iou, iou_before in zip(better.detections, *columns, strict=True):
         if math.isnan(iou):  # left as it was
             continue
+        if detection.mask is not None and min(detection.bounding_box[2:]) > 0:
+            detection.mask = mask_in_place(detection.mask, detection.bounding_box, bounding_box)
         detection.bounding_box = bounding_box
         detection.confidence = None if detection.confidence is None else score
         detection["predicted_iou"] = iou
         detection["predicted_iou_before"] = iou_before
     return better
+
+
+def mask_in_place(mask: np.ndarray, before: list[float], after: list[float]) -> np.ndarray:
+    """A mask [h, w] that covers the box ``before``, sampled at the pixels of one that covers ``after``; 0 outside.
+
+    Boxes are ``[x, y, width, height]`` with an area.
+    """
+    x, y, width, height = before
+    new_x, new_y, new_width, new_height = after
+    # From the new box to the old one, both in coordinates from -1 to 1.
+    to_before = [
+        [new_width / width, 0, (2 * (new_x - x) + new_width - width) / width],
+        [0, new_height / height, (2 * (new_y - y) + new_height - height) / height],
+    ]
+    grid = affine_grid(torch.tensor([to_before], dtype=torch.float64), [1, 1, *mask.shape], align_corners=False)
+    pixels = torch.from_numpy(mask)[None, None].double()
+    return grid_sample(pixels, grid, mode="nearest", align_corners=False)[0, 0].numpy().astype(mask.dtype)

@@ -8,13 +8,14 @@ too.
 import copy
 from itertools import count
 
+import numpy as np
 import pytest
 import torch
 from named_boxes import AFTER_NMS, BOXES, NAMES, SCORES
 from PIL import Image
 
 from iounet.errors import DataError
-from iounet.refiner.adapters.fiftyone import refine
+from iounet.refiner.adapters.fiftyone import mask_in_place, refine
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -25,7 +26,7 @@ SIZE = torch.tensor([80.0, 50.0, 80.0, 50.0])  # of the image
 class StandInDetection:
     def __init__(self, **fields):
         self.id = next(IDS)
-        self.confidence = None
+        self.confidence = self.mask = None
         self.__dict__ |= fields
 
     def __setitem__(self, name, value):
@@ -55,7 +56,8 @@ def given(request):
     def one(row, **more):
         x1, y1, x2, y2 = (BOXES[row].double() / SIZE).tolist()
         fields = {"label": NAMES[row], "confidence": float(SCORES[row]), "tags": [f"tag{row}"], "note": row}
-        return detection(bounding_box=[x1, y1, x2 - x1, y2 - y1], **fields | more)
+        fields |= {"bounding_box": [x1, y1, x2 - x1, y2 - y1]}
+        return detection(**fields | more)
 
     def given(rows=range(4), **more):
         return detections(detections=[one(row, **more) for row in rows], source="camera")
@@ -113,3 +115,39 @@ def test_an_image_file(refiner, pixels, given, expected, tmp_path):
     torch.testing.assert_close(boxes_of(better), expected.boxes, rtol=0, atol=1e-3)
     with pytest.raises(DataError, match=r"b\.png: no such image"):
         refine(refiner, tmp_path / "b.png", given())
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint8])
+def test_a_mask_stays_where_it_is_in_the_image(dtype):
+    """A pixel of a box of 4 x 5 pixels, which moves by one pixel, doubles its width, or both."""
+    mask = np.zeros((5, 4), dtype)
+    mask[3, 2] = 1
+    before = [10.0, 20.0, 4.0, 5.0]
+
+    def found(after):
+        moved = mask_in_place(mask, before, after)
+        assert moved.dtype == mask.dtype and moved.shape == mask.shape
+        return np.argwhere(moved).tolist()
+
+    assert found(before) == [[3, 2]]
+    assert found([9.0, 22.0, 4.0, 5.0]) == [[1, 3]]
+    assert found([13.0, 20.0, 4.0, 5.0]) == []
+    assert found([12.0, 20.0, 2.0, 5.0]) == [[3, 0], [3, 1]]
+    assert found([10.0, 20.0, 4.0, 2.5]) == []
+    assert found([10.0, 22.5, 4.0, 2.5]) == [[1, 2], [2, 2]]
+
+
+def test_masks_move_against_their_boxes(refiner, pixels, given):
+    detections = given()
+    detections.detections[3].mask = np.ones((36, 32), dtype=bool)
+    detections.detections[2].mask = np.eye(3, dtype=bool)
+    better = refine(refiner, pixels, detections)
+    before, after = detections.detections[3], better.detections[3]
+    assert np.array_equal(after.mask, mask_in_place(before.mask, before.bounding_box, after.bounding_box))
+    assert np.array_equal(better.detections[2].mask, np.eye(3, dtype=bool))
+
+
+def test_a_box_without_area_keeps_its_mask(refiner, pixels, given):
+    detections = given(bounding_box=[0.5, 0.5, 0.0, 0.5], mask=np.eye(3, dtype=bool))
+    for detection in refine(refiner, pixels, detections).detections:
+        assert np.array_equal(detection.mask, np.eye(3, dtype=bool))
