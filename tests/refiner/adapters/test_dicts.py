@@ -124,7 +124,7 @@ def test_mask_rcnn_of_torchvision(refiner, image, same):
         assert torch.equal(of_image["masks"], before["masks"])
 
 
-def test_detr_of_transformers(refiner, pixels, same):
+def test_yolos_of_transformers(refiner, pixels, same):
     library = pytest.importorskip("transformers", reason="transformers is not installed")
     torch.manual_seed(0)
     config = library.YolosConfig(
