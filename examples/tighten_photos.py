@@ -1,0 +1,54 @@
+"""Tightens loose labels of six photographs with the model in weights/, and compares the result with careful labels.
+
+    make try
+
+The model has never seen the photographs. Boxes before and after are on runs/try/review.html.
+"""
+
+import json
+from pathlib import Path
+from statistics import fmean
+
+import torch
+from iounet.data.label_files import read_labels
+from iounet.tightening import TighteningRun
+from torchvision.ops import box_iou
+
+from iounet.data.labels import LabelSet
+
+ROOT = Path(__file__).resolve().parents[1]
+PHOTOS = ROOT / "examples" / "photos"
+OUTPUT = ROOT / "runs" / "try"
+
+
+def true_ious(labels: LabelSet, careful: LabelSet) -> dict[str, float]:
+    """IoU of each label with the careful label of the same key."""
+    boxes = {label.key: label.box for label in careful.boxes}
+    return {
+        label.key: float(box_iou(torch.tensor([label.box]), torch.tensor([boxes[label.key]]))) for label in labels.boxes
+    }
+
+
+def main() -> None:
+    loose = read_labels(PHOTOS / "loose.json")
+    careful = read_labels(PHOTOS / "annotations.json")
+    TighteningRun(loose, str(ROOT / "weights" / "cards.pth"), OUTPUT, device="cpu").run()
+    tightened = read_labels(OUTPUT / "labels" / "loose.json", images=PHOTOS)
+
+    before, after = true_ious(loose, careful), true_ious(tightened, careful)
+    rows = json.loads((OUTPUT / "boxes.json").read_text())["boxes"]
+    print(f"\n{'photo':<17}{'label':<8}{'true IoU':>13}{'predicted IoU':>18}")
+    for label, row in zip(loose.boxes, rows, strict=True):
+        true = f"{before[label.key]:.2f} → {after[label.key]:.2f}"
+        predicted = f"{row['predicted_iou_before']:.2f} → {row['predicted_iou_after']:.2f}"
+        print(f"{loose.images[label.image].path.name:<17}{label.class_name:<8}{true:>13}{predicted:>18}")
+    better = sum(after[key] > before[key] for key in before)
+    predicted = [fmean(row[f"predicted_iou_{when}"] for row in rows) for when in ("before", "after")]
+    print(
+        f"{f'mean ({better} of {len(rows)} better)':<25}{fmean(before.values()):>6.2f} → {fmean(after.values()):.2f}"
+        f"{predicted[0]:>11.2f} → {predicted[1]:.2f}"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""Makes a small file of a trained model, to be shared: without what only training needs, weights in half precision.
+
+    python tools/publish.py --weights runs/cards_small_heads/model_final.pth --output weights/cards.pth
+
+The result is a checkpoint for IoURefiner, iounet-refine and iounet-tighten, which compute in float32 as before. Vectors,
+such as the statistics of norms, stay in float32: they take hardly any room, and may be too large for float16.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+from iounet.errors import UserError
+from iounet.training.checkpoint import load_checkpoint, save_checkpoint
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", required=True, type=Path, metavar="FILE", help="checkpoint of tools/train.py")
+    parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="the small file")
+    args = parser.parse_args()
+    if args.output.resolve() == args.weights.resolve():
+        parser.error("--output would overwrite --weights; give another file")
+    try:
+        content = load_checkpoint(args.weights)
+        model = {
+            name: values.half() if values.dtype == torch.float32 and values.dim() > 1 else values
+            for name, values in content["model"].items()
+        }
+        if too_large := [name for name, values in model.items() if values.is_floating_point() and values.isinf().any()]:
+            sys.exit(f"{args.weights}: {too_large[0]} has values that half precision cannot hold")
+        save_checkpoint(args.output, model=model, categories=content["categories"], config=content["config"])
+    except UserError as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+    print(f"{args.output}: {args.output.stat().st_size / 1e6:.2f} MB")
+
+
+if __name__ == "__main__":
+    main()
