@@ -2,7 +2,7 @@
 
     python tools/publish.py --weights runs/cards_small_heads/model_final.pth --output weights/cards.pth
 
-The result is a checkpoint for IoURefiner, iounet-refine and iounet-tighten, which compute in float32 as before. Vectors,
+The result is a checkpoint for IoURefiner, iounet-refine and iounet-tighten, which compute in float32. Vectors,
 such as the statistics of norms, stay in float32: they take hardly any room, and may be too large for float16.
 """
 
