@@ -11,18 +11,26 @@ from torch import Tensor
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
+from torchvision.transforms.v2 import Compose
 from yacs.config import CfgNode
 
 from prroi_pool import MultiScalePrRoIPool
 
-from .config import DECODING, changed_settings, config_from_yaml, describe_scaling, scale_learning_rate
+from .config import (
+    DECODING,
+    changed_settings,
+    config_from_yaml,
+    describe_scaling,
+    for_new_heads,
+    scale_learning_rate,
+)
 from .data import CocoDataset, build_transforms, check_categories
 from .errors import CheckpointError, ConfigError, OptionError, check_choice, check_range
-from .jobs import EvaluationJob, TrainingJob
+from .jobs import EvaluationJob, HeadsJob, TrainingJob
 from .modeling import AnchorGenerator, EnergyHead, HiddenLayers, IoUHead, IoUNet, RoIHeads, RPNHead, resnet_fpn
 from .postprocess import NMSOptions, Postprocessing, RefinementOptions
 from .training import BoxNoise, learning_rate_schedule, sample_energy_boxes, sample_iou_boxes
-from .training.checkpoint import load_checkpoint, load_detector_weights, load_weights_file
+from .training.checkpoint import load_backbone_weights, load_checkpoint, load_detector_weights, load_weights_file
 
 # What ImageNet classifiers, ours among them, expect of RGB in [0, 1].
 IMAGENET_MEAN = [0.485, 0.456, 0.406]
@@ -294,6 +302,27 @@ def build_training(cfg: CfgNode, *, device: torch.device, num_processes: int) ->
     )
 
 
+def build_heads(path: str | Path, num_classes: int, *, num_iterations: int, device: torch.device) -> HeadsJob:
+    """New heads on a checkpoint's backbone, by :func:`iounet.config.for_new_heads`; raises as `load_detector`."""
+    checkpoint = load_checkpoint(path)
+    cfg = for_new_heads(config_from_yaml(checkpoint["config"], str(path)), num_classes, num_iterations)
+    cfg.MODEL.AMP &= device.type != "cpu"
+    torch.manual_seed(cfg.SEED)
+    detector = build_detector(cfg)
+    load_backbone_weights(detector, checkpoint["model"], str(path))
+    optimizer = build_optimizer(cfg, detector.to(device))
+    return HeadsJob(
+        detector=detector,
+        optimizer=optimizer,
+        schedule=build_schedule(cfg, optimizer),
+        transforms=_transforms(cfg, train=True),
+        batch_size=cfg.SOLVER.GLOBAL_BATCH_SIZE,
+        num_workers=cfg.DATA.NUM_WORKERS,
+        num_iterations=num_iterations,
+        clip_gradient=cfg.SOLVER.CLIP_GRADIENT,
+    )
+
+
 def _check_solver(cfg: CfgNode, device: torch.device, num_processes: int) -> None:
     for key in ("GLOBAL_BATCH_SIZE", "ACCUMULATION_STEPS", "MAX_ITERATIONS", "LOG_PERIOD", "CHECKPOINT_PERIOD"):
         with _naming(**{key: f"SOLVER.{key}"}):
@@ -338,15 +367,19 @@ def _dataset(cfg: CfgNode, split: str) -> CocoDataset:
             f"DATA.{split.upper()}_ANNOTATIONS and DATA.{split.upper()}_IMAGES are not set: "
             "give a COCO-form .json and the folder of its images"
         )
-    transforms = build_transforms(
-        split == "train",
+    transforms = _transforms(cfg, train=split == "train")
+    with _naming(bad_annotations="DATA.BAD_ANNOTATIONS", num_workers="DATA.NUM_WORKERS"):
+        check_range("num_workers", cfg.DATA.NUM_WORKERS, 0)
+        return CocoDataset(annotations, images, transforms=transforms, bad_annotations=cfg.DATA.BAD_ANNOTATIONS)
+
+
+def _transforms(cfg: CfgNode, *, train: bool) -> Compose:
+    return build_transforms(
+        train,
         horizontal_flip=cfg.INPUT.HORIZONTAL_FLIP,
         vertical_flip=cfg.INPUT.VERTICAL_FLIP,
         color_jitter=cfg.INPUT.COLOR_JITTER,
     )
-    with _naming(bad_annotations="DATA.BAD_ANNOTATIONS", num_workers="DATA.NUM_WORKERS"):
-        check_range("num_workers", cfg.DATA.NUM_WORKERS, 0)
-        return CocoDataset(annotations, images, transforms=transforms, bad_annotations=cfg.DATA.BAD_ANNOTATIONS)
 
 
 def build_optimizer(cfg: CfgNode, detector: IoUNet) -> torch.optim.Optimizer:

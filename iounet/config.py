@@ -275,6 +275,22 @@ def config_from_yaml(text: str, source: str) -> CfgNode:
     return cfg
 
 
+def for_new_heads(cfg: CfgNode, num_classes: int, num_iterations: int) -> CfgNode:
+    """The configuration of a detector whose IoU and energy heads are to be trained anew, for other classes.
+
+    Architecture, training boxes, augmentation, batch size and refinement stay. The optimisation becomes that of
+    configs/*_energy_heads.yaml, which learns well in 1000 iterations; that of ``cfg`` may be meant for many more.
+    """
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.NUM_CLASSES, cfg.MODEL.STANDALONE, cfg.MODEL.BACKBONE.WEIGHTS = num_classes, True, ""
+    cfg.MODEL.IOU_HEAD.CANDIDATES_PER_IMAGE = 0  # the box branch, which makes them, knows none of the classes
+    cfg.SOLVER.OPTIMIZER, cfg.SOLVER.BASE_LR, cfg.SOLVER.WEIGHT_DECAY = "AdamW", 0.003, 0.05
+    cfg.SOLVER.MAX_ITERATIONS, cfg.SOLVER.DECAY, cfg.SOLVER.CLIP_GRADIENT = num_iterations, "linear", 10.0
+    cfg.SOLVER.WARMUP, cfg.SOLVER.WARMUP_FACTOR, cfg.SOLVER.WARMUP_ITERATIONS = "linear", 0.03, 30
+    return cfg
+
+
 def changed_settings(before: CfgNode, now: CfgNode) -> dict[str, str]:
     """Key in full → ``SOLVER.BASE_LR 0.01 → 0.02``, for the keys whose values differ."""
     old = dict(_leaves(before))

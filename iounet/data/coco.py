@@ -1,5 +1,6 @@
 """Detection data sets in COCO form."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,8 @@ from .annotations import read_annotations
 from .images import check_image_size, image_path, read_image
 from .transforms import build_transforms
 
+Transforms = Callable[[Tensor, dict[str, Any]], tuple[Tensor, dict[str, Any]]]
+
 
 class Sample(NamedTuple):
     """A position in a data set, and the seed of the augmentation drawn for it."""
@@ -23,7 +26,30 @@ class Sample(NamedTuple):
     seed: int
 
 
-class CocoDataset(torch.utils.data.Dataset):
+class SeededDataset(torch.utils.data.Dataset, ABC):
+    """A data set whose augmentation can be repeated.
+
+    ``dataset[index]`` draws from torch's random state. ``dataset[Sample(position, seed)]`` draws from that seed alone,
+    whatever ran before and in whichever process, and leaves torch's random state as it was.
+    """
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, key: int | Sample) -> tuple[Tensor, dict[str, Any]]:
+        if not isinstance(key, Sample):
+            return self._load(key)
+        with torch.random.fork_rng(devices=[]):
+            # Not torch.manual_seed, which would reseed the training process's CUDA generators too.
+            torch.default_generator.manual_seed(key.seed)
+            return self._load(key.position)
+
+    @abstractmethod
+    def _load(self, index: int) -> tuple[Tensor, dict[str, Any]]:
+        """The image and its target, augmented."""
+
+
+class CocoDataset(SeededDataset):
     """The images of a COCO-form annotation file, with their boxes.
 
     ``dataset[index]`` is ``(image, target)``: the image float32 ``[3, H, W]`` in [0, 1], the target a dict of
@@ -33,9 +59,6 @@ class CocoDataset(torch.utils.data.Dataset):
     - ``image_id``: the image's id in the file.
 
     Crowd boxes are left out. An image without objects is kept, as pure background (N = 0).
-
-    ``dataset[Sample(position, seed)]`` draws the augmentation from that seed alone, whatever ran before and in
-    whichever process, and leaves torch's random state as it was.
 
     Args:
         annotation_file: COCO-form JSON.
@@ -63,7 +86,7 @@ class CocoDataset(torch.utils.data.Dataset):
         annotation_file: str | Path,
         image_folder: str | Path,
         *,
-        transforms: Callable[[Tensor, dict[str, Any]], tuple[Tensor, dict[str, Any]]] | None = None,
+        transforms: Transforms | None = None,
         bad_annotations: str = "error",
     ) -> None:
         self.annotation_file = Path(annotation_file)
@@ -81,14 +104,6 @@ class CocoDataset(torch.utils.data.Dataset):
 
     def __len__(self) -> int:
         return len(self.images)
-
-    def __getitem__(self, key: int | Sample) -> tuple[Tensor, dict[str, Any]]:
-        if not isinstance(key, Sample):
-            return self._load(key)
-        with torch.random.fork_rng(devices=[]):
-            # Not torch.manual_seed, which would reseed the training process's CUDA generators too.
-            torch.default_generator.manual_seed(key.seed)
-            return self._load(key.position)
 
     def ground_truth(self, index: int) -> dict[str, Any]:
         """The target of an image before augmentation, boxes in its stored pixels; does not read the image."""
@@ -145,11 +160,17 @@ class CocoDataset(torch.utils.data.Dataset):
         image = read_image(path)
         height, width = image.shape[-2:]
         check_image_size(path, width, height, annotated, self.annotation_file)
-        target = self.ground_truth(index)
-        boxes = tv_tensors.BoundingBoxes(target["boxes"], format="XYXY", canvas_size=(height, width))
-        image, target = self.transforms(image, {**target, "boxes": boxes})
-        # Plain tensors from here on: the model needs no tv_tensors, and each operation on one costs a detour.
-        return image.as_subclass(Tensor), {**target, "boxes": target["boxes"].as_subclass(Tensor)}
+        return transformed(image, self.ground_truth(index), self.transforms)
+
+
+def transformed(
+    image: tv_tensors.Image, target: dict[str, Any], transforms: Transforms
+) -> tuple[Tensor, dict[str, Any]]:
+    """An image and its target, whose boxes are xyxy in pixels of the image, after transforms."""
+    boxes = tv_tensors.BoundingBoxes(target["boxes"], format="XYXY", canvas_size=image.shape[-2:])
+    image, target = transforms(image, {**target, "boxes": boxes})
+    # Plain tensors from here on: the model needs no tv_tensors, and each operation on one costs a detour.
+    return image.as_subclass(Tensor), {**target, "boxes": target["boxes"].as_subclass(Tensor)}
 
 
 def check_categories(categories: list[dict[str, Any]], dataset: CocoDataset, source: str) -> None:

@@ -67,7 +67,7 @@ class Decision:
 
     @property
     def name(self) -> str:
-        """"accept" or "keep"."""
+        """ "accept" or "keep"."""
         return ACCEPT if self.accepted else KEEP
 
 
@@ -150,6 +150,6 @@ class ReviewedLabels:
         """Raises DataError unless these are decisions on the proposals with this fingerprint."""
         if self.proposals != fingerprint:
             raise DataError(
-                f"{self.path}: its decisions are on other proposed boxes than these; give the --output folder, --weights "
-                "and options that review.html was made with, or review again without --decisions"
+                f"{self.path}: its decisions are on other proposed boxes than these; give the --output folder, "
+                "--weights and options that review.html was made with, or review again without --decisions"
             )

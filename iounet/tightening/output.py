@@ -14,7 +14,7 @@ _CONTENT = ("boxes.json", "boxes.csv", "review.html", "labels")
 
 
 def check_output(output: Path, source: Path) -> None:
-    """Raises DataError if writing to ``output`` could touch the data set, or other files than those of an earlier run."""
+    """Raises DataError if writing to ``output`` could touch the data set, or files that are not of an earlier run."""
     target, read = output.resolve(), source.resolve()
     if target.is_relative_to(read) or read.is_relative_to(target):
         raise DataError(f"{output}: overlaps the data set {source}; give a folder of its own with --output")

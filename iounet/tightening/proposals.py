@@ -20,7 +20,7 @@ NOT_ASKED_FOR = "class not in --only"
 UNKNOWN_CLASS = "class unknown to the refiner"
 UNREADABLE = "image missing or damaged"
 
-# Digits of a proposed box behind the point, in pixels. Labels are hardly ever finer, and no reader of a diff wants more.
+# Digits of a proposed box behind the point, in pixels. Labels are hardly ever finer.
 _DIGITS = 2
 
 
@@ -111,7 +111,9 @@ def propose(
     with tqdm(total=len(paths), desc=description, unit="image", disable=not paths) as bar:
         for images, tensors in read_ahead(paths, batch_size, on_fault=give_up):
             batch = [in_images[image] for image in images]
-            boxes = [torch.tensor([labels.boxes[row].box for row in of_image], dtype=torch.float64) for of_image in batch]
+            boxes = [
+                torch.tensor([labels.boxes[row].box for row in of_image], dtype=torch.float64) for of_image in batch
+            ]
             classes = [
                 [0 if class_agnostic else label_of[labels.boxes[row].class_name] for row in of_image]
                 for of_image in batch
@@ -123,4 +125,3 @@ def propose(
             bar.update(len(images))
         bar.update(bar.total - bar.n)  # those passed over
     return judged
-

@@ -82,7 +82,7 @@ def is_record(path: Path) -> bool:
 
 def _rows(labels: LabelSet, judgements: Sequence[Judgement], decisions: Sequence[Decision]) -> Iterator[dict[str, Any]]:
     for label, judgement, decision in zip(labels.boxes, judgements, decisions, strict=True):
-        row = {
+        row: dict[str, Any] = {
             "key": label.key,
             "image": labels.images[label.image].key,
             "class": label.class_name,
@@ -103,9 +103,7 @@ def _judgement(row: dict[str, Any]) -> Judgement:
     if "box_after" not in row:
         return str(row["reason"])
     left, top, right, bottom = row["box_after"]
-    return Proposal(
-        (left, top, right, bottom), row["predicted_iou_before"], row["predicted_iou_after"], row["move"]
-    )
+    return Proposal((left, top, right, bottom), row["predicted_iou_before"], row["predicted_iou_after"], row["move"])
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:
@@ -114,7 +112,10 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
     for name, value in row.items():
         if name.startswith("box_"):
             when = name.removeprefix("box_")
-            flat |= {f"{edge}_{when}": f"{of_edge:.2f}" for edge, of_edge in zip(("x1", "y1", "x2", "y2"), value, strict=True)}
+            flat |= {
+                f"{edge}_{when}": f"{of_edge:.2f}"
+                for edge, of_edge in zip(("x1", "y1", "x2", "y2"), value, strict=True)
+            }
         else:
             flat[name] = f"{value:.4f}" if isinstance(value, float) else value
     return flat

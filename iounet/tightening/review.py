@@ -25,7 +25,7 @@ from .proposals import Judgement, Proposal
 
 # A card of 16 to 30 kB, so that 200 make a page of 4 to 6 MB.
 _CROP = 300
-_MARGIN = 1.5  # of the crop around both boxes: enough to see what the object stands before
+_MARGIN = 1.35  # of the crop around both boxes: enough to see what the object stands before
 _JPEG_QUALITY = 80
 
 
@@ -109,6 +109,4 @@ def _in_crop(box: Sequence[float], region: Region) -> list[float]:
     """A box as x, y, width, height in pixels of the crop."""
     scale = _CROP / region.side
     left, top, right, bottom = box
-    return [
-        round(value * scale, 1) for value in (left - region.left, top - region.top, right - left, bottom - top)
-    ]
+    return [round(value * scale, 1) for value in (left - region.left, top - region.top, right - left, bottom - top)]

@@ -12,6 +12,7 @@ from ..data.labels import LabelSet
 from ..errors import DataError, OptionError, check_range
 from ..refiner import IoURefiner
 from .decisions import Decision, ReviewedLabels, Thresholds, decide, proposals_fingerprint
+from .folds import propose_in_folds
 from .output import check_output, replacing_content
 from .proposals import Judgement, Proposal, propose, reason_to_stay
 from .records import read_judgements, write_records
@@ -116,10 +117,19 @@ class TighteningRun:
                 judged[row] = reason
             else:
                 rows.append(row)
-        refiner = IoURefiner.from_checkpoint(self.weights, self.device)
-        judged |= propose(
-            refiner, labels, rows, class_agnostic=self.class_agnostic, batch_size=self.batch_size
-        )
+        if self.folds:
+            judged |= propose_in_folds(
+                self.weights,
+                labels,
+                rows,
+                folds=self.folds,
+                iterations=self.iterations,
+                batch_size=self.batch_size,
+                device=self.device,
+            )
+        else:
+            refiner = IoURefiner.from_checkpoint(self.weights, self.device)
+            judged |= propose(refiner, labels, rows, class_agnostic=self.class_agnostic, batch_size=self.batch_size)
         return [judged[row] for row in range(len(labels.boxes))]
 
 
@@ -129,7 +139,7 @@ def _copy_path(labels: LabelSet, folder: Path) -> Path:
 
 
 def summary(labels: LabelSet, judgements: Sequence[Judgement], decisions: Sequence[Decision]) -> str:
-    """The outcome in a few lines: labels, how many moved, how many stay and why, mean predicted IoU before and after."""
+    """The outcome in a few lines: how many labels moved, how many stay and why, mean predicted IoU before and after."""
     count = len(decisions)
     accepted = [decision.accepted for decision in decisions]
     lines = [f"{count:,} labels in {len(labels.images):,} images of {labels.source}"]
