@@ -31,7 +31,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from ..data.reading import read_labels
+from ..data.label_files import read_labels
 from ..errors import OptionError, UserError
 from ..tightening import Thresholds, TighteningRun
 
