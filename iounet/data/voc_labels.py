@@ -23,19 +23,40 @@ class VocRecord:
 
     Attributes:
         source: the file.
-        image: None if the file or its image cannot be used; the one fault says why.
-        boxes: the objects that can be used, with their boxes.
-        faults: of the file, or of its objects.
         class_names: of all objects, whatever else is wrong with them.
+        image: None if it was not opened, or if there is an ``error``.
+        boxes: the objects that can be used, with their boxes.
+        bad_objects: number of an object that cannot be used → what is wrong.
+        error: why the file, or its image, cannot be used.
         digest: of the file's content; None if it could not be read.
     """
 
     source: VocSource
+    class_names: set[str]
     image: LabeledImage | None
     boxes: list[tuple[VocObject, Box]]
-    faults: list[LabelFault]
-    class_names: set[str]
+    bad_objects: dict[int, DataError]
+    error: DataError | None
     digest: str | None
+
+    def key(self, number: int) -> str:
+        """Of the label that is the ``number``-th object."""
+        return f"{self.source.label} object {number}"
+
+    def labels(self, image: int) -> list[LabeledBox]:
+        """The objects that can be used as labels of the ``image``-th image."""
+        return [
+            LabeledBox(self.key(item.number), image, item.class_name, box, item.difficult, item.movable)
+            for item, box in self.boxes
+        ]
+
+    def faults(self, path: Path) -> list[LabelFault]:
+        """What is wrong in the file, which lies at ``path``."""
+        faults = [LabelFault(self.key(number), error.rule, str(error)) for number, error in self.bad_objects.items()]
+        if self.error is not None:
+            text = str(self.error).removeprefix(f"{path}: ")
+            faults.append(LabelFault(self.source.label, self.error.rule, text))
+        return faults
 
 
 @dataclass(frozen=True)
@@ -65,8 +86,8 @@ class VocLabels(LabelSet):
             data = read_unchanged(path, self.digests.get(name))
             record = records.get(name)
             if record is not None and record.image is not None:
-                keys = {_key(name, item): item for item, _ in record.boxes}
-                moved = [(item, boxes[key]) for key, item in keys.items() if key in boxes]
+                items = {record.key(item.number): item for item, _ in record.boxes}
+                moved = [(item, boxes[key]) for key, item in items.items() if key in boxes]
                 data = with_boxes(data, moved, record.image.width, record.image.height)
             with replacing(output / name, "wb") as file:
                 file.write(data)
@@ -98,21 +119,10 @@ def read_voc(folder: VocFolder, split: str | None = None) -> VocLabels:
     boxes: list[LabeledBox] = []
     faults: list[LabelFault] = []
     for record in records.values():
-        faults += record.faults
-        if record.image is None:
-            continue
-        boxes += [
-            LabeledBox(
-                key=_key(record.source.label, item),
-                image=len(images),
-                class_name=item.class_name,
-                box=box,
-                crowd=item.difficult,
-                movable=item.movable,
-            )
-            for item, box in record.boxes
-        ]
-        images.append(record.image)
+        faults += record.faults(folder.root / record.source.label)
+        if record.image is not None:
+            boxes += record.labels(len(images))
+            images.append(record.image)
     return VocLabels(
         source=folder.root,
         class_names=sorted(class_names),
@@ -125,40 +135,39 @@ def read_voc(folder: VocFolder, split: str | None = None) -> VocLabels:
     )
 
 
-def _key(label: str, item: VocObject) -> str:
-    return f"{label} object {item.number}"
-
-
 def read_record(folder: VocFolder, source: VocSource, *, open_the_image: bool = True) -> VocRecord:
     """What an annotation file holds, with what is wrong with it; without its image, the class names alone."""
     path = folder.root / source.label
-    found = None
+    found = image = error = None
     class_names: set[str] = set()
+    boxes: list[tuple[VocObject, Box]] = []
+    bad_objects: dict[int, DataError] = {}
     try:
-        try:
-            data = path.read_bytes()
-        except FileNotFoundError:
-            raise DataError(
-                f"{path}: no such file; restore it, or take {path.stem} out of the splits", rule="missing label file"
-            ) from None
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read ({error.strerror})", rule="unreadable label file") from None
+        data = _content(path)
         found = digest(data)
         annotation = parse_voc(data, path)
         class_names = {item.class_name for item in annotation.objects if item.class_name}
-        if not open_the_image:
-            return VocRecord(source, None, [], [], class_names, found)
-        image = _open(folder, source, annotation)
-    except DataError as error:
-        text = str(error).removeprefix(f"{path}: ")
-        return VocRecord(source, None, [], [LabelFault(source.label, error.rule, text)], class_names, found)
-    boxes, faults = [], []
-    for item in annotation.objects:
-        try:
-            boxes.append((item, item.box(image.width, image.height)))
-        except DataError as error:
-            faults.append(LabelFault(_key(source.label, item), error.rule, str(error)))
-    return VocRecord(source, image, boxes, faults, class_names, found)
+        if open_the_image:
+            image = _open(folder, source, annotation)
+            for item in annotation.objects:
+                try:
+                    boxes.append((item, item.box(image.width, image.height)))
+                except DataError as bad:
+                    bad_objects[item.number] = bad
+    except DataError as raised:
+        error = raised
+    return VocRecord(source, class_names, image, boxes, bad_objects, error, found)
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise DataError(
+            f"{path}: no such file; restore it, or take {path.stem} out of the splits", rule="missing label file"
+        ) from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})", rule="unreadable label file") from None
 
 
 def _open(folder: VocFolder, source: VocSource, annotation: VocAnnotation) -> LabeledImage:
