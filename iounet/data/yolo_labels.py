@@ -1,0 +1,266 @@
+"""Labels in the form of YOLO: a text file for each image, a line for each object.
+
+Why not `supervision.DetectionDataset.from_yolo`: it stops at the first line that it cannot read, keeps no line
+numbers, takes confidences for labels, and writes files in a form of its own.
+"""
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from ..errors import DataError
+from ..files import replacing
+from .images import exif_orientation, open_image
+from .label_copies import check_moves, digest, read_unchanged, refuse_overwriting
+from .labels import Box, LabeledBox, LabeledImage, LabelFault, LabelSet, repeated_boxes
+from .yolo_folder import YoloFolder, YoloSource
+from .yolo_lines import Frame, YoloLine, parse_line, with_box
+
+# A narrower box in pixels has no area to speak of; COCO-form files have the same limit.
+_MIN_SIDE = 0.01
+
+
+@dataclass(frozen=True)
+class YoloLabels(LabelSet):
+    """Labels in the form of YOLO.
+
+    Attributes:
+        folder: where they lie.
+        root: what the keys of labels, and the copies' names, are relative to.
+        digests: of the label files of the data set, those of all splits.
+        frames: label file → where the boxes of its image lie.
+    """
+
+    folder: YoloFolder
+    root: Path
+    digests: dict[Path, str]
+    frames: dict[Path, Frame]
+
+    def write_copy(self, output: Path, boxes: Mapping[str, Box]) -> list[Path]:
+        check_moves(self, boxes)
+        texts = _companions(self.folder, self.root)
+        companions = {output / name: path for name, (path, _) in texts.items()}
+        targets = {output / path.relative_to(self.root): path for path in self.digests}
+        refuse_overwriting([*targets, *companions], [*targets.values(), *companions.values()])
+        for target, path in targets.items():
+            data = read_unchanged(path, self.digests[path])
+            with replacing(target, "wb") as file:
+                file.write(self._moved(path, data, boxes))
+        for name, (_, data) in texts.items():
+            with replacing(output / name, "wb") as file:
+                file.write(data)
+        return [*targets, *companions]
+
+    def _moved(self, path: Path, data: bytes, boxes: Mapping[str, Box]) -> bytes:
+        lines = data.splitlines(keepends=True)
+        for index, line in enumerate(lines):
+            box = boxes.get(_key(self.root, path, index + 1))
+            if box is not None:
+                lines[index] = with_box(line, self.frames[path].from_pixels(box))
+        return b"".join(lines)
+
+
+def read_yolo(folder: YoloFolder, split: str | None = None) -> YoloLabels:
+    """The labels of a split, or of all splits; faults are collected.
+
+    Args:
+        folder: the data set.
+        split: one of its splits.
+    """
+    everything = {source.image: source for sources in folder.splits.values() for source in sources}
+    wanted = list(everything.values())
+    if split is not None:
+        wanted = list({source.image: source for source in folder.splits[split]}.values())
+    root = _common_folder(folder.base, [*(source.label for source in everything.values()), *folder.lists])
+    image_root = _common_folder(folder.image_base, everything)
+    reader = _Reader(folder, root, image_root)
+    for source in wanted:
+        reader.read(source)
+    strays = _strays(wanted)
+    reader.faults += [
+        LabelFault(_name(root, path), "missing image", "has no image of its name; restore it, or remove the file")
+        for path in strays
+    ]
+    digests = {}
+    for path in dict.fromkeys([*(source.label for source in everything.values()), *strays]):
+        if path.is_file():
+            digests[path] = digest(path.read_bytes())
+    return YoloLabels(
+        source=folder.source,
+        class_names=_class_names(folder, reader, everything.values()),
+        images=reader.images,
+        boxes=reader.boxes,
+        faults=folder.faults + reader.faults + repeated_boxes(reader.boxes),
+        folder=folder,
+        root=root,
+        digests=digests,
+        frames=reader.frames,
+    )
+
+
+def _key(root: Path, path: Path, number: int) -> str:
+    return f"{_name(root, path)} line {number}"
+
+
+def _name(root: Path, path: Path) -> str:
+    return path.relative_to(root).as_posix()
+
+
+def _common_folder(base: Path, paths: Iterable[Path]) -> Path:
+    """The base; or, where not all paths are in it, the folder that holds it and them."""
+    outside = [path for path in paths if not path.is_relative_to(base)]
+    return Path(os.path.commonpath([base, *outside])) if outside else base
+
+
+class _Reader:
+    """Collects what the label files of one image after the other hold."""
+
+    def __init__(self, folder: YoloFolder, root: Path, image_root: Path) -> None:
+        self.images: list[LabeledImage] = []
+        self.boxes: list[LabeledBox] = []
+        self.faults: list[LabelFault] = []
+        self.frames: dict[Path, Frame] = {}
+        self._folder, self._root, self._image_root = folder, root, image_root
+        self._image_of: dict[Path, Path] = {}  # label file → its image
+
+    def read(self, source: YoloSource) -> None:
+        key = _name(self._image_root, source.image)
+        other = self._image_of.setdefault(source.label, source.image)
+        if other != source.image and source.label.is_file():
+            text = f"has its label file {_name(self._root, source.label)} together with {other.name}; rename one image"
+            self.faults.append(LabelFault(key, "shared label file", text))
+            return
+        try:
+            with open_image(source.image) as image:
+                frame = Frame(*image.size, exif_orientation(image))
+        except DataError as error:
+            text = str(error).removeprefix(f"{source.image}: ")
+            self.faults.append(LabelFault(key, error.rule, text))
+            return
+        try:
+            lines = source.label.read_bytes().splitlines()
+        except FileNotFoundError:
+            lines = []  # the image shows no object
+        except OSError as error:
+            text = f"cannot be read ({error.strerror})"
+            self.faults.append(LabelFault(_name(self._root, source.label), "unreadable label file", text))
+            return
+        self.frames[source.label] = frame
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                self._read_line(_key(self._root, source.label, number), line, frame)
+        self.images.append(LabeledImage(key, source.image, frame.width, frame.height))
+
+    def _read_line(self, key: str, line: bytes, frame: Frame) -> None:
+        try:
+            label = parse_line(line)
+            class_name = self._class_name(label)
+            box = _in_image(label, frame)
+        except DataError as error:
+            self.faults.append(LabelFault(key, error.rule, str(error)))
+            return
+        self.boxes.append(LabeledBox(key, len(self.images), class_name, box, movable=not label.is_polygon))
+
+    def _class_name(self, label: YoloLine) -> str:
+        names = self._folder.names
+        if names is None:
+            return str(label.class_index)
+        if label.class_index not in names:
+            raise DataError(
+                f"has class {label.class_index}, but the names are of {_ranges(names)}; correct the line or the names",
+                rule="unknown class",
+            )
+        return names[label.class_index]
+
+
+def _ranges(names: Mapping[int, str]) -> str:
+    return f"0 to {len(names) - 1}" if list(names) == list(range(len(names))) else ", ".join(map(str, names))
+
+
+def _in_image(label: YoloLine, frame: Frame) -> Box:
+    x0, y0, x1, y1 = frame.to_pixels(label.box)
+    box = max(x0, 0.0), max(y0, 0.0), min(x1, float(frame.width)), min(y1, float(frame.height))
+    if x1 - x0 < _MIN_SIDE or y1 - y0 < _MIN_SIDE:
+        raise DataError("has no area; correct or remove the line", rule="box has no area")
+    if box[2] - box[0] < _MIN_SIDE or box[3] - box[1] < _MIN_SIDE:
+        raise DataError("lies outside its image; correct or remove the line", rule="box lies outside its image")
+    return box
+
+
+def _class_names(folder: YoloFolder, reader: _Reader, sources: Iterable[YoloSource]) -> list[str]:
+    if folder.names is not None:
+        return list(dict.fromkeys(folder.names.values()))
+    # Of all splits, so that each of them has the same classes.
+    found: set[int] = set()
+    for source in sources:
+        if source.label.is_file():
+            for line in source.label.read_bytes().splitlines():
+                try:
+                    found.add(parse_line(line).class_index)
+                except DataError:
+                    continue
+    return [str(index) for index in sorted(found)]
+
+
+def _strays(sources: Iterable[YoloSource]) -> list[Path]:
+    """Label files that lie among those of these images, but belong to no image file there."""
+    folders = {source.label.parent: source.image.parent for source in sources}
+    strays = []
+    for labels, images in sorted(folders.items()):
+        names = {path.stem for path in images.iterdir() if path.suffix != ".txt"}
+        if labels.is_dir():
+            candidates = [path for path in sorted(labels.glob("*.txt")) if path.name != "classes.txt"]
+            strays += [path for path in candidates if path.stem not in names]
+    return strays
+
+
+def _companions(folder: YoloFolder, root: Path) -> dict[str, tuple[Path, bytes]]:
+    """Name in a copy → source and content, of what is no label file: data.yaml, classes.txt and lists of images.
+
+    In the copy all names are relative to data.yaml, so that it holds wherever the copy lies, and its labels are not
+    taken for those that were read: a ``path`` or an absolute name would lead there.
+    """
+    found = {}
+    if (classes := folder.classes_file) is not None:
+        found[_name(root, classes)] = classes, classes.read_bytes()
+    for path in folder.lists:
+        found[_name(root, path)] = path, _list_copy(path, root)
+    if folder.content is not None:
+        found[folder.source.name] = folder.source, _yaml_copy(folder, root)
+    return found
+
+
+def _list_copy(path: Path, root: Path) -> bytes:
+    lines = path.read_bytes().splitlines(keepends=True)
+    for index, line in enumerate(lines):
+        name = os.fsdecode(line.strip())
+        if os.path.isabs(name) and Path(name).is_relative_to(root):
+            relative = os.path.relpath(name, path.parent).replace(os.sep, "/")
+            lines[index] = line.replace(line.strip(), os.fsencode(f"./{relative}"))
+    return b"".join(lines)
+
+
+def _yaml_copy(folder: YoloFolder, root: Path) -> bytes:
+    assert folder.content is not None
+    content = {key: value for key, value in folder.content.items() if key != "path"}
+    for key in ("train", "val", "validation", "test"):
+        if isinstance(content.get(key), list):
+            content[key] = [_relative(folder, root, str(entry)) for entry in content[key]]
+        elif content.get(key):
+            content[key] = _relative(folder, root, str(content[key]))
+    if content == folder.content and Path(os.path.abspath(folder.source.parent)) == root:
+        return folder.source.read_bytes()
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode()
+
+
+def _relative(folder: YoloFolder, root: Path, entry: str) -> str:
+    """An entry of data.yaml relative to the root; as it is, where it names nothing in there."""
+    for base, name in ((folder.image_base, entry), (folder.image_base, entry.removeprefix("../"))):
+        path = Path(os.path.abspath(base / name))
+        if path.exists() and path.is_relative_to(root):
+            relative = path.relative_to(root).as_posix()
+            return entry if os.path.normpath(entry) == relative else relative
+    return entry
