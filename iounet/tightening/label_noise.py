@@ -4,10 +4,10 @@ Protocol: half of the labels, drawn at random, are moved; of each of these, ever
 between -p and p times the box's width or height, clipped to the image. The others stay. Then all are tightened. Two
 questions are answered for each p:
 
-- How far back do the boxes go? IoU with the box as it was, before and after, of the labels that were moved, and of those
-  that were not, which a perfect refiner of perfect labels would leave alone.
-- Which labels were moved? Area under the ROC curve of telling the moved labels from the others: 0.5 for guessing, 1 for
-  a score that ranks every moved label above every other. Most labels are moved by less than p, so 1 is out of reach.
+- How far back do the boxes go? IoU with the box as it was, before and after, of the labels that were moved, and of
+  those that were not, which a perfect refiner of perfect labels would leave alone.
+- Which labels were moved? Area under the ROC curve of telling the moved labels from the others: 0.5 for guessing, 1
+  for a score that ranks every moved label above every other. Some are hardly moved, so that 1 is out of reach.
 
 The comparison is with cleanlab (Tkachenko, Thyagarajan & Mueller, "ObjectLab: Automated Diagnosis of Mislabeled Images
 in Object Detection Data", 2023, arXiv 2309.00832), whose score of badly located boxes compares a label with the
@@ -149,9 +149,7 @@ def measure(
     return results
 
 
-def _restored(
-    labels: LabelSet, noisy: LabelSet, proposals: Mapping[int, Proposal], thresholds: Thresholds
-) -> Restored:
+def _restored(labels: LabelSet, noisy: LabelSet, proposals: Mapping[int, Proposal], thresholds: Thresholds) -> Restored:
     def boxes(of: Sequence[Box]) -> Tensor:
         return torch.tensor(of, dtype=torch.float64).reshape(-1, 4)
 
@@ -194,9 +192,7 @@ def cleanlab_scores(
     ]
     predictions = [_by_class(detections[image], len(refiner.categories)) for image in images]
     scores = np.full(len(labels), np.nan)
-    for image, of_image in zip(
-        images, compute_badloc_box_scores(labels=given, predictions=predictions), strict=True
-    ):
+    for image, of_image in zip(images, compute_badloc_box_scores(labels=given, predictions=predictions), strict=True):
         scores[rows[image]] = of_image
     return scores.tolist()
 
@@ -213,7 +209,14 @@ def _by_class(detections: Detections, num_classes: int) -> np.ndarray:
 def noise_table(results: Mapping[str, Any]) -> str:
     """The results of :func:`measure` as a table in Markdown."""
     areas = list(next(iter(results.values()))["auroc"])
-    head = ["noise", "IoU, moved labels", "improved", "worsened", "IoU, other labels", *(f"AUROC {name}" for name in areas)]
+    head = [
+        "noise",
+        "IoU, moved labels",
+        "improved",
+        "worsened",
+        "IoU, other labels",
+        *(f"AUROC {name}" for name in areas),
+    ]
     rows = []
     for amount, of_amount in results.items():
         moved, others = of_amount["moved"], of_amount["not_moved"]
