@@ -15,7 +15,7 @@ from ..refiner.read_ahead import read_ahead
 
 # Why a label stays as it is without a proposal; short, to count by.
 CROWD = "crowd or difficult"
-MORE_THAN_A_BOX = "has more than a box"
+MORE_THAN_A_BOX = "has more than a box, such as a polygon"
 NOT_ASKED_FOR = "class not in --only"
 UNKNOWN_CLASS = "class unknown to the refiner"
 UNREADABLE = "image missing or damaged"
