@@ -16,6 +16,8 @@ detections near it. It is given the refined detections of the same network.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -179,10 +181,9 @@ def cleanlab_scores(
         labels: of classes that the refiner knows.
         detections: of each image that the labels may refer to.
     """
-    try:
-        from cleanlab.object_detection.rank import compute_badloc_box_scores
-    except ImportError:
+    if find_spec("cleanlab") is None:
         return None
+    rank = import_module("cleanlab.object_detection.rank")
     classes = np.array(match_names([label.class_name for label in labels], refiner.categories)) - 1
     images = sorted({label.image for label in labels})
     rows = {image: [row for row, label in enumerate(labels) if label.image == image] for image in images}
@@ -192,7 +193,9 @@ def cleanlab_scores(
     ]
     predictions = [_by_class(detections[image], len(refiner.categories)) for image in images]
     scores = np.full(len(labels), np.nan)
-    for image, of_image in zip(images, compute_badloc_box_scores(labels=given, predictions=predictions), strict=True):
+    for image, of_image in zip(
+        images, rank.compute_badloc_box_scores(labels=given, predictions=predictions), strict=True
+    ):
         scores[rows[image]] = of_image
     return scores.tolist()
 
