@@ -32,7 +32,8 @@ MAY_IMPORT = {
         *("postprocess", "visualization"),
     },
     "tightening": {
-        *("build", "data", "errors", "evaluation", "files", "modeling", "refiner", "training", "visualization"),
+        *("boxes", "build", "data", "detections", "errors", "evaluation", "files", "modeling", "refiner", "training"),
+        "visualization",
     },
     "commands": {"build", "config", "data", "engine", "errors", "jobs", "refiner", "tightening"},
     "__init__": {"build", "config", "detections", "refiner"},
