@@ -175,7 +175,9 @@ class TestFlat:
 
     def test_an_annotation_without_its_image(self, flat, tmp_path):
         (flat / "train" / "b.JPG").unlink()
-        with pytest.raises(DataError, match=r"train/b.xml: no image of this name .*; restore the image, or remove the file"):
+        with pytest.raises(
+            DataError, match=r"train/b.xml: no image of this name .*; restore the image, or remove the file"
+        ):
             convert_voc(flat, tmp_path / "coco")
 
     def test_neither_layout(self, tmp_path):
