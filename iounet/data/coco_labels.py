@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from ..files import replacing
 from .annotations import load_json, scan_annotations
 from .images import check_image_size, image_path, open_image
-from .label_copies import check_moves, digest, read_unchanged, refuse_overwriting
+from .label_copies import check_moves, digest, read_unchanged, refuse_overwriting, write_files
 from .labels import Box, LabeledBox, LabeledImage, LabelFault, LabelSet, repeated_boxes
 
 # How many images are looked for to find the folder that they are in.
@@ -45,9 +44,7 @@ class CocoLabels(LabelSet):
             for key, box in boxes.items():
                 _move(content["annotations"][self.positions[key]], box)
             data = json.dumps(content).encode()
-        with replacing(output, "wb") as file:
-            file.write(data)
-        return [output]
+        return write_files({output: data})
 
 
 def _move(annotation: dict[str, Any], box: Box) -> None:
@@ -140,9 +137,8 @@ def find_images(path: Path, entries: list[Any]) -> Path:
     Raises:
         DataError: none of them does.
     """
-    names = [
-        entry["file_name"] for entry in entries if isinstance(entry, dict) and isinstance(entry.get("file_name"), str)
-    ]
+    stated = [entry.get("file_name") for entry in entries if isinstance(entry, dict)]
+    names = [name for name in stated if isinstance(name, str)]
     near = [path.parent, path.parent / "images", path.parent.parent / "images"]
     # COCO's own annotations/instances_train2017.json belongs to train2017.
     near += [folder / path.stem.removeprefix("instances_") for folder in (path.parent.parent, path.parent)]
