@@ -16,15 +16,8 @@ from yacs.config import CfgNode
 
 from prroi_pool import MultiScalePrRoIPool
 
-from .config import (
-    DECODING,
-    changed_settings,
-    config_from_yaml,
-    describe_scaling,
-    for_new_heads,
-    scale_learning_rate,
-)
-from .data import CocoDataset, build_transforms, check_categories
+from .config import DECODING, changed_settings, config_from_yaml, describe_scaling, for_new_heads, scale_learning_rate
+from .data import CocoDataset, build_transforms, check_categories, check_separate, open_dataset
 from .errors import CheckpointError, ConfigError, OptionError, check_choice, check_range
 from .jobs import EvaluationJob, HeadsJob, TrainingJob
 from .modeling import AnchorGenerator, EnergyHead, HiddenLayers, IoUHead, IoUNet, RoIHeads, RPNHead, resnet_fpn
@@ -245,7 +238,7 @@ def build_evaluation(cfg: CfgNode, weights: str | None = None, *, device: torch.
     Raises:
         CheckpointError: the file is missing, damaged, of another architecture, or trained with another of `DECODING`.
         ConfigError: as `build_detector` and `load_detector`; no weights.
-        DataError: as :class:`iounet.data.CocoDataset`; the checkpoint's categories are not those of the data set.
+        DataError: as :func:`iounet.data.open_dataset`; the checkpoint's categories are not those of the data set.
     """
     weights = weights or cfg.MODEL.WEIGHTS
     if not weights:
@@ -271,10 +264,11 @@ def build_training(cfg: CfgNode, *, device: torch.device, num_processes: int) ->
     Raises:
         ConfigError: a key is not set, or a value is out of range.
         CheckpointError: MODEL.BACKBONE.WEIGHTS cannot be used.
-        DataError: as :class:`iounet.data.CocoDataset`.
+        DataError: as :func:`iounet.data.open_dataset`; training and validation have other categories, or one folder.
     """
     _check_solver(cfg, device, num_processes)
     train_set, val_set = _dataset(cfg, "train"), _dataset(cfg, "val")
+    check_separate(train_set, val_set)
     check_categories(train_set.categories, val_set, str(train_set.annotation_file))
     given, cfg = cfg, scale_learning_rate(_with_num_classes(cfg, train_set))
     torch.manual_seed(cfg.SEED)  # the same initial weights in every process
@@ -361,16 +355,22 @@ def _with_num_classes(cfg: CfgNode, dataset: CocoDataset) -> CfgNode:
 
 def _dataset(cfg: CfgNode, split: str) -> CocoDataset:
     """The data set of DATA.TRAIN_* (``split="train"``, augmented) or DATA.VAL_* (``split="val"``)."""
-    annotations, images = (cfg.DATA[f"{split.upper()}_{what}"] for what in ("ANNOTATIONS", "IMAGES"))
-    if not annotations or not images:
+    annotations, images, part = (cfg.DATA[f"{split.upper()}_{what}"] for what in ("ANNOTATIONS", "IMAGES", "SPLIT"))
+    if not annotations:
         raise ConfigError(
-            f"DATA.{split.upper()}_ANNOTATIONS and DATA.{split.upper()}_IMAGES are not set: "
-            "give a COCO-form .json and the folder of its images"
+            f"DATA.{split.upper()}_ANNOTATIONS is not set: give a COCO-form .json, a data.yaml of YOLO labels, or a "
+            "folder of Pascal VOC"
         )
     transforms = _transforms(cfg, train=split == "train")
     with _naming(bad_annotations="DATA.BAD_ANNOTATIONS", num_workers="DATA.NUM_WORKERS"):
         check_range("num_workers", cfg.DATA.NUM_WORKERS, 0)
-        return CocoDataset(annotations, images, transforms=transforms, bad_annotations=cfg.DATA.BAD_ANNOTATIONS)
+        return open_dataset(
+            annotations,
+            images or None,
+            split=part,
+            transforms=transforms,
+            bad_annotations=cfg.DATA.BAD_ANNOTATIONS,
+        )
 
 
 def _transforms(cfg: CfgNode, *, train: bool) -> Compose:

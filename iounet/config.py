@@ -81,10 +81,12 @@ _C.INPUT.VERTICAL_FLIP = 0.0  # for pictures without an up, such as microscopy
 _C.INPUT.COLOR_JITTER = 0.0  # strength of random brightness, contrast and saturation in training
 
 _C.DATA = CfgNode()
-_C.DATA.TRAIN_ANNOTATIONS = ""  # COCO form (.json)
-_C.DATA.TRAIN_IMAGES = ""  # the folder that file_name is relative to
+_C.DATA.TRAIN_ANNOTATIONS = ""  # COCO form (.json), a data.yaml of YOLO labels, or a folder of Pascal VOC or YOLO
+_C.DATA.TRAIN_IMAGES = ""  # the folder that file_name is relative to; "": where the form keeps the images
+_C.DATA.TRAIN_SPLIT = "train"  # of annotations that are divided into splits, as a data.yaml is
 _C.DATA.VAL_ANNOTATIONS = ""
 _C.DATA.VAL_IMAGES = ""
+_C.DATA.VAL_SPLIT = "val"
 _C.DATA.BAD_ANNOTATIONS = "error"  # boxes without area or outside the image: "error", or "skip" them and say how many
 _C.DATA.NUM_WORKERS = 4
 

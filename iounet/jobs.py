@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torchvision.transforms.v2 import Compose
 
 from .data import CocoDataset
-from .data.coco import Transforms
 from .modeling import IoUNet
 
 
@@ -89,7 +89,7 @@ class HeadsJob:
     detector: IoUNet
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LambdaLR
-    transforms: Transforms
+    transforms: Compose
     batch_size: int
     num_workers: int
     num_iterations: int

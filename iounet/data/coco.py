@@ -1,7 +1,7 @@
 """Detection data sets in COCO form."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,8 +16,6 @@ from .annotations import read_annotations
 from .images import check_image_size, image_path, read_image
 from .transforms import build_transforms
 
-Transforms = Callable[[Tensor, dict[str, Any]], tuple[Tensor, dict[str, Any]]]
-
 
 class Sample(NamedTuple):
     """A position in a data set, and the seed of the augmentation drawn for it."""
@@ -26,30 +24,22 @@ class Sample(NamedTuple):
     seed: int
 
 
-class SeededDataset(torch.utils.data.Dataset, ABC):
-    """A data set whose augmentation can be repeated.
+@dataclass(frozen=True)
+class Converted:
+    """Labels of another form, converted in memory.
 
-    ``dataset[index]`` draws from torch's random state. ``dataset[Sample(position, seed)]`` draws from that seed alone,
-    whatever ran before and in whichever process, and leaves torch's random state as it was.
+    Attributes:
+        content: that of a COCO-form file.
+        left_out: labels that are not in it: rule broken → how many.
+        command: lists these.
     """
 
-    @abstractmethod
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, key: int | Sample) -> tuple[Tensor, dict[str, Any]]:
-        if not isinstance(key, Sample):
-            return self._load(key)
-        with torch.random.fork_rng(devices=[]):
-            # Not torch.manual_seed, which would reseed the training process's CUDA generators too.
-            torch.default_generator.manual_seed(key.seed)
-            return self._load(key.position)
-
-    @abstractmethod
-    def _load(self, index: int) -> tuple[Tensor, dict[str, Any]]:
-        """The image and its target, augmented."""
+    content: dict[str, Any]
+    left_out: dict[str, int]
+    command: str
 
 
-class CocoDataset(SeededDataset):
+class CocoDataset(torch.utils.data.Dataset):
     """The images of a COCO-form annotation file, with their boxes.
 
     ``dataset[index]`` is ``(image, target)``: the image float32 ``[3, H, W]`` in [0, 1], the target a dict of
@@ -60,19 +50,25 @@ class CocoDataset(SeededDataset):
 
     Crowd boxes are left out. An image without objects is kept, as pure background (N = 0).
 
+    ``dataset[Sample(position, seed)]`` draws the augmentation from that seed alone, whatever ran before and in
+    whichever process, and leaves torch's random state as it was.
+
     Args:
-        annotation_file: COCO-form JSON.
+        annotation_file: COCO-form JSON; with ``converted``, the name of its source, for messages alone.
         image_folder: what ``file_name`` in that file is relative to.
         transforms: ``(image, target) -> (image, target)`` on a uint8 `tv_tensors.Image` and a target whose
             boxes are `tv_tensors.BoundingBoxes`; by default, conversion to float alone.
         bad_annotations: ``"error"`` refuses a file with unusable boxes, ``"skip"`` leaves those boxes out.
+        converted: what to read instead of a file.
 
     Attributes:
         images: ``{"id", "file_name", "width", "height"}`` of each image, in file order.
         categories: ``{"id", "name"}`` of each category, sorted by id.
         category_ids: the ids in ``categories``.
         class_names: the names in ``categories``.
+        is_converted: whether the annotations were converted from another form.
         skipped: the annotations left out: rule broken -> how many.
+        check_command: lists these.
         clipped: how many boxes overhang their image and are clipped to it.
 
     Raises:
@@ -86,24 +82,41 @@ class CocoDataset(SeededDataset):
         annotation_file: str | Path,
         image_folder: str | Path,
         *,
-        transforms: Transforms | None = None,
+        transforms: Callable[[Tensor, dict[str, Any]], tuple[Tensor, dict[str, Any]]] | None = None,
         bad_annotations: str = "error",
+        converted: Converted | None = None,
     ) -> None:
         self.annotation_file = Path(annotation_file)
         self.image_folder = Path(image_folder)
         self.transforms = transforms if transforms is not None else build_transforms(train=False)
-        content = read_annotations(annotation_file, bad_annotations=bad_annotations)
+        content = read_annotations(
+            annotation_file,
+            bad_annotations=bad_annotations,
+            content=None if converted is None else converted.content,
+        )
         self.images = content.images
         self.categories = content.categories
         self.category_ids = [category["id"] for category in content.categories]
         self.class_names = [category["name"] for category in content.categories]
-        self.skipped = content.skipped
+        self.is_converted = converted is not None
+        self.skipped = content.skipped if converted is None else converted.left_out
+        self.check_command = (
+            f"python -m iounet.data.check {annotation_file}" if converted is None else converted.command
+        )
         self.clipped = content.clipped
         self._content = content
         self._check_image_folder()
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def __getitem__(self, key: int | Sample) -> tuple[Tensor, dict[str, Any]]:
+        if not isinstance(key, Sample):
+            return self._load(key)
+        with torch.random.fork_rng(devices=[]):
+            # Not torch.manual_seed, which would reseed the training process's CUDA generators too.
+            torch.default_generator.manual_seed(key.seed)
+            return self._load(key.position)
 
     def ground_truth(self, index: int) -> dict[str, Any]:
         """The target of an image before augmentation, boxes in its stored pixels; does not read the image."""
@@ -160,17 +173,11 @@ class CocoDataset(SeededDataset):
         image = read_image(path)
         height, width = image.shape[-2:]
         check_image_size(path, width, height, annotated, self.annotation_file)
-        return transformed(image, self.ground_truth(index), self.transforms)
-
-
-def transformed(
-    image: tv_tensors.Image, target: dict[str, Any], transforms: Transforms
-) -> tuple[Tensor, dict[str, Any]]:
-    """An image and its target, whose boxes are xyxy in pixels of the image, after transforms."""
-    boxes = tv_tensors.BoundingBoxes(target["boxes"], format="XYXY", canvas_size=image.shape[-2:])
-    image, target = transforms(image, {**target, "boxes": boxes})
-    # Plain tensors from here on: the model needs no tv_tensors, and each operation on one costs a detour.
-    return image.as_subclass(Tensor), {**target, "boxes": target["boxes"].as_subclass(Tensor)}
+        target = self.ground_truth(index)
+        boxes = tv_tensors.BoundingBoxes(target["boxes"], format="XYXY", canvas_size=(height, width))
+        image, target = self.transforms(image, {**target, "boxes": boxes})
+        # Plain tensors from here on: the model needs no tv_tensors, and each operation on one costs a detour.
+        return image.as_subclass(Tensor), {**target, "boxes": target["boxes"].as_subclass(Tensor)}
 
 
 def check_categories(categories: list[dict[str, Any]], dataset: CocoDataset, source: str) -> None:

@@ -23,6 +23,15 @@ def as_coco(labels: LabelSet) -> tuple[dict[str, Any], Path]:
     """
     if isinstance(labels, CocoLabels):
         return _without_faults(labels), labels.image_folder
+    return boxes_as_coco(labels)
+
+
+def boxes_as_coco(labels: LabelSet) -> tuple[dict[str, Any], Path]:
+    """As :func:`as_coco`, but made of images, boxes and class names alone, whatever the files hold.
+
+    Raises:
+        DataError: the images lie on several drives.
+    """
     try:
         folder = Path(os.path.commonpath([os.path.abspath(image.path.parent) for image in labels.images]))
     except ValueError as error:

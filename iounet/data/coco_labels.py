@@ -5,16 +5,16 @@ keys that it does not know, and writes a file of its own.
 """
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from ..files import replacing
 from .annotations import load_json, scan_annotations
 from .images import check_image_size, image_path, open_image
-from .label_copies import check_moves, digest, read_unchanged, refuse_overwriting
+from .label_copies import check_moves, digest, read_unchanged, refuse_overwriting, write_files
 from .labels import Box, LabeledBox, LabeledImage, LabelFault, LabelSet, repeated_boxes
 
 # How many images are looked for to find the folder that they are in.
@@ -44,9 +44,7 @@ class CocoLabels(LabelSet):
             for key, box in boxes.items():
                 _move(content["annotations"][self.positions[key]], box)
             data = json.dumps(content).encode()
-        with replacing(output, "wb") as file:
-            file.write(data)
-        return [output]
+        return write_files({output: data})
 
 
 def _move(annotation: dict[str, Any], box: Box) -> None:
@@ -73,7 +71,7 @@ def read_coco(path: Path, image_folder: Path | None = None) -> CocoLabels:
     content = load_json(path)
     scan = scan_annotations(content)
     usable, first = scan.usable, scan.usable.first.tolist()
-    folder = image_folder or _find_images(path, [image["file_name"] for image in usable.images])
+    folder = image_folder or find_images(path, content["images"])
     if not folder.is_dir():
         raise DataError(f"{folder}: no such image folder; check the path")
     faults = [
@@ -132,15 +130,23 @@ def _open(folder: Path, entry: dict[str, Any], annotation_file: Path) -> Labeled
     return LabeledImage(str(entry["id"]), path, width, height)
 
 
-def _find_images(path: Path, names: list[str]) -> Path:
+def find_images(path: Path, entries: list[Any]) -> Path:
+    """The folder that the ``file_name`` of a COCO-form file's images is relative to: of the usual ones near the file
+    the first that holds one of the first images.
+
+    Raises:
+        DataError: none of them does.
+    """
+    stated = [entry.get("file_name") for entry in entries if isinstance(entry, dict)]
+    names = [name for name in stated if isinstance(name, str)]
     near = [path.parent, path.parent / "images", path.parent.parent / "images"]
     # COCO's own annotations/instances_train2017.json belongs to train2017.
     near += [folder / path.stem.removeprefix("instances_") for folder in (path.parent.parent, path.parent)]
     for folder in near:
-        if any((folder / name).is_file() for name in names[:_NUM_LOOKED_FOR]):
+        if any(os.path.isfile(folder / name) for name in names[:_NUM_LOOKED_FOR]):
             return folder
-    sample = names[0] if names else "any image"
+    sample = names[0] if names else "file_name of an image"
     raise DataError(
         f"{path}: its images are not near it: no {sample} in {', '.join(map(str, near))}; "
-        "give the folder that file_name is relative to (--images)"
+        "give the folder that file_name is relative to (--images, or DATA.TRAIN_IMAGES and DATA.VAL_IMAGES)"
     )

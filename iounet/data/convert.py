@@ -14,6 +14,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..errors import DataError
 from ..files import replacing
@@ -83,7 +84,19 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="DIR",
         help="the folder of the images, if they are not where the form keeps them",
     )
-    return parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
+    # Label files of the other forms have other names, so that none of them is written over.
+    if args.output is not None and args.output.suffix.lower() != ".json":
+        parser.error(f"{args.output}: COCO form is JSON; give the file a name that ends with .json")
+    return args
+
+
+def _write(content: dict[str, Any], path: Path) -> None:
+    try:
+        with replacing(path) as file:
+            json.dump(content, file)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror}); give another file") from error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -98,10 +111,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if args.output is not None:
             content, folder = as_coco(labels)
             refuse_overwriting([args.output], [labels.source])
-            with replacing(args.output) as file:
-                json.dump(content, file)
+            _write(content, args.output)
             print(f"{args.output}: written; its images are in {folder} (DATA.TRAIN_IMAGES or DATA.VAL_IMAGES)")
-    except (DataError, OSError) as error:
+    except DataError as error:
         print(error, file=sys.stderr)
         return 1
     return 0

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from ..errors import DataError
+from ..files import replacing
 from .labels import Box, LabelSet
 
 
@@ -49,6 +50,15 @@ def refuse_overwriting(outputs: Iterable[Path], sources: Iterable[Path]) -> None
         if output.exists() and _identity(output) in identities:
             source = identities[_identity(output)]
             raise DataError(f"{output}: is the label file {source} itself, which is never written over; name another")
+
+
+def write_files(contents: Mapping[Path, bytes]) -> list[Path]:
+    """Writes files, each whole or not at all; they are all made before the first is written, so that none is if one
+    of the sources has changed. Returns their paths."""
+    for path, data in contents.items():
+        with replacing(path, "wb") as file:
+            file.write(data)
+    return list(contents)
 
 
 def _identity(path: Path) -> tuple[int, int]:

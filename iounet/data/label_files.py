@@ -93,7 +93,9 @@ def _one_of(found: _CocoFile | VocFolder | YoloFolder, split: str, source: Path)
     for name in (split, *(_ALSO_VAL if split == "val" else ())):
         if name in splits:
             return name
-    raise DataError(f"{source}: has no split '{split}'; its splits are {', '.join(splits)}")
+    faults = found.faults if isinstance(found, YoloFolder) else []
+    missing = [fault.text for fault in faults if fault.rule == "missing split"]
+    raise DataError(": ".join([f"{source}: has no split '{split}'; its splits are {', '.join(splits)}", *missing]))
 
 
 def _read(found: _CocoFile | VocFolder | YoloFolder, split: str | None) -> LabelSet:

@@ -7,6 +7,9 @@ from pathlib import Path
 
 Box = tuple[float, float, float, float]
 
+# The rule of the only fault whose label is used nevertheless.
+REPEATED_BOX = "repeated box"
+
 
 @dataclass(frozen=True)
 class LabeledImage:
@@ -111,5 +114,5 @@ def repeated_boxes(boxes: Iterable[LabeledBox]) -> list[LabelFault]:
     for label in boxes:
         earlier = first.setdefault((label.image, label.class_name, label.box), label.key)
         if earlier != label.key and label.movable:
-            faults.append(LabelFault(label.key, "repeated box", f"is the same as {earlier}; remove one of them"))
+            faults.append(LabelFault(label.key, REPEATED_BOX, f"is the same as {earlier}; remove one of them"))
     return faults

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from .coco import Sample, SeededDataset
+from .coco import CocoDataset, Sample
 
 
 def train_loader(
-    dataset: SeededDataset,
+    dataset: CocoDataset,
     *,
     batch_size: int,
     num_workers: int,
@@ -52,7 +52,7 @@ def train_loader(
 
 
 def eval_loader(
-    dataset: SeededDataset, *, batch_size: int, num_workers: int, rank: int = 0, world_size: int = 1
+    dataset: CocoDataset, *, batch_size: int, num_workers: int, rank: int = 0, world_size: int = 1
 ) -> DataLoader:
     """Batches ``(images, targets)`` of every image once, in order.
 
@@ -108,7 +108,7 @@ def _collate(samples: list[tuple[Tensor, dict[str, Any]]]) -> tuple[list[Tensor]
     return list(images), list(targets)
 
 
-def _loader(dataset: SeededDataset, num_workers: int, **batching: Any) -> DataLoader:
+def _loader(dataset: CocoDataset, num_workers: int, **batching: Any) -> DataLoader:
     return DataLoader(
         dataset,
         num_workers=num_workers,

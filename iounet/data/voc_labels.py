@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 
 from ..errors import DataError
-from ..files import replacing
 from .images import IMAGE_SUFFIXES, open_image
-from .label_copies import check_moves, digest, read_unchanged, refuse_overwriting
+from .label_copies import check_moves, digest, read_unchanged, refuse_overwriting, write_files
 from .labels import Box, LabeledBox, LabeledImage, LabelFault, LabelSet, repeated_boxes
 from .voc_folder import VocFolder, VocSource
 from .voc_xml import VocAnnotation, VocObject, parse_voc, with_boxes
@@ -79,20 +78,18 @@ class VocLabels(LabelSet):
         sources = {name: self.folder.root / name for name in names}
         refuse_overwriting((output / name for name in names), sources.values())
         records = {record.source.label: record for record in self.records}
-        written = []
+        contents = {}
         for name, path in sources.items():
-            if not path.exists():
-                continue  # a split lists it, but it was missing already: a fault
+            if not path.exists() and name in self.digests and self.digests[name] is None:
+                continue  # a split lists it, but it was missing already
             data = read_unchanged(path, self.digests.get(name))
             record = records.get(name)
             if record is not None and record.image is not None:
                 items = {record.key(item.number): item for item, _ in record.boxes}
                 moved = [(item, boxes[key]) for key, item in items.items() if key in boxes]
                 data = with_boxes(data, moved, record.image.width, record.image.height)
-            with replacing(output / name, "wb") as file:
-                file.write(data)
-            written.append(output / name)
-        return written
+            contents[output / name] = data
+        return write_files(contents)
 
 
 def read_voc(folder: VocFolder, split: str | None = None) -> VocLabels:

@@ -122,7 +122,9 @@ def _named_classes(folder: YoloFolder) -> dict[int, str] | None:
 def _from_yaml(path: Path, images: Path | None) -> YoloFolder:
     try:
         content = yaml.safe_load(_text_of(path))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2026-13-01
+        if isinstance(error, DataError):
+            raise
         raise DataError(f"{path}: is not valid YAML ({' '.join(str(error).split())}); correct it") from None
     if not isinstance(content, dict) or not any(content.get(key) for key in _SPLITS):
         raise DataError(f"{path}: names no images under train, val or test; give the data.yaml of a YOLO data set")

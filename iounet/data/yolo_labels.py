@@ -12,9 +12,8 @@ from pathlib import Path
 import yaml
 
 from ..errors import DataError
-from ..files import replacing
 from .images import exif_orientation, open_image
-from .label_copies import check_moves, digest, read_unchanged, refuse_overwriting
+from .label_copies import check_moves, digest, read_unchanged, refuse_overwriting, write_files
 from .labels import Box, LabeledBox, LabeledImage, LabelFault, LabelSet, repeated_boxes
 from .yolo_folder import YoloFolder, YoloSource
 from .yolo_lines import Frame, YoloLine, parse_line, with_box
@@ -41,18 +40,15 @@ class YoloLabels(LabelSet):
 
     def write_copy(self, output: Path, boxes: Mapping[str, Box]) -> list[Path]:
         check_moves(self, boxes)
-        texts = _companions(self.folder, self.root)
-        companions = {output / name: path for name, (path, _) in texts.items()}
-        targets = {output / path.relative_to(self.root): path for path in self.digests}
-        refuse_overwriting([*targets, *companions], [*targets.values(), *companions.values()])
-        for target, path in targets.items():
-            data = read_unchanged(path, self.digests[path])
-            with replacing(target, "wb") as file:
-                file.write(self._moved(path, data, boxes))
-        for name, (_, data) in texts.items():
-            with replacing(output / name, "wb") as file:
-                file.write(data)
-        return [*targets, *companions]
+        companions = _companions(self.folder, self.root)
+        sources = {output / name: path for name, (path, _) in companions.items()}
+        sources |= {output / path.relative_to(self.root): path for path in self.digests}
+        refuse_overwriting(sources, sources.values())
+        contents = {output / name: data for name, (_, data) in companions.items()}
+        for target, path in sources.items():
+            if path in self.digests:
+                contents[target] = self._moved(path, read_unchanged(path, self.digests[path]), boxes)
+        return write_files(contents)
 
     def _moved(self, path: Path, data: bytes, boxes: Mapping[str, Box]) -> bytes:
         lines = data.splitlines(keepends=True)

@@ -110,7 +110,7 @@ def parse_line(line: bytes) -> YoloLine:
             raise DataError(f"has no area: {_shown(line)}", rule="box has no area")
         raise DataError(
             f"has coordinates outside 0 to 1: {_shown(line)}; divide pixels by the image's width and height",
-            rule="coordinates are not shares of the image's size",
+            rule="coordinates are not normalised",
         )
     if len(numbers) == 5:
         cx, cy, w, h = coordinates

@@ -87,6 +87,8 @@ def _start(job: TrainingJob, process: Process, *, resume: bool) -> int:
 
 def _describe(dataset: CocoDataset) -> None:
     notes = [f"{count} left out: {rule}" for rule, count in dataset.skipped.items()]
+    if dataset.skipped:
+        notes.append(f"`{dataset.check_command}` lists them")
     if dataset.clipped:
         notes.append(f"{dataset.clipped} boxes that overhang their image are clipped to it")
     print(f"{dataset.annotation_file}: {len(dataset)} images, {len(dataset.categories)} classes", *notes, sep="; ")

@@ -2,13 +2,16 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
+from torchvision.transforms.v2 import Compose
 from tqdm import tqdm
 
 from ..build import build_device, build_heads
-from ..data import build_transforms, train_loader
-from ..data.labeled_images import LabeledImages
+from ..data import CocoDataset, build_transforms, train_loader
+from ..data.coco import Converted
+from ..data.coco_form import boxes_as_coco
 from ..data.labels import LabelSet
 from ..errors import DataError
 from ..evaluation import fit_calibration
@@ -90,7 +93,7 @@ def _train_heads(
     job = build_heads(weights, len(labels.class_names), num_iterations=iterations, device=device)
     # Features are not cached: those of one image of COCO's size take 80 MB, and augmentation would need more than one.
     batches = train_loader(
-        LabeledImages(labels, images, job.transforms),
+        _dataset_of(labels, images, job.transforms),
         batch_size=job.batch_size,
         num_workers=job.num_workers,
         seed=_SEED,
@@ -108,12 +111,20 @@ def _train_heads(
     bar = tqdm(steps, total=job.num_iterations, desc=f"{name}: train", unit="it", smoothing=0.05)
     for step in bar:
         bar.set_postfix(loss=f"{step.losses['loss']:.3f}", refresh=False)
-    _calibrate(job.detector, LabeledImages(labels, images[:_CALIBRATION_IMAGES], build_transforms(False)), device)
+    _calibrate(job.detector, _dataset_of(labels, images[:_CALIBRATION_IMAGES], build_transforms(False)), device)
     return job.detector
 
 
+def _dataset_of(labels: LabelSet, images: Sequence[int], transforms: Compose) -> CocoDataset:
+    """Some images of a label set; label l is the class ``labels.class_names[l - 1]``."""
+    position = {image: position for position, image in enumerate(images)}
+    boxes = [replace(box, image=position[box.image]) for box in labels.boxes if box.image in position]
+    content, folder = boxes_as_coco(replace(labels, images=[labels.images[image] for image in images], boxes=boxes))
+    return CocoDataset(labels.source, folder, transforms=transforms, converted=Converted(content, {}, ""))
+
+
 @torch.no_grad()
-def _calibrate(detector: IoUNet, dataset: LabeledImages, device: torch.device) -> None:
+def _calibrate(detector: IoUNet, dataset: CocoDataset, device: torch.device) -> None:
     """Fits the predicted IoU to the true one on jittered boxes."""
     detector.eval()
     head = detector.iou_head

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from iounet.data import build_transforms, read_image
 from iounet.data.label_files import read_labels
-from iounet.data.labeled_images import LabeledImages
 from iounet.errors import DataError
 from iounet.tightening import Proposal, folds
 from iounet.tightening.folds import TOO_FEW_EXAMPLES, fold_of_images, propose_in_folds
@@ -114,18 +114,15 @@ def test_training_changes_the_heads_alone(checkpoint, set_of_six, one_thread, mo
     assert slope > 0  # it is calibrated
 
 
-class TestLabeledImages:
+class TestDatasetOf:
     def test_boxes_and_labels_of_each_image(self, labels):
-        dataset = LabeledImages(labels, [0, 1], lambda image, target: (image, target))
-        image, target = dataset[0]
-        assert len(dataset) == 2 and image.shape == (3, 50, 80) and target["image_id"] == "one.png"
+        dataset = folds._dataset_of(labels, [2, 0], build_transforms(False))
+        assert dataset.class_names == labels.class_names and len(dataset) == 2
+        image, target = dataset[1]
+        assert torch.allclose(image, read_image(labels.images[0].path) / 255)
         assert target["boxes"].tolist() == [[8.0, 9.0, 40.0, 44.0], [20.0, 20.0, 60.0, 30.0]]
         assert target["labels"].tolist() == [1, 2]
 
-    def test_crowds_are_left_out(self, labels):
-        _, target = LabeledImages(labels, [1], lambda image, target: (image, target))[0]
-        assert target["labels"].tolist() == [4]
-
-    def test_an_image_without_labels(self, labels):
-        _, target = LabeledImages(replace(labels, boxes=[]), [2], lambda image, target: (image, target))[0]
-        assert target["boxes"].shape == (0, 4) and target["labels"].shape == (0,)
+    def test_crowds_are_not_learned_but_outlines_are(self, labels):
+        dataset = folds._dataset_of(labels, [1, 2], build_transforms(False))
+        assert [dataset.ground_truth(index)["labels"].tolist() for index in (0, 1)] == [[4], [3, 1]]
