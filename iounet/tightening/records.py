@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ def write_records(
         "labels": labels_fingerprint(labels),
         "proposals": proposals_fingerprint(labels, judgements),
         "settings": settings,
+        "faults": [asdict(fault) for fault in labels.faults],
     }
     head = json.dumps(content, indent=1).removesuffix("\n}")
     body = ",\n".join(map(json.dumps, rows))  # a row a line, for people and for diff

@@ -147,7 +147,7 @@ def summary(labels: LabelSet, judgements: Sequence[Judgement], decisions: Sequen
     reasons = Counter(decision.reason for decision in decisions if not decision.accepted)
     lines += [f"{number:9,} kept: {reason}" for reason, number in reasons.most_common()]
     faults = Counter(fault.rule for fault in labels.faults)
-    lines += [f"{number:9,} passed over: {rule}" for rule, number in faults.most_common()]
+    lines += [f"{number:9,} at fault, listed in boxes.json: {rule}" for rule, number in faults.most_common()]
     judged = [
         (judgement.iou_before, judgement.iou_after if decision.accepted else judgement.iou_before, decision.accepted)
         for judgement, decision in zip(judgements, decisions, strict=True)

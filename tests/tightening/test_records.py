@@ -2,9 +2,11 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import pytest
 
+from iounet.data.labels import LabelFault
 from iounet.errors import DataError
 from iounet.tightening import Proposal
 from iounet.tightening.decisions import Decision
@@ -34,10 +36,16 @@ def test_judgements_are_read_as_they_were_written(folder, labels):
     assert read_judgements(folder, labels, SETTINGS) == JUDGEMENTS
 
 
+def test_faults_of_the_label_files_are_listed(labels, tmp_path):
+    fault = LabelFault("one.txt line 3", "no area", "has no area; remove it")
+    write_records(tmp_path, replace(labels, faults=[fault]), JUDGEMENTS, DECISIONS, SETTINGS)
+    (listed,) = json.loads((tmp_path / "boxes.json").read_text())["faults"]
+    assert listed == {"where": "one.txt line 3", "rule": "no area", "text": "has no area; remove it"}
+
+
 def test_those_made_otherwise_are_not_read(folder, labels):
     assert read_judgements(folder, labels, SETTINGS | {"only": ["star"]}) is None
-    other = type(labels)(labels.source, labels.class_names, labels.images, labels.boxes[:5], [])
-    assert read_judgements(folder, other, SETTINGS) is None
+    assert read_judgements(folder, replace(labels, boxes=labels.boxes[:5]), SETTINGS) is None
 
 
 def test_an_empty_folder_has_none(tmp_path, labels):
