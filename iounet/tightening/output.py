@@ -20,7 +20,8 @@ def check_output(output: Path, source: Path) -> None:
         raise DataError(f"{output}: overlaps the data set {source}; give a folder of its own with --output")
     if output.exists() and not output.is_dir():
         raise DataError(f"{output}: is a file; give a folder with --output")
-    if output.is_dir() and any(output.iterdir()) and not is_record(output / "boxes.json"):
+    others = output.is_dir() and any(path.name != _UNFINISHED for path in output.iterdir())
+    if others and not is_record(output / "boxes.json"):
         raise DataError(f"{output}: holds files of others; give an empty or a new folder with --output")
 
 

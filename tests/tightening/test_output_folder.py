@@ -48,6 +48,13 @@ class TestCheckOutput:
         (tmp_path / "out" / "boxes.json").write_text(RECORD)
         check_output(tmp_path / "out", tmp_path / "set")
 
+    def test_what_a_killed_process_left(self, tmp_path):
+        (tmp_path / "out" / ".unfinished" / "labels").mkdir(parents=True)
+        check_output(tmp_path / "out", tmp_path / "set")
+        with replacing_content(tmp_path / "out") as folder:
+            fill(folder, "new")
+        assert content_of(tmp_path / "out") == dict.fromkeys([*NAMES, "labels/new.txt"], "new")
+
     @pytest.mark.parametrize("name", ["labels.txt", "boxes.json"])
     def test_a_folder_of_others(self, tmp_path, name):
         (tmp_path / "out").mkdir()

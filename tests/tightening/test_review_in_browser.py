@@ -136,3 +136,10 @@ def test_those_on_other_proposals_do_not(page, save, labels, tmp_path):
     write_review(tmp_path / "review.html", labels, others, DECISIONS, limit=200)
     page.reload()
     assert decided(save()) == AT_FIRST
+
+
+def test_what_was_not_decided_by_hand_follows_other_thresholds(page, save, labels, tmp_path):
+    page.evaluate(on_button("second", "keep"))
+    write_review(tmp_path / "review.html", labels, JUDGEMENTS, [ACCEPT, ACCEPT, KEEP, ACCEPT, KEEP, KEEP], limit=200)
+    page.reload()
+    assert decided(save()) == {"second": "keep", "third": "keep", "stranger": "accept", "first": "accept"}

@@ -4,11 +4,10 @@ const content = JSON.parse(document.getElementById("content").textContent);
 const storageKey = `iounet-tighten ${content.labels} ${content.proposals}`;
 const element = (id) => document.getElementById(id);
 
-/** Label key → "accept" or "keep", of every card: what the file says, then what was decided here before. */
-const decisions = new Map(content.cards.map((card) => [card.key, card.decision]));
-for (const [key, decision] of Object.entries(remembered())) {
-  if (decisions.has(key)) decisions.set(key, decision);
-}
+/** Label key → "accept" or "keep": what a person decided here, also before the page was loaded again. */
+const byHand = new Map(Object.entries(remembered()));
+/** The same of every card; what nobody decided here is as the command left it. */
+const decisions = new Map(content.cards.map((card) => [card.key, byHand.get(card.key) ?? card.decision]));
 
 // A browser may refuse to store anything for files; then decisions live as long as the page.
 function remembered() {
@@ -21,7 +20,7 @@ function remembered() {
 
 function remember() {
   try {
-    localStorage.setItem(storageKey, JSON.stringify(Object.fromEntries(decisions)));
+    localStorage.setItem(storageKey, JSON.stringify(Object.fromEntries(byHand)));
   } catch {}
 }
 
@@ -72,6 +71,7 @@ function count() {
 function decide(articles, decision) {
   for (const article of articles) {
     decisions.set(article.dataset.key, decision);
+    byHand.set(article.dataset.key, decision);
     show(article);
   }
   count();
