@@ -1,5 +1,6 @@
 """Judges that did not learn the labels they judge: heads trained on the labels of the other images."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -25,7 +26,7 @@ TOO_FEW_EXAMPLES = "class has too few other labels to learn from"
 _SEED = 0
 # Of a class among the labels of the other folds. With fewer, heads say little about its boxes.
 _MIN_EXAMPLES = 10
-_CALIBRATION_IMAGES = 200  # of some 60 boxes each, for two numbers
+_CALIBRATION_IMAGES = 200  # of tens of boxes each, for two numbers
 
 
 def fold_of_images(num_images: int, folds: int) -> list[int]:
@@ -91,7 +92,8 @@ def _train_heads(
     weights: str, labels: LabelSet, images: Sequence[int], iterations: int, device: torch.device, name: str
 ) -> IoUNet:
     job = build_heads(weights, len(labels.class_names), num_iterations=iterations, device=device)
-    # Features are not cached: those of one image of COCO's size take 80 MB, and augmentation would need more than one.
+    # Features are computed anew in every step. Cached, they would save more than half of its time, but need 80 MB for
+    # each image of COCO's size, and several of them where images are augmented.
     batches = train_loader(
         _dataset_of(labels, images, job.transforms),
         batch_size=job.batch_size,
@@ -111,7 +113,8 @@ def _train_heads(
     bar = tqdm(steps, total=job.num_iterations, desc=f"{name}: train", unit="it", smoothing=0.05)
     for step in bar:
         bar.set_postfix(loss=f"{step.losses['loss']:.3f}", refresh=False)
-    _calibrate(job.detector, _dataset_of(labels, images[:_CALIBRATION_IMAGES], build_transforms(False)), device)
+    some = images[:: math.ceil(len(images) / _CALIBRATION_IMAGES)]
+    _calibrate(job.detector, _dataset_of(labels, some, build_transforms(False)), device)
     return job.detector
 
 

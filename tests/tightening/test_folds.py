@@ -9,6 +9,7 @@ import torch
 from iounet.data import build_transforms, read_image
 from iounet.data.label_files import read_labels
 from iounet.errors import DataError
+from iounet.evaluation import fit_calibration
 from iounet.tightening import Proposal, folds
 from iounet.tightening.folds import TOO_FEW_EXAMPLES, fold_of_images, propose_in_folds
 
@@ -112,6 +113,24 @@ def test_training_changes_the_heads_alone(checkpoint, set_of_six, one_thread, mo
             assert not torch.equal(value, untrained.state_dict()[name]), name
     slope, _ = detector.iou_head.calibration.tolist()
     assert slope > 0  # it is calibrated
+
+
+def test_predicted_ious_are_right_on_average_once_calibrated(checkpoint, set_of_six, one_thread, monkeypatch):
+    """At the minimum of the cross-entropy, the means of prediction and target are equal."""
+    monkeypatch.setattr("iounet.evaluation.calibration.MIN_BOXES", 10)
+    fitted_to = []
+
+    def fit(outputs, ious):
+        fitted_to.append((outputs, ious))
+        return fit_calibration(outputs, ious)
+
+    monkeypatch.setattr(folds, "fit_calibration", fit)
+    detector = folds.build_heads(str(checkpoint), 2, num_iterations=1, device=torch.device("cpu")).detector
+    folds._calibrate(detector, folds._dataset_of(set_of_six, range(6), build_transforms(False)), torch.device("cpu"))
+    ((outputs, ious),) = fitted_to
+    assert len(ious) >= 60 and ious.min() >= 0.499 and ious.mean() == pytest.approx(0.75, abs=0.05)  # uniform
+    predicted = detector.iou_head.calibrated(detector.iou_head.decoded(outputs))
+    assert float(predicted.mean()) == pytest.approx(float(ious.mean()), abs=1e-3)
 
 
 class TestDatasetOf:
