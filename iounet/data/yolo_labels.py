@@ -256,7 +256,7 @@ def _relative(folder: YoloFolder, root: Path, entry: str) -> str:
     """An entry of data.yaml relative to the root; as it is, where it names nothing in there."""
     for base, name in ((folder.image_base, entry), (folder.image_base, entry.removeprefix("../"))):
         path = Path(os.path.abspath(base / name))
-        if path.exists() and path.is_relative_to(root):
+        if os.path.exists(path) and path.is_relative_to(root):
             relative = path.relative_to(root).as_posix()
             return entry if os.path.normpath(entry) == relative else relative
     return entry
