@@ -97,7 +97,7 @@ def _image_folders(folder: YoloFolder) -> dict[str, Path]:
     base, image_base = folder.base, folder.image_base
     if (base / "labels").is_dir():
         splits = _folders_in(image_base / "images")
-        loose = any(_is_image(path) for path in _listed(image_base / "images"))
+        loose = any(is_image(path) for path in _listed(image_base / "images"))
         if splits and not loose:
             return {path.name: path for path in splits}
         return {"": image_base / "images"}
@@ -112,7 +112,7 @@ def _image_folders(folder: YoloFolder) -> dict[str, Path]:
 
 def _is_flat(labels: Path, images: Path) -> bool:
     names = {path.stem for path in _listed(labels) if path.suffix == ".txt"}
-    return any(_is_image(path) and path.stem in names for path in _listed(images))
+    return any(is_image(path) and path.stem in names for path in _listed(images))
 
 
 def _named_classes(folder: YoloFolder) -> dict[int, str] | None:
@@ -229,11 +229,11 @@ def _images_under(folder: Path) -> list[Path]:
     found = []
     for parent, folders, files in os.walk(folder, followlinks=True):
         folders.sort()
-        found += [Path(parent, name) for name in sorted(files) if _is_image(Path(name))]
+        found += [Path(parent, name) for name in sorted(files) if is_image(Path(name))]
     return found
 
 
-def _is_image(path: Path) -> bool:
+def is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES
 
 

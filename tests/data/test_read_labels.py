@@ -230,6 +230,9 @@ class TestYolo:
         assert [image.key for image in labels.images] == ["images/a.png", "images/b.png"]
         assert boxes_of(labels) == BOXES[:2]
         assert faults_of(labels) == [("labels/c.txt", "missing image")]
+        # What is no label is nobody's label file.
+        (root / "labels" / "c.txt").write_text("some notes\n0\n")
+        assert read_labels(root).faults == []
 
     def test_two_images_cannot_share_a_label_file(self, pets):
         root = pets("yolo")
