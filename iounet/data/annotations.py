@@ -21,6 +21,9 @@ from .bbox import bbox_fault, is_finite_number
 # such a box.
 MIN_BOX_SIDE = 0.01
 
+# Of an image, in pixels: what 32 bits hold. JSON has integers that no float holds.
+_LARGEST_SIDE = 2**31 - 1
+
 # How many bad annotations an error lists before it says "and N more".
 _NUM_LISTED = 5
 
@@ -213,7 +216,7 @@ def _read_image_entry(item: dict[str, Any], image_id: int) -> dict[str, Any]:
         )
     size = {key: _field(item, key, int, what) for key in ("width", "height")}
     for key, pixels in size.items():
-        if pixels <= 0:
+        if not 0 < pixels <= _LARGEST_SIDE:
             raise DataError(f"{what} has {key} {pixels}; give the size of the image in pixels", f"no usable {key}")
     return {"id": image_id, "file_name": name, **size}
 

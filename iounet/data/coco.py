@@ -118,6 +118,15 @@ class CocoDataset(torch.utils.data.Dataset):
             torch.default_generator.manual_seed(key.seed)
             return self._load(key.position)
 
+    def describe(self) -> str:
+        """One line: how many images and classes there are, and what was left out or clipped."""
+        notes = [f"{count} left out: {rule}" for rule, count in self.skipped.items()]
+        if self.skipped:
+            notes.append(f"`{self.check_command}` lists them")
+        if self.clipped:
+            notes.append(f"{self.clipped} boxes that overhang their image are clipped to it")
+        return "; ".join([f"{self.annotation_file}: {len(self)} images, {len(self.categories)} classes", *notes])
+
     def ground_truth(self, index: int) -> dict[str, Any]:
         """The target of an image before augmentation, boxes in its stored pixels; does not read the image."""
         index = range(len(self))[index]  # counts negative ones from the end, as lists do

@@ -40,13 +40,16 @@ def read_labels(source: Path, *, images: Path | None = None, split: str | None =
     return labels
 
 
-def list_splits(source: Path) -> list[str]:
+def list_splits(source: Path, *, images: Path | None = None) -> list[str]:
     """The names of a data set's splits, in the order of its files; none if it is not divided.
+
+    Args:
+        source, images: as for :func:`read_labels`.
 
     Raises:
         DataError: no label files in any known form.
     """
-    return _splits_of(_find(source, None))
+    return _splits_of(_find(source, images))
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ def open_dataset(
             image_folder = find_images(source, load_json(source)["images"])
         return CocoDataset(source, image_folder, transforms=transforms, bad_annotations=bad_annotations)
     images = None if image_folder is None else Path(image_folder)
-    part = split if list_splits(source) else None
+    part = split if list_splits(source, images=images) else None
     labels = read_labels(source, images=images, split=part)
     content, folder = as_coco(labels)
     command = ["python", "-m", "iounet.data.convert", str(source)]

@@ -55,7 +55,7 @@ def find_voc(root: Path, image_root: Path | None = None) -> VocFolder | None:
 
     Args:
         root: the folder.
-        image_root: a folder of the same layout that holds the images; by default the same one.
+        image_root: a folder of the same layout that holds the images, or JPEGImages itself; by default ``root``.
 
     Raises:
         DataError: a part of the folder is missing.
@@ -65,7 +65,7 @@ def find_voc(root: Path, image_root: Path | None = None) -> VocFolder | None:
         return _devkit(root, image_root)
     for labels, images in (("Annotations", "JPEGImages"), ("annotations", "images")):
         if (root / labels).is_dir() and _label_files(root / labels):
-            sources = _pair(root, labels, image_root / images)
+            sources = _pair(root, labels, _image_folder(root, image_root, images))
             return VocFolder(root, image_root, {"": sources}, [])
     if _label_files(root):
         return VocFolder(root, image_root, {"": _pair(root, "", image_root)}, [])
@@ -78,7 +78,7 @@ def find_voc(root: Path, image_root: Path | None = None) -> VocFolder | None:
 
 def _devkit(root: Path, image_root: Path) -> VocFolder:
     lists = root / "ImageSets" / "Main"
-    images = _images_by_name(image_root / "JPEGImages")
+    images = _images_by_name(_image_folder(root, image_root, "JPEGImages"))
     splits = {}
     for file in sorted(lists.glob("*.txt")):
         try:
@@ -99,6 +99,11 @@ def _devkit(root: Path, image_root: Path) -> VocFolder:
     companions += [f"Annotations/{path.name}" for path in _label_files(root / "Annotations")]
     listed = {source.label for sources in splits.values() for source in sources}
     return VocFolder(root, image_root, splits, [path for path in companions if path not in listed])
+
+
+def _image_folder(root: Path, image_root: Path, name: str) -> Path:
+    """Who says where the images are may name their folder as well as the one above it."""
+    return image_root if image_root != root and not (image_root / name).is_dir() else image_root / name
 
 
 def _pair(root: Path, labels: str, image_folder: Path) -> list[VocSource]:

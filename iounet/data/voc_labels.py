@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 
 from ..errors import DataError
-from .images import IMAGE_SUFFIXES, open_image
+from .images import IMAGE_SUFFIXES, exif_orientation, open_image
 from .label_copies import check_moves, digest, read_unchanged, refuse_overwriting, write_files
 from .labels import Box, LabeledBox, LabeledImage, LabelFault, LabelSet, repeated_boxes
 from .voc_folder import VocFolder, VocSource
@@ -178,8 +178,15 @@ def _open(folder: VocFolder, source: VocSource, annotation: VocAnnotation) -> La
         )
     with open_image(path) as image:
         width, height = image.size
+        exchanges_sides = exif_orientation(image) >= 5
     # Some tools write no size, or zeros: then the image's own is all there is.
     stated = [text or "0" for text in annotation.size]
+    if exchanges_sides and stated == [str(height), str(width)] != [str(width), str(height)]:
+        raise DataError(
+            f"{path}: EXIF rotates the image, and {label} gives the size of the rotated one; training reads the pixels "
+            "as they are stored, where the boxes do not fit: save the image rotated (PIL.ImageOps.exif_transpose)",
+            rule="annotated as rotated by EXIF",
+        )
     if stated != ["0", "0"] and stated != [str(width), str(height)]:
         raise DataError(
             f"{path}: the image is {width} wide and {height} high, but {label} says {stated[0]} wide and {stated[1]} "

@@ -24,6 +24,10 @@ from .labels import LabelFault
 _SPLITS = {"train": "train", "val": "val", "validation": "val", "test": "test"}  # keys of data.yaml → ours
 
 
+# More than any data set has; for each there is a name.
+_MOST_CLASSES = 100_000
+
+
 @dataclass(frozen=True, order=True)
 class YoloSource:
     """An image and its label file, which need not exist: then the image shows no object."""
@@ -93,7 +97,7 @@ def _image_folders(folder: YoloFolder) -> dict[str, Path]:
     base, image_base = folder.base, folder.image_base
     if (base / "labels").is_dir():
         splits = _folders_in(image_base / "images")
-        loose = any(_is_image(path) for path in _listed(image_base / "images"))
+        loose = any(is_image(path) for path in _listed(image_base / "images"))
         if splits and not loose:
             return {path.name: path for path in splits}
         return {"": image_base / "images"}
@@ -108,7 +112,7 @@ def _image_folders(folder: YoloFolder) -> dict[str, Path]:
 
 def _is_flat(labels: Path, images: Path) -> bool:
     names = {path.stem for path in _listed(labels) if path.suffix == ".txt"}
-    return any(_is_image(path) and path.stem in names for path in _listed(images))
+    return any(is_image(path) and path.stem in names for path in _listed(images))
 
 
 def _named_classes(folder: YoloFolder) -> dict[int, str] | None:
@@ -150,8 +154,9 @@ def _base(path: Path, content: dict[str, Any]) -> Path:
     stated = content.get("path")
     beside = Path(os.path.abspath(path.parent))
     candidates = [beside / str(stated), Path(os.path.abspath(str(stated)))] if stated else [beside]
+    # os.path here and below, because Path.is_dir raises on names that no system has, while these return False.
     # Of `path` on another machine nothing is here: the data may have been moved together with their data.yaml.
-    return Path(os.path.abspath(next((folder for folder in candidates if folder.is_dir()), beside)))
+    return Path(os.path.abspath(next((folder for folder in candidates if os.path.isdir(folder)), beside)))
 
 
 def _names(path: Path, content: dict[str, Any]) -> dict[int, str] | None:
@@ -162,7 +167,9 @@ def _names(path: Path, content: dict[str, Any]) -> dict[int, str] | None:
         return {index: str(names[index]) for index in sorted(names)}
     if names is not None:
         raise DataError(f"{path}: names must be a list, or index: name; found {str(names)[:60]!r}")
-    return {index: str(index) for index in range(count)} if isinstance(count, int) else None
+    if count is not None and not (isinstance(count, int) and 0 < count <= _MOST_CLASSES):
+        raise DataError(f"{path}: nc must be the number of classes, 1 to {_MOST_CLASSES:,}; found {str(count)[:60]!r}")
+    return None if count is None else {index: str(index) for index in range(count)}
 
 
 def _images_of(folder: YoloFolder, entry: str) -> list[Path]:
@@ -173,9 +180,9 @@ def _images_of(folder: YoloFolder, entry: str) -> list[Path]:
     """
     # Roboflow writes ../train/images for what lies beside its data.yaml, and Ultralytics reads it so.
     for name in (entry, entry.removeprefix("../")):
-        if (folder.image_base / name).is_dir():
+        if os.path.isdir(folder.image_base / name):
             return _images_under(Path(os.path.abspath(folder.image_base / name)))
-        if (folder.base / name).is_file():
+        if os.path.isfile(folder.base / name):
             return _read_list(folder, Path(os.path.abspath(folder.base / name)))
     raise DataError(
         f"{folder.image_base / entry}: no such folder of images, nor a text file that lists them; correct the entry",
@@ -192,7 +199,7 @@ def _read_list(folder: YoloFolder, path: Path) -> list[Path]:
         # Ultralytics takes ./ for the list's folder, and all else for where it runs; lists are written for both.
         beside = folder.image_base / os.path.relpath(path.parent, folder.base)
         candidates = [beside / name, folder.image_base / name, Path(name)]
-        found = next((Path(os.path.abspath(candidate)) for candidate in candidates if candidate.is_file()), None)
+        found = next((Path(os.path.abspath(candidate)) for candidate in candidates if os.path.isfile(candidate)), None)
         if found is None:
             text = f"{candidates[0]}: no such image; restore it, or remove the line"
             folder.faults.append(LabelFault(f"{path.name} line {number}", "missing image", text))
@@ -222,11 +229,11 @@ def _images_under(folder: Path) -> list[Path]:
     found = []
     for parent, folders, files in os.walk(folder, followlinks=True):
         folders.sort()
-        found += [Path(parent, name) for name in sorted(files) if _is_image(Path(name))]
+        found += [Path(parent, name) for name in sorted(files) if is_image(Path(name))]
     return found
 
 
-def _is_image(path: Path) -> bool:
+def is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES
 
 

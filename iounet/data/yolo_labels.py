@@ -4,6 +4,7 @@ Why not `supervision.DetectionDataset.from_yolo`: it stops at the first line tha
 numbers, takes confidences for labels, and writes files in a form of its own.
 """
 
+import contextlib
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,10 +13,10 @@ from pathlib import Path
 import yaml
 
 from ..errors import DataError
-from .images import exif_orientation, open_image
+from .images import IMAGE_SUFFIXES, exif_orientation, open_image
 from .label_copies import check_moves, digest, read_unchanged, refuse_overwriting, write_files
 from .labels import Box, LabeledBox, LabeledImage, LabelFault, LabelSet, repeated_boxes
-from .yolo_folder import YoloFolder, YoloSource
+from .yolo_folder import YoloFolder, YoloSource, is_image
 from .yolo_lines import Frame, YoloLine, parse_line, with_box
 
 # A narrower box in pixels has no area to speak of; COCO-form files have the same limit.
@@ -67,32 +68,22 @@ def read_yolo(folder: YoloFolder, split: str | None = None) -> YoloLabels:
         split: one of its splits.
     """
     everything = {source.image: source for sources in folder.splits.values() for source in sources}
-    wanted = list(everything.values())
-    if split is not None:
-        wanted = list({source.image: source for source in folder.splits[split]}.values())
+    wanted = everything if split is None else {source.image: source for source in folder.splits[split]}
     root = _common_folder(folder.base, [*(source.label for source in everything.values()), *folder.lists])
-    image_root = _common_folder(folder.image_base, everything)
-    reader = _Reader(folder, root, image_root)
-    for source in wanted:
-        reader.read(source)
-    strays = _strays(wanted)
-    reader.faults += [
-        LabelFault(_name(root, path), "missing image", "has no image of its name; restore it, or remove the file")
-        for path in strays
-    ]
-    digests = {}
-    for path in dict.fromkeys([*(source.label for source in everything.values()), *strays]):
-        if path.is_file():
-            digests[path] = digest(path.read_bytes())
+    reader = _Reader(folder, root, _common_folder(folder.image_base, everything))
+    contents = reader.read_files(source.label for source in everything.values())
+    for source in wanted.values():
+        reader.read_image(source, contents.get(source.label, b""))
+    contents |= reader.read_strays(wanted.values())
     return YoloLabels(
         source=folder.source,
-        class_names=_class_names(folder, reader, everything.values()),
+        class_names=_class_names(folder, contents.values()),
         images=reader.images,
         boxes=reader.boxes,
         faults=folder.faults + reader.faults + repeated_boxes(reader.boxes),
         folder=folder,
         root=root,
-        digests=digests,
+        digests={path: digest(data) for path, data in contents.items()},
         frames=reader.frames,
     )
 
@@ -122,10 +113,24 @@ class _Reader:
         self._folder, self._root, self._image_root = folder, root, image_root
         self._image_of: dict[Path, Path] = {}  # label file → its image
 
-    def read(self, source: YoloSource) -> None:
+    def read_files(self, paths: Iterable[Path]) -> dict[Path, bytes]:
+        """The contents of those files that are there: an image without one shows no object."""
+        contents = {}
+        for path in dict.fromkeys(paths):
+            try:
+                contents[path] = path.read_bytes()
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                text = f"cannot be read ({error.strerror}); check its permissions"
+                self.faults.append(LabelFault(_name(self._root, path), "unreadable label file", text))
+        return contents
+
+    def read_image(self, source: YoloSource, content: bytes) -> None:
+        """Adds an image with the labels in the ``content`` of its label file."""
         key = _name(self._image_root, source.image)
         other = self._image_of.setdefault(source.label, source.image)
-        if other != source.image and source.label.is_file():
+        if other != source.image and content:
             text = f"has its label file {_name(self._root, source.label)} together with {other.name}; rename one image"
             self.faults.append(LabelFault(key, "shared label file", text))
             return
@@ -133,22 +138,26 @@ class _Reader:
             with open_image(source.image) as image:
                 frame = Frame(*image.size, exif_orientation(image))
         except DataError as error:
-            text = str(error).removeprefix(f"{source.image}: ")
-            self.faults.append(LabelFault(key, error.rule, text))
-            return
-        try:
-            lines = source.label.read_bytes().splitlines()
-        except FileNotFoundError:
-            lines = []  # the image shows no object
-        except OSError as error:
-            text = f"cannot be read ({error.strerror})"
-            self.faults.append(LabelFault(_name(self._root, source.label), "unreadable label file", text))
+            self.faults.append(LabelFault(key, error.rule, str(error).removeprefix(f"{source.image}: ")))
             return
         self.frames[source.label] = frame
-        for number, line in enumerate(lines, start=1):
+        for number, line in enumerate(content.splitlines(), start=1):
             if line.strip():
                 self._read_line(_key(self._root, source.label, number), line, frame)
         self.images.append(LabeledImage(key, source.image, frame.width, frame.height))
+
+    def read_strays(self, sources: Iterable[YoloSource]) -> dict[Path, bytes]:
+        """The contents of label files that lie among those of these images, but belong to no image there."""
+        strays: dict[Path, bytes] = {}
+        for labels, images in sorted({(source.label.parent, source.image.parent) for source in sources}):
+            names = {path.stem for path in images.iterdir() if is_image(path)}
+            others = self.read_files(path for path in sorted(labels.glob("*.txt")) if path.stem not in names)
+            # Beside images there may also be lists, class names and notes.
+            strays |= {path: data for path, data in others.items() if _classes_in(data)}
+        for path in strays:
+            text = f"has no image of its name ({', '.join(IMAGE_SUFFIXES)}); restore it, or remove the file"
+            self.faults.append(LabelFault(_name(self._root, path), "missing image", text))
+        return strays
 
     def _read_line(self, key: str, line: bytes, frame: Frame) -> None:
         try:
@@ -186,31 +195,20 @@ def _in_image(label: YoloLine, frame: Frame) -> Box:
     return box
 
 
-def _class_names(folder: YoloFolder, reader: _Reader, sources: Iterable[YoloSource]) -> list[str]:
+def _class_names(folder: YoloFolder, contents: Iterable[bytes]) -> list[str]:
     if folder.names is not None:
         return list(dict.fromkeys(folder.names.values()))
-    # Of all splits, so that each of them has the same classes.
-    found: set[int] = set()
-    for source in sources:
-        if source.label.is_file():
-            for line in source.label.read_bytes().splitlines():
-                try:
-                    found.add(parse_line(line).class_index)
-                except DataError:
-                    continue
-    return [str(index) for index in sorted(found)]
+    # Of the label files of all splits, so that each of them has the same classes.
+    return [str(index) for index in sorted(set().union(*map(_classes_in, contents)))]
 
 
-def _strays(sources: Iterable[YoloSource]) -> list[Path]:
-    """Label files that lie among those of these images, but belong to no image file there."""
-    folders = {source.label.parent: source.image.parent for source in sources}
-    strays = []
-    for labels, images in sorted(folders.items()):
-        names = {path.stem for path in images.iterdir() if path.suffix != ".txt"}
-        if labels.is_dir():
-            candidates = [path for path in sorted(labels.glob("*.txt")) if path.name != "classes.txt"]
-            strays += [path for path in candidates if path.stem not in names]
-    return strays
+def _classes_in(content: bytes) -> set[int]:
+    """The class indices in a label file; none if it holds something else."""
+    found = set()
+    for line in content.splitlines():
+        with contextlib.suppress(DataError):
+            found.add(parse_line(line).class_index)
+    return found
 
 
 def _companions(folder: YoloFolder, root: Path) -> dict[str, tuple[Path, bytes]]:
@@ -253,10 +251,12 @@ def _yaml_copy(folder: YoloFolder, root: Path) -> bytes:
 
 
 def _relative(folder: YoloFolder, root: Path, entry: str) -> str:
-    """An entry of data.yaml relative to the root; as it is, where it names nothing in there."""
-    for base, name in ((folder.image_base, entry), (folder.image_base, entry.removeprefix("../"))):
-        path = Path(os.path.abspath(base / name))
-        if path.exists() and path.is_relative_to(root):
-            relative = path.relative_to(root).as_posix()
-            return entry if os.path.normpath(entry) == relative else relative
+    """An entry of data.yaml relative to the copy; as it is, where it names nothing in the data set."""
+    image_root = root if folder.image_base == folder.base else folder.image_base
+    for name in (entry, entry.removeprefix("../")):
+        for base, top in ((folder.base, root), (folder.image_base, image_root)):
+            path = Path(os.path.abspath(base / name))
+            if os.path.exists(path) and path.is_relative_to(top):
+                relative = path.relative_to(top).as_posix()
+                return entry if os.path.normpath(entry) == relative else relative
     return entry

@@ -1,6 +1,7 @@
 """``python -m iounet.data.convert``, and label files as data sets for training."""
 
 import json
+import shutil
 
 import pytest
 
@@ -157,10 +158,12 @@ class TestDataSets:
         with pytest.raises(DataError, match="nowhere.json: no such annotation file"):
             open_dataset(tmp_path / "nowhere.json", split="train")
 
-    def test_images_that_are_elsewhere(self, split_pets, tmp_path):
-        source = split_pets("voc")
-        (tmp_path / "labels" / "train").mkdir(parents=True)
-        (source / "train" / "a.xml").rename(tmp_path / "labels" / "train" / "a.xml")
-        dataset = open_dataset(tmp_path / "labels", source, split="train")
-        assert len(dataset[0][1]["boxes"]) == 2
-        assert dataset.check_command.endswith(f"--split train --images {source}")
+    @pytest.mark.parametrize("form", ["voc", "yolo"])
+    def test_images_that_are_elsewhere(self, split_pets, tmp_path, form):
+        source = split_pets(form)
+        root = source if form == "voc" else source.parent
+        ignored = shutil.ignore_patterns("*.png")
+        shutil.copytree(root, tmp_path / "labels", ignore=ignored)
+        dataset = open_dataset(tmp_path / "labels", root, split="train")
+        assert (len(dataset), len(dataset[0][1]["boxes"])) == (1, 2)
+        assert dataset.check_command.endswith(f"--split train --images {root}")

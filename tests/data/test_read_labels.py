@@ -125,6 +125,27 @@ class TestVoc:
         assert "root element is <plist>, not <annotation>" in labels.faults[4].text
         assert [image.key for image in labels.images] == ["a.png", "b.png"]
 
+    def test_the_images_of_a_devkit_are_elsewhere(self, pets, tmp_path):
+        flat, root = pets("voc"), tmp_path / "devkit"
+        shutil.copytree(flat, root / "Annotations", ignore=shutil.ignore_patterns("*.png"))
+        (root / "ImageSets" / "Main").mkdir(parents=True)
+        (root / "ImageSets" / "Main" / "train.txt").write_text("a\nb\n")
+        with pytest.raises(DataError, match="JPEGImages: no such folder"):
+            read_labels(root)
+        shutil.copytree(flat, tmp_path / "photos" / "JPEGImages", ignore=shutil.ignore_patterns("*.xml"))
+        for images in (tmp_path / "photos", tmp_path / "photos" / "JPEGImages"):
+            assert boxes_of(read_labels(root, images=images)) == BOXES
+
+    def test_labels_of_a_turned_picture(self, pets):
+        """VOC names the size, so that labels of the picture as EXIF turns it are found out."""
+        root = pets("voc")
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        for size in ((20, 40), (40, 20)):
+            Image.new("RGB", size).save(root / "a.png", exif=exif)
+            expected = [("a.xml", "annotated as rotated by EXIF")] if size == (20, 40) else []
+            assert faults_of(read_labels(root)) == expected
+
     def test_of_two_images_the_one_that_is_named(self, pets):
         root = pets("voc")
         Image.new("RGB", (5, 5)).save(root / "a.jpg")
@@ -209,6 +230,9 @@ class TestYolo:
         assert [image.key for image in labels.images] == ["images/a.png", "images/b.png"]
         assert boxes_of(labels) == BOXES[:2]
         assert faults_of(labels) == [("labels/c.txt", "missing image")]
+        # What is no label is nobody's label file.
+        (root / "labels" / "c.txt").write_text("some notes\n0\n")
+        assert read_labels(root).faults == []
 
     def test_two_images_cannot_share_a_label_file(self, pets):
         root = pets("yolo")

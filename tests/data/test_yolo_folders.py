@@ -128,6 +128,7 @@ def test_what_data_yaml_and_its_lists_name_in_vain(in_layout):
         ("names: [dog]", "names no images under train, val or test"),
         ("- train", "names no images under train, val or test"),
         ("train: images\nnames: dog", "names must be a list, or index: name; found 'dog'"),
+        ("train: images\nnc: 99999999999", "nc must be the number of classes, 1 to 100,000; found '99999999999'"),
         ("train: images\nkpt_shape: [17, 3]", "has kpt_shape: labels of poses are not read"),
         ("train: gone", "no label can be used: data.yaml train: .*gone: no such folder of images"),
     ],
