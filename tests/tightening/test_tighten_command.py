@@ -73,6 +73,41 @@ def test_accepted_boxes_are_in_the_copy_and_all_others_as_they_were(run, source,
     assert len(labels.boxes) == len(rows)
 
 
+def test_yolo_labels_stay_yolo_labels(run, source, output, tmp_path):
+    """images/IMG.png with labels/IMG.txt, of the same boxes: a line with the class and centre and size in shares."""
+    content = json.loads(source.read_text())
+    folder = tmp_path / "yolo"
+    shutil.copytree(source.parent / "images", folder / "images")
+    (folder / "labels").mkdir()
+    for image in content["images"]:
+        width, height = image["width"], image["height"]
+        lines = []
+        for entry in content["annotations"]:
+            if entry["image_id"] == image["id"]:
+                x, y, w, h = entry["bbox"]
+                shares = ((x + w / 2) / width, (y + h / 2) / height, w / width, h / height)
+                lines.append(f"{entry['category_id'] - 1} " + " ".join(f"{share:.6f}" for share in shares) + "\n")
+        (folder / "labels" / image["file_name"]).with_suffix(".txt").write_text("".join(lines))
+    names = "".join(f"  {entry['id'] - 1}: {entry['name']}\n" for entry in content["categories"])
+    (folder / "data.yaml").write_text(f"train: images\nval: images\nnames:\n{names}")
+    before = {path.name: path.read_text() for path in (folder / "labels").iterdir()}
+
+    assert run("--min-gain", "0", source=folder / "data.yaml") is None
+    accepted = [row for row in records(output)["boxes"] if row["decision"] == "accept"]
+    assert accepted
+    copies = {path.name: path.read_text() for path in (output / "labels").rglob("*.txt")}
+    assert set(copies) == set(before)
+    changed = [
+        (old, new)
+        for name, text in before.items()
+        for old, new in zip(text.splitlines(), copies[name].splitlines(), strict=True)
+        if old != new
+    ]
+    assert len(changed) == len(accepted)
+    assert all(old.split()[0] == new.split()[0] for old, new in changed)
+    assert {path.name: path.read_text() for path in (folder / "labels").iterdir()} == before
+
+
 def test_thresholds_decide(run, output):
     assert run("--min-gain", "1") is None
     assert {row["decision"] for row in records(output)["boxes"]} == {"keep"}
