@@ -11,14 +11,15 @@ from torch import Tensor
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
+from torchvision.transforms.v2 import Compose
 from yacs.config import CfgNode
 
 from prroi_pool import MultiScalePrRoIPool
 
-from .config import DECODING, changed_settings, config_from_yaml, describe_scaling, scale_learning_rate
-from .data import CocoDataset, build_transforms, check_categories
+from .config import DECODING, changed_settings, config_from_yaml, describe_scaling, for_new_heads, scale_learning_rate
+from .data import CocoDataset, build_transforms, check_categories, check_separate, open_dataset
 from .errors import CheckpointError, ConfigError, OptionError, check_choice, check_range
-from .jobs import EvaluationJob, TrainingJob
+from .jobs import EvaluationJob, HeadsJob, TrainingJob
 from .modeling import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -33,7 +34,7 @@ from .modeling import (
 )
 from .postprocess import NMSOptions, Postprocessing, RefinementOptions
 from .training import BoxNoise, learning_rate_schedule, sample_energy_boxes, sample_iou_boxes
-from .training.checkpoint import load_checkpoint, load_detector_weights, load_weights_file
+from .training.checkpoint import load_backbone_weights, load_checkpoint, load_detector_weights, load_weights_file
 
 POOLED_SIZE = 7
 
@@ -247,7 +248,7 @@ def build_evaluation(cfg: CfgNode, weights: str | None = None, *, device: torch.
     Raises:
         CheckpointError: the file is missing, damaged, of another architecture, or trained with another of `DECODING`.
         ConfigError: as `build_detector` and `load_detector`; no weights.
-        DataError: as :class:`iounet.data.CocoDataset`; the checkpoint's categories are not those of the data set.
+        DataError: as :func:`iounet.data.open_dataset`; the checkpoint's categories are not those of the data set.
     """
     weights = weights or cfg.MODEL.WEIGHTS
     if not weights:
@@ -273,10 +274,11 @@ def build_training(cfg: CfgNode, *, device: torch.device, num_processes: int) ->
     Raises:
         ConfigError: a key is not set, or a value is out of range.
         CheckpointError: MODEL.BACKBONE.WEIGHTS cannot be used.
-        DataError: as :class:`iounet.data.CocoDataset`.
+        DataError: as :func:`iounet.data.open_dataset`; training and validation have other categories, or one folder.
     """
     _check_solver(cfg, device, num_processes)
     train_set, val_set = _dataset(cfg, "train"), _dataset(cfg, "val")
+    check_separate(train_set, val_set)
     check_categories(train_set.categories, val_set, str(train_set.annotation_file))
     given, cfg = cfg, scale_learning_rate(_with_num_classes(cfg, train_set))
     torch.manual_seed(cfg.SEED)  # the same initial weights in every process
@@ -301,6 +303,27 @@ def build_training(cfg: CfgNode, *, device: torch.device, num_processes: int) ->
         checkpoint_period=cfg.SOLVER.CHECKPOINT_PERIOD,
         eval_period=cfg.SOLVER.EVAL_PERIOD,
         output_dir=Path(cfg.OUTPUT_DIR),
+    )
+
+
+def build_heads(path: str | Path, num_classes: int, *, num_iterations: int, device: torch.device) -> HeadsJob:
+    """New heads on a checkpoint's backbone, by :func:`iounet.config.for_new_heads`; raises as `load_detector`."""
+    checkpoint = load_checkpoint(path)
+    cfg = for_new_heads(config_from_yaml(checkpoint["config"], str(path)), num_classes, num_iterations)
+    cfg.MODEL.AMP &= device.type != "cpu"
+    torch.manual_seed(cfg.SEED)
+    detector = build_detector(cfg)
+    load_backbone_weights(detector, checkpoint["model"], str(path))
+    optimizer = build_optimizer(cfg, detector.to(device))
+    return HeadsJob(
+        detector=detector,
+        optimizer=optimizer,
+        schedule=build_schedule(cfg, optimizer),
+        transforms=_transforms(cfg, train=True),
+        batch_size=cfg.SOLVER.GLOBAL_BATCH_SIZE,
+        num_workers=cfg.DATA.NUM_WORKERS,
+        num_iterations=num_iterations,
+        clip_gradient=cfg.SOLVER.CLIP_GRADIENT,
     )
 
 
@@ -351,21 +374,31 @@ def _with_num_classes(cfg: CfgNode, dataset: CocoDataset) -> CfgNode:
 
 def _dataset(cfg: CfgNode, split: str) -> CocoDataset:
     """The data set of DATA.TRAIN_* (``split="train"``, augmented) or DATA.VAL_* (``split="val"``)."""
-    annotations, images = (cfg.DATA[f"{split.upper()}_{what}"] for what in ("ANNOTATIONS", "IMAGES"))
-    if not annotations or not images:
+    annotations, images, part = (cfg.DATA[f"{split.upper()}_{what}"] for what in ("ANNOTATIONS", "IMAGES", "SPLIT"))
+    if not annotations:
         raise ConfigError(
-            f"DATA.{split.upper()}_ANNOTATIONS and DATA.{split.upper()}_IMAGES are not set: "
-            "give a COCO-form .json and the folder of its images"
+            f"DATA.{split.upper()}_ANNOTATIONS is not set: give a COCO-form .json, a data.yaml of YOLO labels, or a "
+            "folder of Pascal VOC"
         )
-    transforms = build_transforms(
-        split == "train",
+    transforms = _transforms(cfg, train=split == "train")
+    with _naming(bad_annotations="DATA.BAD_ANNOTATIONS", num_workers="DATA.NUM_WORKERS"):
+        check_range("num_workers", cfg.DATA.NUM_WORKERS, 0)
+        return open_dataset(
+            annotations,
+            images or None,
+            split=part,
+            transforms=transforms,
+            bad_annotations=cfg.DATA.BAD_ANNOTATIONS,
+        )
+
+
+def _transforms(cfg: CfgNode, *, train: bool) -> Compose:
+    return build_transforms(
+        train,
         horizontal_flip=cfg.INPUT.HORIZONTAL_FLIP,
         vertical_flip=cfg.INPUT.VERTICAL_FLIP,
         color_jitter=cfg.INPUT.COLOR_JITTER,
     )
-    with _naming(bad_annotations="DATA.BAD_ANNOTATIONS", num_workers="DATA.NUM_WORKERS"):
-        check_range("num_workers", cfg.DATA.NUM_WORKERS, 0)
-        return CocoDataset(annotations, images, transforms=transforms, bad_annotations=cfg.DATA.BAD_ANNOTATIONS)
 
 
 def build_optimizer(cfg: CfgNode, detector: IoUNet) -> torch.optim.Optimizer:

@@ -91,10 +91,12 @@ _C.INPUT.VERTICAL_FLIP = 0.0  # for pictures without an up, such as microscopy
 _C.INPUT.COLOR_JITTER = 0.0  # strength of random brightness, contrast and saturation in training
 
 _C.DATA = CfgNode()
-_C.DATA.TRAIN_ANNOTATIONS = ""  # COCO form (.json)
-_C.DATA.TRAIN_IMAGES = ""  # the folder that file_name is relative to
+_C.DATA.TRAIN_ANNOTATIONS = ""  # COCO form (.json), a data.yaml of YOLO labels, or a folder of Pascal VOC or YOLO
+_C.DATA.TRAIN_IMAGES = ""  # the folder that file_name is relative to; "": where the form keeps the images
+_C.DATA.TRAIN_SPLIT = "train"  # of annotations that are divided into splits, as a data.yaml is
 _C.DATA.VAL_ANNOTATIONS = ""
 _C.DATA.VAL_IMAGES = ""
+_C.DATA.VAL_SPLIT = "val"
 _C.DATA.BAD_ANNOTATIONS = "error"  # boxes without area or outside the image: "error", or "skip" them and say how many
 _C.DATA.NUM_WORKERS = 4
 
@@ -282,6 +284,22 @@ def config_from_yaml(text: str, source: str) -> CfgNode:
     """
     cfg = get_cfg()
     _merge(parse_yaml(text, source), cfg, source)
+    return cfg
+
+
+def for_new_heads(cfg: CfgNode, num_classes: int, num_iterations: int) -> CfgNode:
+    """The configuration of a detector whose IoU and energy heads are to be trained anew, for other classes.
+
+    Architecture, training boxes, augmentation, batch size and refinement stay. The optimisation becomes that of
+    configs/*_energy_heads.yaml, which learns well in 1000 iterations; that of ``cfg`` may be meant for many more.
+    """
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.NUM_CLASSES, cfg.MODEL.STANDALONE, cfg.MODEL.BACKBONE.WEIGHTS = num_classes, True, ""
+    cfg.MODEL.IOU_HEAD.CANDIDATES_PER_IMAGE = 0  # the box branch, which makes them, knows none of the classes
+    cfg.SOLVER.OPTIMIZER, cfg.SOLVER.BASE_LR, cfg.SOLVER.WEIGHT_DECAY = "AdamW", 0.003, 0.05
+    cfg.SOLVER.MAX_ITERATIONS, cfg.SOLVER.DECAY, cfg.SOLVER.CLIP_GRADIENT = num_iterations, "linear", 10.0
+    cfg.SOLVER.WARMUP, cfg.SOLVER.WARMUP_FACTOR, cfg.SOLVER.WARMUP_ITERATIONS = "linear", 0.03, 30
     return cfg
 
 

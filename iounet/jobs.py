@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torchvision.transforms.v2 import Compose
 
 from .data import CocoDataset
 from .modeling import IoUNet
@@ -71,3 +72,27 @@ class TrainingJob:
     checkpoint_period: int
     eval_period: int
     output_dir: Path
+
+
+@dataclass(frozen=True)
+class HeadsJob:
+    """New IoU and energy heads to be trained on the frozen backbone of a checkpoint, for the classes of any data set.
+
+    Attributes:
+        detector: standalone, on its device; its heads are random, and so is its box branch, which is not to be used.
+        optimizer, schedule: of the heads.
+        transforms: augmentation, as :func:`iounet.data.build_transforms` makes it.
+        batch_size: images a step.
+        num_workers: loading processes.
+        num_iterations: length of the training.
+        clip_gradient: largest norm of the gradient.
+    """
+
+    detector: IoUNet
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LambdaLR
+    transforms: Compose
+    batch_size: int
+    num_workers: int
+    num_iterations: int
+    clip_gradient: float

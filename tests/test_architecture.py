@@ -31,7 +31,11 @@ MAY_IMPORT = {
         *("boxes", "build", "data", "detections", "errors", "evaluation", "files", "html_report", "modeling"),
         *("postprocess", "visualization"),
     },
-    "commands": {"build", "config", "engine", "errors", "jobs", "refiner"},
+    "tightening": {
+        *("boxes", "build", "data", "detections", "errors", "evaluation", "files", "modeling", "refiner", "training"),
+        "visualization",
+    },
+    "commands": {"build", "config", "data", "engine", "errors", "jobs", "refiner", "tightening"},
     "__init__": {"build", "config", "detections", "refiner"},
 }
 MAY_IMPORT_PRROI_POOL = {"modeling", "build"}

@@ -1,4 +1,4 @@
-"""Train and evaluate IoU-Net on a data set in COCO form.
+"""Train and evaluate IoU-Net on a data set: COCO JSON, Pascal VOC or YOLO labels.
 
     iounet-train --config-file configs/bccd.yaml OUTPUT_DIR runs/bccd
     iounet-train --config-file configs/bccd.yaml OUTPUT_DIR runs/bccd --resume

@@ -21,6 +21,9 @@ from .bbox import bbox_fault, is_finite_number
 # such a box.
 MIN_BOX_SIDE = 0.01
 
+# Of an image, in pixels: what 32 bits hold. JSON has integers that no float holds.
+_LARGEST_SIDE = 2**31 - 1
+
 # How many bad annotations an error lists before it says "and N more".
 _NUM_LISTED = 5
 
@@ -101,20 +104,23 @@ class Scan:
     overhanging: np.ndarray
 
 
-def read_annotations(path: str | Path, *, bad_annotations: str = "error") -> Annotations:
+def read_annotations(
+    path: str | Path, *, bad_annotations: str = "error", content: dict[str, Any] | None = None
+) -> Annotations:
     """Reads and checks a COCO-form annotation file.
 
     Args:
         path: JSON with ``images``, ``annotations`` and ``categories``. Ids may have gaps; 0 is allowed.
         bad_annotations: what to do about a ``bbox`` that is not four finite numbers, has no area, or lies
             outside its image: ``"error"``, or ``"skip"`` to leave such annotations out and count them.
+        content: of the file, as `load_json` returns it, where it is in memory; then ``path`` is for messages alone.
 
     Raises:
         DataError: the file cannot be used; the message names the file, the item and the cure.
         OptionError: an unknown ``bad_annotations``.
     """
     check_choice("bad_annotations", bad_annotations, ("error", "skip"))
-    content = load_json(path)
+    content = load_json(path) if content is None else content
     scan = scan_annotations(content)
     bad_boxes = [fault for fault in scan.faults if fault.rule in _BOX_RULES]
     if len(bad_boxes) < len(scan.faults):
@@ -210,7 +216,7 @@ def _read_image_entry(item: dict[str, Any], image_id: int) -> dict[str, Any]:
         )
     size = {key: _field(item, key, int, what) for key in ("width", "height")}
     for key, pixels in size.items():
-        if pixels <= 0:
+        if not 0 < pixels <= _LARGEST_SIDE:
             raise DataError(f"{what} has {key} {pixels}; give the size of the image in pixels", f"no usable {key}")
     return {"id": image_id, "file_name": name, **size}
 

@@ -20,13 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image
 from tqdm import tqdm
 
 from ..errors import DataError
 from ..files import replacing, write_text
 from .annotations import NO_SIZE, Finding, Scan, id_in, load_json, scan_annotations
-from .images import check_image_size, image_path, open_image
+from .images import check_image_size, exif_orientation, image_path, open_image
 from .repair import repair
 
 # Of the square root of an object's area, pixels; in half octaves, so that 32 and 96, COCO's bounds, are among them.
@@ -149,7 +148,7 @@ def _examine_image(
         path = image_path(folder, entry["file_name"])
         with open_image(path) as file:
             width, height = file.convert("RGB").size  # as training reads it
-            mode, orientation = file.mode, _exif_orientation(file)
+            mode, orientation = file.mode, exif_orientation(file)
     except DataError as error:
         return None, [finding(error.rule, str(error))], []
 
@@ -176,15 +175,6 @@ def _examine_image(
         except DataError as error:
             faults.append(finding(error.rule, str(error)))
     return (width, height), faults, notes
-
-
-def _exif_orientation(image: Image.Image) -> int:
-    """1 to 8, as EXIF numbers them; 1, upright, where the tag is missing or damaged."""
-    try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # damaged EXIF fails in many ways (SyntaxError, struct.error), while the pixels are fine
-        return 1
-    return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
 
 
 def _lines(report: Report) -> Iterator[str]:

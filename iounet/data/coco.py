@@ -1,6 +1,7 @@
 """Detection data sets in COCO form."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +24,21 @@ class Sample(NamedTuple):
     seed: int
 
 
+@dataclass(frozen=True)
+class Converted:
+    """Labels of another form, converted in memory.
+
+    Attributes:
+        content: that of a COCO-form file.
+        left_out: labels that are not in it: rule broken → how many.
+        command: lists these.
+    """
+
+    content: dict[str, Any]
+    left_out: dict[str, int]
+    command: str
+
+
 class CocoDataset(torch.utils.data.Dataset):
     """The images of a COCO-form annotation file, with their boxes.
 
@@ -38,18 +54,21 @@ class CocoDataset(torch.utils.data.Dataset):
     whichever process, and leaves torch's random state as it was.
 
     Args:
-        annotation_file: COCO-form JSON.
+        annotation_file: COCO-form JSON; with ``converted``, the name of its source, for messages alone.
         image_folder: what ``file_name`` in that file is relative to.
         transforms: ``(image, target) -> (image, target)`` on a uint8 `tv_tensors.Image` and a target whose
             boxes are `tv_tensors.BoundingBoxes`; by default, conversion to float alone.
         bad_annotations: ``"error"`` refuses a file with unusable boxes, ``"skip"`` leaves those boxes out.
+        converted: what to read instead of a file.
 
     Attributes:
         images: ``{"id", "file_name", "width", "height"}`` of each image, in file order.
         categories: ``{"id", "name"}`` of each category, sorted by id.
         category_ids: the ids in ``categories``.
         class_names: the names in ``categories``.
+        is_converted: whether the annotations were converted from another form.
         skipped: the annotations left out: rule broken -> how many.
+        check_command: lists these.
         clipped: how many boxes overhang their image and are clipped to it.
 
     Raises:
@@ -65,16 +84,25 @@ class CocoDataset(torch.utils.data.Dataset):
         *,
         transforms: Callable[[Tensor, dict[str, Any]], tuple[Tensor, dict[str, Any]]] | None = None,
         bad_annotations: str = "error",
+        converted: Converted | None = None,
     ) -> None:
         self.annotation_file = Path(annotation_file)
         self.image_folder = Path(image_folder)
         self.transforms = transforms if transforms is not None else build_transforms(train=False)
-        content = read_annotations(annotation_file, bad_annotations=bad_annotations)
+        content = read_annotations(
+            annotation_file,
+            bad_annotations=bad_annotations,
+            content=None if converted is None else converted.content,
+        )
         self.images = content.images
         self.categories = content.categories
         self.category_ids = [category["id"] for category in content.categories]
         self.class_names = [category["name"] for category in content.categories]
-        self.skipped = content.skipped
+        self.is_converted = converted is not None
+        self.skipped = content.skipped if converted is None else converted.left_out
+        self.check_command = (
+            f"python -m iounet.data.check {annotation_file}" if converted is None else converted.command
+        )
         self.clipped = content.clipped
         self._content = content
         self._check_image_folder()
@@ -89,6 +117,15 @@ class CocoDataset(torch.utils.data.Dataset):
             # Not torch.manual_seed, which would reseed the training process's CUDA generators too.
             torch.default_generator.manual_seed(key.seed)
             return self._load(key.position)
+
+    def describe(self) -> str:
+        """One line: how many images and classes there are, and what was left out or clipped."""
+        notes = [f"{count} left out: {rule}" for rule, count in self.skipped.items()]
+        if self.skipped:
+            notes.append(f"`{self.check_command}` lists them")
+        if self.clipped:
+            notes.append(f"{self.clipped} boxes that overhang their image are clipped to it")
+        return "; ".join([f"{self.annotation_file}: {len(self)} images, {len(self.categories)} classes", *notes])
 
     def ground_truth(self, index: int) -> dict[str, Any]:
         """The target of an image before augmentation, boxes in its stored pixels; does not read the image."""

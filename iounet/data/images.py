@@ -6,11 +6,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import ExifTags, Image
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
 from ..errors import DataError
+
+# Of the image files that are looked for beside label files; compared in lower case.
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 # What PIL raises, depending on format and damage, on a file that is no image or only part of one.
 _DECODING_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
@@ -56,6 +59,15 @@ def open_image(path: str | Path) -> Iterator[Image.Image]:
             "or take it out of the list of images",
             rule="unreadable image",
         ) from error
+
+
+def exif_orientation(image: Image.Image) -> int:
+    """1 to 8, as EXIF numbers them; 1, upright, where the tag is missing or damaged."""
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # damaged EXIF fails in many ways (SyntaxError, struct.error), while the pixels are fine
+        return 1
+    return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
 
 
 def image_path(folder: str | Path, file_name: str) -> Path:

@@ -1,11 +1,14 @@
 """Labels as people have them, whichever form their files are in: what `convert` and `iounet-tighten` work on."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 Box = tuple[float, float, float, float]
+
+# The rule of the only fault whose label is used nevertheless.
+REPEATED_BOX = "repeated box"
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class LabeledBox:
 
 @dataclass(frozen=True)
 class LabelFault:
-    """A label that cannot be used: it stays in the files, and in their copies, as it is.
+    """A label that cannot be used, or is there twice: it stays in the files, and in their copies, as it is.
 
     Attributes:
         where: file and line, object or id, such as ``labels/IMG_1.txt line 4``.
@@ -71,7 +74,7 @@ class LabelSet(ABC):
         class_names: in the order of the data set.
         images: also those without an object; the ones that cannot be opened are among the faults instead.
         boxes: by image, in the order of the files.
-        faults: what was passed over.
+        faults: what was passed over, and what is there twice.
     """
 
     source: Path
@@ -95,6 +98,21 @@ class LabelSet(ABC):
             The files written.
 
         Raises:
-            DataError: ``output`` is, or holds, a file that was read; a label has changed since it was read.
+            DataError: a file that would be written is one that was read; a label file has changed since it was read.
+            ValueError: a key is not that of a label, or of one that may not be moved.
             OSError: a file cannot be written.
         """
+
+
+def repeated_boxes(boxes: Iterable[LabeledBox]) -> list[LabelFault]:
+    """A fault for each label that says what an earlier one says. Both stay usable, since neither contradicts the other.
+
+    Labels with more than a box (``movable`` False) are not compared.
+    """
+    first: dict[tuple[int, str, Box], str] = {}
+    faults = []
+    for label in boxes:
+        earlier = first.setdefault((label.image, label.class_name, label.box), label.key)
+        if earlier != label.key and label.movable:
+            faults.append(LabelFault(label.key, REPEATED_BOX, f"is the same as {earlier}; remove one of them"))
+    return faults

@@ -1,14 +1,11 @@
-"""Pascal VOC to COCO form.
+"""Pascal VOC to COCO form, all splits at once.
 
     python -m iounet.data.voc ROOT --output DIR
 
-reads either of two layouts and writes one ``DIR/<split>.json`` for each split. The images stay where they are.
-
-    VOC devkit   ``ROOT/ImageSets/Main/<split>.txt``, ``ROOT/Annotations/*.xml`` and ``ROOT/JPEGImages``;
-                 ``file_name`` is relative to JPEGImages.
-    flat         ``ROOT/<split>/*.xml``, each beside its image, as labelImg leaves them; ``file_name`` is relative to
-                 ROOT. Images without an annotation file are left out. With ``--val-share 0.2``, a fifth of the training
-                 images, drawn with a fixed seed, becomes the split ``val``.
+writes one ``DIR/<split>.json`` for each split; ``python -m iounet.data.convert`` writes one of them, from other forms
+too. The images stay where they are. The layouts are those of `voc_folder`: with a folder ``JPEGImages``, ``file_name``
+is relative to it, otherwise to ROOT. A folder without splits is taken for ``train``. Images without an annotation file
+are left out. With ``--val-share 0.2``, a fifth of the training images, drawn with a fixed seed, becomes ``val``.
 
 VOC counts pixels from 1 and includes the last one, COCO measures from the image's left and top edges: a box
 becomes x = xmin - 1, y = ymin - 1, w = xmax - xmin + 1, h = ymax - ymin + 1, clipped to its image. An object
@@ -18,25 +15,18 @@ that cannot be used is left out, and reported with its file, its object's number
 
 import argparse
 import json
-import math
-import os
 import random
-import re
-import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from PIL import Image
 
 from ..errors import DataError
 from ..files import replacing
-
-_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
-# The lines of "aeroplane_train.txt": an image and whether it holds the class.
-_PER_CLASS_LINE = re.compile(r"\S\s+(-1|0|1)$")
+from .coco_form import coco_content
+from .labels import LabeledImage
+from .voc_folder import VocFolder, VocSource, find_voc
+from .voc_labels import VocRecord, read_record
 
 
 @dataclass(frozen=True)
@@ -74,7 +64,7 @@ def convert_voc(
     ones, are passed over.
 
     Args:
-        root: a folder in either layout.
+        root: a folder in one of the layouts.
         output: the folder for the COCO-form files; made if it does not exist, files of the same names
             replaced.
         classes: the class names in the order of their category ids 1, 2, ...; by default all that occur, in
@@ -82,20 +72,27 @@ def convert_voc(
         val_share: of the images of ``train`` that become the split ``val``; always the same ones.
 
     Raises:
-        DataError: a part of the folder is missing, an annotation file is not XML, an image is missing,
+        DataError: a part of the folder is missing, an annotation file is not one of VOC, an image is missing,
             unreadable or of another size than its annotation says; ``val_share`` without ``train``, or with a ``val``.
     """
     root, output = Path(root), Path(output)
-    splits = _read_devkit(root) if (root / "ImageSets").is_dir() else _read_flat(root)
+    folder = find_voc(root) if root.is_dir() else None
+    if folder is None:
+        raise DataError(
+            f"{root}: neither ImageSets (the VOC devkit's layout) nor .xml files beside their images, there or in "
+            "folders such as train; give the folder that holds them"
+        )
+    splits = {split or "train": sources for split, sources in folder.splits.items()}
     if val_share:
         splits = _with_val(splits, val_share)
-    sources = sorted({source for split in splits.values() for source in split})
-    images = {source: _read_image(source) for source in sources}
+    sources = sorted({source for of_split in splits.values() for source in of_split})
+    images = {source: _read(folder, source) for source in sources}
     if classes is None:
-        classes = sorted({box.class_name for image in images.values() for box in image.boxes})
+        classes = sorted({item.class_name for image in images.values() for item, _ in image.record.boxes})
     if not classes:
         raise DataError(f"{root}: no image of any split has an object; check the folder")
-    image_ids = {source: image_id for image_id, source in enumerate(sources, start=1)}
+    by_name = sorted(sources, key=lambda source: images[source].file_name)
+    image_ids = {source: image_id for image_id, source in enumerate(by_name, start=1)}
     return {
         split: _write_split(
             output / f"{split}.json", {image_ids[source]: images[source] for source in of_split}, classes
@@ -104,84 +101,7 @@ def convert_voc(
     }
 
 
-@dataclass(frozen=True, order=True)
-class _Source:
-    """An image of the data set and its annotation file; ``file_name`` is the image's in the COCO form."""
-
-    file_name: str
-    image: Path
-    annotation_file: Path
-
-
-@dataclass(frozen=True)
-class _Box:
-    number: int
-    class_name: str
-    bbox: tuple[float, float, float, float]  # [x, y, w, h] from the image's edges, clipped to it
-    difficult: bool
-
-
-@dataclass(frozen=True)
-class _Image:
-    annotation_file: Path
-    file_name: str
-    width: int
-    height: int
-    boxes: list[_Box]
-    left_out: list[LeftOut]
-
-
-def _read_devkit(root: Path) -> dict[str, list[_Source]]:
-    lists, folder = root / "ImageSets" / "Main", root / "JPEGImages"
-    files = _find_images(folder)
-    splits = {}
-    for file in sorted(lists.glob("*.txt")):
-        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-        if not lines or all(_PER_CLASS_LINE.search(line) for line in lines):
-            continue
-        names = list(dict.fromkeys(lines))
-        for name in names:
-            if name not in files:
-                raise DataError(
-                    f"{folder / name}.jpg: no such image (nor {', '.join(_IMAGE_SUFFIXES[1:])}), though {lists} lists "
-                    "it; restore it, or take it out of the splits"
-                )
-        splits[file.stem] = [
-            _Source(files[name].name, files[name], root / "Annotations" / f"{name}.xml") for name in names
-        ]
-    if not splits:
-        raise DataError(
-            f"{lists}: no split file there (such as train.txt, one image name a line); "
-            "give the folder that holds ImageSets, Annotations and JPEGImages"
-        )
-    return splits
-
-
-def _read_flat(root: Path) -> dict[str, list[_Source]]:
-    splits = {}
-    for folder in sorted(path for path in root.glob("*") if path.is_dir()):
-        annotation_files = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".xml")
-        if not annotation_files:
-            continue
-        images = _find_images(folder)
-        for file in annotation_files:
-            if file.stem not in images:
-                raise DataError(
-                    f"{file.with_suffix('.jpg')}: no such image (nor {', '.join(_IMAGE_SUFFIXES[1:])}), though "
-                    f"{file.name} describes it; restore it, or remove that file"
-                )
-        splits[folder.name] = [
-            _Source(f"{folder.name}/{images[file.stem].name}", images[file.stem], file) for file in annotation_files
-        ]
-    if not splits:
-        raise DataError(
-            f"{root}: neither ImageSets (the VOC devkit's layout) nor a folder of images with their .xml files, such "
-            "as train; give the folder that holds them"
-        )
-    return splits
-
-
-def _with_val(splits: dict[str, list[_Source]], share: float) -> dict[str, list[_Source]]:
+def _with_val(splits: dict[str, list[VocSource]], share: float) -> dict[str, list[VocSource]]:
     """The same splits with a share of train as val."""
     if "train" not in splits or "val" in splits:
         raise DataError(
@@ -195,98 +115,38 @@ def _with_val(splits: dict[str, list[_Source]], share: float) -> dict[str, list[
     }
 
 
-def _find_images(folder: Path) -> dict[str, Path]:
-    """Name without suffix → path, of the images in a folder."""
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; VOC keeps its images there")
-    files = (folder / name for name in sorted(os.listdir(folder)))
-    return {file.stem: file for file in files if file.suffix.lower() in _IMAGE_SUFFIXES}
+@dataclass(frozen=True)
+class _Image:
+    annotation_file: Path
+    file_name: str
+    image: LabeledImage
+    record: VocRecord
 
 
-def _read_image(source: _Source) -> _Image:
-    path, annotation_file = source.image, source.annotation_file
-    try:
-        annotation = ElementTree.parse(annotation_file).getroot()
-    except FileNotFoundError:
-        raise DataError(f"{annotation_file}: no such file; restore it, or take {path.stem} out of the splits") from None
-    except (OSError, ElementTree.ParseError) as error:
-        raise DataError(f"{annotation_file}: is not XML ({error}); repair or restore the file") from error
-    try:
-        with Image.open(path) as image:  # reads the header only
-            width, height = image.size
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: cannot be read as an image ({error}); restore the file") from error
-    stated = [annotation.findtext(f"size/{side}", "0").strip() for side in ("width", "height")]
-    # Some tools write no size, or zeros: then the image's own is all there is.
-    if stated != ["0", "0"] and stated != [str(width), str(height)]:
-        raise DataError(
-            f"{path}: the image is {width} wide and {height} high, but {annotation_file} says "
-            f"{stated[0]} wide and {stated[1]} high, so its boxes do not fit; restore the original image, or "
-            "correct the file"
-        )
-    boxes, left_out = [], []
-    for number, item in enumerate(annotation.iterfind("object"), start=1):
-        try:
-            boxes.append(_read_box(item, number, width, height))
-        except ValueError as error:
-            left_out.append(LeftOut(annotation_file, number, str(error)))
-    return _Image(annotation_file, source.file_name, width, height, boxes, left_out)
-
-
-def _read_box(item: ElementTree.Element, number: int, width: int, height: int) -> _Box:
-    """Raises ValueError with the reason if the box cannot be used."""
-    class_name = item.findtext("name", "").strip()
-    if not class_name:
-        raise ValueError("has no class name")
-    texts = {key: item.findtext(f"bndbox/{key}", "").strip() for key in ("xmin", "ymin", "xmax", "ymax")}
-    try:
-        xmin, ymin, xmax, ymax = (float(text) for text in texts.values())
-    except ValueError:
-        raise ValueError(f"{class_name}: has a bndbox that is not four numbers: {texts}") from None
-    where = f"xmin {xmin:g}, ymin {ymin:g}, xmax {xmax:g}, ymax {ymax:g}"
-    if not all(map(math.isfinite, (xmin, ymin, xmax, ymax))):
-        raise ValueError(f"{class_name}: is not finite: {where}")
-    if xmax <= xmin or ymax <= ymin:
-        raise ValueError(f"{class_name}: has no area: {where}")
-    x0, y0, x1, y1 = max(xmin - 1, 0.0), max(ymin - 1, 0.0), min(xmax, width), min(ymax, height)
-    if x1 <= x0 or y1 <= y0:
-        raise ValueError(f"{class_name}: lies outside its image of {width} x {height} pixels: {where}")
-    difficult = item.findtext("difficult", "0").strip() == "1"
-    return _Box(number, class_name, (x0, y0, x1 - x0, y1 - y0), difficult)
+def _read(folder: VocFolder, source: VocSource) -> _Image:
+    """Raises DataError if the annotation file or its image cannot be used."""
+    record = read_record(folder, source)
+    if record.error is not None:
+        raise record.error
+    assert record.image is not None
+    return _Image(folder.root / source.label, record.image.key.removeprefix("JPEGImages/"), record.image, record)
 
 
 def _write_split(path: Path, images: dict[int, _Image], classes: Sequence[str]) -> ConvertedSplit:
-    category_ids = {name: category_id for category_id, name in enumerate(classes, start=1)}
-    content: dict[str, list[dict[str, Any]]] = {
-        "images": [],
-        "annotations": [],
-        "categories": [{"id": category_id, "name": name} for name, category_id in category_ids.items()],
-    }
     num_boxes: Counter[str] = Counter()
     left_out: list[LeftOut] = []
+    entries = []
     for image_id, image in images.items():
-        content["images"].append(
-            {"id": image_id, "file_name": image.file_name, "width": image.width, "height": image.height}
-        )
-        left_out += image.left_out
-        for box in image.boxes:
-            if box.class_name not in category_ids:
-                reason = f"{box.class_name}: is not among the classes"
-                left_out.append(LeftOut(image.annotation_file, box.number, reason))
-                continue
-            num_boxes[box.class_name] += 1
-            content["annotations"].append(
-                {
-                    "id": len(content["annotations"]) + 1,
-                    "image_id": image_id,
-                    "category_id": category_ids[box.class_name],
-                    "bbox": list(box.bbox),
-                    "area": box.bbox[2] * box.bbox[3],
-                    "iscrowd": int(box.difficult),
-                }
-            )
+        reasons = {number: str(error) for number, error in image.record.bad_objects.items()}
+        for item, _ in image.record.boxes:
+            if item.class_name not in classes:
+                reasons[item.number] = f"{item.class_name}: is not among the classes"
+        left_out += [LeftOut(image.annotation_file, number, reasons[number]) for number in sorted(reasons)]
+        boxes = [label for label in image.record.labels(image_id) if label.class_name in classes]
+        num_boxes.update(label.class_name for label in boxes)
+        entries.append((image_id, image.file_name, image.image, boxes))
     with replacing(path) as file:
-        json.dump(content, file)
+        json.dump(coco_content(classes, entries), file)
     return ConvertedSplit(path, len(images), {name: num_boxes[name] for name in classes}, left_out)
 
 
@@ -310,7 +170,7 @@ def main() -> None:
         epilog="example: python -m iounet.data.voc VOCdevkit/VOC2007 --output data/voc2007",
     )
     parser.add_argument(
-        "root", type=Path, help="the folder that holds ImageSets, Annotations and JPEGImages; or that holds train, ..."
+        "root", type=Path, help="the folder that holds ImageSets, Annotations and JPEGImages; or .xml files"
     )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where the JSON files go")
     parser.add_argument("--classes", nargs="+", metavar="NAME", help="class names in the order of their category ids")

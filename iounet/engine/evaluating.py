@@ -85,7 +85,7 @@ def evaluate_and_report(
     }
     summary = write_report(evaluation, output, dataset.class_names, f"IoU-Net: {output.name}", facts)
     correlation = summary["correlation"]
-    tqdm.write(f"\n{dataset.annotation_file}, {len(dataset)} images:\n\n{markdown_table(evaluation.table)}\n")
+    tqdm.write(f"\n{dataset.describe()}\n\n{markdown_table(evaluation.table)}\n")
     tqdm.write(
         f"correlation with the true IoU: class score {correlation['score'] or math.nan:.3f}, "
         f"predicted IoU {correlation['predicted_iou'] or math.nan:.3f}; "

@@ -6,7 +6,7 @@ from signal import Signals
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from ..data import CocoDataset, train_loader
+from ..data import train_loader
 from ..errors import CheckpointError, ConfigError, NonFiniteLossError
 from ..jobs import TrainingJob
 from ..training import train_steps
@@ -62,7 +62,7 @@ def train(job: TrainingJob, process: Process, *, resume: bool) -> None:
 def _start(job: TrainingJob, process: Process, *, resume: bool) -> int:
     """Gives the detector its weights; the number of iterations done."""
     if process.is_main:
-        _describe(job.dataset)
+        print(job.dataset.describe())
     checkpoints = resumable_checkpoints(job.output_dir / "checkpoints")
     if checkpoints and not resume:
         raise ConfigError(
@@ -83,13 +83,6 @@ def _start(job: TrainingJob, process: Process, *, resume: bool) -> int:
             f"another process found a newer checkpoint than that of iteration {done}: all must have the same OUTPUT_DIR"
         )
     return done
-
-
-def _describe(dataset: CocoDataset) -> None:
-    notes = [f"{count} left out: {rule}" for rule, count in dataset.skipped.items()]
-    if dataset.clipped:
-        notes.append(f"{dataset.clipped} boxes that overhang their image are clipped to it")
-    print(f"{dataset.annotation_file}: {len(dataset)} images, {len(dataset.categories)} classes", *notes, sep="; ")
 
 
 def _train_from(done: int, job: TrainingJob, process: Process, folder: RunFolder | None) -> None:

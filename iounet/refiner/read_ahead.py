@@ -1,7 +1,7 @@
 """Images of a long list, read while the ones before are being worked on."""
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -10,13 +10,18 @@ from typing import Any
 from torch import Tensor
 
 from ..data import read_image
+from ..errors import DataError
 
 
-def read_ahead(paths: Mapping[Any, Path], batch_size: int) -> Iterator[tuple[list[Any], list[Tensor]]]:
+def read_ahead(
+    paths: Mapping[Any, Path], batch_size: int, *, on_fault: Callable[[Any, DataError], None] | None = None
+) -> Iterator[tuple[list[Any], list[Tensor]]]:
     """Batches of images, in order, the last one smaller; two more batches are read ahead by threads.
 
     Args:
         paths: image id → file.
+        on_fault: called with the id and the error of an image that cannot be read, which its batch then lacks; None:
+            the error is raised.
 
     Yields:
         The ids and the images, uint8 [3, H, W], of a batch.
@@ -33,4 +38,14 @@ def read_ahead(paths: Mapping[Any, Path], batch_size: int) -> Iterator[tuple[lis
             if not pending:
                 return
             ids, images = pending.popleft()
-            yield ids, [image.result() for image in images]
+            if on_fault is None:
+                yield ids, [image.result() for image in images]
+                continue
+            read: dict[Any, Tensor] = {}
+            for id_, image in zip(ids, images, strict=True):
+                try:
+                    read[id_] = image.result()
+                except DataError as error:
+                    on_fault(id_, error)
+            if read:
+                yield list(read), list(read.values())

@@ -162,6 +162,22 @@ def load_detector_weights(detector: nn.Module, weights: dict[str, Tensor], sourc
     detector.load_state_dict({key: value for key, value in weights.items() if key in expected}, strict=False)
 
 
+def load_backbone_weights(detector: IoUNet, weights: dict[str, Tensor], source: str) -> None:
+    """Loads backbone and RPN alone, which do not depend on the classes; the other parts stay as they are.
+
+    Args:
+        weights: state dict of a detector of any classes.
+        source: where the weights come from, for the message.
+
+    Raises:
+        CheckpointError: parameters missing, left over, or of another shape.
+    """
+    kept = {key: value for key, value in weights.items() if key.startswith(("backbone.", "rpn."))}
+    if faults := state_dict_faults(detector.state_dict(), kept, ("roi_heads.", "iou_head.", "energy_head.")):
+        raise CheckpointError(f"{source}: backbone or RPN do not fit its own configuration: {'; '.join(faults)}")
+    detector.load_state_dict(kept, strict=False)
+
+
 def load_initial_weights(detector: IoUNet, path: str, categories: list[dict[str, Any]]) -> None:
     """Loads the weights that training starts from.
 

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from iounet.commands import refine, train
+from iounet.commands import refine, tighten, train
 from tools import reproduce
 
 ROOT = Path(__file__).parents[2]
+INSTALLED = {"train": "iounet-train", "refine_boxes": "iounet-refine", "tighten_labels": "iounet-tighten"}
 TOOLS = sorted(path.stem for path in (ROOT / "tools").glob("*.py"))
 
 
@@ -20,7 +21,7 @@ def name_of(command):
 @pytest.mark.parametrize("tool", TOOLS)
 def test_help_gives_an_example(tool, call, capsys):
     assert call(import_module(f"tools.{tool}"), "--help") == 0
-    command = {"train": "iounet-train", "refine_boxes": "iounet-refine"}.get(tool, f"python tools/{tool}.py")
+    command = INSTALLED.get(tool, f"python tools/{tool}.py")
     assert f"\n    {command} " in capsys.readouterr().out
 
 
@@ -32,8 +33,13 @@ def test_help_gives_an_example(tool, call, capsys):
             refine,
             ["--weights", "--images", "--output", "--detections", "--annotations", "--class-agnostic", "--resume"],
         ),
+        (
+            tighten,
+            ["SOURCE", "--weights", "--output", "--images", "--split", "--min-gain", "--max-move", "--only"]
+            + ["--class-agnostic", "--decisions", "--folds", "--iterations", "--review", "--batch-size", "--device"],
+        ),
     ],
-    ids=["train", "refine"],
+    ids=["train", "refine", "tighten"],
 )
 class TestInstalledCommands:
     def test_help_names_the_options(self, command, words, call, capsys):
@@ -50,7 +56,7 @@ class TestInstalledCommands:
         assert f"\n{script}\n" in (ROOT / "pyproject.toml").read_text()
 
 
-@pytest.mark.parametrize(("tool", "command"), [("train", train), ("refine_boxes", refine)])
+@pytest.mark.parametrize(("tool", "command"), [("train", train), ("refine_boxes", refine), ("tighten_labels", tighten)])
 def test_a_checkout_has_the_same_command(tool, command, monkeypatch):
     called = []
     monkeypatch.setattr(command, "main", lambda: called.append(tool))

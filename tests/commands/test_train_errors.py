@@ -37,7 +37,7 @@ class TestErrors:
         [
             ({"DATA.TRAIN_ANNOTATIONS": "nowhere.json"}, ["nowhere.json", "no such annotation file; check the path"]),
             ({"DATA.VAL_IMAGES": "nowhere"}, ["nowhere", "no such image folder", "check the path"]),
-            ({"DATA.VAL_ANNOTATIONS": ""}, ["DATA.VAL_ANNOTATIONS", "are not set"]),
+            ({"DATA.VAL_ANNOTATIONS": ""}, ["DATA.VAL_ANNOTATIONS is not set"]),
             ({"DATA.BAD_ANNOTATIONS": "ignore"}, ["DATA.BAD_ANNOTATIONS", "error, skip; got 'ignore'"]),
             ({"MODEL.WEIGHTS": "nowhere.pth"}, ["nowhere.pth", "no such weights file"]),
             ({"MODEL.BACKBONE.WEIGHTS": "nowhere.pth"}, ["nowhere.pth", "no such weights file"]),

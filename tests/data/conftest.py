@@ -42,3 +42,90 @@ def write_set(tmp_path):
         return annotation_file, tmp_path / "images"
 
     return write
+
+
+def voc_xml(size, *objects):
+    """An annotation file: (width, height), then name, xmin, ymin, xmax, ymax of each object."""
+    texts = [
+        f"\t<object>\n\t\t<name>{name}</name>\n\t\t<bndbox>\n\t\t\t<xmin>{xmin}</xmin>\n\t\t\t<ymin>{ymin}</ymin>\n"
+        f"\t\t\t<xmax>{xmax}</xmax>\n\t\t\t<ymax>{ymax}</ymax>\n\t\t</bndbox>\n\t</object>\n"
+        for name, xmin, ymin, xmax, ymax in objects
+    ]
+    sides = f"\t<size><width>{size[0]}</width><height>{size[1]}</height></size>\n"
+    return f"<annotation>\n{sides}{''.join(texts)}</annotation>\n"
+
+
+# The same three objects, counted by hand in each form. Image a is 40 wide and 20 high, b 20 by 20: from the edges, a's
+# dog is (10, 5, 30, 15), its cat (0, 0, 8, 20), and b's cat (2, 4, 12, 14).
+PETS_VOC = {
+    "a": voc_xml((40, 20), ("dog", 11, 6, 30, 15), ("cat", 1, 1, 8, 20)),
+    "b": voc_xml((20, 20), ("cat", 3, 5, 12, 14)),
+}
+PETS_YOLO = {"a": "0 0.5 0.5 0.5 0.5\n1 0.1 0.5 0.2 1\n", "b": "1 0.35 0.45 0.5 0.5\n"}
+PETS_COCO = {
+    "images": [
+        {"id": 1, "file_name": "a.png", "width": 40, "height": 20},
+        {"id": 2, "file_name": "b.png", "width": 20, "height": 20},
+    ],
+    "annotations": [
+        {"id": 4, "image_id": 1, "category_id": 3, "bbox": [10, 5, 20, 10], "area": 200, "note": "kept"},
+        {"id": 5, "image_id": 1, "category_id": 7, "bbox": [0, 0, 8, 20], "area": 150, "segmentation": []},
+        {"id": 6, "image_id": 2, "category_id": 7, "bbox": [2, 4, 10, 10], "iscrowd": 0},
+    ],
+    "categories": [{"id": 3, "name": "dog"}, {"id": 7, "name": "cat"}],
+    "info": {"year": 2018},
+}
+
+
+def pet_images(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, size in (("a", (40, 20)), ("b", (20, 20))):
+        Image.new("RGB", size).save(folder / f"{name}.png")
+
+
+@pytest.fixture
+def pets(tmp_path):
+    """A form of label files → the path of the same small data set in that form, without splits."""
+
+    def write(form):
+        root = tmp_path / form
+        if form == "coco":
+            pet_images(root / "images")
+            (root / "pets.json").write_text(json.dumps(PETS_COCO))
+            return root / "pets.json"
+        if form == "voc":
+            pet_images(root)
+            for name, text in PETS_VOC.items():
+                (root / f"{name}.xml").write_text(text)
+            return root
+        pet_images(root / "images")
+        (root / "labels").mkdir()
+        for name, text in PETS_YOLO.items():
+            (root / "labels" / f"{name}.txt").write_text(text)
+        (root / "classes.txt").write_text("dog\ncat\n")
+        return root
+
+    return write
+
+
+@pytest.fixture
+def split_pets(tmp_path):
+    """A data.yaml of YOLO labels and a folder of VOC, image a in train and b in val; by the form's name."""
+
+    def write(form):
+        root = tmp_path / f"split_{form}"
+        for split, name in (("train", "a"), ("val", "b")):
+            if form == "voc":
+                pet_images(root / split)
+                (root / split / f"{name}.xml").write_text(PETS_VOC[name])
+                continue
+            pet_images(root / split / "images")
+            (root / split / "labels").mkdir()
+            (root / split / "labels" / f"{name}.txt").write_text(PETS_YOLO[name])
+            (root / split / "images" / ("b.png" if name == "a" else "a.png")).unlink()
+        if form == "voc":
+            return root
+        (root / "data.yaml").write_text("train: train/images\nval: val/images\nnames: [dog, cat]\n")
+        return root / "data.yaml"
+
+    return write

@@ -88,6 +88,8 @@ def test_image_without_size(fault, content):
     assert "image 0 (deep/b.png) needs 'width'" in fault(content)
     content["images"][2]["width"] = 0
     assert "image 0 (deep/b.png) has width 0" in fault(content)
+    content["images"][2]["width"] = 10**400  # no float holds it
+    assert "image 0 (deep/b.png) has width 1000" in fault(content)
 
 
 @pytest.mark.parametrize("name", ["/etc/a.png", "../a.png", "deep/../../a.png", "..\\a.png", "C:\\a.png", ""])

@@ -148,6 +148,13 @@ class TestFlat:
         assert dataset[1][1]["boxes"].tolist() == [[0, 0, 3, 3]]
         assert [category["name"] for category in dataset.categories] == ["ant", "cat"]
 
+    def test_a_single_folder_is_train(self, flat, tmp_path):
+        """As labelImg leaves a data set: one folder, nothing else."""
+        converted = convert_voc(flat / "train", tmp_path / "coco", val_share=0.4)
+        assert {split: of_split.num_images for split, of_split in converted.items()} == {"train": 3, "val": 2}
+        dataset = CocoDataset(tmp_path / "coco" / "val.json", flat / "train")
+        assert all("/" not in image["file_name"] for image in dataset.images)
+
     def test_a_share_of_train_becomes_val(self, flat, tmp_path):
         for folder in ("one", "two"):
             convert_voc(flat, tmp_path / folder, val_share=0.4)
@@ -168,11 +175,13 @@ class TestFlat:
 
     def test_an_annotation_without_its_image(self, flat, tmp_path):
         (flat / "train" / "b.JPG").unlink()
-        with pytest.raises(DataError, match=r"train/b.jpg: no such image .* though b.xml describes it"):
+        with pytest.raises(
+            DataError, match=r"train/b.xml: no image of this name .*; restore the image, or remove the file"
+        ):
             convert_voc(flat, tmp_path / "coco")
 
     def test_neither_layout(self, tmp_path):
-        with pytest.raises(DataError, match="neither ImageSets .* nor a folder of images with their .xml files"):
+        with pytest.raises(DataError, match="neither ImageSets .* nor .xml files beside their images"):
             convert_voc(tmp_path, tmp_path / "coco")
 
     def test_command_line_refuses_a_share_out_of_range(self, flat, tmp_path, monkeypatch, capsys):
@@ -184,7 +193,7 @@ class TestFlat:
 
 def test_missing_image(root, tmp_path):
     (root / "JPEGImages" / "one.jpg").unlink()
-    with pytest.raises(DataError, match="one.jpg: no such image .*Main lists it; restore it"):
+    with pytest.raises(DataError, match=r"one.xml: no image of this name \(.jpg, .*\), .*; restore the image"):
         convert_voc(root, tmp_path / "coco")
 
 
@@ -197,6 +206,12 @@ def test_missing_annotation(root, tmp_path):
 def test_malformed_annotation(root, tmp_path):
     (root / "Annotations" / "one.xml").write_text("<annotation><object>")
     with pytest.raises(DataError, match="one.xml: is not XML .*; repair or restore"):
+        convert_voc(root, tmp_path / "coco")
+
+
+def test_xml_of_another_kind(root, tmp_path):
+    (root / "Annotations" / "one.xml").write_text("<dataset><object/></dataset>")
+    with pytest.raises(DataError, match="one.xml: is XML, but no annotation of Pascal VOC: .* <dataset>"):
         convert_voc(root, tmp_path / "coco")
 
 

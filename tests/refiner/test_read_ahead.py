@@ -72,6 +72,19 @@ def test_a_damaged_image_is_told_of_in_its_turn(paths):
         next(batches)
 
 
+@pytest.mark.parametrize("batch_size", [1, 2, 7])
+def test_a_damaged_image_is_left_out_if_somebody_is_told(paths, batch_size):
+    whole = {number: read_image(path) for number, path in paths.items() if number != 3}
+    paths[3].write_bytes(paths[3].read_bytes()[:40])
+    faults = []
+    batches = list(read_ahead(paths, batch_size, on_fault=lambda id_, error: faults.append((id_, str(error)))))
+    read = {id_: image for ids, images in batches for id_, image in zip(ids, images, strict=True)}
+    assert list(read) == [0, 1, 2, 4, 5, 6] and all(torch.equal(read[id_], whole[id_]) for id_ in read)
+    assert all(ids for ids, _ in batches)
+    ((id_, message),) = faults
+    assert id_ == 3 and "3.png: cannot be read as an image" in message
+
+
 def test_no_thread_stays_behind(paths):
     before = set(threading.enumerate())
     batches = read_ahead(paths, 2)

@@ -1,0 +1,123 @@
+"""Label files of any form, looked through and converted to COCO form.
+
+    python -m iounet.data.convert SOURCE --output FILE
+
+reads COCO JSON, Pascal VOC or YOLO (in the layouts of `voc_folder` and `yolo_folder`), prints how many images and
+objects of each class there are and what cannot be used, and writes one COCO-form file. The images stay where they are.
+Without ``--output`` nothing is written.
+"""
+
+import argparse
+import io
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import DataError
+from ..files import replacing
+from .coco_form import as_coco
+from .label_copies import refuse_overwriting
+from .label_files import read_labels
+from .labels import LabelFault, LabelSet
+
+# How many faults of a rule are shown before "and N more".
+_NUM_LISTED = 5
+
+
+def _lines(labels: LabelSet) -> Iterator[str]:
+    """What is in a data set, as the screen shows it."""
+    objects = Counter(label.class_name for label in labels.boxes if not label.crowd)
+    images = {name: set[int]() for name in labels.class_names}
+    for label in labels.boxes:
+        images[label.class_name].add(label.image)
+    crowds = sum(label.crowd for label in labels.boxes)
+    yield str(labels.source)
+    rows = [("class", "images", "objects")]
+    rows += [(name, f"{len(images[name]):,}", f"{objects[name]:,}") for name in labels.class_names]
+    rows.append(("all", f"{len(labels.images):,}", f"{objects.total():,}"))
+    width = max(len(name) for name, _, _ in rows)
+    yield from (f"  {name:<{width}} {in_images:>9} {count:>9}" for name, in_images, count in rows)
+    if empty := len(labels.images) - len({label.image for label in labels.boxes}):
+        yield f"  {empty:,} images show no object"
+    if crowds:
+        yield f"  {crowds:,} groups of objects, or difficult ones, are marked as crowds: training leaves them out"
+    yield from _faults(labels.faults)
+
+
+def _faults(faults: Sequence[LabelFault]) -> Iterator[str]:
+    """Faults rule by rule, long lists cut short."""
+    yield f"faults: {len(faults):,}" if faults else "faults: none"
+    by_rule: dict[str, list[LabelFault]] = {}
+    for fault in faults:
+        by_rule.setdefault(fault.rule, []).append(fault)
+    for rule, found in by_rule.items():
+        yield f"  {rule}: {len(found):,}"
+        yield from (f"    {fault.where}: {fault.text}" for fault in found[:_NUM_LISTED])
+        if len(found) > _NUM_LISTED:
+            yield f"    and {len(found) - _NUM_LISTED:,} more"
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m iounet.data.convert",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Looks through label files in COCO, Pascal VOC or YOLO form, and converts them to COCO form.",
+        epilog="examples:\n"
+        "  python -m iounet.data.convert data.yaml --split train --output train.json\n"
+        "  python -m iounet.data.convert VOCdevkit/VOC2007 --split val --output val.json\n\n"
+        "exit code: 0 there are labels that can be used; 1 there are none, or the output cannot be written",
+    )
+    parser.add_argument(
+        "source",
+        type=Path,
+        metavar="SOURCE",
+        help="COCO JSON, a data.yaml, or a folder of Pascal VOC or YOLO labels",
+    )
+    parser.add_argument("--output", type=Path, metavar="FILE", help="the COCO-form file to write")
+    parser.add_argument("--split", metavar="NAME", help="the part to read, such as train; by default all of them")
+    parser.add_argument(
+        "--images",
+        type=Path,
+        metavar="DIR",
+        help="the folder of the images, if they are not where the form keeps them",
+    )
+    args = parser.parse_args(arguments)
+    # Label files of the other forms have other names, so that none of them is written over.
+    if args.output is not None and args.output.suffix.lower() != ".json":
+        parser.error(f"{args.output}: COCO form is JSON; give the file a name that ends with .json")
+    return args
+
+
+def _write(content: dict[str, Any], path: Path) -> None:
+    try:
+        with replacing(path) as file:
+            json.dump(content, file)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror}); give another file") from error
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    args = _parse(arguments)
+    # File names may hold characters that the terminal has not.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        labels = read_labels(args.source, images=args.images, split=args.split)
+        print("\n".join(_lines(labels)))
+        if args.output is not None:
+            content, folder = as_coco(labels)
+            refuse_overwriting([args.output], [labels.source])
+            _write(content, args.output)
+            print(f"{args.output}: written; its images are in {folder} (DATA.TRAIN_IMAGES or DATA.VAL_IMAGES)")
+    except DataError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

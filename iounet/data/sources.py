@@ -1,0 +1,72 @@
+"""Data sets to train and evaluate on, from label files of any form."""
+
+import shlex
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..errors import DataError
+from .annotations import load_json
+from .coco import CocoDataset, Converted
+from .coco_form import as_coco
+from .coco_labels import find_images
+from .label_files import list_splits, read_labels
+from .labels import REPEATED_BOX
+
+
+def open_dataset(
+    source: str | Path,
+    image_folder: str | Path | None = None,
+    *,
+    split: str,
+    transforms: Callable[[Tensor, dict[str, Any]], tuple[Tensor, dict[str, Any]]] | None = None,
+    bad_annotations: str = "error",
+) -> CocoDataset:
+    """The data set of a COCO-form file, or of a split of Pascal VOC or YOLO labels.
+
+    Args:
+        source: as for :func:`iounet.data.label_files.read_labels`.
+        image_folder: as ``images`` there; None: where the form keeps the images.
+        split: which to take of a source that is divided into splits. Categories are those of the whole source, so that
+            its splits agree.
+        transforms: of `CocoDataset`.
+        bad_annotations: of `CocoDataset`, for COCO-form files. Labels in another form that cannot be used are left out
+            and counted.
+
+    Raises:
+        DataError: the source or its images cannot be used.
+    """
+    source = Path(source)
+    if not source.is_dir() and source.suffix.lower() not in (".yaml", ".yml"):
+        if image_folder is None:
+            image_folder = find_images(source, load_json(source)["images"])
+        return CocoDataset(source, image_folder, transforms=transforms, bad_annotations=bad_annotations)
+    images = None if image_folder is None else Path(image_folder)
+    part = split if list_splits(source, images=images) else None
+    labels = read_labels(source, images=images, split=part)
+    content, folder = as_coco(labels)
+    command = ["python", "-m", "iounet.data.convert", str(source)]
+    command += ["--split", part] if part else []
+    command += ["--images", str(images)] if images else []
+    converted = Converted(
+        content=content,
+        left_out=dict(Counter(fault.rule for fault in labels.faults if fault.rule != REPEATED_BOX)),
+        command=shlex.join(command),
+    )
+    name = f"{source} ({part})" if part else source
+    return CocoDataset(name, folder, transforms=transforms, bad_annotations=bad_annotations, converted=converted)
+
+
+def check_separate(train_set: CocoDataset, val_set: CocoDataset) -> None:
+    """Raises DataError if both are the same split of the same labels, or the same labels without splits.
+
+    Not of a COCO-form file, which is one split: whoever names it twice means it.
+    """
+    if train_set.is_converted and train_set.annotation_file == val_set.annotation_file:
+        raise DataError(
+            f"{train_set.annotation_file}: training and validation would have the same images; put each part with its "
+            "labels into a folder of its own, named train and val, or choose splits (DATA.TRAIN_SPLIT, DATA.VAL_SPLIT)"
+        )

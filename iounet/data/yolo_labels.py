@@ -1,0 +1,262 @@
+"""Labels in the form of YOLO: a text file for each image, a line for each object.
+
+Why not `supervision.DetectionDataset.from_yolo`: it stops at the first line that it cannot read, keeps no line
+numbers, takes confidences for labels, and writes files in a form of its own.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from ..errors import DataError
+from .images import IMAGE_SUFFIXES, exif_orientation, open_image
+from .label_copies import check_moves, digest, read_unchanged, refuse_overwriting, write_files
+from .labels import Box, LabeledBox, LabeledImage, LabelFault, LabelSet, repeated_boxes
+from .yolo_folder import YoloFolder, YoloSource, is_image
+from .yolo_lines import Frame, YoloLine, parse_line, with_box
+
+# A narrower box in pixels has no area to speak of; COCO-form files have the same limit.
+_MIN_SIDE = 0.01
+
+
+@dataclass(frozen=True)
+class YoloLabels(LabelSet):
+    """Labels in the form of YOLO.
+
+    Attributes:
+        folder: where they lie.
+        root: what the keys of labels, and the copies' names, are relative to.
+        digests: of the label files of the data set, those of all splits.
+        frames: label file → where the boxes of its image lie.
+    """
+
+    folder: YoloFolder
+    root: Path
+    digests: dict[Path, str]
+    frames: dict[Path, Frame]
+
+    def write_copy(self, output: Path, boxes: Mapping[str, Box]) -> list[Path]:
+        check_moves(self, boxes)
+        companions = _companions(self.folder, self.root)
+        sources = {output / name: path for name, (path, _) in companions.items()}
+        sources |= {output / path.relative_to(self.root): path for path in self.digests}
+        refuse_overwriting(sources, sources.values())
+        contents = {output / name: data for name, (_, data) in companions.items()}
+        for target, path in sources.items():
+            if path in self.digests:
+                contents[target] = self._moved(path, read_unchanged(path, self.digests[path]), boxes)
+        return write_files(contents)
+
+    def _moved(self, path: Path, data: bytes, boxes: Mapping[str, Box]) -> bytes:
+        lines = data.splitlines(keepends=True)
+        for index, line in enumerate(lines):
+            box = boxes.get(_key(self.root, path, index + 1))
+            if box is not None:
+                lines[index] = with_box(line, self.frames[path].from_pixels(box))
+        return b"".join(lines)
+
+
+def read_yolo(folder: YoloFolder, split: str | None = None) -> YoloLabels:
+    """The labels of a split, or of all splits; faults are collected.
+
+    Args:
+        folder: the data set.
+        split: one of its splits.
+    """
+    everything = {source.image: source for sources in folder.splits.values() for source in sources}
+    wanted = everything if split is None else {source.image: source for source in folder.splits[split]}
+    root = _common_folder(folder.base, [*(source.label for source in everything.values()), *folder.lists])
+    reader = _Reader(folder, root, _common_folder(folder.image_base, everything))
+    contents = reader.read_files(source.label for source in everything.values())
+    for source in wanted.values():
+        reader.read_image(source, contents.get(source.label, b""))
+    contents |= reader.read_strays(wanted.values())
+    return YoloLabels(
+        source=folder.source,
+        class_names=_class_names(folder, contents.values()),
+        images=reader.images,
+        boxes=reader.boxes,
+        faults=folder.faults + reader.faults + repeated_boxes(reader.boxes),
+        folder=folder,
+        root=root,
+        digests={path: digest(data) for path, data in contents.items()},
+        frames=reader.frames,
+    )
+
+
+def _key(root: Path, path: Path, number: int) -> str:
+    return f"{_name(root, path)} line {number}"
+
+
+def _name(root: Path, path: Path) -> str:
+    return path.relative_to(root).as_posix()
+
+
+def _common_folder(base: Path, paths: Iterable[Path]) -> Path:
+    """The base; or, where not all paths are in it, the folder that holds it and them."""
+    outside = [path for path in paths if not path.is_relative_to(base)]
+    return Path(os.path.commonpath([base, *outside])) if outside else base
+
+
+class _Reader:
+    """Collects what the label files of one image after the other hold."""
+
+    def __init__(self, folder: YoloFolder, root: Path, image_root: Path) -> None:
+        self.images: list[LabeledImage] = []
+        self.boxes: list[LabeledBox] = []
+        self.faults: list[LabelFault] = []
+        self.frames: dict[Path, Frame] = {}
+        self._folder, self._root, self._image_root = folder, root, image_root
+        self._image_of: dict[Path, Path] = {}  # label file → its image
+
+    def read_files(self, paths: Iterable[Path]) -> dict[Path, bytes]:
+        """The contents of those files that are there: an image without one shows no object."""
+        contents = {}
+        for path in dict.fromkeys(paths):
+            try:
+                contents[path] = path.read_bytes()
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                text = f"cannot be read ({error.strerror}); check its permissions"
+                self.faults.append(LabelFault(_name(self._root, path), "unreadable label file", text))
+        return contents
+
+    def read_image(self, source: YoloSource, content: bytes) -> None:
+        """Adds an image with the labels in the ``content`` of its label file."""
+        key = _name(self._image_root, source.image)
+        other = self._image_of.setdefault(source.label, source.image)
+        if other != source.image and content:
+            text = f"has its label file {_name(self._root, source.label)} together with {other.name}; rename one image"
+            self.faults.append(LabelFault(key, "shared label file", text))
+            return
+        try:
+            with open_image(source.image) as image:
+                frame = Frame(*image.size, exif_orientation(image))
+        except DataError as error:
+            self.faults.append(LabelFault(key, error.rule, str(error).removeprefix(f"{source.image}: ")))
+            return
+        self.frames[source.label] = frame
+        for number, line in enumerate(content.splitlines(), start=1):
+            if line.strip():
+                self._read_line(_key(self._root, source.label, number), line, frame)
+        self.images.append(LabeledImage(key, source.image, frame.width, frame.height))
+
+    def read_strays(self, sources: Iterable[YoloSource]) -> dict[Path, bytes]:
+        """The contents of label files that lie among those of these images, but belong to no image there."""
+        strays: dict[Path, bytes] = {}
+        for labels, images in sorted({(source.label.parent, source.image.parent) for source in sources}):
+            names = {path.stem for path in images.iterdir() if is_image(path)}
+            others = self.read_files(path for path in sorted(labels.glob("*.txt")) if path.stem not in names)
+            # Beside images there may also be lists, class names and notes.
+            strays |= {path: data for path, data in others.items() if _classes_in(data)}
+        for path in strays:
+            text = f"has no image of its name ({', '.join(IMAGE_SUFFIXES)}); restore it, or remove the file"
+            self.faults.append(LabelFault(_name(self._root, path), "missing image", text))
+        return strays
+
+    def _read_line(self, key: str, line: bytes, frame: Frame) -> None:
+        try:
+            label = parse_line(line)
+            class_name = self._class_name(label)
+            box = _in_image(label, frame)
+        except DataError as error:
+            self.faults.append(LabelFault(key, error.rule, str(error)))
+            return
+        self.boxes.append(LabeledBox(key, len(self.images), class_name, box, movable=not label.is_polygon))
+
+    def _class_name(self, label: YoloLine) -> str:
+        names = self._folder.names
+        if names is None:
+            return str(label.class_index)
+        if label.class_index not in names:
+            raise DataError(
+                f"has class {label.class_index}, but the names are of {_ranges(names)}; correct the line or the names",
+                rule="unknown class",
+            )
+        return names[label.class_index]
+
+
+def _ranges(names: Mapping[int, str]) -> str:
+    return f"0 to {len(names) - 1}" if list(names) == list(range(len(names))) else ", ".join(map(str, names))
+
+
+def _in_image(label: YoloLine, frame: Frame) -> Box:
+    x0, y0, x1, y1 = frame.to_pixels(label.box)
+    box = max(x0, 0.0), max(y0, 0.0), min(x1, float(frame.width)), min(y1, float(frame.height))
+    if x1 - x0 < _MIN_SIDE or y1 - y0 < _MIN_SIDE:
+        raise DataError("has no area; correct or remove the line", rule="box has no area")
+    if box[2] - box[0] < _MIN_SIDE or box[3] - box[1] < _MIN_SIDE:
+        raise DataError("lies outside its image; correct or remove the line", rule="box lies outside its image")
+    return box
+
+
+def _class_names(folder: YoloFolder, contents: Iterable[bytes]) -> list[str]:
+    if folder.names is not None:
+        return list(dict.fromkeys(folder.names.values()))
+    # Of the label files of all splits, so that each of them has the same classes.
+    return [str(index) for index in sorted(set().union(*map(_classes_in, contents)))]
+
+
+def _classes_in(content: bytes) -> set[int]:
+    """The class indices in a label file; none if it holds something else."""
+    found = set()
+    for line in content.splitlines():
+        with contextlib.suppress(DataError):
+            found.add(parse_line(line).class_index)
+    return found
+
+
+def _companions(folder: YoloFolder, root: Path) -> dict[str, tuple[Path, bytes]]:
+    """Name in a copy → source and content, of what is no label file: data.yaml, classes.txt and lists of images.
+
+    In the copy all names are relative to data.yaml, so that it holds wherever the copy lies, and its labels are not
+    taken for those that were read: a ``path`` or an absolute name would lead there.
+    """
+    found = {}
+    if (classes := folder.classes_file) is not None:
+        found[_name(root, classes)] = classes, classes.read_bytes()
+    for path in folder.lists:
+        found[_name(root, path)] = path, _list_copy(path, root)
+    if folder.content is not None:
+        found[folder.source.name] = folder.source, _yaml_copy(folder, root)
+    return found
+
+
+def _list_copy(path: Path, root: Path) -> bytes:
+    lines = path.read_bytes().splitlines(keepends=True)
+    for index, line in enumerate(lines):
+        name = os.fsdecode(line.strip())
+        if os.path.isabs(name) and Path(name).is_relative_to(root):
+            relative = os.path.relpath(name, path.parent).replace(os.sep, "/")
+            lines[index] = line.replace(line.strip(), os.fsencode(f"./{relative}"))
+    return b"".join(lines)
+
+
+def _yaml_copy(folder: YoloFolder, root: Path) -> bytes:
+    assert folder.content is not None
+    content = {key: value for key, value in folder.content.items() if key != "path"}
+    for key in ("train", "val", "validation", "test"):
+        if isinstance(content.get(key), list):
+            content[key] = [_relative(folder, root, str(entry)) for entry in content[key]]
+        elif content.get(key):
+            content[key] = _relative(folder, root, str(content[key]))
+    if content == folder.content and Path(os.path.abspath(folder.source.parent)) == root:
+        return folder.source.read_bytes()
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode()
+
+
+def _relative(folder: YoloFolder, root: Path, entry: str) -> str:
+    """An entry of data.yaml relative to the copy; as it is, where it names nothing in the data set."""
+    image_root = root if folder.image_base == folder.base else folder.image_base
+    for name in (entry, entry.removeprefix("../")):
+        for base, top in ((folder.base, root), (folder.image_base, image_root)):
+            path = Path(os.path.abspath(base / name))
+            if os.path.exists(path) and path.is_relative_to(top):
+                relative = path.relative_to(top).as_posix()
+                return entry if os.path.normpath(entry) == relative else relative
+    return entry

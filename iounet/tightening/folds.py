@@ -1,0 +1,148 @@
+"""Judges that did not learn the labels they judge: heads trained on the labels of the other images."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torchvision.transforms.v2 import Compose
+from tqdm import tqdm
+
+from ..build import build_device, build_heads
+from ..data import CocoDataset, build_transforms, train_loader
+from ..data.coco import Converted
+from ..data.coco_form import boxes_as_coco
+from ..data.labels import LabelSet
+from ..errors import DataError
+from ..evaluation import fit_calibration
+from ..modeling import IoUNet
+from ..refiner import IoURefiner
+from ..training import train_steps
+from .proposals import Judgement, propose
+
+TOO_FEW_EXAMPLES = "class has too few other labels to learn from"
+
+_SEED = 0
+# Of a class among the labels of the other folds. With fewer, heads say little about its boxes.
+_MIN_EXAMPLES = 10
+_CALIBRATION_IMAGES = 200  # of tens of boxes each, for two numbers
+
+
+def fold_of_images(num_images: int, folds: int) -> list[int]:
+    """The fold of each image, at random, but the same every time; folds differ by one image at most."""
+    order = torch.randperm(num_images, generator=torch.Generator().manual_seed(_SEED))
+    return (torch.argsort(order) % folds).tolist()
+
+
+def propose_in_folds(
+    weights: str,
+    labels: LabelSet,
+    rows: Sequence[int],
+    *,
+    folds: int,
+    iterations: int,
+    batch_size: int,
+    device: str,
+) -> dict[int, Judgement]:
+    """As :func:`propose`, by heads that were trained on the labels of the other folds' images.
+
+    Backbone and FPN are those of the checkpoint, and frozen. The heads are new, for the classes of the data set, and
+    the predicted IoU is calibrated on jittered boxes of the labels that they were trained on.
+
+    Args:
+        weights: checkpoint of iounet-train, of any classes.
+        rows: of the labels to judge among ``labels.boxes``. All labels but crowds are learned from.
+        folds: at least 2.
+        iterations: of each training.
+        device: as :func:`iounet.build.build_device` takes it.
+
+    Returns:
+        Row → proposal, or the reason why there is none.
+
+    Raises:
+        CheckpointError, ConfigError: as :func:`iounet.build.build_heads`.
+        DataError: an image cannot be read; too few images have labels.
+    """
+    fold_of = fold_of_images(len(labels.images), folds)
+    with_labels = sorted({label.image for label in labels.boxes if not label.crowd})
+    categories = [{"id": number, "name": name} for number, name in enumerate(labels.class_names, start=1)]
+    judged: dict[int, Judgement] = {}
+    for fold in range(folds):
+        in_fold = [row for row in rows if fold_of[labels.boxes[row].image] == fold]
+        if not in_fold:
+            continue
+        others = [image for image in with_labels if fold_of[image] != fold]
+        if not others:
+            raise DataError(f"{labels.source}: too few images have labels for {folds} folds; leave --folds out")
+        learned = Counter(
+            label.class_name for label in labels.boxes if not label.crowd and fold_of[label.image] != fold
+        )
+        judgeable = [row for row in in_fold if learned[labels.boxes[row].class_name] >= _MIN_EXAMPLES]
+        judged |= dict.fromkeys(set(in_fold) - set(judgeable), TOO_FEW_EXAMPLES)
+        if judgeable:
+            name = f"fold {fold + 1} of {folds}"
+            detector = _train_heads(weights, labels, others, iterations, build_device(device), name)
+            refiner = IoURefiner(detector, categories)
+            judged |= propose(refiner, labels, judgeable, batch_size=batch_size, description=f"{name}: tighten")
+    return judged
+
+
+def _train_heads(
+    weights: str, labels: LabelSet, images: Sequence[int], iterations: int, device: torch.device, name: str
+) -> IoUNet:
+    job = build_heads(weights, len(labels.class_names), num_iterations=iterations, device=device)
+    # Features are computed anew in every step. Cached, they would save more than half of its time, but need 80 MB for
+    # each image of COCO's size, and several of them where images are augmented.
+    batches = train_loader(
+        _dataset_of(labels, images, job.transforms),
+        batch_size=job.batch_size,
+        num_workers=job.num_workers,
+        seed=_SEED,
+        num_iterations=job.num_iterations,
+    )
+    steps = train_steps(
+        job.detector,
+        batches,
+        job.optimizer,
+        job.schedule,
+        device=device,
+        seed=_SEED,
+        clip_gradient=job.clip_gradient,
+    )
+    bar = tqdm(steps, total=job.num_iterations, desc=f"{name}: train", unit="it", smoothing=0.05)
+    for step in bar:
+        bar.set_postfix(loss=f"{step.losses['loss']:.3f}", refresh=False)
+    some = images[:: math.ceil(len(images) / _CALIBRATION_IMAGES)]
+    _calibrate(job.detector, _dataset_of(labels, some, build_transforms(False)), device)
+    return job.detector
+
+
+def _dataset_of(labels: LabelSet, images: Sequence[int], transforms: Compose) -> CocoDataset:
+    """Some images of a label set; label l is the class ``labels.class_names[l - 1]``."""
+    position = {image: position for position, image in enumerate(images)}
+    boxes = [replace(box, image=position[box.image]) for box in labels.boxes if box.image in position]
+    content, folder = boxes_as_coco(replace(labels, images=[labels.images[image] for image in images], boxes=boxes))
+    return CocoDataset(labels.source, folder, transforms=transforms, converted=Converted(content, {}, ""))
+
+
+@torch.no_grad()
+def _calibrate(detector: IoUNet, dataset: CocoDataset, device: torch.device) -> None:
+    """Fits the predicted IoU to the true one on jittered boxes."""
+    detector.eval()
+    head = detector.iou_head
+    torch.manual_seed(_SEED)
+    outputs, true_ious = [], []
+    for image, target in tqdm(
+        (dataset[index] for index in range(len(dataset))), total=len(dataset), desc="calibrate", leave=False
+    ):
+        features = detector.extract([image.to(device)])
+        (height, width), (original_height, original_width) = features.sizes[0], features.original_sizes[0]
+        scale = torch.tensor([width / original_width, height / original_height] * 2, device=device)
+        jittered, ious, objects = detector.sample_iou_boxes([target["boxes"].to(device) * scale], features.sizes)
+        predicted = head(features.maps, jittered, target["labels"].to(device)[objects], features.sizes)
+        outputs.append(head.outputs_of(predicted).cpu())
+        true_ious.append(ious.cpu())
+    fitted = fit_calibration(torch.cat(outputs), torch.cat(true_ious))
+    if fitted is not None:
+        head.calibration.copy_(fitted)

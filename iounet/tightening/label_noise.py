@@ -1,0 +1,236 @@
+"""What tightening is worth: labels are moved at random, found again, and put back.
+
+Protocol: half of the labels, drawn at random, are moved; of each of these, every edge by an amount that is uniform
+between -p and p times the box's width or height, clipped to the image. The others stay. Then all are tightened. Two
+questions are answered for each p:
+
+- How far back do the boxes go? IoU with the box as it was, before and after, of the labels that were moved, and of
+  those that were not, which a perfect refiner of perfect labels would leave alone.
+- Which labels were moved? Area under the ROC curve of telling the moved labels from the others: 0.5 for guessing, 1
+  for a score that ranks every moved label above every other. Some are hardly moved, so that 1 is out of reach.
+
+The comparison is with cleanlab (Tkachenko, Thyagarajan & Mueller, "ObjectLab: Automated Diagnosis of Mislabeled Images
+in Object Detection Data", 2023, arXiv 2309.00832), whose score of badly located boxes compares a label with the
+detections near it. It is given the refined detections of the same network.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ..boxes import elementwise_iou
+from ..data import read_image
+from ..data.labels import Box, LabeledBox, LabelSet
+from ..detections import Detections
+from ..evaluation.tables import markdown
+from ..refiner import IoURefiner
+from ..refiner.matching import match_names
+from .decisions import Thresholds
+from .proposals import Proposal, propose
+
+CLEANLAB = "cleanlab badloc"
+
+
+def first_images(labels: LabelSet, number: int) -> LabelSet:
+    """The label set without all but the first images and their labels."""
+    kept = [label for label in labels.boxes if label.image < number]
+    return replace(labels, images=labels.images[:number], boxes=kept)
+
+
+def add_noise(labels: LabelSet, amount: float, seed: int) -> tuple[LabelSet, list[bool]]:
+    """Moves half of the labels by the protocol above.
+
+    Args:
+        amount: p, as a fraction of a box's width or height, below 0.5.
+
+    Returns:
+        The moved labels, and of each label whether it was moved.
+    """
+    generator = np.random.default_rng(seed)
+    noisy, moved = [], []
+    for label in labels.boxes:
+        chosen = bool(generator.random() < 0.5)
+        edges = generator.uniform(-amount, amount, size=4)  # drawn in any case: the same labels for every amount
+        box = _displaced(label.box, edges, labels.images[label.image].width, labels.images[label.image].height)
+        noisy.append(replace(label, box=box) if chosen else label)
+        moved.append(chosen)
+    return replace(labels, boxes=noisy), moved
+
+
+def _displaced(box: Box, edges: np.ndarray, width: int, height: int) -> Box:
+    left, top, right, bottom = (
+        edge + float(shift) * size
+        for edge, shift, size in zip(box, edges, (box[2] - box[0], box[3] - box[1]) * 2, strict=True)
+    )
+    return max(left, 0.0), max(top, 0.0), min(right, float(width)), min(bottom, float(height))
+
+
+def roc_area(scores: Sequence[float], positive: Sequence[bool]) -> float:
+    """Area under the ROC curve: how probably a positive has a higher score than a negative; ties count half.
+
+    NaN without a positive or without a negative.
+    """
+    values, truth = np.asarray(scores, dtype=float), np.asarray(positive, dtype=bool)
+    num_positives, num_negatives = int(truth.sum()), int((~truth).sum())
+    if not num_positives or not num_negatives:
+        return float("nan")
+    _, position, counts = np.unique(values, return_inverse=True, return_counts=True)
+    middle_rank = np.cumsum(counts) - (counts - 1) / 2
+    above = middle_rank[position][truth].sum() - num_positives * (num_positives + 1) / 2
+    return float(above / (num_positives * num_negatives))
+
+
+@dataclass(frozen=True)
+class Restored:
+    """IoUs with the boxes as they were, of some labels.
+
+    Attributes:
+        before, after (Tensor[N]): of the labels that were tightened, and of what became of them.
+    """
+
+    before: Tensor
+    after: Tensor
+
+    def summary(self) -> dict[str, float]:
+        """Means, and shares of the labels whose IoU rose and fell."""
+        return {
+            "num_labels": len(self.before),
+            "iou_before": self.before.mean().item(),
+            "iou_after": self.after.mean().item(),
+            "share_improved": (self.after > self.before).double().mean().item(),
+            "share_worsened": (self.after < self.before).double().mean().item(),
+        }
+
+
+def measure(
+    refiner: IoURefiner,
+    labels: LabelSet,
+    amounts: Sequence[float],
+    *,
+    thresholds: Thresholds,
+    seed: int = 0,
+    batch_size: int = 1,
+) -> dict[str, Any]:
+    """Adds noise of each amount, tightens, and compares.
+
+    Labels that the refiner does not judge, such as those of unknown classes, are left out.
+
+    Returns:
+        Amount in percent → "moved" and "not_moved" (:meth:`Restored.summary`) and "auroc" (score → area).
+    """
+    detections = _detect(refiner, labels)
+    results: dict[str, Any] = {}
+    for amount in amounts:
+        noisy, moved = add_noise(labels, amount, seed)
+        rows = [row for row, label in enumerate(noisy.boxes) if not label.crowd]
+        judged = propose(refiner, noisy, rows, batch_size=batch_size, description=f"noise {amount:.0%}")
+        proposals = {row: found for row, found in sorted(judged.items()) if isinstance(found, Proposal)}
+        scores = {
+            "1 − predicted IoU": [-found.iou_before for found in proposals.values()],
+            "gain": [found.gain for found in proposals.values()],
+            "move": [found.move for found in proposals.values()],
+        }
+        badloc = cleanlab_scores([noisy.boxes[row] for row in proposals], detections, refiner)
+        if badloc is not None:
+            scores[CLEANLAB] = [-score for score in badloc]
+        was_moved = [moved[row] for row in proposals]
+        restored = _restored(labels, noisy, proposals, thresholds)
+        mask = torch.tensor(was_moved)
+        results[f"{amount:.0%}"] = {
+            "moved": Restored(restored.before[mask], restored.after[mask]).summary(),
+            "not_moved": Restored(restored.before[~mask], restored.after[~mask]).summary(),
+            "auroc": {name: roc_area(of_score, was_moved) for name, of_score in scores.items()},
+        }
+    return results
+
+
+def _restored(labels: LabelSet, noisy: LabelSet, proposals: Mapping[int, Proposal], thresholds: Thresholds) -> Restored:
+    def boxes(of: Sequence[Box]) -> Tensor:
+        return torch.tensor(of, dtype=torch.float64).reshape(-1, 4)
+
+    truth = boxes([labels.boxes[row].box for row in proposals])
+    given = boxes([noisy.boxes[row].box for row in proposals])
+    tightened = boxes(
+        [
+            proposal.box if thresholds.decide(proposal).accepted else noisy.boxes[row].box
+            for row, proposal in proposals.items()
+        ]
+    )
+    return Restored(elementwise_iou(given, truth), elementwise_iou(tightened, truth))
+
+
+def _detect(refiner: IoURefiner, labels: LabelSet) -> list[Detections]:
+    """The refiner's own refined detections in each image."""
+    images = tqdm(labels.images, desc="detect", unit="image")
+    return [refiner.detect(read_image(image.path).as_subclass(Tensor))[1] for image in images]
+
+
+def cleanlab_scores(
+    labels: Sequence[LabeledBox], detections: Sequence[Detections], refiner: IoURefiner
+) -> list[float] | None:
+    """cleanlab's score of badly located boxes for each label, low for bad ones; None if cleanlab is not installed.
+
+    Args:
+        labels: of classes that the refiner knows.
+        detections: of each image that the labels may refer to.
+    """
+    if find_spec("cleanlab") is None:
+        return None
+    rank = import_module("cleanlab.object_detection.rank")
+    classes = np.array(match_names([label.class_name for label in labels], refiner.categories)) - 1
+    images = sorted({label.image for label in labels})
+    rows = {image: [row for row, label in enumerate(labels) if label.image == image] for image in images}
+    given = [
+        {"bboxes": np.array([labels[row].box for row in rows[image]]), "labels": classes[rows[image]]}
+        for image in images
+    ]
+    predictions = [_by_class(detections[image], len(refiner.categories)) for image in images]
+    scores = np.full(len(labels), np.nan)
+    for image, of_image in zip(
+        images, rank.compute_badloc_box_scores(labels=given, predictions=predictions), strict=True
+    ):
+        scores[rows[image]] = of_image
+    return scores.tolist()
+
+
+def _by_class(detections: Detections, num_classes: int) -> np.ndarray:
+    """Detections of an image as cleanlab takes them: for each class an array [M, 5] of xyxy and score."""
+    table = torch.cat([detections.boxes, detections.scores[:, None]], 1).numpy()
+    by_class = np.empty(num_classes, dtype=object)
+    for label in range(1, num_classes + 1):
+        by_class[label - 1] = table[(detections.labels == label).numpy()]
+    return by_class
+
+
+def noise_table(results: Mapping[str, Any]) -> str:
+    """The results of :func:`measure` as a table in Markdown."""
+    areas = list(next(iter(results.values()))["auroc"])
+    head = [
+        "noise",
+        "IoU, moved labels",
+        "improved",
+        "worsened",
+        "IoU, other labels",
+        *(f"AUROC {name}" for name in areas),
+    ]
+    rows = []
+    for amount, of_amount in results.items():
+        moved, others = of_amount["moved"], of_amount["not_moved"]
+        rows.append(
+            [
+                f"±{amount}",
+                f"{moved['iou_before']:.3f} → {moved['iou_after']:.3f}",
+                f"{moved['share_improved']:.0%}",
+                f"{moved['share_worsened']:.0%}",
+                f"{others['iou_before']:.3f} → {others['iou_after']:.3f}",
+                *(f"{of_amount['auroc'][name]:.3f}" for name in areas),
+            ]
+        )
+    return markdown(head, rows)

@@ -1,0 +1,127 @@
+"""Better boxes for labels: what a refiner proposes for each, and why it proposes nothing for some."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import torch
+from torchvision.ops import box_iou
+from tqdm import tqdm
+
+from ..data.labels import Box, LabeledBox, LabelSet
+from ..errors import DataError
+from ..refiner import IoURefiner
+from ..refiner.matching import match_names
+from ..refiner.read_ahead import read_ahead
+
+# Why a label stays as it is without a proposal; short, to count by.
+CROWD = "crowd or difficult"
+MORE_THAN_A_BOX = "has more than a box, such as a polygon"
+NOT_ASKED_FOR = "class not in --only"
+UNKNOWN_CLASS = "class unknown to the refiner"
+UNREADABLE = "image missing or damaged"
+
+# Digits of a proposed box behind the point, in pixels. Labels are hardly ever finer.
+_DIGITS = 2
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A box that a refiner prefers to a label's.
+
+    Attributes:
+        box: xyxy in the frame of :attr:`iounet.data.labels.LabeledBox.box`, to a hundredth of a pixel; the label's own
+            where the refiner did not move it.
+        iou_before, iou_after: predicted IoU with the object, of the label's box and of ``box``.
+        move: 1 - IoU of the label's box and ``box``, in [0, 1].
+    """
+
+    box: Box
+    iou_before: float
+    iou_after: float
+    move: float
+
+    @property
+    def gain(self) -> float:
+        """By how much the predicted IoU rises."""
+        return self.iou_after - self.iou_before
+
+    @classmethod
+    def of(cls, label: Box, refined: Sequence[float], iou_before: float, iou_after: float) -> "Proposal":
+        """The proposal of a refined box, rounded."""
+        left, top, right, bottom = (round(edge, _DIGITS) for edge in refined)
+        box = (left, top, right, bottom)
+        if tuple(refined) == label or right <= left or bottom <= top:
+            return cls(label, iou_before, iou_before, 0.0)
+        overlap = box_iou(torch.tensor([label], dtype=torch.float64), torch.tensor([box], dtype=torch.float64))
+        return cls(box, iou_before, iou_after, 1 - float(overlap))
+
+
+# What becomes of a label: a proposal, or the reason why there is none.
+Judgement = Proposal | str
+
+
+def reason_to_stay(label: LabeledBox, only: Collection[str]) -> str:
+    """Why a label gets no proposal, whatever the refiner; "": it gets one.
+
+    Args:
+        only: names of the classes to tighten; empty: all.
+    """
+    if label.crowd:
+        return CROWD
+    if not label.movable:
+        return MORE_THAN_A_BOX
+    return NOT_ASKED_FOR if only and label.class_name not in only else ""
+
+
+def propose(
+    refiner: IoURefiner,
+    labels: LabelSet,
+    rows: Sequence[int],
+    *,
+    class_agnostic: bool = False,
+    batch_size: int = 1,
+    description: str = "tighten",
+) -> dict[int, Judgement]:
+    """Refines the boxes of labels; images that cannot be read are passed over.
+
+    Args:
+        rows: of the labels among ``labels.boxes``.
+        class_agnostic: refine every box without regard to its class.
+        batch_size: images at once.
+        description: of the progress bar.
+
+    Returns:
+        Row → proposal, or the reason why there is none.
+    """
+    known = match_names(labels.class_names, refiner.categories)
+    label_of = dict(zip(labels.class_names, known, strict=True))
+    judged: dict[int, Judgement] = {}
+    in_images: dict[int, list[int]] = {}
+    for row in rows:
+        if class_agnostic or label_of[labels.boxes[row].class_name]:
+            in_images.setdefault(labels.boxes[row].image, []).append(row)
+        else:
+            judged[row] = UNKNOWN_CLASS
+
+    def give_up(image: int, error: DataError) -> None:
+        judged.update(dict.fromkeys(in_images[image], UNREADABLE))
+        tqdm.write(f"passed over: {error}")
+
+    paths = {image: labels.images[image].path for image in sorted(in_images)}
+    with tqdm(total=len(paths), desc=description, unit="image", disable=not paths) as bar:
+        for images, tensors in read_ahead(paths, batch_size, on_fault=give_up):
+            batch = [in_images[image] for image in images]
+            boxes = [
+                torch.tensor([labels.boxes[row].box for row in of_image], dtype=torch.float64) for of_image in batch
+            ]
+            classes = [
+                [0 if class_agnostic else label_of[labels.boxes[row].class_name] for row in of_image]
+                for of_image in batch
+            ]
+            for of_image, refined in zip(batch, refiner.refine_batch(tensors, boxes, classes), strict=True):
+                columns = (refined.boxes.tolist(), refined.ious_before.tolist(), refined.ious.tolist())
+                for row, box, before, after in zip(of_image, *columns, strict=True):
+                    judged[row] = Proposal.of(labels.boxes[row].box, box, before, after)
+            bar.update(len(images))
+        bar.update(bar.total - bar.n)  # those passed over
+    return judged

@@ -1,0 +1,123 @@
+"""boxes.json and boxes.csv: a row for each label, with what was proposed and what was decided."""
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ..data.labels import LabelSet
+from ..errors import DataError
+from ..files import read_json, replacing, write_text
+from .decisions import Decision, labels_fingerprint, proposals_fingerprint
+from .proposals import Judgement, Proposal
+
+FORMAT = "iounet-tighten-1"
+
+_COLUMNS = (
+    *("key", "image", "class"),
+    *(f"{edge}_{when}" for when in ("before", "after") for edge in ("x1", "y1", "x2", "y2")),
+    *("predicted_iou_before", "predicted_iou_after", "gain", "move", "decision", "reason"),
+)
+
+
+def write_records(
+    folder: Path,
+    labels: LabelSet,
+    judgements: Sequence[Judgement],
+    decisions: Sequence[Decision],
+    settings: dict[str, Any],
+) -> None:
+    """Writes boxes.json and boxes.csv.
+
+    Args:
+        judgements, decisions: one a label.
+        settings: what the proposals depend on besides the labels; see :func:`read_judgements`.
+    """
+    rows = list(_rows(labels, judgements, decisions))
+    content = {
+        "format": FORMAT,
+        "source": str(labels.source),
+        "labels": labels_fingerprint(labels),
+        "proposals": proposals_fingerprint(labels, judgements),
+        "settings": settings,
+        "faults": [asdict(fault) for fault in labels.faults],
+    }
+    head = json.dumps(content, indent=1).removesuffix("\n}")
+    body = ",\n".join(map(json.dumps, rows))  # a row a line, for people and for diff
+    write_text(folder / "boxes.json", f'{head},\n "boxes": [\n{body}\n]\n}}\n')
+    with replacing(folder / "boxes.csv") as file:
+        writer = csv.DictWriter(file, _COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(map(_flat, rows))
+
+
+def read_judgements(folder: Path, labels: LabelSet, settings: dict[str, Any]) -> list[Judgement] | None:
+    """The judgements that an earlier run left in boxes.json.
+
+    Returns:
+        One a label; None if there is no such file, or it is about other labels or was made with other settings.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    path = folder / "boxes.json"
+    if not is_record(path):
+        return None
+    content = read_json(path, "record of boxes")
+    try:
+        if content["labels"] != labels_fingerprint(labels) or content["settings"] != settings:
+            return None
+        return [_judgement(row) for row in content["boxes"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: has been changed ({error!r}); remove it, and its boxes are computed anew") from error
+
+
+def is_record(path: Path) -> bool:
+    """Whether a file is a boxes.json of :func:`write_records`."""
+    if not path.is_file():
+        return False
+    content = read_json(path, "record of boxes")
+    return isinstance(content, dict) and content.get("format") == FORMAT
+
+
+def _rows(labels: LabelSet, judgements: Sequence[Judgement], decisions: Sequence[Decision]) -> Iterator[dict[str, Any]]:
+    for label, judgement, decision in zip(labels.boxes, judgements, decisions, strict=True):
+        row: dict[str, Any] = {
+            "key": label.key,
+            "image": labels.images[label.image].key,
+            "class": label.class_name,
+            "box_before": label.box,
+        }
+        if isinstance(judgement, Proposal):
+            row |= {
+                "box_after": judgement.box,
+                "predicted_iou_before": judgement.iou_before,
+                "predicted_iou_after": judgement.iou_after,
+                "gain": judgement.gain,
+                "move": judgement.move,
+            }
+        yield row | {"decision": decision.name, "reason": decision.reason}
+
+
+def _judgement(row: dict[str, Any]) -> Judgement:
+    if "box_after" not in row:
+        return str(row["reason"])
+    left, top, right, bottom = row["box_after"]
+    return Proposal((left, top, right, bottom), row["predicted_iou_before"], row["predicted_iou_after"], row["move"])
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of boxes.json as one of boxes.csv: boxes as four columns, numbers in as many digits as mean something."""
+    flat: dict[str, Any] = {}
+    for name, value in row.items():
+        if name.startswith("box_"):
+            when = name.removeprefix("box_")
+            flat |= {
+                f"{edge}_{when}": f"{of_edge:.2f}"
+                for edge, of_edge in zip(("x1", "y1", "x2", "y2"), value, strict=True)
+            }
+        else:
+            flat[name] = f"{value:.4f}" if isinstance(value, float) else value
+    return flat

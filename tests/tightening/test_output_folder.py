@@ -1,0 +1,97 @@
+"""Nothing of the user's is overwritten, and nothing is left half written."""
+
+from pathlib import Path
+
+import pytest
+
+from iounet.errors import DataError
+from iounet.tightening.output import check_output, replacing_content
+
+NAMES = ("boxes.json", "boxes.csv", "review.html")
+RECORD = '{"format": "iounet-tighten-1"}'
+
+
+def fill(folder: Path, text: str) -> None:
+    for name in NAMES:
+        (folder / name).write_text(text)
+    (folder / "labels").mkdir()
+    (folder / "labels" / f"{text}.txt").write_text(text)
+
+
+def content_of(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+class TestCheckOutput:
+    @pytest.mark.parametrize(
+        ("output", "source"),
+        [("set", "set"), ("set/out", "set"), ("set", "set/labels.json"), (".", "set"), ("set/../set/out", "set")],
+    )
+    def test_the_data_set_is_left_alone(self, tmp_path, output, source):
+        (tmp_path / "set").mkdir()
+        with pytest.raises(DataError, match="overlaps the data set"):
+            check_output(tmp_path / output, tmp_path / source)
+
+    def test_a_link_into_the_data_set(self, tmp_path):
+        (tmp_path / "set").mkdir()
+        (tmp_path / "link").symlink_to("set")
+        with pytest.raises(DataError, match="overlaps the data set"):
+            check_output(tmp_path / "link" / "out", tmp_path / "set")
+
+    def test_new_and_empty_folders(self, tmp_path):
+        check_output(tmp_path / "new", tmp_path / "set")
+        (tmp_path / "empty").mkdir()
+        check_output(tmp_path / "empty", tmp_path / "set")
+
+    def test_a_folder_of_an_earlier_run(self, tmp_path):
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "boxes.json").write_text(RECORD)
+        check_output(tmp_path / "out", tmp_path / "set")
+
+    def test_what_a_killed_process_left(self, tmp_path):
+        (tmp_path / "out" / ".unfinished" / "labels").mkdir(parents=True)
+        check_output(tmp_path / "out", tmp_path / "set")
+        with replacing_content(tmp_path / "out") as folder:
+            fill(folder, "new")
+        assert content_of(tmp_path / "out") == dict.fromkeys([*NAMES, "labels/new.txt"], "new")
+
+    @pytest.mark.parametrize("name", ["labels.txt", "boxes.json"])
+    def test_a_folder_of_others(self, tmp_path, name):
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / name).write_text("{}")
+        with pytest.raises(DataError, match="holds files of others"):
+            check_output(tmp_path / "out", tmp_path / "set")
+
+    def test_a_file(self, tmp_path):
+        (tmp_path / "out").write_text("")
+        with pytest.raises(DataError, match="is a file"):
+            check_output(tmp_path / "out", tmp_path / "set")
+
+
+class TestReplacingContent:
+    def test_a_new_folder(self, tmp_path):
+        with replacing_content(tmp_path / "a" / "out") as folder:
+            fill(folder, "new")
+        assert content_of(tmp_path / "a" / "out") == dict.fromkeys([*NAMES, "labels/new.txt"], "new")
+
+    def test_what_is_old_is_replaced_and_what_is_the_users_stays(self, tmp_path):
+        fill(tmp_path, "old")
+        (tmp_path / "decisions.json").write_text("mine")
+        with replacing_content(tmp_path) as folder:
+            fill(folder, "new")
+        expected = dict.fromkeys([*NAMES, "labels/new.txt"], "new") | {"decisions.json": "mine"}
+        assert content_of(tmp_path) == expected
+
+    @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+    def test_an_error_leaves_what_there_was(self, tmp_path, error):
+        fill(tmp_path, "old")
+        before = content_of(tmp_path)
+        with pytest.raises(error), replacing_content(tmp_path) as folder:
+            fill(folder, "new")
+            raise error
+        assert content_of(tmp_path) == before
+
+    def test_an_error_leaves_no_new_folder(self, tmp_path):
+        with pytest.raises(KeyboardInterrupt), replacing_content(tmp_path / "out"):
+            raise KeyboardInterrupt
+        assert not (tmp_path / "out").exists()
