@@ -51,7 +51,7 @@ def _move(annotation: dict[str, Any], box: Box) -> None:
     x0, y0, x1, y1 = (round(value, 2) for value in box)
     width, height = annotation["bbox"][2:]
     bbox = [x0, y0, round(x1 - x0, 2), round(y1 - y0, 2)]
-    # Of a segmentation the area would be another one, and stay.
+    # An area that is not the box's, such as a segmentation's, stays.
     if annotation.get("area") == width * height and not annotation.get("segmentation"):
         annotation["area"] = round(bbox[2] * bbox[3], 4)
     annotation["bbox"] = bbox
@@ -131,8 +131,11 @@ def _open(folder: Path, entry: dict[str, Any], annotation_file: Path) -> Labeled
 
 
 def find_images(path: Path, entries: list[Any]) -> Path:
-    """The folder that the ``file_name`` of a COCO-form file's images is relative to: of the usual ones near the file
-    the first that holds one of the first images.
+    """The folder of a COCO-form file's images: the first of the usual ones near the file that holds any of them.
+
+    Args:
+        path: of the file.
+        entries: its ``images``.
 
     Raises:
         DataError: none of them does.

@@ -1,4 +1,4 @@
-"""Label files of any form, looked through and converted to COCO form.
+"""Check label files of any form, and convert them to COCO form.
 
     python -m iounet.data.convert SOURCE --output FILE
 
@@ -28,7 +28,7 @@ _NUM_LISTED = 5
 
 
 def _lines(labels: LabelSet) -> Iterator[str]:
-    """What is in a data set, as the screen shows it."""
+    """The report that is printed."""
     objects = Counter(label.class_name for label in labels.boxes if not label.crowd)
     images = {name: set[int]() for name in labels.class_names}
     for label in labels.boxes:
@@ -64,7 +64,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m iounet.data.convert",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Looks through label files in COCO, Pascal VOC or YOLO form, and converts them to COCO form.",
+        description="Checks label files in COCO, Pascal VOC or YOLO form, and converts them to COCO form.",
         epilog="examples:\n"
         "  python -m iounet.data.convert data.yaml --split train --output train.json\n"
         "  python -m iounet.data.convert VOCdevkit/VOC2007 --split val --output val.json\n\n"

@@ -44,7 +44,7 @@ def check_moves(labels: LabelSet, boxes: Mapping[str, Box]) -> None:
 
 
 def refuse_overwriting(outputs: Iterable[Path], sources: Iterable[Path]) -> None:
-    """Raises DataError if a file to be written is one that was read, by whatever name: links are followed."""
+    """Raises DataError if a file to be written is one that was read; links are followed."""
     identities = {_identity(path): path for path in sources if path.exists()}
     for output in outputs:
         if output.exists() and _identity(output) in identities:
@@ -53,8 +53,10 @@ def refuse_overwriting(outputs: Iterable[Path], sources: Iterable[Path]) -> None
 
 
 def write_files(contents: Mapping[Path, bytes]) -> list[Path]:
-    """Writes files, each whole or not at all; they are all made before the first is written, so that none is if one
-    of the sources has changed. Returns their paths."""
+    """Writes files, each whole or not at all; returns their paths.
+
+    All contents come at once: nothing is written if one of the sources turns out to have changed.
+    """
     for path, data in contents.items():
         with replacing(path, "wb") as file:
             file.write(data)

@@ -102,7 +102,7 @@ def _devkit(root: Path, image_root: Path) -> VocFolder:
 
 
 def _image_folder(root: Path, image_root: Path, name: str) -> Path:
-    """Who says where the images are may name their folder as well as the one above it."""
+    """The folder of the images; a given ``image_root`` may be that folder or the one above it."""
     return image_root if image_root != root and not (image_root / name).is_dir() else image_root / name
 
 

@@ -133,7 +133,7 @@ def read_voc(folder: VocFolder, split: str | None = None) -> VocLabels:
 
 
 def read_record(folder: VocFolder, source: VocSource, *, open_the_image: bool = True) -> VocRecord:
-    """What an annotation file holds, with what is wrong with it; without its image, the class names alone."""
+    """Reads an annotation file and collects its faults; without opening the image, its class names alone."""
     path = folder.root / source.label
     found = image = error = None
     class_names: set[str] = set()
@@ -178,10 +178,10 @@ def _open(folder: VocFolder, source: VocSource, annotation: VocAnnotation) -> La
         )
     with open_image(path) as image:
         width, height = image.size
-        exchanges_sides = exif_orientation(image) >= 5
+        swaps_sides = exif_orientation(image) >= 5
     # Some tools write no size, or zeros: then the image's own is all there is.
     stated = [text or "0" for text in annotation.size]
-    if exchanges_sides and stated == [str(height), str(width)] != [str(width), str(height)]:
+    if swaps_sides and stated == [str(height), str(width)] != [str(width), str(height)]:
         raise DataError(
             f"{path}: EXIF rotates the image, and {label} gives the size of the rotated one; training reads the pixels "
             "as they are stored, where the boxes do not fit: save the image rotated (PIL.ImageOps.exif_transpose)",
@@ -197,6 +197,6 @@ def _open(folder: VocFolder, source: VocSource, annotation: VocAnnotation) -> La
 
 
 def _image_of(source: VocSource, annotation: VocAnnotation) -> Path | None:
-    """Of several images with the annotation file's name the one that the file names."""
+    """The image with the annotation file's name; if there are several, the one that the file names."""
     named = PureWindowsPath(annotation.filename).name
     return next((path for path in source.images if path.name == named), source.images[0] if source.images else None)

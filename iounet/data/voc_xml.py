@@ -11,6 +11,7 @@ from pathlib import Path
 from xml.parsers import expat
 
 from ..errors import DataError
+from .annotations import MIN_BOX_SIDE
 from .labels import Box
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -22,8 +23,8 @@ class VocObject:
 
     Attributes:
         texts: the stripped texts of the elements that are read, by name: ``name``, ``difficult`` and the corners.
-        spans: corner → (first, behind the last) byte of its text in the file; only of corners whose text stands there
-            as it reads, without comments, entities or a 16-bit encoding.
+        spans: corner → where its text begins and ends in the file, in bytes; only for corners that the file spells out,
+            without comments, entities or a 16-bit encoding.
     """
 
     number: int
@@ -64,7 +65,7 @@ class VocObject:
         if xmax <= xmin or ymax <= ymin:
             raise DataError(f"{name}: has no area: {where}", rule="box has no area")
         x0, y0, x1, y1 = max(xmin - 1, 0.0), max(ymin - 1, 0.0), min(xmax, width), min(ymax, height)
-        if x1 <= x0 or y1 <= y0:
+        if x1 - x0 < MIN_BOX_SIDE or y1 - y0 < MIN_BOX_SIDE:
             raise DataError(
                 f"{name}: lies outside its image of {width} x {height} pixels: {where}",
                 rule="box lies outside its image",
@@ -109,7 +110,7 @@ def parse_voc(data: bytes, path: Path) -> VocAnnotation:
 
 
 class _Reader:
-    """Follows expat through a file. Not ElementTree, which does not say where in the file a text stands."""
+    """Collects what expat finds in a file. ElementTree would be shorter, but does not give positions in the file."""
 
     def __init__(self, data: bytes) -> None:
         self.annotation = VocAnnotation()

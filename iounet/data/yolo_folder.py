@@ -48,7 +48,7 @@ class YoloFolder:
         splits: name → its images; one without a name where there are none.
         content: of data.yaml; None without one.
         lists: text files that list images.
-        faults: entries of data.yaml, and of these lists, that name nothing.
+        faults: entries of data.yaml, and of these lists, that do not exist.
     """
 
     source: Path

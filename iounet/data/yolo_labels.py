@@ -13,14 +13,12 @@ from pathlib import Path
 import yaml
 
 from ..errors import DataError
+from .annotations import MIN_BOX_SIDE
 from .images import IMAGE_SUFFIXES, exif_orientation, open_image
 from .label_copies import check_moves, digest, read_unchanged, refuse_overwriting, write_files
 from .labels import Box, LabeledBox, LabeledImage, LabelFault, LabelSet, repeated_boxes
 from .yolo_folder import YoloFolder, YoloSource, is_image
 from .yolo_lines import Frame, YoloLine, parse_line, with_box
-
-# A narrower box in pixels has no area to speak of; COCO-form files have the same limit.
-_MIN_SIDE = 0.01
 
 
 @dataclass(frozen=True)
@@ -188,9 +186,9 @@ def _ranges(names: Mapping[int, str]) -> str:
 def _in_image(label: YoloLine, frame: Frame) -> Box:
     x0, y0, x1, y1 = frame.to_pixels(label.box)
     box = max(x0, 0.0), max(y0, 0.0), min(x1, float(frame.width)), min(y1, float(frame.height))
-    if x1 - x0 < _MIN_SIDE or y1 - y0 < _MIN_SIDE:
+    if x1 - x0 < MIN_BOX_SIDE or y1 - y0 < MIN_BOX_SIDE:
         raise DataError("has no area; correct or remove the line", rule="box has no area")
-    if box[2] - box[0] < _MIN_SIDE or box[3] - box[1] < _MIN_SIDE:
+    if box[2] - box[0] < MIN_BOX_SIDE or box[3] - box[1] < MIN_BOX_SIDE:
         raise DataError("lies outside its image; correct or remove the line", rule="box lies outside its image")
     return box
 
@@ -214,8 +212,8 @@ def _classes_in(content: bytes) -> set[int]:
 def _companions(folder: YoloFolder, root: Path) -> dict[str, tuple[Path, bytes]]:
     """Name in a copy → source and content, of what is no label file: data.yaml, classes.txt and lists of images.
 
-    In the copy all names are relative to data.yaml, so that it holds wherever the copy lies, and its labels are not
-    taken for those that were read: a ``path`` or an absolute name would lead there.
+    In the copy all names are relative to data.yaml, and it has no ``path``. So the copy can be moved, and training
+    on it reads its own labels; an absolute name would lead to those that were read.
     """
     found = {}
     if (classes := folder.classes_file) is not None:

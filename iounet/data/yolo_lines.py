@@ -1,8 +1,8 @@
 """One line of a YOLO label file: read, and changed in place.
 
-A line is ``class cx cy w h``, the box's centre and size in shares of the image's width and height, or
-``class x1 y1 x2 y2 x3 y3 ...``, a polygon. Ultralytics applies an image's EXIF rotation before it does anything else,
-so its labels belong to the picture as it is shown; ours belong to the pixels as they are stored.
+A line is ``class cx cy w h``, the box's centre and size normalised by the image's width and height, or
+``class x1 y1 x2 y2 x3 y3 ...``, a polygon. Ultralytics applies the EXIF rotation when it opens an image, so the labels
+refer to the picture as it is shown. Boxes of this project refer to the pixels as they are stored.
 """
 
 import math
@@ -15,8 +15,8 @@ from .labels import Box
 # Ultralytics refuses coordinates outside of this.
 _LOWEST, _HIGHEST = -0.01, 1.01
 
-# EXIF orientation → whether a point of the shown picture, in shares of its width and height, becomes one of the stored
-# picture by exchanging x and y, and by then mirroring x, and y.
+# EXIF orientation → how a normalised point of the shown picture becomes one of the stored picture: whether x and y are
+# swapped, then whether x, and whether y, is mirrored.
 _TO_STORED = {
     1: (False, False, False),
     2: (False, True, False),
@@ -43,21 +43,21 @@ class Frame:
     orientation: int = 1
 
     def to_pixels(self, box: Box) -> Box:
-        """A box of the shown picture, xyxy in shares of its size, in pixels of the stored one; not clipped."""
-        exchanges, mirrors_x, mirrors_y = _TO_STORED[self.orientation]
-        x0, y0, x1, y1 = (box[1], box[0], box[3], box[2]) if exchanges else box
+        """A box of the shown picture, xyxy and normalised, in pixels of the stored picture; not clipped."""
+        swaps, mirrors_x, mirrors_y = _TO_STORED[self.orientation]
+        x0, y0, x1, y1 = (box[1], box[0], box[3], box[2]) if swaps else box
         x0, x1 = (1 - x1, 1 - x0) if mirrors_x else (x0, x1)
         y0, y1 = (1 - y1, 1 - y0) if mirrors_y else (y0, y1)
         return x0 * self.width, y0 * self.height, x1 * self.width, y1 * self.height
 
     def from_pixels(self, box: Box) -> Box:
         """The inverse of :meth:`to_pixels`."""
-        exchanges, mirrors_x, mirrors_y = _TO_STORED[self.orientation]
+        swaps, mirrors_x, mirrors_y = _TO_STORED[self.orientation]
         x0, x1 = box[0] / self.width, box[2] / self.width
         y0, y1 = box[1] / self.height, box[3] / self.height
         x0, x1 = (1 - x1, 1 - x0) if mirrors_x else (x0, x1)
         y0, y1 = (1 - y1, 1 - y0) if mirrors_y else (y0, y1)
-        return (y0, x0, y1, x1) if exchanges else (x0, y0, x1, y1)
+        return (y0, x0, y1, x1) if swaps else (x0, y0, x1, y1)
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class YoloLine:
 
     Attributes:
         class_index: from 0.
-        box: xyxy, in shares of the size of the picture as it is shown; not clipped.
+        box: xyxy, normalised by the size of the picture as it is shown; not clipped.
         is_polygon: whether ``box`` is the box around a polygon.
     """
 
@@ -131,7 +131,7 @@ def with_box(line: bytes, box: Box) -> bytes:
 
     Args:
         line: ``class cx cy w h``.
-        box: xyxy, in shares of the size of the picture as it is shown.
+        box: xyxy, normalised by the size of the picture as it is shown.
     """
     x0, y0, x1, y1 = box
     numbers = iter(((x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0))

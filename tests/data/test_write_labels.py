@@ -244,7 +244,7 @@ class TestYolo:
 
     @pytest.mark.parametrize("path", [None, "absolute", "../split_yolo", "."])
     def test_the_copy_of_data_yaml_leads_to_the_copy(self, split_pets, tmp_path, path, monkeypatch):
-        """Were ``path`` copied, whoever trains by the copy would get the labels that were to be corrected."""
+        """A copied ``path`` would lead whoever trains on the copy to the labels that were read."""
         source = split_pets("yolo")
         monkeypatch.chdir(source.parent)
         root, text = source.parent, source.read_text()
