@@ -28,6 +28,7 @@ from iounet.evaluation import CocoEvaluator, ReproductionReport, detect, reprodu
 from iounet.evaluation.predictions import GREEDY, REFINED, table_rows
 from iounet.evaluation.reproduction import beyond_rows, step_size_rows
 from iounet.evaluation.reproduction_report import BASELINE, paper_tables
+from iounet.files import make_folder
 from iounet.jobs import EvaluationJob
 
 
@@ -46,6 +47,8 @@ def main() -> None:
         job = build_evaluation(cfg, args.weights, device=device)
         baseline = build_evaluation(cfg, args.baseline, device=device) if args.baseline else None
         run(job, baseline, args.output, beyond=args.beyond, device=device)
+    except KeyboardInterrupt:
+        sys.exit(130)
     except UserError as error:
         sys.exit(f"{type(error).__name__}: {error}")
 
@@ -62,6 +65,7 @@ def run(
         )
     if beyond:
         tables["beyond"] = beyond_rows(paper[REFINED], mean_object_size(job))
+    make_folder(output)
 
     def batches(description: str) -> tqdm:
         loader = eval_loader(dataset, batch_size=job.batch_size, num_workers=job.num_workers)

@@ -301,6 +301,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 refusal = f"{args.fix}: not written, since this takes a decision: {error}"
         if args.json not in (None, _STDOUT):
             write_text(args.json, _as_json(report, changes))
+    except KeyboardInterrupt:
+        return 130
     except (DataError, OSError) as error:
         print(error, file=sys.stderr)
         return 2

@@ -31,8 +31,8 @@ from typing import Any
 
 from PIL import Image
 
-from ..errors import DataError
-from ..files import replacing
+from ..errors import DataError, UserError
+from ..files import make_folder, replacing
 
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 # The lines of "aeroplane_train.txt": an image and whether it holds the class.
@@ -84,6 +84,7 @@ def convert_voc(
     Raises:
         DataError: a part of the folder is missing, an annotation file is not XML, an image is missing,
             unreadable or of another size than its annotation says; ``val_share`` without ``train``, or with a ``val``.
+        ConfigError: no files can be written in ``output``.
     """
     root, output = Path(root), Path(output)
     splits = _read_devkit(root) if (root / "ImageSets").is_dir() else _read_flat(root)
@@ -96,6 +97,7 @@ def convert_voc(
     if not classes:
         raise DataError(f"{root}: no image of any split has an object; check the folder")
     image_ids = {source: image_id for image_id, source in enumerate(sources, start=1)}
+    make_folder(output)
     return {
         split: _write_split(
             output / f"{split}.json", {image_ids[source]: images[source] for source in of_split}, classes
@@ -320,7 +322,7 @@ def main() -> None:
         parser.error(f"--val-share must lie in [0, 1); got {args.val_share:g}")
     try:
         splits = convert_voc(args.root, args.output, classes=args.classes, val_share=args.val_share)
-    except DataError as error:
+    except UserError as error:
         parser.exit(1, f"{error}\n")
     print("\n".join(_table(splits)))
     # Splits overlap (trainval is train and val): one line per box, not one per split.

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from ..data import CocoDataset, eval_loader
 from ..evaluation import CocoEvaluator, Evaluation, markdown_table, write_report
 from ..evaluation.predictions import Found, as_results, joined, predict
+from ..files import make_folder
 from ..jobs import EvaluationJob
 from ..visualization import most_changed
 from .processes import Process
@@ -70,7 +71,12 @@ def evaluate_and_report(
     Args:
         folder: of the training run; None: nothing is logged.
         iteration: of the training run.
+
+    Raises:
+        ConfigError: no files can be written in the job's folder.
     """
+    if process.is_main:
+        make_folder(job.output_dir)
     evaluation = evaluate(job, process)
     if evaluation is None:
         return

@@ -72,6 +72,14 @@ class TestErrors:
         assert len(message.splitlines()) == 1
         assert not (tmp_path / "run").exists()
 
+    @pytest.mark.parametrize("mode", [[], ["--eval-only"]])
+    def test_an_output_folder_that_is_a_file(self, trained, call, arguments, tmp_path, mode):
+        (tmp_path / "run").write_text("kept")
+        settings = {"MODEL.WEIGHTS": trained / "model_final.pth"}
+        message = call(train, *arguments(tmp_path / "run", settings), *mode)
+        assert message.startswith(f"ConfigError: {tmp_path / 'run'}: cannot be used as the folder for output")
+        assert (tmp_path / "run").read_text() == "kept"
+
     @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
     def test_a_gpu_that_is_not_there(self, call, arguments, tmp_path):
         message = call(train, *arguments(tmp_path / "run", {"MODEL.DEVICE": "cuda"}))
