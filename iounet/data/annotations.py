@@ -135,7 +135,8 @@ def load_json(path: str | Path, needed: tuple[str, ...] = ("images", "annotation
     """
     content = read_json(path, "annotation file")
     if not isinstance(content, dict):
-        raise DataError(f"{path}: is not of COCO form: expected a JSON object, found a {type(content).__name__}")
+        kind = type(content).__name__
+        raise DataError(f"{path}: is not of COCO form: expected a JSON object, found a value of type {kind}")
     for key in needed:
         if not isinstance(content.get(key), list):
             raise DataError(

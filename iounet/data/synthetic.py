@@ -109,9 +109,7 @@ def _write_split(
     annotations: list[dict[str, Any]] = []
     image_ids = range(1, num_images + 1)
     draw = partial(_write_image, folder, image_size, seed)
-    # Ctrl-C goes to all processes; only this one acts on it, or each of the others would print a traceback.
-    ignoring = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
-    with ProcessPoolExecutor(num_workers, **ignoring) if num_workers else nullcontext() as pool:
+    with ProcessPoolExecutor(num_workers, initializer=_ignore_ctrl_c) if num_workers else nullcontext() as pool:
         drawn = pool.map(draw, image_ids, chunksize=16) if pool else map(draw, image_ids)
         for image_id, objects in zip(
             image_ids,
@@ -123,6 +121,11 @@ def _write_split(
                 annotations.append({"id": len(annotations) + 1, "image_id": image_id, **annotation})
     categories = [{"id": label, "name": name} for label, name in enumerate(CLASS_NAMES, start=1)]
     return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def _ignore_ctrl_c() -> None:
+    """Ctrl-C goes to all processes. The main one acts on it; each of the others would print a traceback."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _write_image(

@@ -35,7 +35,7 @@ def test_not_json(fault):
 
 
 def test_not_an_object(fault):
-    assert "found a list" in fault("[]")
+    assert "found a value of type list" in fault("[]")
 
 
 @pytest.mark.parametrize("key", ["images", "annotations", "categories"])
