@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.models.detection.rpn import RegionProposalNetwork
-from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from yacs.config import CfgNode
 
 from prroi_pool import MultiScalePrRoIPool
@@ -19,7 +18,17 @@ from .config import DECODING, changed_settings, config_from_yaml, describe_scali
 from .data import CocoDataset, build_transforms, check_categories
 from .errors import CheckpointError, ConfigError, OptionError, check_choice
 from .jobs import EvaluationJob, TrainingJob
-from .modeling import AnchorGenerator, EnergyHead, HiddenLayers, IoUHead, IoUNet, RoIHeads, RPNHead, resnet_fpn
+from .modeling import (
+    AnchorGenerator,
+    EnergyHead,
+    HiddenLayers,
+    ImageTransform,
+    IoUHead,
+    IoUNet,
+    RoIHeads,
+    RPNHead,
+    resnet_fpn,
+)
 from .postprocess import NMSOptions, Postprocessing, RefinementOptions
 from .training import BoxNoise, learning_rate_schedule, sample_energy_boxes, sample_iou_boxes
 from .training.checkpoint import load_checkpoint, load_detector_weights, load_weights_file
@@ -149,7 +158,7 @@ def build_detector(cfg: CfgNode) -> IoUNet:
         )
     with _naming(objective="TEST.REFINE.OBJECTIVE"):
         detector = IoUNet(
-            transform=GeneralizedRCNNTransform(cfg.INPUT.MIN_SIZE, cfg.INPUT.MAX_SIZE, IMAGENET_MEAN, IMAGENET_STD),
+            transform=ImageTransform(cfg.INPUT.MIN_SIZE, cfg.INPUT.MAX_SIZE, IMAGENET_MEAN, IMAGENET_STD),
             backbone=backbone,
             rpn=rpn,
             roi_heads=roi_heads,

@@ -8,12 +8,14 @@ from .iou_head import IoUHead
 from .roi_heads import RoIHeads
 from .rpn import AnchorGenerator, RPNHead
 from .state_dict import state_dict_faults
+from .transform import ImageTransform
 
 __all__ = [
     "AnchorGenerator",
     "BoxFunction",
     "EnergyHead",
     "HiddenLayers",
+    "ImageTransform",
     "ImageFeatures",
     "IoUHead",
     "IoUNet",
