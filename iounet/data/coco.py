@@ -10,6 +10,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.ops import clip_boxes_to_image
 
+from ..categories import category_differences
 from ..errors import DataError
 from .annotations import read_annotations
 from .images import check_image_size, image_path, read_image
@@ -51,6 +52,7 @@ class CocoDataset(torch.utils.data.Dataset):
         class_names: the names in ``categories``.
         skipped: the annotations left out: rule broken -> how many.
         clipped: how many boxes overhang their image and are clipped to it.
+        num_objects: how many boxes there are to learn from, without crowds.
 
     Raises:
         DataError: on construction, if the annotation file cannot be used or the folder lacks its first image;
@@ -76,6 +78,7 @@ class CocoDataset(torch.utils.data.Dataset):
         self.class_names = [category["name"] for category in content.categories]
         self.skipped = content.skipped
         self.clipped = content.clipped
+        self.num_objects = int((~content.crowd).sum())
         self._content = content
         self._check_image_folder()
 
@@ -156,6 +159,7 @@ def check_categories(categories: list[dict[str, Any]], dataset: CocoDataset, sou
     """Raises DataError unless the categories, of ``source``, are those of the data set."""
     if categories != dataset.categories:
         raise DataError(
-            f"the categories of {source} are {categories[:3]}..., those of {dataset.annotation_file} "
-            f"{dataset.categories[:3]}...: ids and names must agree, or labels would mean different classes"
+            f"the categories of {source} are not those of {dataset.annotation_file}: ids and names must agree, or "
+            "labels would mean different classes; give files of the same classes "
+            f"({category_differences(categories, dataset.categories)})"
         )

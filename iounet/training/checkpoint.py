@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..categories import category_differences
 from ..errors import CheckpointError, ConfigError
 from ..files import replacing
 from ..modeling import IoUNet, state_dict_faults
@@ -192,8 +193,8 @@ def load_initial_weights(detector: IoUNet, path: str, categories: list[dict[str,
     trained_on = content.get("categories")
     if detector.standalone and trained_on not in (None, categories):
         raise ConfigError(
-            f"MODEL.STANDALONE trains the IoU head of a detector of the same classes: those of {path} are "
-            f"{trained_on[:3]}..., the data set's {categories[:3]}..."
+            f"MODEL.STANDALONE trains the IoU head of a detector of the same classes, and those of {path} are not the "
+            f"data set's: give another MODEL.WEIGHTS ({category_differences(trained_on, categories)})"
         )
     if trained_on is None and "roi_heads.box_predictor.cls_score.bias" in weights:
         weights = select_categories(weights, [category["id"] for category in categories])
