@@ -30,6 +30,7 @@ from iounet.evaluation.reproduction import beyond_rows, step_size_rows
 from iounet.evaluation.reproduction_report import BASELINE, paper_tables
 from iounet.files import make_folder
 from iounet.jobs import EvaluationJob
+from iounet.progress import progress
 
 
 def main() -> None:
@@ -69,7 +70,7 @@ def run(
 
     def batches(description: str) -> tqdm:
         loader = eval_loader(dataset, batch_size=job.batch_size, num_workers=job.num_workers)
-        return tqdm(loader, desc=description, unit="batch", leave=False)
+        return progress(loader, desc=description, unit="batch", leave=False)
 
     variants = [variant for rows in tables.values() for variant in rows.values()]
     measured = reproduce(job.detector, batches("detect, suppress, refine"), variants, device=device)

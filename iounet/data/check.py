@@ -21,10 +21,10 @@ from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image
-from tqdm import tqdm
 
 from ..errors import DataError
 from ..files import replacing, write_text
+from ..progress import progress
 from ..wording import counted
 from .annotations import NO_SIZE, Annotations, Finding, Scan, id_in, load_json, scan_annotations
 from .images import check_image_size, image_path, open_image
@@ -92,8 +92,8 @@ def check_dataset(
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # threads will do: PIL decodes without Python's lock
             examine = partial(_examine_image, folder=image_folder, annotation_file=annotation_file)
             examined = pool.map(examine, *zip(*entries, strict=True)) if entries else iter(())
-            progress = tqdm(examined, total=len(entries), desc="check", unit="image", leave=False)
-            for (position, _), (size, image_faults, image_notes) in zip(entries, progress, strict=True):
+            shown = progress(examined, total=len(entries), desc="check", unit="image", leave=False)
+            for (position, _), (size, image_faults, image_notes) in zip(entries, shown, strict=True):
                 faults += image_faults
                 notes += image_notes
                 if size is not None:
