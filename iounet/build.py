@@ -32,6 +32,7 @@ from .modeling import (
 from .postprocess import NMSOptions, Postprocessing, RefinementOptions
 from .training import BoxNoise, learning_rate_schedule, sample_energy_boxes, sample_iou_boxes
 from .training.checkpoint import load_checkpoint, load_detector_weights, load_weights_file
+from .wording import counted
 
 # What ImageNet classifiers, ours among them, expect of RGB in [0, 1].
 IMAGENET_MEAN = [0.485, 0.456, 0.406]
@@ -304,8 +305,9 @@ def build_training(cfg: CfgNode, *, device: torch.device, num_processes: int) ->
 def _check_solver(cfg: CfgNode, device: torch.device, num_processes: int) -> None:
     batch_size, parts = cfg.SOLVER.GLOBAL_BATCH_SIZE, cfg.SOLVER.ACCUMULATION_STEPS
     if batch_size % (num_processes * parts):
+        processes = counted(num_processes, "process", "processes")
         raise ConfigError(
-            f"SOLVER.GLOBAL_BATCH_SIZE {batch_size} cannot be shared by {num_processes} processes"
+            f"SOLVER.GLOBAL_BATCH_SIZE {batch_size} cannot be shared by {processes}"
             + (f" in {parts} parts each (SOLVER.ACCUMULATION_STEPS)" if parts > 1 else "")
         )
     under_torchrun = num_processes > 1 or torch.distributed.is_initialized()

@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "training": {"boxes", "categories", "errors", "files", "modeling"},
     "evaluation": {"boxes", "data", "detections", "files", "html_report", "modeling", "postprocess", "visualization"},
     "jobs": {"data", "modeling"},
-    "build": {"config", "data", "errors", "jobs", "modeling", "postprocess", "training"},
+    "build": {"config", "data", "errors", "jobs", "modeling", "postprocess", "training", "wording"},
     "engine": {
         *("config", "data", "errors", "evaluation", "files", "jobs", "progress", "training", "visualization"),
         "wording",
@@ -40,6 +40,7 @@ MAY_IMPORT = {
     },
     "commands": {"build", "config", "engine", "errors", "jobs", "refiner"},
     "__init__": {"build", "config", "detections", "refiner"},
+    "__main__": set(),
 }
 MAY_IMPORT_PRROI_POOL = {"modeling", "build"}
 MAY_HOLD_A_CONFIGURATION = {"config", "build", "commands"}

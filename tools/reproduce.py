@@ -10,6 +10,8 @@ baseline is a detector trained the same way without the IoU branch (MODEL.IOU_HE
 into refining the same boxes in several ways, five of lambda and ten steps one by one; with --beyond, twice as many.
 """
 
+import iounet.commands  # isort: skip  # noqa: F401 - before torch, as it says how torch's threads wait
+
 import argparse
 import shlex
 import sys
@@ -31,6 +33,7 @@ from iounet.evaluation.reproduction_report import BASELINE, paper_tables
 from iounet.files import make_folder
 from iounet.jobs import EvaluationJob
 from iounet.progress import progress
+from iounet.wording import counted
 
 
 def main() -> None:
@@ -81,11 +84,11 @@ def run(
     report = ReproductionReport(output, CocoEvaluator(dataset.as_coco(), by_size=False), dataset.category_ids)
     facts = {
         "command": shlex.join(sys.argv),
-        "data": f"{dataset.annotation_file}, {len(dataset)} images",
+        "data": f"{dataset.annotation_file}, {counted(len(dataset), 'image')}",
         "versions": f"torch {torch.__version__}, torchvision {torchvision.__version__}",
     }
     report.write(measured, tables, plain, facts)
-    print(f"{dataset.annotation_file}, {len(dataset)} images\n\n{(output / 'ablation.md').read_text(encoding='utf-8')}")
+    print(f"{facts['data']}\n\n{(output / 'ablation.md').read_text(encoding='utf-8')}")
     print(f"all tables and figures: {output / 'report.html'}")
 
 

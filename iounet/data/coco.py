@@ -12,6 +12,7 @@ from torchvision.ops import clip_boxes_to_image
 
 from ..categories import category_differences
 from ..errors import DataError
+from ..wording import counted
 from .annotations import read_annotations
 from .images import check_image_size, image_path, read_image
 from .transforms import build_transforms
@@ -92,6 +93,18 @@ class CocoDataset(torch.utils.data.Dataset):
             # Not torch.manual_seed, which would reseed the training process's CUDA generators too.
             torch.default_generator.manual_seed(key.seed)
             return self._load(key.position)
+
+    def describe(self) -> str:
+        """One line: how many images, objects and classes there are, and what was left out or clipped."""
+        numbers = [
+            counted(len(self), "image"),
+            counted(self.num_objects, "object"),
+            counted(len(self.categories), "class", "classes"),
+        ]
+        notes = [f"{count} left out: {rule}" for rule, count in self.skipped.items()]
+        if self.clipped:
+            notes.append(f"{counted(self.clipped, 'box', 'boxes')} beyond the edge of the image, clipped to it")
+        return "; ".join([f"{self.annotation_file}: {', '.join(numbers)}", *notes])
 
     def ground_truth(self, index: int) -> dict[str, Any]:
         """The target of an image before augmentation, boxes in its stored pixels; does not read the image."""

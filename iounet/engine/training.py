@@ -6,7 +6,7 @@ from signal import Signals
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from ..data import CocoDataset, train_loader
+from ..data import train_loader
 from ..errors import CheckpointError, ConfigError, NonFiniteLossError
 from ..jobs import TrainingJob
 from ..progress import progress
@@ -18,7 +18,6 @@ from ..training.checkpoint import (
     resumable_checkpoints,
     save_checkpoint,
 )
-from ..wording import counted
 from .calibrating import calibrate
 from .evaluating import evaluate_and_report
 from .processes import Process
@@ -64,8 +63,10 @@ def train(job: TrainingJob, process: Process, *, resume: bool) -> None:
 def _start(job: TrainingJob, process: Process, *, resume: bool) -> int:
     """Gives the detector its weights; the number of iterations done."""
     if process.is_main:
-        _describe(job.dataset, "learn")
-        _describe(job.evaluation.dataset, "find")
+        for dataset in (job.dataset, job.evaluation.dataset):
+            print(dataset.describe())
+            if not dataset.num_objects:
+                print(f"warning: {dataset.annotation_file} holds no object: it has no annotations, or crowds only")
     checkpoints = resumable_checkpoints(job.output_dir / "checkpoints")
     if checkpoints and not resume:
         raise ConfigError(
@@ -88,20 +89,6 @@ def _start(job: TrainingJob, process: Process, *, resume: bool) -> int:
             f"another process found a newer checkpoint than that of iteration {done}: all must have the same OUTPUT_DIR"
         )
     return done
-
-
-def _describe(dataset: CocoDataset, purpose: str) -> None:
-    numbers = [
-        counted(len(dataset), "image"),
-        counted(dataset.num_objects, "object"),
-        counted(len(dataset.categories), "class", "classes"),
-    ]
-    notes = [f"{count} left out: {rule}" for rule, count in dataset.skipped.items()]
-    if dataset.clipped:
-        notes.append(f"{counted(dataset.clipped, 'box', 'boxes')} beyond the edge of the image, clipped to it")
-    print(f"{dataset.annotation_file}: {', '.join(numbers)}", *notes, sep="; ")
-    if not dataset.num_objects:
-        print(f"warning: {dataset.annotation_file} has no object to {purpose}: it has no annotations, or only crowds")
 
 
 def _train_from(done: int, job: TrainingJob, process: Process, folder: RunFolder | None) -> None:

@@ -57,7 +57,7 @@ class TestErrors:
             ({"SOLVER.GLOBAL_BATCH_SIZE": 0}, ["SOLVER.GLOBAL_BATCH_SIZE must be at least 1; got 0"]),
             (
                 {"SOLVER.ACCUMULATION_STEPS": 3},
-                ["GLOBAL_BATCH_SIZE 2 cannot be shared", "1 processes in 3 parts"],
+                ["GLOBAL_BATCH_SIZE 2 cannot be shared", "1 process in 3 parts"],
             ),
             ({"SOLVER.REFERENCE_BATCH_SIZE": -1}, ["SOLVER.REFERENCE_BATCH_SIZE must be at least 0; got -1"]),
             ({"TEST.REFINE.NUM_STEPS": -1}, ["TEST.REFINE.NUM_STEPS must be at least 0; got -1"]),

@@ -159,7 +159,7 @@ class TestOtherData:
         assert (tmp_path / "run" / "model_final.pth").is_file()
         first, second, *_ = capsys.readouterr().out.splitlines()
         assert first == f"{tmp_path / 'empty.json'}: 6 images, 0 objects, 5 classes"
-        assert second.startswith(f"warning: {tmp_path / 'empty.json'} has no object to learn")
+        assert second.startswith(f"warning: {tmp_path / 'empty.json'} holds no object: ")
 
 
 class TestWhatIsPrinted:
