@@ -10,11 +10,11 @@ from pathlib import Path
 from statistics import fmean
 
 import torch
-from iounet.data.label_files import read_labels
-from iounet.tightening import TighteningRun
 from torchvision.ops import box_iou
 
+from iounet.data.label_files import read_labels
 from iounet.data.labels import LabelSet
+from iounet.tightening import TighteningRun
 
 ROOT = Path(__file__).resolve().parents[1]
 PHOTOS = ROOT / "examples" / "photos"

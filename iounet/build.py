@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.models.detection.rpn import RegionProposalNetwork
-from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.transforms.v2 import Compose
 from yacs.config import CfgNode
 
@@ -18,7 +17,7 @@ from prroi_pool import MultiScalePrRoIPool
 
 from .config import DECODING, changed_settings, config_from_yaml, describe_scaling, for_new_heads, scale_learning_rate
 from .data import CocoDataset, build_transforms, check_categories, check_separate, open_dataset
-from .errors import CheckpointError, ConfigError, OptionError, check_choice, check_range
+from .errors import CheckpointError, ConfigError, OptionError, check_choice
 from .jobs import EvaluationJob, HeadsJob, TrainingJob
 from .modeling import (
     IMAGENET_MEAN,
@@ -26,6 +25,7 @@ from .modeling import (
     AnchorGenerator,
     EnergyHead,
     HiddenLayers,
+    ImageTransform,
     IoUHead,
     IoUNet,
     RoIHeads,
@@ -35,6 +35,7 @@ from .modeling import (
 from .postprocess import NMSOptions, Postprocessing, RefinementOptions
 from .training import BoxNoise, learning_rate_schedule, sample_energy_boxes, sample_iou_boxes
 from .training.checkpoint import load_backbone_weights, load_checkpoint, load_detector_weights, load_weights_file
+from .wording import counted
 
 POOLED_SIZE = 7
 
@@ -147,8 +148,6 @@ def build_detector(cfg: CfgNode) -> IoUNet:
             loss=cfg.MODEL.IOU_HEAD.LOSS,
             class_agnostic=cfg.MODEL.IOU_HEAD.CLASS_AGNOSTIC,
         )
-    if not 0 < cfg.MODEL.IOU_HEAD.MIN_IOU <= 1:
-        raise ConfigError(f"MODEL.IOU_HEAD.MIN_IOU must lie in (0, 1], got {cfg.MODEL.IOU_HEAD.MIN_IOU}")
     with _naming(loss="MODEL.ENERGY_HEAD.LOSS"):
         check_choice("loss", cfg.MODEL.ENERGY_HEAD.LOSS, ("none", "nce", "nce+"))
     energy_head = None
@@ -162,7 +161,7 @@ def build_detector(cfg: CfgNode) -> IoUNet:
         )
     with _naming(objective="TEST.REFINE.OBJECTIVE"):
         detector = IoUNet(
-            transform=GeneralizedRCNNTransform(cfg.INPUT.MIN_SIZE, cfg.INPUT.MAX_SIZE, IMAGENET_MEAN, IMAGENET_STD),
+            transform=ImageTransform(cfg.INPUT.MIN_SIZE, cfg.INPUT.MAX_SIZE, IMAGENET_MEAN, IMAGENET_STD),
             backbone=backbone,
             rpn=rpn,
             roi_heads=roi_heads,
@@ -328,13 +327,11 @@ def build_heads(path: str | Path, num_classes: int, *, num_iterations: int, devi
 
 
 def _check_solver(cfg: CfgNode, device: torch.device, num_processes: int) -> None:
-    for key in ("GLOBAL_BATCH_SIZE", "ACCUMULATION_STEPS", "MAX_ITERATIONS", "LOG_PERIOD", "CHECKPOINT_PERIOD"):
-        with _naming(**{key: f"SOLVER.{key}"}):
-            check_range(key, cfg.SOLVER[key], 1)
     batch_size, parts = cfg.SOLVER.GLOBAL_BATCH_SIZE, cfg.SOLVER.ACCUMULATION_STEPS
     if batch_size % (num_processes * parts):
+        processes = counted(num_processes, "process", "processes")
         raise ConfigError(
-            f"SOLVER.GLOBAL_BATCH_SIZE {batch_size} cannot be shared by {num_processes} processes"
+            f"SOLVER.GLOBAL_BATCH_SIZE {batch_size} cannot be shared by {processes}"
             + (f" in {parts} parts each (SOLVER.ACCUMULATION_STEPS)" if parts > 1 else "")
         )
     under_torchrun = num_processes > 1 or torch.distributed.is_initialized()
@@ -343,8 +340,6 @@ def _check_solver(cfg: CfgNode, device: torch.device, num_processes: int) -> Non
 
 
 def _evaluation(cfg: CfgNode, detector: IoUNet, dataset: CocoDataset) -> EvaluationJob:
-    with _naming(batch_size="TEST.BATCH_SIZE_PER_DEVICE"):
-        check_range("batch_size", cfg.TEST.BATCH_SIZE_PER_DEVICE, 1)
     with _naming(calibrated_for="MODEL.IOU_HEAD.CALIBRATED_FOR"):
         check_choice("calibrated_for", cfg.MODEL.IOU_HEAD.CALIBRATED_FOR, ("candidates", "labels"))
     return EvaluationJob(
@@ -381,8 +376,7 @@ def _dataset(cfg: CfgNode, split: str) -> CocoDataset:
             "folder of Pascal VOC"
         )
     transforms = _transforms(cfg, train=split == "train")
-    with _naming(bad_annotations="DATA.BAD_ANNOTATIONS", num_workers="DATA.NUM_WORKERS"):
-        check_range("num_workers", cfg.DATA.NUM_WORKERS, 0)
+    with _naming(bad_annotations="DATA.BAD_ANNOTATIONS"):
         return open_dataset(
             annotations,
             images or None,
@@ -405,18 +399,15 @@ def build_optimizer(cfg: CfgNode, detector: IoUNet) -> torch.optim.Optimizer:
     """SGD or AdamW over the trainable parameters.
 
     Raises:
-        ConfigError: another SOLVER.OPTIMIZER, or a value that torch refuses.
+        ConfigError: another SOLVER.OPTIMIZER.
     """
     # Fused: one pass over the weights instead of one for each of the update's operations.
     options = {"lr": cfg.SOLVER.BASE_LR, "weight_decay": cfg.SOLVER.WEIGHT_DECAY, "fused": True}
     trainable = [parameter for parameter in detector.parameters() if parameter.requires_grad]
-    try:
-        if cfg.SOLVER.OPTIMIZER == "SGD":
-            return torch.optim.SGD(trainable, momentum=cfg.SOLVER.MOMENTUM, **options)
-        if cfg.SOLVER.OPTIMIZER == "AdamW":
-            return torch.optim.AdamW(trainable, **options)
-    except ValueError as error:
-        raise ConfigError(f"SOLVER: {error}") from error
+    if cfg.SOLVER.OPTIMIZER == "SGD":
+        return torch.optim.SGD(trainable, momentum=cfg.SOLVER.MOMENTUM, **options)
+    if cfg.SOLVER.OPTIMIZER == "AdamW":
+        return torch.optim.AdamW(trainable, **options)
     raise ConfigError(f"SOLVER.OPTIMIZER must be one of SGD, AdamW; got '{cfg.SOLVER.OPTIMIZER}'")
 
 

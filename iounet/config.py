@@ -1,4 +1,7 @@
-"""The configuration: every key with its default and the reason for it. Defaults are the paper's on COCO, ResNet-50."""
+"""The configuration: every key with its default and the reason for it. Defaults are the paper's on COCO, ResNet-50.
+
+What each number may be stands in `iounet.ranges`.
+"""
 
 import argparse
 import ast
@@ -14,6 +17,7 @@ import yaml
 from yacs.config import CfgNode
 
 from .errors import ConfigError
+from .ranges import check_ranges
 
 _C = CfgNode()
 
@@ -180,7 +184,8 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
         overrides: alternating keys and values, as from a command line: ``["SOLVER.BASE_LR", "0.02"]``.
 
     Raises:
-        ConfigError: no such file, not YAML, an unknown key (the nearest known ones are named), a value of another type.
+        ConfigError: no such file, not YAML, an unknown key (the nearest known ones are named), a value of another type
+            or out of range.
     """
     cfg = get_cfg()
     if path is not None:
@@ -189,6 +194,7 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
         raise ConfigError(f"overrides come in pairs KEY VALUE; '{overrides[-1]}' lacks its partner")
     for key, value in zip(overrides[::2], overrides[1::2], strict=True):
         _merge({key: value}, cfg, "command line")
+    check_ranges(dict(_leaves(cfg)))
     cfg.freeze()
     return cfg
 
@@ -205,7 +211,8 @@ def _merge_file(path: Path, cfg: CfgNode, based_on_it: tuple[Path, ...]) -> None
         named = f", which {based_on_it[-1]} names as its BASE" if based_on_it else "; see configs/ for examples"
         raise ConfigError(f"{path}: no such config file{named}") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as a config file ({error})") from None
+        reason = error.strerror if isinstance(error, OSError) else "not text in UTF-8"
+        raise ConfigError(f"{path}: cannot be read as a config file ({reason}); see configs/ for examples") from None
     differences = parse_yaml(text, str(path))
     if (base := differences.pop("BASE", None)) is not None:
         if not isinstance(base, str):
@@ -227,13 +234,8 @@ def scale_learning_rate(cfg: CfgNode) -> CfgNode:
     SOLVER.BASE_LR and SOLVER.REFERENCE_BATCH_SIZE become those of SOLVER.GLOBAL_BATCH_SIZE, so scaling again changes
     nothing. AdamW's rate stays, as no rule is established for it; so does the number of iterations, which the user may
     have chosen for this batch size.
-
-    Raises:
-        ConfigError: SOLVER.REFERENCE_BATCH_SIZE is negative.
     """
     reference, batch_size = cfg.SOLVER.REFERENCE_BATCH_SIZE, cfg.SOLVER.GLOBAL_BATCH_SIZE
-    if reference < 0:
-        raise ConfigError(f"SOLVER.REFERENCE_BATCH_SIZE must be at least 1, or 0 to scale nothing; got {reference}")
     cfg = cfg.clone()
     if reference not in (0, batch_size) and cfg.SOLVER.OPTIMIZER == "SGD":
         cfg.defrost()
@@ -313,8 +315,8 @@ def parse_yaml(text: str, source: str) -> dict:
     """The keys of a YAML text; raises ConfigError, which begins with ``source``, if it holds none."""
     try:
         content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{source} is not valid YAML: {error}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2026-13-01
+        raise ConfigError(f"{source} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{source} holds no keys: expected lines like 'SEED: 0'")
     return content
@@ -356,8 +358,9 @@ def _in_type_of(default: Any, value: Any, where: str) -> Any:
     if isinstance(value, str) and not isinstance(default, str):
         with contextlib.suppress(ValueError, SyntaxError):  # YAML reads 1e-3 as a string, a command line everything
             value = ast.literal_eval(value)
-    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+    if isinstance(default, float) and type(value) in (int, str):
+        with contextlib.suppress(ValueError):  # nan and inf are strings still, for the range's check to refuse
+            return float(value)
     if isinstance(default, tuple) and isinstance(value, list):
         return tuple(value)
     if type(value) is not type(default):

@@ -1,13 +1,14 @@
-"""Reading JSON with errors that name the file, and writing files that are never half there."""
+"""Reading JSON with errors that name the file, folders for output, and writing files that are never half there."""
 
 import json
 import os
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from .errors import DataError
+from .errors import ConfigError, DataError, is_out_of_space
 
 
 def read_json(path: str | Path, what: str) -> Any:
@@ -28,6 +29,27 @@ def read_json(path: str | Path, what: str) -> Any:
         raise DataError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from error
     except (ValueError, RecursionError) as error:  # not JSON, not text at all, or nested without end
         raise DataError(f"{path}: is not JSON ({error}); it may be truncated: copy or download it again") from error
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder for output, if it is not there, and sees that files can be written in it.
+
+    Called before the work whose results it is for.
+
+    Raises:
+        ConfigError: no files can be written there.
+        OSError: the disk is full.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        if is_out_of_space(error):
+            raise
+        file = next((part for part in (path, *path.parents) if part.exists() and not part.is_dir()), None)
+        problem = f"{file} is a file" if file else error.strerror
+        raise ConfigError(f"{path}: cannot be used as the folder for output ({problem}); choose another") from None
 
 
 @contextmanager

@@ -14,22 +14,29 @@ ROOT = Path(__file__).parents[1]
 MAY_IMPORT = {
     "errors": set(),
     "boxes": set(),
+    "categories": set(),
+    "progress": set(),
+    "wording": set(),
     "detections": set(),
     "files": {"errors"},
-    "config": {"errors"},
-    "data": {"errors", "files"},
+    "ranges": {"errors"},
+    "config": {"errors", "ranges"},
+    "data": {"categories", "errors", "files", "progress", "wording"},
     "visualization": set(),
     "html_report": {"files"},
     "postprocess": {"boxes", "detections", "errors"},
     "modeling": {"boxes", "detections", "errors", "postprocess"},
-    "training": {"boxes", "errors", "files", "modeling"},
+    "training": {"boxes", "categories", "errors", "files", "modeling"},
     "evaluation": {"boxes", "data", "detections", "files", "html_report", "modeling", "postprocess", "visualization"},
     "jobs": {"data", "modeling"},
-    "build": {"config", "data", "errors", "jobs", "modeling", "postprocess", "training"},
-    "engine": {"config", "data", "errors", "evaluation", "files", "jobs", "training", "visualization"},
+    "build": {"config", "data", "errors", "jobs", "modeling", "postprocess", "training", "wording"},
+    "engine": {
+        *("config", "data", "errors", "evaluation", "files", "jobs", "progress", "training", "visualization"),
+        "wording",
+    },
     "refiner": {
         *("boxes", "build", "data", "detections", "errors", "evaluation", "files", "html_report", "modeling"),
-        *("postprocess", "visualization"),
+        *("postprocess", "progress", "visualization", "wording"),
     },
     "tightening": {
         *("boxes", "build", "data", "detections", "errors", "evaluation", "files", "modeling", "refiner", "training"),
@@ -37,6 +44,7 @@ MAY_IMPORT = {
     },
     "commands": {"build", "config", "data", "engine", "errors", "jobs", "refiner", "tightening"},
     "__init__": {"build", "config", "detections", "refiner"},
+    "__main__": set(),
 }
 MAY_IMPORT_PRROI_POOL = {"modeling", "build"}
 MAY_HOLD_A_CONFIGURATION = {"config", "build", "commands"}

@@ -59,19 +59,10 @@ def test_the_defaults_are_the_papers(build_tiny):
             "TEST.REFINE.COORDINATES must be one of pixels, relative, center_size; got 'px'",
         ),
         ("TEST.REFINE.STEP_POLICY", "x", "TEST.REFINE.STEP_POLICY must be one of every, best, backtracking; got 'x'"),
-        ("TEST.NMS_THRESHOLD", 1.5, "TEST.NMS_THRESHOLD must lie in [0, 1]; got 1.5"),
-        ("TEST.SOFT_NMS_SIGMA", 0.0, "TEST.SOFT_NMS_SIGMA must be positive; got 0.0"),
-        ("TEST.DETECTIONS_PER_IMAGE", 0, "TEST.DETECTIONS_PER_IMAGE must be at least 1; got 0"),
-        ("TEST.REFINE.NUM_STEPS", -1, "TEST.REFINE.NUM_STEPS must be at least 0; got -1"),
-        ("TEST.REFINE.STEP_SIZE", -0.5, "TEST.REFINE.STEP_SIZE must be at least 0; got -0.5"),
-        ("TEST.REFINE.DEGENERATION", 0.01, "TEST.REFINE.DEGENERATION must lie in [-inf, 0]; got 0.01"),
-        ("MODEL.IOU_HEAD.MIN_IOU", 0.0, "MODEL.IOU_HEAD.MIN_IOU must lie in (0, 1], got 0.0"),
         ("MODEL.IOU_HEAD.LOSS", "l2", "MODEL.IOU_HEAD.LOSS must be one of smooth_l1, bce; got 'l2'"),
         ("MODEL.ENERGY_HEAD.LOSS", "kl", "MODEL.ENERGY_HEAD.LOSS must be one of none, nce, nce+; got 'kl'"),
-        ("MODEL.ENERGY_HEAD.NOISE_STDS", (0.1, 0.0), "MODEL.ENERGY_HEAD.NOISE_STDS must be positive numbers"),
         ("TEST.REFINE.OBJECTIVE", "energy", "TEST.REFINE.OBJECTIVE energy needs an energy head"),
         ("MODEL.BACKBONE.NORM", "GN", "MODEL.BACKBONE.NORM must be one of FrozenBN, BN, SyncBN; got 'GN'"),
-        ("MODEL.BACKBONE.TRAINABLE_LAYERS", 6, "MODEL.BACKBONE.TRAINABLE_LAYERS must lie in 0..5, got 6"),
         ("MODEL.NUM_CLASSES", 0, "MODEL.NUM_CLASSES is not set"),
     ],
 )
@@ -88,7 +79,6 @@ def test_errors_name_the_key(build_tiny, key, value, message):
         ({"SOLVER.WARMUP": "cosine"}, "SOLVER.WARMUP must be one of constant, linear; got 'cosine'"),
         ({"SOLVER.STEPS": "[3, 1]"}, "SOLVER.STEPS must rise, got (3, 1)"),
         ({"SOLVER.OPTIMIZER": "LAMB"}, "SOLVER.OPTIMIZER must be one of SGD, AdamW; got 'LAMB'"),
-        ({"SOLVER.BASE_LR": -1.0}, "SOLVER: Invalid learning rate: -1.0"),
     ],
 )
 def test_errors_of_the_solver_name_the_key(build_tiny, tiny_cfg, settings, message):

@@ -1,12 +1,13 @@
 """Reading JSON and writing files that are never half there."""
 
+import errno
 import json
 import os
 
 import pytest
 
-from iounet.errors import DataError
-from iounet.files import read_json, replacing, write_json_list
+from iounet.errors import ConfigError, DataError
+from iounet.files import make_folder, read_json, replacing, write_json_list
 
 
 class TestReadJson:
@@ -37,6 +38,39 @@ class TestReadJson:
     def test_a_folder(self, tmp_path):
         with pytest.raises(DataError, match="cannot be read"):
             read_json(tmp_path, "file")
+
+
+class TestMakeFolder:
+    def test_it_is_made_with_those_above_it_and_left_empty(self, tmp_path):
+        for _ in range(2):
+            make_folder(tmp_path / "a" / "b")
+            assert list((tmp_path / "a" / "b").iterdir()) == []
+
+    @pytest.mark.parametrize("below", ["", "run", "runs/run"])
+    def test_a_file_in_its_place_is_named(self, tmp_path, below):
+        (tmp_path / "file").write_text("kept")
+        path = tmp_path / "file" / below
+        with pytest.raises(ConfigError) as raised:
+            make_folder(path)
+        problem = f"cannot be used as the folder for output ({tmp_path / 'file'} is a file); choose another"
+        assert str(raised.value) == f"{path}: {problem}"
+        assert (tmp_path / "file").read_text() == "kept"
+
+    def test_a_read_only_one(self, tmp_path, monkeypatch):
+        def refuse(**options):
+            raise OSError(errno.EROFS, "Read-only file system")
+
+        monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+        with pytest.raises(ConfigError, match=r"folder for output \(Read-only file system\); choose another"):
+            make_folder(tmp_path)
+
+    def test_of_a_full_disk_the_command_has_more_to_say(self, tmp_path, monkeypatch):
+        def refuse(**options):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+        with pytest.raises(OSError, match="No space left"):
+            make_folder(tmp_path)
 
 
 class TestReplacing:

@@ -8,6 +8,8 @@ calibration. That keeps the order of predicted IoUs: results change only where t
 (TEST.NMS_RANKING score_times_iou, TEST.FINAL_SCORE class_times_iou).
 """
 
+import iounet.commands  # isort: skip  # noqa: F401 - before torch, as it says how torch's threads wait
+
 import argparse
 import sys
 from pathlib import Path

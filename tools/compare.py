@@ -11,6 +11,8 @@ heads; what is overridden on the command line holds for it, too. The bounds keep
 changes boxes and scores can exceed them.
 """
 
+import iounet.commands  # isort: skip  # noqa: F401 - before torch, as it says how torch's threads wait
+
 import argparse
 import json
 import sys
@@ -38,6 +40,7 @@ from iounet.evaluation.report import without_nan
 from iounet.files import write_text
 from iounet.jobs import EvaluationJob
 from iounet.training import jitter_boxes
+from iounet.wording import counted
 
 BOXES_PER_OBJECT = 8
 
@@ -84,7 +87,8 @@ def run(job: EvaluationJob, baseline: EvaluationJob | None, output: Path, *, dev
     write_text(output / "comparison.json", json.dumps(without_nan(summary), indent=1) + "\n")
     table = markdown_table(summary["table"], list(summary["table"][next(iter(rows))]))
     write_text(output / "comparison.md", table + "\n")
-    print(f"{dataset.annotation_file}, {len(dataset)} images\n\n{table}\n\nall numbers: {output / 'comparison.json'}")
+    print(f"{dataset.annotation_file}, {counted(len(dataset), 'image')}\n\n{table}\n")
+    print(f"all numbers: {output / 'comparison.json'}")
 
 
 def jittered(boxes: Tensor, size: tuple[int, int], *, generator: torch.Generator) -> Tensor:

@@ -10,6 +10,8 @@ baseline is a detector trained the same way without the IoU branch (MODEL.IOU_HE
 into refining the same boxes in several ways, five of lambda and ten steps one by one; with --beyond, twice as many.
 """
 
+import iounet.commands  # isort: skip  # noqa: F401 - before torch, as it says how torch's threads wait
+
 import argparse
 import shlex
 import sys
@@ -28,7 +30,10 @@ from iounet.evaluation import CocoEvaluator, ReproductionReport, detect, reprodu
 from iounet.evaluation.predictions import GREEDY, REFINED, table_rows
 from iounet.evaluation.reproduction import beyond_rows, step_size_rows
 from iounet.evaluation.reproduction_report import BASELINE, paper_tables
+from iounet.files import make_folder
 from iounet.jobs import EvaluationJob
+from iounet.progress import progress
+from iounet.wording import counted
 
 
 def main() -> None:
@@ -46,6 +51,8 @@ def main() -> None:
         job = build_evaluation(cfg, args.weights, device=device)
         baseline = build_evaluation(cfg, args.baseline, device=device) if args.baseline else None
         run(job, baseline, args.output, beyond=args.beyond, device=device)
+    except KeyboardInterrupt:
+        sys.exit(130)
     except UserError as error:
         sys.exit(f"{type(error).__name__}: {error}")
 
@@ -62,10 +69,11 @@ def run(
         )
     if beyond:
         tables["beyond"] = beyond_rows(paper[REFINED], mean_object_size(job))
+    make_folder(output)
 
     def batches(description: str) -> tqdm:
         loader = eval_loader(dataset, batch_size=job.batch_size, num_workers=job.num_workers)
-        return tqdm(loader, desc=description, unit="batch", leave=False)
+        return progress(loader, desc=description, unit="batch", leave=False)
 
     variants = [variant for rows in tables.values() for variant in rows.values()]
     measured = reproduce(job.detector, batches("detect, suppress, refine"), variants, device=device)
@@ -76,11 +84,11 @@ def run(
     report = ReproductionReport(output, CocoEvaluator(dataset.as_coco(), by_size=False), dataset.category_ids)
     facts = {
         "command": shlex.join(sys.argv),
-        "data": f"{dataset.annotation_file}, {len(dataset)} images",
+        "data": f"{dataset.annotation_file}, {counted(len(dataset), 'image')}",
         "versions": f"torch {torch.__version__}, torchvision {torchvision.__version__}",
     }
     report.write(measured, tables, plain, facts)
-    print(f"{dataset.annotation_file}, {len(dataset)} images\n\n{(output / 'ablation.md').read_text(encoding='utf-8')}")
+    print(f"{facts['data']}\n\n{(output / 'ablation.md').read_text(encoding='utf-8')}")
     print(f"all tables and figures: {output / 'report.html'}")
 
 

@@ -53,6 +53,8 @@ def main() -> None:
         else:
             job = build_training(cfg, device=process.device, num_processes=process.world_size)
             train(job, process, resume=args.resume)
+    except KeyboardInterrupt:  # before training or in an evaluation; training itself saves a checkpoint first
+        sys.exit(130)
     except UserError as error:
         sys.exit(f"{type(error).__name__}: {error}")
     except OSError as error:

@@ -141,7 +141,8 @@ def load_json(path: str | Path, needed: tuple[str, ...] = ("images", "annotation
     """
     content = read_json(path, "annotation file")
     if not isinstance(content, dict):
-        raise DataError(f"{path}: is not of COCO form: expected a JSON object, found a {type(content).__name__}")
+        kind = type(content).__name__
+        raise DataError(f"{path}: is not of COCO form: expected a JSON object, found a value of type {kind}")
     for key in needed:
         if not isinstance(content.get(key), list):
             raise DataError(
@@ -288,6 +289,11 @@ def _scan_objects(
                     f"image {image['width']} wide, {image['height']} high",
                     rule=f"box {rule}",
                 )
+            if item.get("iscrowd") not in (0, 1, None):  # COCO's way to write a bool
+                raise DataError(
+                    f"{what} has iscrowd {item['iscrowd']!r}; write 0, or 1 for a group of objects, not to be learned",
+                    rule="iscrowd is neither 0 nor 1",
+                )
         except DataError as error:
             faults.append(_fault(error, "annotations", position, item))
             continue
@@ -297,7 +303,7 @@ def _scan_objects(
         bboxes.append(bbox)
         labels.append(label_of[category_id])
         areas.append(area if is_finite_number(area) else bbox[2] * bbox[3])
-        crowd.append(bool(item.get("iscrowd", 0)))
+        crowd.append(bool(item.get("iscrowd")))
 
     image_index = np.array(image_of, dtype=np.int64)
     by_image = np.argsort(image_index, kind="stable")
@@ -333,10 +339,12 @@ def _broken_rule(bbox: Any, width: int, height: int) -> str | None:
 
 def _bad_annotations_message(path: str | Path, bad_boxes: list[Finding], total: int) -> str:
     count = len(bad_boxes)
-    lines = [f"{path}: {count} of {total} annotations cannot be used:"]
+    them = "it" if count == 1 else f"these {count}"
+    lines = [
+        f"{path}: {count} of {total} annotations cannot be used: repair the file, or leave {them} out with "
+        "bad_annotations='skip' (DATA.BAD_ANNOTATIONS skip)."
+    ]
     lines += [f"  {fault.text}" for fault in bad_boxes[:_NUM_LISTED]]
     if count > _NUM_LISTED:
         lines.append(f"  and {count - _NUM_LISTED} more: `python -m iounet.data.check {path}` lists all of them")
-    them = "it" if count == 1 else f"these {count}"
-    lines.append(f"Repair the file, or leave {them} out with bad_annotations='skip' (DATA.BAD_ANNOTATIONS skip).")
     return "\n".join(lines)

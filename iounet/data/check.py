@@ -20,17 +20,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from ..errors import DataError
 from ..files import replacing, write_text
-from .annotations import NO_SIZE, Finding, Scan, id_in, load_json, scan_annotations
+from ..progress import progress
+from ..wording import counted
+from .annotations import NO_SIZE, Annotations, Finding, Scan, id_in, load_json, scan_annotations
 from .images import check_image_size, exif_orientation, image_path, open_image
 from .repair import repair
 
 # Of the square root of an object's area, pixels; in half octaves, so that 32 and 96, COCO's bounds, are among them.
 _SIZE_EDGES = (0, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 _SMALL, _LARGE = 32, 96
+
+# Of the sides of an image, from which on it is worth a note.
+_EXTREME_RATIO = 100
 
 # How many findings of a rule, and how many classes, the screen shows before "and N more"; the longest bar's length.
 _NUM_LISTED = 5
@@ -87,8 +91,8 @@ def check_dataset(
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # threads will do: PIL decodes without Python's lock
             examine = partial(_examine_image, folder=image_folder, annotation_file=annotation_file)
             examined = pool.map(examine, *zip(*entries, strict=True)) if entries else iter(())
-            progress = tqdm(examined, total=len(entries), desc="check", unit="image", leave=False)
-            for (position, _), (size, image_faults, image_notes) in zip(entries, progress, strict=True):
+            shown = progress(examined, total=len(entries), desc="check", unit="image", leave=False)
+            for (position, _), (size, image_faults, image_notes) in zip(entries, shown, strict=True):
                 faults += image_faults
                 notes += image_notes
                 if size is not None:
@@ -124,16 +128,48 @@ def _notes(content: dict[str, Any], scan: Scan) -> Iterator[Finding]:
         if id_in(item) == 0:
             text = "annotation 0: pycocotools would never count it as found; this project's evaluation numbers anew"
             yield Finding("annotation id 0", "annotations", position, 0, text)
+    index_of = {id_in(item): index for index, item in enumerate(content["images"])}
     for position in np.sort(scan.positions[scan.overhanging]).tolist():
         item = content["annotations"][position]
-        text = f"annotation {item['id']} of image {item['image_id']}: bbox {item['bbox']} is clipped when read"
-        yield Finding("box overhangs its image", "annotations", position, item["id"], text)
-    index_of = {id_in(item): index for index, item in enumerate(content["images"])}
+        what = f"annotation {item['id']} of image {item['image_id']}: bbox {item['bbox']}"
+        image = content["images"][index_of[item["image_id"]]]
+        if item["bbox"][2] > image["width"] or item["bbox"][3] > image["height"]:
+            rule = "box larger than its image"
+            text = (
+                f"{what} in an image {image['width']} wide, {image['height']} high: is clipped; was the image resized?"
+            )
+        else:
+            rule, text = "box overhangs its image", f"{what} is clipped when read"
+        yield Finding(rule, "annotations", position, item["id"], text)
+    yield from _repetitions(content, usable)
     num_objects = np.diff(np.concatenate([[0], np.cumsum(~usable.crowd)])[usable.first])
     for index in np.flatnonzero(num_objects == 0):
         image = usable.images[index]
         text = f"image {image['id']} ({image['file_name']}): is trained on as pure background"
         yield Finding("image without objects", "images", index_of[image["id"]], image["id"], text)
+    for image in usable.images:
+        width, height = image["width"], image["height"]
+        if max(width, height) > _EXTREME_RATIO * min(width, height):
+            text = (
+                f"image {image['id']} ({image['file_name']}): {width} wide, {height} high; little is left once resized"
+            )
+            yield Finding("extreme aspect ratio", "images", index_of[image["id"]], image["id"], text)
+
+
+def _repetitions(content: dict[str, Any], usable: Annotations) -> Iterator[Finding]:
+    """Files that are listed twice, and classes of one name."""
+    entries: list[tuple[str, str, str, list[dict[str, Any]], str]] = [
+        ("file listed twice", "images", "image", usable.images, "file_name"),
+        ("two classes of one name", "categories", "category", usable.categories, "name"),
+    ]
+    for rule, section, kind, items, key in entries:
+        position_of = {id_in(item): position for position, item in enumerate(content[section])}
+        first_of: dict[str, int] = {}
+        for item in items:
+            first = first_of.setdefault(item[key], item["id"])
+            if first != item["id"]:
+                text = f"{kind} {item['id']} has the {key} of {kind} {first}: {item[key]}"
+                yield Finding(rule, section, position_of[item["id"]], item["id"], text)
 
 
 def _examine_image(
@@ -182,8 +218,9 @@ def _lines(report: Report) -> Iterator[str]:
     yield report.annotation_file
     yield f"images in {report.image_folder}" if report.image_folder else "images not opened: give their folder too"
     unusable = report.num_annotations - report.num_objects - report.num_crowds
-    yield f"\n{report.num_images:,} images, {report.num_objects:,} objects, {report.num_crowds:,} crowds" + (
-        f", {unusable:,} annotations that cannot be used" if unusable else ""
+    numbers = (report.num_images, "image"), (report.num_objects, "object"), (report.num_crowds, "crowd")
+    yield f"\n{', '.join(counted(number, noun) for number, noun in numbers)}" + (
+        f", {counted(unusable, 'annotation')} that cannot be used" if unusable else ""
     )
 
     yield "\nobjects by class (id and name)"
@@ -291,6 +328,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 refusal = f"{args.fix}: not written, since this takes a decision: {error}"
         if args.json not in (None, _STDOUT):
             write_text(args.json, _as_json(report, changes))
+    except KeyboardInterrupt:
+        return 130
     except (DataError, OSError) as error:
         print(error, file=sys.stderr)
         return 2

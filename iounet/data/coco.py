@@ -11,7 +11,9 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.ops import clip_boxes_to_image
 
+from ..categories import category_differences
 from ..errors import DataError
+from ..wording import counted
 from .annotations import read_annotations
 from .images import check_image_size, image_path, read_image
 from .transforms import build_transforms
@@ -70,6 +72,7 @@ class CocoDataset(torch.utils.data.Dataset):
         skipped: the annotations left out: rule broken -> how many.
         check_command: lists these.
         clipped: how many boxes overhang their image and are clipped to it.
+        num_objects: how many boxes there are to learn from, without crowds.
 
     Raises:
         DataError: on construction, if the annotation file cannot be used or the folder lacks its first image;
@@ -104,6 +107,7 @@ class CocoDataset(torch.utils.data.Dataset):
             f"python -m iounet.data.check {annotation_file}" if converted is None else converted.command
         )
         self.clipped = content.clipped
+        self.num_objects = int((~content.crowd).sum())
         self._content = content
         self._check_image_folder()
 
@@ -119,13 +123,18 @@ class CocoDataset(torch.utils.data.Dataset):
             return self._load(key.position)
 
     def describe(self) -> str:
-        """One line: how many images and classes there are, and what was left out or clipped."""
+        """One line: how many images, objects and classes there are, and what was left out or clipped."""
+        numbers = [
+            counted(len(self), "image"),
+            counted(self.num_objects, "object"),
+            counted(len(self.categories), "class", "classes"),
+        ]
         notes = [f"{count} left out: {rule}" for rule, count in self.skipped.items()]
         if self.skipped:
             notes.append(f"`{self.check_command}` lists them")
         if self.clipped:
-            notes.append(f"{self.clipped} boxes that overhang their image are clipped to it")
-        return "; ".join([f"{self.annotation_file}: {len(self)} images, {len(self.categories)} classes", *notes])
+            notes.append(f"{counted(self.clipped, 'box', 'boxes')} beyond the edge of the image, clipped to it")
+        return "; ".join([f"{self.annotation_file}: {', '.join(numbers)}", *notes])
 
     def ground_truth(self, index: int) -> dict[str, Any]:
         """The target of an image before augmentation, boxes in its stored pixels; does not read the image."""
@@ -193,6 +202,7 @@ def check_categories(categories: list[dict[str, Any]], dataset: CocoDataset, sou
     """Raises DataError unless the categories, of ``source``, are those of the data set."""
     if categories != dataset.categories:
         raise DataError(
-            f"the categories of {source} are {categories[:3]}..., those of {dataset.annotation_file} "
-            f"{dataset.categories[:3]}...: ids and names must agree, or labels would mean different classes"
+            f"the categories of {source} are not those of {dataset.annotation_file}: ids and names must agree, or "
+            "labels would mean different classes; give files of the same classes "
+            f"({category_differences(categories, dataset.categories)})"
         )

@@ -53,6 +53,12 @@ def open_image(path: str | Path) -> Iterator[Image.Image]:
         raise DataError(
             f"{path}: no such image; restore it, or take it out of the list of images", rule="missing image"
         ) from None
+    except Image.DecompressionBombError as error:
+        raise DataError(
+            f"{path}: has too many pixels to be read ({str(error).partition(',')[0]}); scale it down with its boxes, "
+            "or take it out of the list of images",
+            rule="too many pixels",
+        ) from error
     except _DECODING_ERRORS as error:
         raise DataError(
             f"{path}: cannot be read as an image ({error}); it may be truncated: copy or download it again, "

@@ -8,6 +8,7 @@ from itertools import count
 from typing import Any
 
 from ..errors import DataError
+from ..wording import counted
 from .annotations import NO_SIZE, Finding, id_in, scan_annotations
 
 
@@ -99,7 +100,7 @@ def _repair_images(
             images.append({**item, "width": width, "height": height})
             text = (
                 f"image {fault.id} ({item['file_name']}): from {item.get('width')} x {item.get('height')} to {width} x "
-                f"{height} as in the file; its {num_annotations[fault.id]} boxes are as they were: see that they fit"
+                f"{height} as in the file; its boxes ({num_annotations[fault.id]}) are as they were: see that they fit"
             )
             changes.append(Finding("width and height corrected", "images", position, fault.id, text))
         else:
@@ -107,7 +108,7 @@ def _repair_images(
             if fault.id is not None:
                 num_lost = num_annotations[fault.id]
                 left_out.add(fault.id)
-            text = f"{fault.text} (left out with its {num_lost} annotations)"
+            text = f"{fault.text} (left out with its {counted(num_lost, 'annotation')})"
             changes.append(Finding("image left out", "images", position, fault.id, text))
     return images, left_out
 
@@ -115,9 +116,15 @@ def _repair_images(
 def _repair_annotations(
     annotations: list[Any], faults: list[Finding], removed: set[int], changes: list[Finding]
 ) -> None:
-    """Renumbers, in place, annotations without an id of their own; all others at fault become ``removed``."""
+    """Renumbers, in place, annotations without an id of their own; all others at fault become ``removed``.
+
+    Raises:
+        DataError: it cannot be known whether an annotation is a crowd.
+    """
     without_id = []
     for fault in faults:
+        if fault.rule == "iscrowd is neither 0 nor 1":
+            raise DataError(fault.text)
         if fault.rule in ("duplicate annotation id", "no usable id") and isinstance(annotations[fault.position], dict):
             without_id.append(fault)
         else:

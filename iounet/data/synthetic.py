@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from functools import partial
@@ -22,6 +23,7 @@ from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
 from ..errors import DataError
+from ..files import make_folder
 from .scene import Scene, render_scene, visible_boxes
 from .shapes import CLASS_NAMES
 
@@ -51,6 +53,7 @@ def make_synthetic(
 
     Raises:
         DataError: ``output`` holds something else: files of another origin, or a set of other parameters.
+        ConfigError: no files can be written beside ``output``.
     """
     output = Path(output)
     counts = {"train": num_train, "val": num_val, "test": num_test}
@@ -69,6 +72,7 @@ def make_synthetic(
     if _is_complete(output, parameters):
         return output
     unfinished = output.with_name(output.name + ".partial")
+    make_folder(output.parent)
     shutil.rmtree(unfinished, ignore_errors=True)
     (unfinished / "annotations").mkdir(parents=True)
     for split_number, (split, num_images) in enumerate(counts.items()):
@@ -105,7 +109,7 @@ def _write_split(
     annotations: list[dict[str, Any]] = []
     image_ids = range(1, num_images + 1)
     draw = partial(_write_image, folder, image_size, seed)
-    with ProcessPoolExecutor(num_workers) if num_workers else nullcontext() as pool:
+    with ProcessPoolExecutor(num_workers, initializer=_ignore_ctrl_c) if num_workers else nullcontext() as pool:
         drawn = pool.map(draw, image_ids, chunksize=16) if pool else map(draw, image_ids)
         for image_id, objects in zip(
             image_ids,
@@ -117,6 +121,11 @@ def _write_split(
                 annotations.append({"id": len(annotations) + 1, "image_id": image_id, **annotation})
     categories = [{"id": label, "name": name} for label, name in enumerate(CLASS_NAMES, start=1)]
     return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def _ignore_ctrl_c() -> None:
+    """Ctrl-C goes to all processes. The main one acts on it; each of the others would print a traceback."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _write_image(
@@ -177,6 +186,8 @@ def main() -> None:
             seed=args.seed,
             num_workers=os.cpu_count() or 1,
         )
+    except KeyboardInterrupt:
+        parser.exit(130)
     except ValueError as error:
         parser.exit(1, f"{error}\n")
     print(f"{args.output}: {args.train} training, {args.val} validation and {args.test} test images")

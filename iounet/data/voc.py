@@ -21,8 +21,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import DataError
-from ..files import replacing
+from ..errors import DataError, UserError
+from ..files import make_folder, replacing
 from .coco_form import coco_content
 from .labels import LabeledImage
 from .voc_folder import VocFolder, VocSource, find_voc
@@ -74,6 +74,7 @@ def convert_voc(
     Raises:
         DataError: a part of the folder is missing, an annotation file is not one of VOC, an image is missing,
             unreadable or of another size than its annotation says; ``val_share`` without ``train``, or with a ``val``.
+        ConfigError: no files can be written in ``output``.
     """
     root, output = Path(root), Path(output)
     folder = find_voc(root) if root.is_dir() else None
@@ -91,6 +92,7 @@ def convert_voc(
         classes = sorted({item.class_name for image in images.values() for item, _ in image.record.boxes})
     if not classes:
         raise DataError(f"{root}: no image of any split has an object; check the folder")
+    make_folder(output)
     by_name = sorted(sources, key=lambda source: images[source].file_name)
     image_ids = {source: image_id for image_id, source in enumerate(by_name, start=1)}
     return {
@@ -180,7 +182,7 @@ def main() -> None:
         parser.error(f"--val-share must lie in [0, 1); got {args.val_share:g}")
     try:
         splits = convert_voc(args.root, args.output, classes=args.classes, val_share=args.val_share)
-    except DataError as error:
+    except UserError as error:
         parser.exit(1, f"{error}\n")
     print("\n".join(_table(splits)))
     # Splits overlap (trainval is train and val): one line per box, not one per split.

@@ -12,8 +12,12 @@ from tqdm import tqdm
 from ..data import CocoDataset, eval_loader
 from ..evaluation import CocoEvaluator, Evaluation, markdown_table, write_report
 from ..evaluation.predictions import Found, as_results, joined, predict
+from ..evaluation.tables import gain_in_words
+from ..files import make_folder
 from ..jobs import EvaluationJob
+from ..progress import progress
 from ..visualization import most_changed
+from ..wording import counted
 from .processes import Process
 from .run_folder import RunFolder
 
@@ -27,7 +31,7 @@ def batches_of(job: EvaluationJob, process: Process, description: str) -> tqdm:
         rank=process.rank,
         world_size=process.world_size,
     )
-    return tqdm(batches, desc=description, unit="batch", leave=False, disable=not process.is_main)
+    return progress(batches, desc=description, unit="batch", leave=False, disable=not process.is_main)
 
 
 def evaluate(job: EvaluationJob, process: Process) -> Evaluation | None:
@@ -39,8 +43,8 @@ def evaluate(job: EvaluationJob, process: Process) -> Evaluation | None:
         The evaluation in the main process, None in the others.
     """
     dataset = job.dataset
-    progress = batches_of(job, process, "evaluate")
-    predictions = predict(job.detector, progress, dataset.class_names, device=process.device)
+    batches = batches_of(job, process, "evaluate")
+    predictions = predict(job.detector, batches, dataset.class_names, device=process.device)
     matches = process.gather(predictions.matches)
     changes = most_changed(process.gather(predictions.changes))
     evaluator = CocoEvaluator(dataset.as_coco())
@@ -70,7 +74,12 @@ def evaluate_and_report(
     Args:
         folder: of the training run; None: nothing is logged.
         iteration: of the training run.
+
+    Raises:
+        ConfigError: no files can be written in the job's folder.
     """
+    if process.is_main:
+        make_folder(job.output_dir)
     evaluation = evaluate(job, process)
     if evaluation is None:
         return
@@ -78,7 +87,7 @@ def evaluate_and_report(
     refinement = job.detector.postprocessing.refinement
     facts = {
         "command": shlex.join(sys.argv),
-        "data": f"{dataset.annotation_file}, {len(dataset)} images",
+        "data": f"{dataset.annotation_file}, {counted(len(dataset), 'image')}",
         "classes": ", ".join(dataset.class_names),
         "refinement": ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in asdict(refinement).items()),
         "versions": f"torch {torch.__version__}, torchvision {torchvision.__version__}",
@@ -92,6 +101,7 @@ def evaluate_and_report(
         f"calibration error of the predicted IoU {summary['calibration']['all candidates']['error'] or math.nan:.3f}; "
         f"report in {output}/"
     )
+    tqdm.write(gain_in_words(evaluation.table))
     if folder and iteration not in folder.evaluated:
         ious = {"true_iou": evaluation.ious, "predicted_iou": evaluation.predicted_ious}
         folder.log_evaluation(iteration, summary, ious)

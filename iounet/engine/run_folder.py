@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from ..files import replacing, write_text
+from ..files import make_folder, replacing, write_text
 
 HISTOGRAM_EDGES = [edge / 50 for edge in range(51)]  # TensorBoard's own are a tenth of the value apart
 LARGEST_DIFF = 1 << 20  # bytes; more than anybody writes by hand between two commits
@@ -38,11 +38,14 @@ class RunFolder:
 
     Attributes:
         evaluated: the iterations that have a row of their evaluation.
+
+    Raises:
+        ConfigError: no files can be written in the folder.
     """
 
     def __init__(self, path: Path, config: str, *, start_iteration: int = 0):
         self.path = path
-        path.mkdir(parents=True, exist_ok=True)
+        make_folder(path)
         write_text(path / "config.yaml", config)
         self._write_environment(f"_{start_iteration:07d}" if start_iteration else "")
         self._metrics = path / "metrics.json"

@@ -9,7 +9,8 @@ from tqdm import tqdm
 from ..data import train_loader
 from ..errors import CheckpointError, ConfigError, NonFiniteLossError
 from ..jobs import TrainingJob
-from ..training import train_steps
+from ..progress import progress
+from ..training import LossWatch, train_steps
 from ..training.checkpoint import (
     checkpoint_path,
     load_initial_weights,
@@ -62,7 +63,10 @@ def train(job: TrainingJob, process: Process, *, resume: bool) -> None:
 def _start(job: TrainingJob, process: Process, *, resume: bool) -> int:
     """Gives the detector its weights; the number of iterations done."""
     if process.is_main:
-        print(job.dataset.describe())
+        for dataset in (job.dataset, job.evaluation.dataset):
+            print(dataset.describe())
+            if not dataset.num_objects:
+                print(f"warning: {dataset.annotation_file} holds no object: it has no annotations, or crowds only")
     checkpoints = resumable_checkpoints(job.output_dir / "checkpoints")
     if checkpoints and not resume:
         raise ConfigError(
@@ -71,6 +75,8 @@ def _start(job: TrainingJob, process: Process, *, resume: bool) -> int:
         )
     if checkpoints:
         done = resume_from(checkpoints, job, process)
+        if process.is_main:
+            print(f"resumed from iteration {done} of {job.max_iterations}")
     else:
         done = 0
         load_initial_weights(job.detector, job.initial_weights, job.dataset.categories)
@@ -108,7 +114,7 @@ def _train_from(done: int, job: TrainingJob, process: Process, folder: RunFolder
         clip_gradient=job.clip_gradient,
         accumulation_steps=job.accumulation_steps,
     )
-    progress = tqdm(
+    shown_steps = progress(
         steps,
         initial=done,
         total=job.max_iterations,
@@ -117,8 +123,9 @@ def _train_from(done: int, job: TrainingJob, process: Process, folder: RunFolder
         smoothing=0.05,
         disable=not process.is_main,
     )
+    watch = LossWatch()
     with StopSignals() as signals:
-        for step in progress:
+        for step in shown_steps:
             # All are asked at every step: torchrun signals them one by one, and one that stopped a step before the
             # others would leave them waiting. It takes 0.4 ms with two on a CPU.
             stopped = process.maximum(signals.received)
@@ -126,10 +133,13 @@ def _train_from(done: int, job: TrainingJob, process: Process, folder: RunFolder
             if folder and (last or done % job.log_period == 0):
                 values = {"gradient_norm": step.gradient_norm, "learning_rate": step.learning_rate}
                 folder.log(done, step.losses | values)
-                shown = {
-                    name.removeprefix("loss_"): f"{step.losses[name]:.3f}" for name in step.losses if name in SHOWN
-                }
-                progress.set_postfix(shown, refresh=False)
+                shown = {name: f"{step.losses[name]:.3f}" for name in step.losses if name in SHOWN}
+                shown_steps.set_postfix(shown, refresh=False)
+            if folder and (rise := watch.add(step.losses["loss"])):
+                tqdm.write(
+                    f"warning: the loss has risen from {rise[0]:.2f} to {rise[1]:.2f} by iteration {done}; if it stays "
+                    "high, the learning rate may be too high for these data: start again with a lower SOLVER.BASE_LR"
+                )
             evaluates = _evaluation_is_due(job, done)
             if last:
                 note = calibrate(job.evaluation, process)

@@ -1,5 +1,6 @@
 """Tables in Markdown, and the values of several seeds in them."""
 
+import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -45,3 +46,17 @@ def seeds_table(tables: Sequence[Mapping[str, Mapping[str, Any]]], columns: Sequ
         ]
         rows.append([row, *cells, *gains])
     return markdown(["", *columns, *(f"Δ{column}" for column in compared)], rows)
+
+
+def gain_in_words(table: Mapping[str, Mapping[str, float]]) -> str:
+    """How the last row of a table compares with the first: ``refined: 38.4 AP, 4.0 more than greedy NMS (34.4)``.
+
+    Args:
+        table: row → column → value, AP in percent; NaN where there is nothing to find.
+    """
+    (first, before), *_, (last, after) = table.items()
+    gain = round(after["AP"], 1) - round(before["AP"], 1)
+    if math.isnan(gain):
+        return "AP is undefined: there are no objects to find"
+    compared = f"{abs(gain):.1f} {'more' if gain > 0 else 'less'} than" if gain else "as much as"
+    return f"{last}: {after['AP']:.1f} AP, {compared} {first} ({before['AP']:.1f})"

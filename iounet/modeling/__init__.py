@@ -8,6 +8,7 @@ from .iou_head import IoUHead
 from .roi_heads import RoIHeads
 from .rpn import AnchorGenerator, RPNHead
 from .state_dict import state_dict_faults
+from .transform import ImageTransform
 
 __all__ = [
     "IMAGENET_MEAN",
@@ -16,6 +17,7 @@ __all__ = [
     "BoxFunction",
     "EnergyHead",
     "HiddenLayers",
+    "ImageTransform",
     "ImageFeatures",
     "IoUHead",
     "IoUNet",

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..categories import category_differences
 from ..errors import CheckpointError, ConfigError
 from ..files import replacing
 from ..modeling import IoUNet, state_dict_faults
@@ -49,23 +50,30 @@ def load_weights_file(path: str | Path) -> dict:
         CheckpointError: no such file, a damaged one, or one that holds more than tensors and plain values. That a
             weight has changed is noticed in checkpoints of this project alone: others need not have checksums.
     """
+    if str(path).startswith(("http://", "https://")):
+        file = f"weights/{str(path).rpartition('/')[2]}"
+        download = f"`curl --location --create-dirs --output {file} {path}`"
+        raise CheckpointError(f"{path} is an address on the web: first {download}, then give {file}")
     path = Path(path)
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder; give a weights file, such as {path / 'model_final.pth'}")
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such weights file")
+        raise CheckpointError(f"{path}: no such weights file; check the path")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         if isinstance(content, dict) and content.get("format") == FORMAT:
             _verify_checksums(path)
-    except pickle.UnpicklingError as error:
+    except pickle.UnpicklingError:  # whose message advises to run the code in the file
         raise CheckpointError(
-            f"{path} cannot be read as plain weights: it is damaged, or holds Python objects, which could run code; "
-            f"save a state_dict() instead ({str(error).splitlines()[0]})"
+            f"{path} cannot be read as plain weights: it is no weights file, is damaged, or holds Python objects, "
+            "which could run code; give a .pth file of iounet-train, or save a state_dict()"
         ) from None
     except Exception as error:  # torch raises almost any error on a damaged file: KeyError, IndexError, struct.error
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise CheckpointError(f"{path} is damaged or not a weights file ({reason})") from None
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}; expected a state dict or a checkpoint")
+        kind = type(content).__name__
+        raise CheckpointError(f"{path} holds a value of type {kind}; expected a state dict or a checkpoint")
     return content
 
 
@@ -201,8 +209,8 @@ def load_initial_weights(detector: IoUNet, path: str, categories: list[dict[str,
     trained_on = content.get("categories")
     if detector.standalone and trained_on not in (None, categories):
         raise ConfigError(
-            f"MODEL.STANDALONE trains the IoU head of a detector of the same classes: those of {path} are "
-            f"{trained_on[:3]}..., the data set's {categories[:3]}..."
+            f"MODEL.STANDALONE trains the IoU head of a detector of the same classes, and those of {path} are not the "
+            f"data set's: give another MODEL.WEIGHTS ({category_differences(trained_on, categories)})"
         )
     if trained_on is None and "roi_heads.box_predictor.cls_score.bias" in weights:
         weights = select_categories(weights, [category["id"] for category in categories])

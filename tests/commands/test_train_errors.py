@@ -43,7 +43,7 @@ class TestErrors:
             ({"MODEL.BACKBONE.WEIGHTS": "nowhere.pth"}, ["nowhere.pth", "no such weights file"]),
             ({"MODEL.BACKBONE.NAME": "resnet20"}, ["MODEL.BACKBONE.NAME must be one of resnet18"]),
             ({"MODEL.BACKBONE.NORM": "GN"}, ["MODEL.BACKBONE.NORM must be one of"]),
-            ({"MODEL.BACKBONE.TRAINABLE_LAYERS": 6}, ["MODEL.BACKBONE.TRAINABLE_LAYERS must lie in 0..5"]),
+            ({"MODEL.BACKBONE.TRAINABLE_LAYERS": 6}, ["MODEL.BACKBONE.TRAINABLE_LAYERS must lie in [0, 5]; got 6"]),
             ({"MODEL.NUM_CLASSES": 3}, ["MODEL.NUM_CLASSES is 3", "train.json has 5 categories", "leave it at 0"]),
             ({"MODEL.STANDALONE": True}, ["MODEL.STANDALONE", "MODEL.WEIGHTS"]),
             ({"MODEL.DEVICE": "abacus"}, ["ConfigError: unknown device 'abacus'; choose cpu, cuda, cuda:1"]),
@@ -57,12 +57,10 @@ class TestErrors:
             ({"SOLVER.GLOBAL_BATCH_SIZE": 0}, ["SOLVER.GLOBAL_BATCH_SIZE must be at least 1; got 0"]),
             (
                 {"SOLVER.ACCUMULATION_STEPS": 3},
-                ["GLOBAL_BATCH_SIZE 2 cannot be shared", "1 processes in 3 parts"],
+                ["GLOBAL_BATCH_SIZE 2 cannot be shared", "1 process in 3 parts"],
             ),
-            ({"SOLVER.REFERENCE_BATCH_SIZE": -1}, ["SOLVER.REFERENCE_BATCH_SIZE must be at least 1, or 0"]),
-            ({"SOLVER.MAX_ITERATIONS": 0}, ["SOLVER.MAX_ITERATIONS"]),
-            ({"SOLVER.LOG_PERIOD": 0}, ["SOLVER.LOG_PERIOD"]),
-            ({"SOLVER.CHECKPOINT_PERIOD": 0}, ["SOLVER.CHECKPOINT_PERIOD"]),
+            ({"SOLVER.REFERENCE_BATCH_SIZE": -1}, ["SOLVER.REFERENCE_BATCH_SIZE must be at least 0; got -1"]),
+            ({"TEST.REFINE.NUM_STEPS": -1}, ["TEST.REFINE.NUM_STEPS must be at least 0; got -1"]),
         ],
         ids=lambda value: " ".join(map(str, value)) if isinstance(value, dict) else "",
     )
@@ -73,6 +71,14 @@ class TestErrors:
             assert part in message
         assert len(message.splitlines()) == 1
         assert not (tmp_path / "run").exists()
+
+    @pytest.mark.parametrize("mode", [[], ["--eval-only"]])
+    def test_an_output_folder_that_is_a_file(self, trained, call, arguments, tmp_path, mode):
+        (tmp_path / "run").write_text("kept")
+        settings = {"MODEL.WEIGHTS": trained / "model_final.pth"}
+        message = call(train, *arguments(tmp_path / "run", settings), *mode)
+        assert message.startswith(f"ConfigError: {tmp_path / 'run'}: cannot be used as the folder for output")
+        assert (tmp_path / "run").read_text() == "kept"
 
     @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
     def test_a_gpu_that_is_not_there(self, call, arguments, tmp_path):

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from iounet.data.check import main
+
 CONTENT = {
     "images": [
         {"id": 7, "file_name": "a.png", "width": 40, "height": 30},
@@ -129,3 +131,24 @@ def split_pets(tmp_path):
         return root / "data.yaml"
 
     return write
+
+
+@pytest.fixture
+def clean(content):
+    """The hand-written set without what is worth a note: annotation 0, an overhanging box, an image without objects."""
+    content["annotations"][1]["id"] = 10
+    content["annotations"][2]["bbox"] = [30, 2, 10, 12]
+    content["annotations"].append({"id": 11, "image_id": 3, "category_id": 17, "bbox": [1, 1, 5, 5]})
+    return content
+
+
+@pytest.fixture
+def check(tmp_path, capsys):
+    """Runs the command with --json; returns its exit code, the report, and what it printed as text."""
+
+    def run(annotation_file, *arguments):
+        report_file = tmp_path / "report.json"
+        code = main([str(annotation_file), *map(str, arguments), "--json", str(report_file)])
+        return code, json.loads(report_file.read_text()), capsys.readouterr().out
+
+    return run

@@ -35,7 +35,7 @@ def test_not_json(fault):
 
 
 def test_not_an_object(fault):
-    assert "found a list" in fault("[]")
+    assert "found a value of type list" in fault("[]")
 
 
 @pytest.mark.parametrize("key", ["images", "annotations", "categories"])
@@ -114,10 +114,10 @@ BAD_BBOXES = [
 def test_bad_bbox_is_an_error(fault, content, bbox, rule):
     content["annotations"][0]["bbox"] = bbox
     message = fault(content)
-    assert "1 of 4 annotations cannot be used" in message
+    cure = "repair the file, or leave it out with bad_annotations='skip' (DATA.BAD_ANNOTATIONS skip)."
+    assert f"1 of 4 annotations cannot be used: {cure}\n" in message
     assert f"annotation 5 of image 0 (deep/b.png): bbox {rule}: [x, y, w, h] = {bbox}" in message
     assert "image 16 wide, 24 high" in message
-    assert "Repair the file, or leave it out with bad_annotations='skip' (DATA.BAD_ANNOTATIONS skip)." in message
 
 
 def test_only_the_first_bad_annotations_are_listed(fault, content):
@@ -153,6 +153,19 @@ def test_bad_bbox_can_be_skipped(tmp_path, content, bbox, rule):
 def test_unknown_way_with_bad_annotations(tmp_path):
     with pytest.raises(OptionError, match="bad_annotations must be one of error, skip; got 'ignore'"):
         read_annotations(tmp_path / "set.json", bad_annotations="ignore")
+
+
+@pytest.mark.parametrize("value", ["no", 2, [], 0.5])
+def test_a_crowd_is_0_or_1(fault, content, value):
+    content["annotations"][0]["iscrowd"] = value
+    assert f"annotation 5 of image 0 has iscrowd {value!r}; write 0, or 1 for a group of objects" in fault(content)
+
+
+@pytest.mark.parametrize(("value", "crowds"), [(True, 2), (1, 2), (False, 1), (None, 1)])
+def test_ways_to_write_whether_it_is_a_crowd(tmp_path, content, value, crowds):
+    content["annotations"][0]["iscrowd"] = value
+    (tmp_path / "set.json").write_text(json.dumps(content))
+    assert read_annotations(tmp_path / "set.json").crowd.sum() == crowds
 
 
 def test_no_annotations_at_all(tmp_path, content):

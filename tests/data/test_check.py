@@ -17,27 +17,6 @@ from iounet.data.check import main
 ORIENTATION = 0x0112
 
 
-@pytest.fixture
-def clean(content):
-    """The hand-written set without what is worth a note: annotation 0, an overhanging box, an image without objects."""
-    content["annotations"][1]["id"] = 10
-    content["annotations"][2]["bbox"] = [30, 2, 10, 12]
-    content["annotations"].append({"id": 11, "image_id": 3, "category_id": 17, "bbox": [1, 1, 5, 5]})
-    return content
-
-
-@pytest.fixture
-def check(tmp_path, capsys):
-    """Runs the command with --json; returns its exit code, the report, and what it printed as text."""
-
-    def run(annotation_file, *arguments):
-        report_file = tmp_path / "report.json"
-        code = main([str(annotation_file), *map(str, arguments), "--json", str(report_file)])
-        return code, json.loads(report_file.read_text()), capsys.readouterr().out
-
-    return run
-
-
 def said(findings):
     return [(finding["rule"], finding["id"]) for finding in findings]
 
@@ -47,7 +26,7 @@ def test_a_clean_set_has_no_faults_and_no_notes(write_set, clean, check):
     assert code == 0
     assert report["faults"] == report["notes"] == []
     assert "learn nonsense from: none" in text
-    assert "3 images, 4 objects, 1 crowds\n" in text
+    assert "3 images, 4 objects, 1 crowd\n" in text
 
 
 def test_numbers(write_set, clean, check):
@@ -147,6 +126,7 @@ def test_faults_of_the_annotations(write_set, clean, check, tmp_path, spoil, rul
         (lambda c: c["categories"][1].pop("name"), "category 0 needs 'name'"),
         (lambda c: c["images"][1].update(width=0), "image 3 (empty.png) has width 0"),
         (lambda c: [image.update(file_name="/a") for image in c["images"]], "no image would be left"),
+        (lambda c: c["annotations"][0].update(iscrowd="no"), "annotation 5 of image 0 has iscrowd 'no'; write 0, or 1"),
     ],
 )
 def test_what_takes_a_decision_is_not_repaired(write_set, clean, tmp_path, capsys, spoil, reason):
@@ -284,7 +264,7 @@ def test_a_wrong_size_is_corrected_from_the_file(write_set, clean, check, tmp_pa
     annotation_file, folder = write_set(clean)
     _, report, text = check(annotation_file, folder, "--fix", tmp_path / "fixed.json")
     assert (rule, 7) in said(report["faults"])
-    assert "40 x 30 as in the file; its 3 boxes are as they were: see that they fit" in text
+    assert "40 x 30 as in the file; its boxes (3) are as they were: see that they fit" in text
     assert json.loads((tmp_path / "fixed.json").read_text()) == right
     assert check(tmp_path / "fixed.json", folder)[0] == 0
 

@@ -237,3 +237,11 @@ def test_command_line(root, tmp_path, monkeypatch, capsys):
     assert lines[1].split() == ["train", "2", "0", "2", "1", "3", "3"]
     # Image two is in train and in trainval; each of its boxes is reported once.
     assert [line.split("object ")[1][0] for line in lines if line.startswith("left out: ")] == ["1", "3", "4"]
+
+
+def test_an_output_folder_that_is_a_file(root, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(sys, "argv", ["voc", str(root), "--output", str(tmp_path / "file")])
+    with pytest.raises(SystemExit):
+        main()
+    assert capsys.readouterr().err.startswith(f"{tmp_path / 'file'}: cannot be used as the folder for output")

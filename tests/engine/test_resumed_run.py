@@ -26,6 +26,7 @@ class TestItGoesOn:
         assert read_metrics(interrupted) == read_metrics(trained)
         assert "--resume" in json.loads((interrupted / "environment_0000002.json").read_text())["command"]
         shown = capsys.readouterr().out
+        assert "\nresumed from iteration 2 of 4\n" in shown
         assert "learning rate" not in shown  # which was told when the run began
         assert "warning" not in shown
         assert (interrupted / "detections.json").read_text() == (trained / "detections.json").read_text()

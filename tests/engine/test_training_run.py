@@ -15,6 +15,7 @@ from written import REPORT, ROWS
 
 from iounet.commands import train
 from iounet.config import describe_scaling, load_config, scale_learning_rate
+from iounet.evaluation.tables import gain_in_words
 from iounet.training.checkpoint import load_checkpoint
 
 
@@ -145,12 +146,52 @@ class TestOtherData:
         assert [category["id"] for category in categories] == [0, 5, 17, 44, 90]
         assert [category["name"] for category in categories] == ["ellipse", "star", "rectangle", "triangle", "cross"]
 
-    def test_nothing_but_background(self, dataset, call, arguments, tmp_path):
-        content = json.loads((dataset / "annotations" / "train.json").read_text()) | {"annotations": []}
+    @pytest.mark.parametrize("kind", ["no annotations", "crowds only"])
+    def test_nothing_but_background(self, dataset, call, arguments, tmp_path, capsys, kind):
+        content = json.loads((dataset / "annotations" / "train.json").read_text())
+        if kind == "no annotations":
+            content["annotations"] = []
+        for entry in content["annotations"]:
+            entry["iscrowd"] = 1
         (tmp_path / "empty.json").write_text(json.dumps(content))
         settings = {"DATA.TRAIN_ANNOTATIONS": tmp_path / "empty.json", "SOLVER.MAX_ITERATIONS": 2}
         assert call(train, *arguments(tmp_path / "run", settings)) is None
         assert (tmp_path / "run" / "model_final.pth").is_file()
+        first, second, *_ = capsys.readouterr().out.splitlines()
+        assert first == f"{tmp_path / 'empty.json'}: 6 images, 0 objects, 5 classes"
+        assert second.startswith(f"warning: {tmp_path / 'empty.json'} holds no object: ")
+
+
+class TestWhatIsPrinted:
+    @pytest.fixture
+    def shown(self, call, arguments, tmp_path, capsys, monkeypatch):
+        """Output and errors of a run whose loss seems to rise."""
+        monkeypatch.setattr("iounet.progress.SECONDS_BETWEEN_LINES", 0)
+        monkeypatch.setattr("iounet.training.loss_watch.WINDOW", 1)
+        monkeypatch.setattr("iounet.training.loss_watch.FACTOR", 0)
+        assert call(train, *arguments(tmp_path / "run")) is None
+        return capsys.readouterr()
+
+    def test_it_begins_with_what_the_data_are(self, shown, dataset):
+        count = {
+            split: len(json.loads((dataset / "annotations" / f"{split}.json").read_text())["annotations"])
+            for split in ("train", "val")
+        }
+        first, second, *_ = shown.out.splitlines()
+        assert first == f"{dataset / 'annotations' / 'train.json'}: 6 images, {count['train']} objects, 5 classes"
+        assert second == f"{dataset / 'annotations' / 'val.json'}: 5 images, {count['val']} objects, 5 classes"
+
+    def test_it_ends_with_the_gain(self, shown, tmp_path):
+        table = json.loads((tmp_path / "run" / "evaluation.json").read_text())["table"]
+        assert shown.out.splitlines()[-1] == gain_in_words(table)
+
+    def test_a_rising_loss_names_the_learning_rate(self, shown):
+        [warning] = [line for line in shown.out.splitlines() if line.startswith("warning: ")]
+        assert "by iteration 2; if it stays high, the learning rate may be too high" in warning
+        assert warning.endswith("SOLVER.BASE_LR")
+
+    def test_losses_are_called_so(self, shown):
+        assert ", loss_iou=" in shown.err and " iou=" not in shown.err
 
 
 def test_standalone_training_changes_the_iou_head_alone(trained, call, arguments, tmp_path, read_metrics):

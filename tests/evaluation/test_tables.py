@@ -1,6 +1,10 @@
 """Tables in Markdown, of one run and of several seeds."""
 
-from iounet.evaluation.tables import markdown, seeds_table
+import math
+
+import pytest
+
+from iounet.evaluation.tables import gain_in_words, markdown, seeds_table
 
 
 def test_a_table():
@@ -21,3 +25,17 @@ def test_seeds_side_by_side_with_gains_over_the_first_row_of_each():
         "| plain | 52.0 ± 2.8 | – |  |",
         "| ours | 60.0 ± 0.0 | 1.5 ± 0.7 | +8.0 ± 2.8 |",
     ]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        (34.4, 38.4, "refined: 38.4 AP, 4.0 more than greedy NMS (34.4)"),
+        (34.44, 38.36, "refined: 38.4 AP, 4.0 more than greedy NMS (34.4)"),  # the numbers shown add up
+        (60, 58.5, "refined: 58.5 AP, 1.5 less than greedy NMS (60.0)"),
+        (60, 60.01, "refined: 60.0 AP, as much as greedy NMS (60.0)"),
+        (math.nan, math.nan, "AP is undefined: there are no objects to find"),
+    ],
+)
+def test_the_gain_in_words(before, after, expected):
+    assert gain_in_words({"greedy NMS": {"AP": before}, "soft-NMS": {"AP": 1.0}, "refined": {"AP": after}}) == expected

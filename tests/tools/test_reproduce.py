@@ -57,6 +57,15 @@ def test_the_tables_are_those_of_the_evaluation(reproduced, trained):
         assert content["steps"][start] == content["nms"]["IoU-guided NMS"]
 
 
+def test_an_output_folder_that_is_a_file_is_refused_before_anything_is_detected(
+    trained, call, arguments, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(reproduce, "reproduce", lambda *_, **__: pytest.fail("detected"))
+    (tmp_path / "file").touch()
+    words = ["--weights", trained / "model_final.pth", "--output", tmp_path / "file", *arguments(tmp_path / "unused")]
+    assert call(reproduce, *words).startswith(f"ConfigError: {tmp_path / 'file'}: cannot be used as the folder for")
+
+
 def test_wrong_weights_are_named(call, arguments, tmp_path):
     message = call(reproduce, "--weights", tmp_path / "none.pth", "--output", tmp_path, *arguments(tmp_path))
     assert "none.pth" in message and "\n" not in message

@@ -1,5 +1,6 @@
 import os
 import pickle
+import shlex
 from pathlib import Path
 
 import pytest
@@ -109,8 +110,25 @@ class TestReading:
     def test_a_missing_file(self, tmp_path):
         with pytest.raises(CheckpointError, match=r"nowhere\.pth: no such weights file"):
             load_checkpoint(tmp_path / "nowhere.pth")
-        with pytest.raises(CheckpointError, match="no such weights file"):
+
+    def test_a_folder(self, tmp_path):
+        with pytest.raises(CheckpointError, match=r"is a folder; give a weights file, such as .*/model_final\.pth"):
             load_checkpoint(tmp_path)
+
+    def test_an_address_on_the_web_says_how_to_download_it(self):
+        with pytest.raises(CheckpointError) as raised:
+            load_weights_file("https://example.org/models/resnet50-0676ba61.pth")
+        download = shlex.split(str(raised.value).split("`")[1])
+        assert download[0] == "curl" and download[-1] == "https://example.org/models/resnet50-0676ba61.pth"
+        assert download[-2] == "weights/resnet50-0676ba61.pth"
+        assert str(raised.value).endswith("then give weights/resnet50-0676ba61.pth")
+
+    @pytest.mark.parametrize("content", [b'{"a": 1}', b"<html></html>", pickle.dumps(Path("a"), protocol=2)])
+    def test_torchs_advice_to_run_a_files_code_is_not_repeated(self, tmp_path, content):
+        (tmp_path / "some.json").write_bytes(content)
+        with pytest.raises(CheckpointError, match=r"some\.json .* give a \.pth file of iounet-train") as raised:
+            load_weights_file(tmp_path / "some.json")
+        assert "weights_only" not in str(raised.value)
 
     @pytest.mark.parametrize("zipped", [True, False], ids=["zip format", "legacy format"])
     def test_a_truncated_file(self, path, zipped):
@@ -207,7 +225,7 @@ class TestReading:
     def test_a_tensor_is_no_state_dict(self, path):
         path.parent.mkdir()
         torch.save(torch.zeros(3), path)
-        with pytest.raises(CheckpointError, match=r"checkpoint\.pth holds a Tensor; expected a state dict"):
+        with pytest.raises(CheckpointError, match=r"checkpoint\.pth holds a value of type Tensor; expected"):
             load_weights_file(path)
 
     def test_a_state_dict_is_no_checkpoint(self, path):

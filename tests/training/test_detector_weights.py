@@ -142,8 +142,12 @@ class TestInitialWeights:
     def test_of_other_classes(self, detector, build_tiny, tmp_path):
         others = [category | {"name": "other"} for category in CATEGORIES]
         save_checkpoint(tmp_path / "model.pth", model=detector.state_dict(), categories=others, config="")
-        with pytest.raises(ConfigError, match=r"MODEL\.STANDALONE .* of the same classes: those of .*model\.pth are"):
+        with pytest.raises(
+            ConfigError, match=r"MODEL\.STANDALONE .* of the same classes, .*model\.pth are not"
+        ) as raised:
             load_initial_weights(detector, str(tmp_path / "model.pth"), CATEGORIES)
+        first = CATEGORIES[0]
+        assert f"(id {first['id']}: 'other' and {first['name']!r}; " in str(raised.value)
         load_initial_weights(build_tiny(), str(tmp_path / "model.pth"), CATEGORIES)  # as a start they will do
 
     def test_a_plain_faster_rcnn_leaves_the_iou_head_as_it_is(self, detector, tmp_path):

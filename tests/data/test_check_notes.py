@@ -1,0 +1,61 @@
+"""What the check notes of data that training takes, though it may not be meant so."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+def said(report):
+    return [(note["rule"], note["section"], note["id"], note["text"]) for note in report["notes"]]
+
+
+@pytest.mark.parametrize(
+    ("alter", "note"),
+    [
+        (
+            lambda c: c["images"][1].update(file_name="a.png", width=40, height=30),
+            ("file listed twice", "images", 3, "image 3 has the file_name of image 7: a.png"),
+        ),
+        (
+            # Read by rising id: 0 (cat), 17, 90.
+            lambda c: c["categories"][0].update(name="cat"),
+            ("two classes of one name", "categories", 90, "category 90 has the name of category 0: cat"),
+        ),
+        (
+            lambda c: c["annotations"][0].update(bbox=[0, 0, 17, 20]),
+            (
+                "box larger than its image",
+                "annotations",
+                5,
+                "annotation 5 of image 0: bbox [0, 0, 17, 20] in an image 16 wide, 24 high: is clipped; "
+                "was the image resized?",
+            ),
+        ),
+        (
+            lambda c: c["images"][1].update(width=2001),
+            (
+                "extreme aspect ratio",
+                "images",
+                3,
+                "image 3 (empty.png): 2001 wide, 20 high; little is left once resized",
+            ),
+        ),
+    ],
+    ids=["file", "class", "box", "thin"],
+)
+def test_a_note(write_set, clean, check, alter, note):
+    alter(clean)
+    code, report, _ = check(write_set(clean)[0])
+    assert (code, report["faults"]) == (0, [])
+    assert said(report) == [note]
+
+
+def test_an_image_of_more_pixels_than_pil_reads(write_set, clean, check, monkeypatch):
+    annotation_file, folder = write_set(clean)
+    Image.fromarray(np.zeros((30, 50), dtype=np.uint8)).save(folder / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 30 * 40 / 2)
+    _, report, _ = check(annotation_file, folder)
+    [fault] = report["faults"]
+    assert (fault["rule"], fault["id"]) == ("too many pixels", 7)
+    assert "a.png: has too many pixels to be read (Image size (1500 pixels) exceeds limit" in fault["text"]
+    assert "truncated" not in fault["text"] and "scale it down with its boxes" in fault["text"]
