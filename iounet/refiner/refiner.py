@@ -14,8 +14,9 @@ from torch import Tensor
 from torchvision.ops import clip_boxes_to_image
 
 from ..boxes import box_sizes
-from ..build import build_device, load_detector
+from ..build import load_detector
 from ..detections import Detections, RefinedDetections
+from ..devices import build_device
 from ..errors import check_choice
 from ..modeling import IoUNet
 from ..postprocess import NMSOptions, RefinementOptions, suppress

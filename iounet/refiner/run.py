@@ -39,7 +39,7 @@ class RefinementRun:
         resume: go on with the run that was stopped in this folder.
         pictures: images to draw.
         batch_size: images at once.
-        device: as :func:`iounet.build.build_device` takes it.
+        device: as :func:`iounet.devices.build_device` takes it.
 
     Raises:
         OptionError: a batch size below 1, or ``class_agnostic`` without ``detections``.

@@ -9,11 +9,12 @@ import torch
 from torchvision.transforms.v2 import Compose
 from tqdm import tqdm
 
-from ..build import build_device, build_heads
+from ..build import build_heads
 from ..data import CocoDataset, build_transforms, train_loader
 from ..data.coco import Converted
 from ..data.coco_form import boxes_as_coco
 from ..data.labels import LabelSet
+from ..devices import build_device
 from ..errors import DataError
 from ..evaluation import fit_calibration
 from ..modeling import IoUNet
@@ -55,7 +56,7 @@ def propose_in_folds(
         rows: of the labels to judge among ``labels.boxes``. All labels but crowds are learned from.
         folds: at least 2.
         iterations: of each training.
-        device: as :func:`iounet.build.build_device` takes it.
+        device: as :func:`iounet.devices.build_device` takes it.
 
     Returns:
         Row → proposal, or the reason why there is none.

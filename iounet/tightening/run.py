@@ -36,7 +36,7 @@ class TighteningRun:
         iterations: of training the heads of each fold.
         review: labels on the page, those of the greatest gains.
         batch_size: images at once.
-        device: as :func:`iounet.build.build_device` takes it.
+        device: as :func:`iounet.devices.build_device` takes it.
 
     Raises:
         OptionError: an option out of range, or two that exclude each other.
