@@ -11,8 +11,10 @@ from ..training import jitter_boxes
 from .evaluating import batches_of
 from .processes import Process
 
-# Of each object, at IoUs uniform over [0.5, 1]: enough for two numbers, and as many where they end.
+# Labels to be tightened: of each object at IoUs uniform over [0.6, 1]. Among worse ones are more that refinement does
+# not bring back, and the predicted IoU of all others would be too low.
 _BOXES_PER_OBJECT = 8
+_MIN_IOU = 0.6
 
 
 def calibrate(job: EvaluationJob, process: Process) -> str:
@@ -51,7 +53,7 @@ def _labels(job: EvaluationJob, process: Process) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(process.rank)
 
     def jitter(boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
-        return jitter_boxes(boxes, _BOXES_PER_OBJECT, image_size=image_size, generator=generator)[0]
+        return jitter_boxes(boxes, _BOXES_PER_OBJECT, min_iou=_MIN_IOU, image_size=image_size, generator=generator)[0]
 
     num_steps = job.detector.postprocessing.refinement.num_steps
     progress = batches_of(job, process, "calibrate")
