@@ -162,7 +162,7 @@ class TestDataSets:
     def test_images_that_are_elsewhere(self, split_pets, tmp_path, form):
         source = split_pets(form)
         root = source if form == "voc" else source.parent
-        ignored = shutil.ignore_patterns("*.png")
+        ignored = shutil.ignore_patterns("*.png", "images")
         shutil.copytree(root, tmp_path / "labels", ignore=ignored)
         dataset = open_dataset(tmp_path / "labels", root, split="train")
         assert (len(dataset), len(dataset[0][1]["boxes"])) == (1, 2)

@@ -214,6 +214,13 @@ class TestYolo:
         assert boxes_of(labels) == BOXES
         assert [label.movable for label in labels.boxes] == [False, True, True]
 
+    def test_polygons_with_the_same_box_are_not_the_same(self, pets):
+        root = pets("yolo")
+        (root / "labels" / "a.txt").write_text("0 0.25 0.25 0.75 0.25 0.75 0.75\n0 0.25 0.25 0.75 0.75 0.25 0.75\n")
+        labels = read_labels(root)
+        assert boxes_of(labels)[:2] == [BOXES[0]] * 2
+        assert labels.faults == []
+
     def test_boxes_are_clipped_and_repeated_ones_noted(self, pets):
         root = pets("yolo")
         (root / "labels" / "b.txt").write_text("1 0 0.5 0.5 0.5\n0 0 0.5 0.5 0.5\n1 0.0 0.50 0.5 0.5\n")
