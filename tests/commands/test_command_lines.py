@@ -30,7 +30,16 @@ def test_help_gives_an_example(tool, call, capsys):
         (train, ["--config-file", "--resume", "--eval-only"]),
         (
             refine,
-            ["--weights", "--images", "--output", "--detections", "--annotations", "--class-agnostic", "--resume"],
+            [
+                "--weights",
+                "--images",
+                "--output",
+                "--json",
+                "--detections",
+                "--annotations",
+                "--class-agnostic",
+                "--resume",
+            ],
         ),
     ],
     ids=["train", "refine"],
