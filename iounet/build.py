@@ -15,14 +15,14 @@ from yacs.config import CfgNode
 
 from prroi_pool import MultiScalePrRoIPool
 
-from .config import DECODING, changed_settings, config_from_yaml, describe_scaling, scale_learning_rate
+from .config import DECODING, changed_settings, config_from_yaml, describe_scaling, scale_learning_rate, without_paths
 from .data import CocoDataset, build_transforms, check_categories
 from .errors import CheckpointError, ConfigError, OptionError, check_choice, check_range
 from .jobs import EvaluationJob, TrainingJob
 from .modeling import AnchorGenerator, EnergyHead, HiddenLayers, IoUHead, IoUNet, RoIHeads, RPNHead, resnet_fpn
 from .postprocess import NMSOptions, Postprocessing, RefinementOptions
 from .training import BoxNoise, learning_rate_schedule, sample_energy_boxes, sample_iou_boxes
-from .training.checkpoint import load_checkpoint, load_detector_weights, load_weights_file
+from .training.checkpoint import load_checkpoint, load_detector_weights, load_weights_file, save_checkpoint
 
 # What ImageNet classifiers, ours among them, expect of RGB in [0, 1].
 IMAGENET_MEAN = [0.485, 0.456, 0.406]
@@ -206,8 +206,11 @@ def _postprocessing(cfg: CfgNode) -> Postprocessing:
         return Postprocessing(nms, refinement, cfg.TEST.REFINE_BEFORE_NMS, cfg.TEST.FINAL_SCORE)
 
 
-def load_detector(path: str | Path, device: torch.device) -> tuple[IoUNet, list[dict]]:
-    """The detector that a checkpoint of iounet-train describes, with its weights, and its categories.
+def load_detector(path: str | Path, device: torch.device) -> tuple[IoUNet, list[dict], str]:
+    """The detector that a checkpoint of iounet-train describes, with its weights.
+
+    Returns:
+        The detector on its device, its categories, and the YAML text of its configuration.
 
     Raises:
         CheckpointError: the file is missing, damaged, or no checkpoint of this project.
@@ -216,7 +219,27 @@ def load_detector(path: str | Path, device: torch.device) -> tuple[IoUNet, list[
     checkpoint = load_checkpoint(path)
     cfg = config_from_yaml(checkpoint["config"], str(path))
     cfg.MODEL.AMP &= device.type != "cpu"  # where bfloat16 takes longer
-    return _trained_detector(cfg, checkpoint, path).to(device), checkpoint["categories"]
+    return _trained_detector(cfg, checkpoint, path).to(device), checkpoint["categories"], checkpoint["config"]
+
+
+def save_detector(path: Path, detector: IoUNet, categories: list[dict], config: str) -> str:
+    """Writes a checkpoint for :func:`load_detector`, without the paths that the configuration names.
+
+    Args:
+        path: of the checkpoint; its folder is made.
+        categories: ``{"id", "name"}`` of each class in label order.
+        config: YAML text of the detector's configuration.
+
+    Returns:
+        The text of the configuration that was written.
+
+    Raises:
+        CheckpointError: the file cannot be written.
+        ConfigError: the configuration has keys that this version does not know.
+    """
+    config = without_paths(config_from_yaml(config, str(path))).dump()
+    save_checkpoint(path, model=detector.state_dict(), categories=categories, config=config)
+    return config
 
 
 def _trained_detector(cfg: CfgNode, checkpoint: dict, path: str | Path) -> IoUNet:

@@ -275,6 +275,15 @@ def config_from_yaml(text: str, source: str) -> CfgNode:
     return cfg
 
 
+def without_paths(cfg: CfgNode) -> CfgNode:
+    """A copy for others, in which every path has its default: those of one machine say nothing on another."""
+    cfg = cfg.clone()
+    cfg.OUTPUT_DIR = _C.OUTPUT_DIR
+    cfg.MODEL.WEIGHTS = cfg.MODEL.BACKBONE.WEIGHTS = ""
+    cfg.DATA.TRAIN_ANNOTATIONS = cfg.DATA.TRAIN_IMAGES = cfg.DATA.VAL_ANNOTATIONS = cfg.DATA.VAL_IMAGES = ""
+    return cfg
+
+
 def changed_settings(before: CfgNode, now: CfgNode) -> dict[str, str]:
     """Key in full → ``SOLVER.BASE_LR 0.01 → 0.02``, for the keys whose values differ."""
     old = dict(_leaves(before))
