@@ -31,7 +31,8 @@ MAY_IMPORT = {
         *("boxes", "build", "data", "detections", "errors", "evaluation", "files", "html_report", "modeling"),
         *("postprocess", "visualization"),
     },
-    "commands": {"build", "config", "engine", "errors", "jobs", "refiner"},
+    "demo": {"data", "errors", "refiner"},
+    "commands": {"build", "config", "demo", "engine", "errors", "jobs", "refiner"},
     "__init__": {"build", "config", "detections", "refiner"},
 }
 MAY_IMPORT_PRROI_POOL = {"modeling", "build"}
