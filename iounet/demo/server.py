@@ -13,12 +13,12 @@ from pathlib import Path
 from threading import Lock
 from urllib.parse import parse_qs, urlsplit
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 from ..data.images import open_image
 from ..errors import DataError
 from ..refiner import IoURefiner
-from .steps import tighten
+from .steps import tighten, upright
 
 LARGEST_PHOTO = 100 * 2**20  # bytes
 _PAGE = {"/": "index.html", "/page.css": "page.css", "/page.js": "page.js"}
@@ -163,8 +163,9 @@ def _shown(path: Path) -> tuple[bytes, str]:
     """
     with open_image(path) as file:
         media_type = Image.MIME.get(file.format or "", "")
-        if media_type in _SHOWN_BY_BROWSERS:
-            return path.read_bytes(), media_type
-        buffer = io.BytesIO()
-        ImageOps.exif_transpose(file).convert("RGB").save(buffer, "PNG")
-        return buffer.getvalue(), "image/png"
+    photo = path.read_bytes()
+    if media_type in _SHOWN_BY_BROWSERS:
+        return photo, media_type
+    buffer = io.BytesIO()
+    upright(photo).save(buffer, "PNG")
+    return buffer.getvalue(), "image/png"

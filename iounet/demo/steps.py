@@ -38,7 +38,7 @@ def tighten(refiner: IoURefiner, photo: bytes, box: Sequence[float]) -> Steps:
     Raises:
         DataError: the photo cannot be read, or the box has no area inside it.
     """
-    image = _upright(photo)
+    image = upright(photo)
     if len(box) != 4 or not all(map(math.isfinite, box)):
         raise DataError(f"a box is four finite numbers x1, y1, x2, y2; got {list(box)}")
     ends = [image.width, image.height] * 2
@@ -49,7 +49,12 @@ def tighten(refiner: IoURefiner, photo: bytes, box: Sequence[float]) -> Steps:
     return Steps(path.tolist(), refiner.score(image, path).tolist())
 
 
-def _upright(photo: bytes) -> Image.Image:
+def upright(photo: bytes) -> Image.Image:
+    """The RGB picture that an image file shows in a browser, which turns it by its EXIF orientation.
+
+    Raises:
+        DataError: the photo cannot be read, or has more than 8 bits per channel.
+    """
     try:
         with Image.open(io.BytesIO(photo)) as file:
             if file.mode.startswith(("I", "F")):  # convert() would cut these off at 255

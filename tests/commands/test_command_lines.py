@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from iounet.commands import refine, train
+from iounet.commands import demo, refine, train
 from tools import reproduce
 
 ROOT = Path(__file__).parents[2]
@@ -41,8 +41,9 @@ def test_help_gives_an_example(tool, call, capsys):
                 "--resume",
             ],
         ),
+        (demo, ["--weights", "--host", "--port", "--device"]),
     ],
-    ids=["train", "refine"],
+    ids=["train", "refine", "demo"],
 )
 class TestInstalledCommands:
     def test_help_names_the_options(self, command, words, call, capsys):
