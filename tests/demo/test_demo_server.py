@@ -10,7 +10,6 @@ from importlib.resources import files
 import pytest
 from PIL import Image
 
-from iounet import IoURefiner
 from iounet.commands import demo as command
 from iounet.demo import make_server, server, tighten
 
@@ -19,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Three photos: a PNG, the same as a TIFF that is to be turned by 90 degrees, and a file that is none; and one that was not offered."""
+    """A PNG, the same as a TIFF that is to be turned by 90 degrees, a file that is no photo, and one not offered."""
     folder = tmp_path_factory.mktemp("photos")
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -29,11 +28,6 @@ def folder(tmp_path_factory):
     (folder / "c.jpg").write_bytes(b"no photo")
     (folder / "secret.png").write_bytes(b"secret")
     return folder
-
-
-@pytest.fixture(scope="module")
-def refiner(trained):
-    return IoURefiner.from_checkpoint(trained / "model_final.pth")
 
 
 @pytest.fixture(scope="module")

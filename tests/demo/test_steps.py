@@ -6,18 +6,12 @@ import pytest
 import torch
 from PIL import Image
 
-from iounet import IoURefiner
 from iounet.demo import tighten
 from iounet.errors import DataError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 BOX = [8.0, 9.0, 40.0, 44.0]
-
-
-@pytest.fixture(scope="module")
-def refiner(trained):
-    return IoURefiner.from_checkpoint(trained / "model_final.pth")
 
 
 @pytest.fixture(scope="module")
