@@ -3,6 +3,7 @@
 import io
 import json
 import mimetypes
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from http import HTTPStatus
@@ -11,6 +12,7 @@ from importlib.resources import files
 from ipaddress import ip_address
 from pathlib import Path
 from threading import Lock
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from PIL import Image
@@ -55,6 +57,11 @@ class DemoServer(ThreadingHTTPServer):
         self.photos = list(photos)
         self.one_at_a_time = Lock()  # on a GPU, the detector's CUDA graphs serve one caller
         self.is_local = ip_address(str(self.server_address[0])).is_loopback
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Prints a traceback, unless the browser has merely hung up, as when the page is left."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
 
 
 def make_server(refiner: IoURefiner, photos: Sequence[Path], host: str = "127.0.0.1", port: int = 0) -> DemoServer:

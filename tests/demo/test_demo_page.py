@@ -122,6 +122,7 @@ def see_every_step(page, expected):
         assert page.find("count").text == f"step {step} of {last}"
         assert page.rectangle("is-tight") == pytest.approx(expected.boxes[step])
         assert page.rectangle("is-yours") == pytest.approx(expected.boxes[0])
+    assert page.find("note").is_displayed() == (expected.ious[-1] < 0.5)
 
 
 @pytest.mark.parametrize("drag", [True, False], ids=["drag", "two clicks"])
@@ -146,8 +147,8 @@ def test_it_plays_to_the_last_step(page):
 
 def test_a_photo_of_the_reader(page, refiner, photos):
     page.find("file").send_keys(str(photos[1]))
+    page.wait_until(lambda: page.find("image").get_dom_attribute("alt") == "second.jpg")
     page.wait_for("ready")
-    assert page.find("image").get_dom_attribute("alt") == "second.jpg"
     page.gesture((8, 9), (41, 50), drag=True)
     page.wait_for("done")
     see_every_step(page, tighten(refiner, photos[1].read_bytes(), page.run("return yours")))
@@ -166,6 +167,7 @@ def test_a_file_that_is_no_photo_is_named(page, tmp_path):
     page.find("file").send_keys(str(tmp_path / "notes.png"))
     page.wait_until(lambda: page.find("error").text)
     assert page.find("error").text == "notes.png cannot be shown; try a JPEG or PNG file."
+    assert page.run("return photos.map((photo) => photo.name)") == ["first.jpg"]
 
 
 def test_nothing_comes_from_elsewhere(page, served):

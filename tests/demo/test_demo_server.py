@@ -144,6 +144,15 @@ def test_a_foreign_name_that_leads_here_is_refused(ask, host, status):
     assert ask("POST", "/tighten?box=1,2,3,4", body=b"", headers={"Host": host})[0] == expected
 
 
+@pytest.mark.parametrize(("error", "printed"), [(BrokenPipeError, False), (RuntimeError, True)])
+def test_a_browser_that_hangs_up_is_no_error(served, capsys, error, printed):
+    try:
+        raise error("raised here")
+    except error:
+        served.handle_error(None, ("127.0.0.1", 1))
+    assert ("raised here" in capsys.readouterr().err) == printed
+
+
 class TestCommand:
     def test_a_port_that_is_taken(self, call, trained, served):
         port = served.server_address[1]

@@ -5,6 +5,7 @@ const $ = (id) => document.getElementById(id);
 const CLICK = 6; // screen pixels: a pointer that moved less has clicked, and its next click sets the other corner
 const PLAY_MS = 1800; // of all steps
 const PAUSE_MS = 450; // on the box as it was drawn
+const LOW_IOU = 0.5; // boxes that fit worse do not count as of an object
 
 const photos = []; // {name, url, file}; file: once it is known
 let photo = null; // the one that is shown
@@ -40,6 +41,17 @@ function addPhoto(name, url, file) {
   return added;
 }
 
+const notShown = (name) => `${name} cannot be shown; try a JPEG or PNG file.`;
+
+async function isImage(image) {
+  try {
+    await image.decode();
+    return true;
+  } catch {
+    return false;
+  }
+}
+
 async function showPhoto(shown) {
   request += 1;
   cancelAnimationFrame(frame);
@@ -48,14 +60,12 @@ async function showPhoto(shown) {
   for (const each of photos) each.button.setAttribute("aria-current", each === shown);
   $("image").src = shown.url;
   $("image").alt = shown.name;
-  $("file").value = "";
-  try {
-    await $("image").decode();
-  } catch {
-    if (photo === shown) setState("ready", `${shown.name} cannot be shown; try a JPEG or PNG file.`);
+  const decodes = await isImage($("image"));
+  if (photo !== shown) return;
+  if (!decodes) {
+    setState("broken", notShown(shown.name));
     return;
   }
-  if (photo !== shown) return;
   const { naturalWidth: width, naturalHeight: height } = $("image");
   $("photo").style.setProperty("--aspect", width / height);
   $("overlay").setAttribute("viewBox", `0 0 ${width} ${height}`);
@@ -63,8 +73,15 @@ async function showPhoto(shown) {
   render();
 }
 
-function addFiles(files) {
-  const added = [...files].map((file) => addPhoto(file.name, URL.createObjectURL(file), file));
+async function addFiles(files) {
+  const added = [];
+  for (const file of [...files]) {
+    const trial = new Image();
+    trial.src = URL.createObjectURL(file);
+    if (await isImage(trial)) added.push(addPhoto(file.name, trial.src, file));
+    else $("error").textContent = notShown(file.name);
+  }
+  $("file").value = ""; // so that the same file can be chosen again
   if (added.length) showPhoto(added[0]);
 }
 
@@ -271,6 +288,7 @@ function render() {
   $("now").textContent = steps === null ? "–" : steps.ious[shown].toFixed(2);
   $("count").textContent = steps === null ? "step –" : `step ${shown} of ${steps.ious.length - 1}`;
   if (steps !== null) $("step").value = shown;
+  $("note").hidden = steps === null || steps.ious.at(-1) >= LOW_IOU;
   renderCloseup();
   renderChart();
 }
