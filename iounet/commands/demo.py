@@ -33,8 +33,8 @@ def main() -> None:
     except (OSError, OverflowError) as error:
         sys.exit(f"cannot listen at {args.host}:{args.port} ({error}); choose another --port or --host")
     with server:
-        print(f"open {address_of(server)} in a browser; Ctrl-C stops", flush=True)
         try:
+            print(f"open {address_of(server)} in a browser; Ctrl-C stops", flush=True)
             server.serve_forever()
         except KeyboardInterrupt:
             print()
