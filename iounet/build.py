@@ -15,14 +15,14 @@ from yacs.config import CfgNode
 
 from prroi_pool import MultiScalePrRoIPool
 
-from .config import DECODING, changed_settings, config_from_yaml, describe_scaling, scale_learning_rate, without_paths
+from .config import DECODING, changed_settings, config_from_yaml, describe_scaling, scale_learning_rate
 from .data import CocoDataset, build_transforms, check_categories
 from .errors import CheckpointError, ConfigError, OptionError, check_choice, check_range
 from .jobs import EvaluationJob, TrainingJob
 from .modeling import AnchorGenerator, EnergyHead, HiddenLayers, IoUHead, IoUNet, RoIHeads, RPNHead, resnet_fpn
 from .postprocess import NMSOptions, Postprocessing, RefinementOptions
 from .training import BoxNoise, learning_rate_schedule, sample_energy_boxes, sample_iou_boxes
-from .training.checkpoint import load_checkpoint, load_detector_weights, load_weights_file, save_checkpoint
+from .training.checkpoint import load_checkpoint, load_detector_weights, load_weights_file
 
 # What ImageNet classifiers, ours among them, expect of RGB in [0, 1].
 IMAGENET_MEAN = [0.485, 0.456, 0.406]
@@ -220,26 +220,6 @@ def load_detector(path: str | Path, device: torch.device) -> tuple[IoUNet, list[
     cfg = config_from_yaml(checkpoint["config"], str(path))
     cfg.MODEL.AMP &= device.type != "cpu"  # where bfloat16 takes longer
     return _trained_detector(cfg, checkpoint, path).to(device), checkpoint["categories"], checkpoint["config"]
-
-
-def save_detector(path: Path, detector: IoUNet, categories: list[dict], config: str) -> str:
-    """Writes a checkpoint for :func:`load_detector`, without the paths that the configuration names.
-
-    Args:
-        path: of the checkpoint; its folder is made.
-        categories: ``{"id", "name"}`` of each class in label order.
-        config: YAML text of the detector's configuration.
-
-    Returns:
-        The text of the configuration that was written.
-
-    Raises:
-        CheckpointError: the file cannot be written.
-        ConfigError: the configuration has keys that this version does not know.
-    """
-    config = without_paths(config_from_yaml(config, str(path))).dump()
-    save_checkpoint(path, model=detector.state_dict(), categories=categories, config=config)
-    return config
 
 
 def _trained_detector(cfg: CfgNode, checkpoint: dict, path: str | Path) -> IoUNet:

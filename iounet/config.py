@@ -275,13 +275,18 @@ def config_from_yaml(text: str, source: str) -> CfgNode:
     return cfg
 
 
-def without_paths(cfg: CfgNode) -> CfgNode:
-    """A copy for others, in which every path has its default: those of one machine say nothing on another."""
-    cfg = cfg.clone()
+def without_paths(text: str, source: str) -> str:
+    """A configuration's YAML text for others: every path, which means nothing on their machines, has its default.
+
+    Raises:
+        ConfigError: as :func:`config_from_yaml`.
+    """
+    cfg = config_from_yaml(text, source)
     cfg.OUTPUT_DIR = _C.OUTPUT_DIR
     cfg.MODEL.WEIGHTS = cfg.MODEL.BACKBONE.WEIGHTS = ""
     cfg.DATA.TRAIN_ANNOTATIONS = cfg.DATA.TRAIN_IMAGES = cfg.DATA.VAL_ANNOTATIONS = cfg.DATA.VAL_IMAGES = ""
-    return cfg
+    dumped: str = cfg.dump()
+    return dumped
 
 
 def changed_settings(before: CfgNode, now: CfgNode) -> dict[str, str]:

@@ -28,8 +28,8 @@ MAY_IMPORT = {
     "build": {"config", "data", "errors", "jobs", "modeling", "postprocess", "training"},
     "engine": {"config", "data", "errors", "evaluation", "files", "jobs", "training", "visualization"},
     "refiner": {
-        *("boxes", "build", "data", "detections", "errors", "evaluation", "files", "html_report", "modeling"),
-        *("postprocess", "visualization"),
+        *("boxes", "build", "config", "data", "detections", "errors", "evaluation", "files", "html_report"),
+        *("modeling", "postprocess", "training", "visualization"),
     },
     "demo": {"data", "errors", "refiner"},
     "commands": {"build", "config", "demo", "engine", "errors", "jobs", "refiner"},

@@ -15,13 +15,15 @@ from torch import Tensor
 from torchvision.ops import clip_boxes_to_image
 
 from ..boxes import box_sizes
-from ..build import build_device, load_detector, save_detector
+from ..build import build_device, load_detector
+from ..config import without_paths
 from ..detections import Detections, RefinedDetections
 from ..errors import check_choice
 from ..files import write_text
 from ..modeling import IoUNet
 from ..postprocess import NMSOptions, RefinementOptions, suppress
 from ..postprocess.nms import KINDS
+from ..training.checkpoint import save_checkpoint
 from .inputs import AnyImage, AnyValues, Given, as_tensor, check_input
 from .pretrained import CARD_FILE, MODEL_FILE, find_checkpoint, model_card, push_folder
 
@@ -108,7 +110,9 @@ class IoURefiner:
         if self.config is None:
             raise ValueError("the configuration of the detector is not known: IoURefiner(detector, categories, config)")
         folder = Path(folder)
-        config = save_detector(folder / MODEL_FILE, self.detector, self.categories, self.config)
+        config = without_paths(self.config, "the detector's configuration")
+        weights = self.detector.state_dict()
+        save_checkpoint(folder / MODEL_FILE, model=weights, categories=self.categories, config=config)
         if not (folder / CARD_FILE).exists():
             write_text(folder / CARD_FILE, model_card(repo_id or folder.resolve().name, self.categories, config))
 
