@@ -4,10 +4,13 @@ import sys
 from importlib import import_module
 
 COMMANDS = {
-    "train": ("commands.train", "train and evaluate a detector on a data set in COCO form"),
+    "train": ("commands.train", "train and evaluate a detector on a data set"),
     "refine": ("commands.refine", "detect in photographs, or refine the boxes of another detector"),
-    "check": ("data.check", "say what is in a data set, and what is wrong with it"),
-    "voc": ("data.voc", "convert Pascal VOC to COCO form"),
+    "tighten": ("commands.tighten", "correct the label boxes of a data set"),
+    "demo": ("commands.demo", "draw loose boxes on photographs, and see them tighten, in a browser"),
+    "convert": ("data.convert", "say what label files hold (COCO, VOC, YOLO), and convert them to COCO form"),
+    "check": ("data.check", "say what is wrong with a COCO-form file, and repair it"),
+    "voc": ("data.voc", "convert all splits of Pascal VOC to COCO form"),
     "synthetic": ("data.synthetic", "make a data set to try things on"),
 }
 

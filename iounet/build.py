@@ -193,8 +193,11 @@ def _postprocessing(cfg: CfgNode) -> Postprocessing:
         return Postprocessing(nms, refinement, cfg.TEST.REFINE_BEFORE_NMS, cfg.TEST.FINAL_SCORE)
 
 
-def load_detector(path: str | Path, device: torch.device) -> tuple[IoUNet, list[dict]]:
-    """The detector that a checkpoint of iounet-train describes, with its weights, and its categories.
+def load_detector(path: str | Path, device: torch.device) -> tuple[IoUNet, list[dict], str]:
+    """The detector that a checkpoint of iounet-train describes, with its weights.
+
+    Returns:
+        The detector on its device, its categories, and the YAML text of its configuration.
 
     Raises:
         CheckpointError: the file is missing, damaged, or no checkpoint of this project.
@@ -203,7 +206,7 @@ def load_detector(path: str | Path, device: torch.device) -> tuple[IoUNet, list[
     checkpoint = load_checkpoint(path)
     cfg = config_from_yaml(checkpoint["config"], str(path))
     cfg.MODEL.AMP &= device.type != "cpu"  # where bfloat16 takes longer
-    return _trained_detector(cfg, checkpoint, path).to(device), checkpoint["categories"]
+    return _trained_detector(cfg, checkpoint, path).to(device), checkpoint["categories"], checkpoint["config"]
 
 
 def _trained_detector(cfg: CfgNode, checkpoint: dict, path: str | Path) -> IoUNet:

@@ -305,6 +305,20 @@ def for_new_heads(cfg: CfgNode, num_classes: int, num_iterations: int) -> CfgNod
     return cfg
 
 
+def without_paths(text: str, source: str) -> str:
+    """A configuration's YAML text for others: every path, which means nothing on their machines, has its default.
+
+    Raises:
+        ConfigError: as :func:`config_from_yaml`.
+    """
+    cfg = config_from_yaml(text, source)
+    cfg.OUTPUT_DIR = _C.OUTPUT_DIR
+    cfg.MODEL.WEIGHTS = cfg.MODEL.BACKBONE.WEIGHTS = ""
+    cfg.DATA.TRAIN_ANNOTATIONS = cfg.DATA.TRAIN_IMAGES = cfg.DATA.VAL_ANNOTATIONS = cfg.DATA.VAL_IMAGES = ""
+    dumped: str = cfg.dump()
+    return dumped
+
+
 def changed_settings(before: CfgNode, now: CfgNode) -> dict[str, str]:
     """Key in full → ``SOLVER.BASE_LR 0.01 → 0.02``, for the keys whose values differ."""
     old = dict(_leaves(before))

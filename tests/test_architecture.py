@@ -36,14 +36,15 @@ MAY_IMPORT = {
         "wording",
     },
     "refiner": {
-        *("boxes", "build", "data", "detections", "devices", "errors", "evaluation", "files", "html_report"),
-        *("modeling", "postprocess", "progress", "visualization", "wording"),
+        *("boxes", "build", "config", "data", "detections", "devices", "errors", "evaluation", "files", "html_report"),
+        *("modeling", "postprocess", "progress", "training", "visualization", "wording"),
     },
     "tightening": {
         *("boxes", "build", "data", "detections", "devices", "errors", "evaluation", "files", "modeling"),
         *("refiner", "training", "visualization"),
     },
-    "commands": {"build", "config", "data", "engine", "errors", "jobs", "refiner", "tightening"},
+    "demo": {"data", "errors", "refiner"},
+    "commands": {"build", "config", "data", "demo", "engine", "errors", "jobs", "refiner", "tightening"},
     "__init__": {"build", "config", "detections", "refiner"},
     "__main__": set(),
 }

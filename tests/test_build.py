@@ -106,7 +106,7 @@ def test_a_checkpoint_of_an_earlier_version(build_tiny, tiny_cfg, tmp_path):
         config = config.replace(f" {new}\n", f" {old}\n")
     categories = [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}, {"id": 3, "name": "c"}]
     save_checkpoint(tmp_path / "old.pth", model=build_tiny().state_dict(), categories=categories, config=config)
-    detector, found = load_detector(tmp_path / "old.pth", torch.device("cpu"))
+    detector, found, _ = load_detector(tmp_path / "old.pth", torch.device("cpu"))
     assert found == categories
     assert detector.postprocessing == Postprocessing(
         NMSOptions(ranking="score_times_iou"), RefinementOptions(num_steps=3, step_policy="backtracking")

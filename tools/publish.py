@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from iounet.config import without_paths
 from iounet.errors import UserError
 from iounet.training.checkpoint import load_checkpoint, save_checkpoint
 
@@ -31,7 +32,12 @@ def main() -> None:
         }
         if too_large := [name for name, values in model.items() if values.is_floating_point() and values.isinf().any()]:
             sys.exit(f"{args.weights}: {too_large[0]} has values that half precision cannot hold")
-        save_checkpoint(args.output, model=model, categories=content["categories"], config=content["config"])
+        save_checkpoint(
+            args.output,
+            model=model,
+            categories=content["categories"],
+            config=without_paths(content["config"], str(args.weights)),
+        )
     except UserError as error:
         sys.exit(f"{type(error).__name__}: {error}")
     print(f"{args.output}: {args.output.stat().st_size / 1e6:.2f} MB")

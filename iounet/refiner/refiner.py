@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import torch
@@ -15,13 +16,17 @@ from torchvision.ops import clip_boxes_to_image
 
 from ..boxes import box_sizes
 from ..build import load_detector
+from ..config import without_paths
 from ..detections import Detections, RefinedDetections
 from ..devices import build_device
 from ..errors import check_choice
+from ..files import write_text
 from ..modeling import IoUNet
 from ..postprocess import NMSOptions, RefinementOptions, suppress
 from ..postprocess.nms import KINDS
+from ..training.checkpoint import save_checkpoint
 from .inputs import AnyImage, AnyValues, Given, as_tensor, check_input
+from .pretrained import CARD_FILE, MODEL_FILE, find_checkpoint, model_card, push_folder
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -50,11 +55,13 @@ class IoURefiner:
     Args:
         detector: a trained IoU-Net, on its device; its parameters are frozen.
         categories: ``{"id", "name"}`` of each class in label order.
+        config: YAML text of the configuration that the detector was built by; without it the refiner cannot be saved.
     """
 
-    def __init__(self, detector: IoUNet, categories: list[dict]):
+    def __init__(self, detector: IoUNet, categories: list[dict], config: str | None = None):
         self.detector = detector.eval().requires_grad_(False)
         self.categories = categories
+        self.config = config
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, device: str | torch.device = "cpu") -> IoURefiner:
@@ -68,6 +75,80 @@ class IoURefiner:
             ConfigError: its configuration has keys that this version does not know; there is no such device.
         """
         return cls(*load_detector(path, build_device(str(device))))
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str | Path, *, device: str | torch.device = "cpu", revision: str | None = None, **download: Any
+    ) -> IoURefiner:
+        """Loads a model from a folder, or from the Hugging Face Hub (``pip install 'iounet[hub]'``).
+
+        Args:
+            name: a folder that :meth:`save_pretrained` or iounet-train wrote; or a model's id, such as "user/model".
+            device: as for :meth:`from_checkpoint`.
+            revision: of the model on the Hub: a branch, a tag or a commit.
+            download: further arguments of ``huggingface_hub.hf_hub_download``, such as token or local_files_only.
+
+        Raises:
+            CheckpointError: there is no such model, or huggingface_hub is missing; as :meth:`from_checkpoint`.
+            ConfigError: as :meth:`from_checkpoint`.
+        """
+        return cls.from_checkpoint(find_checkpoint(name, revision=revision, **download), device)
+
+    def save_pretrained(self, folder: str | Path, *, repo_id: str | None = None) -> None:
+        """Writes the model to a folder, for :meth:`from_pretrained`: a checkpoint, and README.md if there is none.
+
+        The paths of data and weights on this machine are left out of the configuration. What was changed after loading,
+        such as ``detector.postprocessing``, is not saved.
+
+        Args:
+            folder: is made.
+            repo_id: of the model on the Hub, for README.md; None: the folder's name.
+
+        Raises:
+            ValueError: the refiner was made without ``config``.
+            CheckpointError: the folder cannot be written.
+        """
+        if self.config is None:
+            raise ValueError("the configuration of the detector is not known: IoURefiner(detector, categories, config)")
+        folder = Path(folder)
+        config = without_paths(self.config, "the detector's configuration")
+        weights = self.detector.state_dict()
+        save_checkpoint(folder / MODEL_FILE, model=weights, categories=self.categories, config=config)
+        if not (folder / CARD_FILE).exists():
+            write_text(folder / CARD_FILE, model_card(repo_id or folder.resolve().name, self.categories, config))
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str = "Upload model",
+        private: bool | None = None,
+        token: str | None = None,
+        branch: str | None = None,
+        create_pr: bool | None = None,
+    ) -> str:
+        """Uploads what :meth:`save_pretrained` writes to the Hugging Face Hub (``pip install 'iounet[hub]'``).
+
+        A model card that is there already is kept.
+
+        Args:
+            repo_id: of the model, such as "user/model"; made if it is not there.
+            private: whether a new model is; None: as the user or organisation has it by default.
+            token: of the Hub; None: that of ``hf auth login``.
+            branch: to commit to; None: main.
+            create_pr: open a pull request instead.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            ValueError: as :meth:`save_pretrained`.
+            CheckpointError: huggingface_hub is not installed.
+        """
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder, repo_id=repo_id)
+            commit = {"commit_message": commit_message, "create_pr": create_pr}
+            return push_folder(Path(folder), repo_id, token=token, private=private, branch=branch, **commit)
 
     @property
     def device(self) -> torch.device:

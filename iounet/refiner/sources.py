@@ -63,10 +63,12 @@ class Source(Protocol):
     Attributes:
         paths: image id → file, of the images that have boxes.
         facts: what a user should know of them, under headings.
+        class_names: category id → name; an id without a name is left out.
     """
 
     paths: dict[Any, Path]
     facts: dict[str, str]
+    class_names: dict[Any, str]
 
     def refine(self, image_ids: Sequence[Any], images: Sequence[Tensor]) -> list[RefinedImage]:
         """Refines the boxes of some images."""
@@ -97,6 +99,7 @@ class OwnBoxes:
     def __init__(self, refiner: IoURefiner, files: list[Path], index: ImageIndex | None):
         self._refiner = refiner
         self._category_ids = [category["id"] for category in refiner.categories]
+        self.class_names = _names_by_id(refiner.categories)
         self.facts: dict[str, str] = {}
         self.paths: dict[Any, Path] = dict(enumerate(files, start=1))
         if index is not None:
@@ -129,7 +132,7 @@ class OwnBoxes:
                     "image_id": record["image_id"],
                     "category_id": category_id,
                     "bbox": bbox,
-                    "score": _times_iou(score, iou) if rescore else score,
+                    "score": times_iou(score, iou) if rescore else score,
                     "predicted_iou_before": iou_before,
                     "predicted_iou": iou,
                 }
@@ -156,6 +159,7 @@ class OtherBoxes:
         self._file = detections
         self._class_agnostic = class_agnostic
         self.paths = detections.paths
+        self.class_names = detections.class_names or _names_by_id(refiner.categories)
         if detections.results and not any(detections.labels.values()) and not class_agnostic:
             known = ", ".join(f"{category['id']!r} {category['name']}" for category in refiner.categories)
             given = ", ".join(f"{id_!r} {detections.class_names.get(id_, '')}".rstrip() for id_ in detections.labels)
@@ -211,7 +215,7 @@ class OtherBoxes:
                 given = results[row]
                 results[row] = given | {
                     "bbox": given["bbox"] if after == before else after,  # as it was written, if it did not move
-                    "score": _times_iou(given["score"], iou) if rescore else given["score"],
+                    "score": times_iou(given["score"], iou) if rescore else given["score"],
                     "predicted_iou_before": iou_before,
                     "predicted_iou": iou,
                 }
@@ -222,8 +226,13 @@ class OtherBoxes:
         return self._file.listed_ids.get(image_id, image_id)
 
 
-def _times_iou(score: float, iou: float) -> float:
+def times_iou(score: float, iou: float) -> float:
+    """The score of a box, multiplied by its predicted IoU in [0, 1]."""
     return score * min(max(iou, 0.0), 1.0)
+
+
+def _names_by_id(categories: list[dict]) -> dict[Any, str]:
+    return {category["id"]: category["name"] for category in categories}
 
 
 def as_boxes(bboxes: list[list[float]]) -> Tensor:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from iounet.commands import refine, tighten, train
+from iounet.commands import demo, refine, tighten, train
 from tools import reproduce
 
 ROOT = Path(__file__).parents[2]
@@ -31,15 +31,25 @@ def test_help_gives_an_example(tool, call, capsys):
         (train, ["--config-file", "--resume", "--eval-only"]),
         (
             refine,
-            ["--weights", "--images", "--output", "--detections", "--annotations", "--class-agnostic", "--resume"],
+            [
+                "--weights",
+                "--images",
+                "--output",
+                "--json",
+                "--detections",
+                "--annotations",
+                "--class-agnostic",
+                "--resume",
+            ],
         ),
         (
             tighten,
             ["SOURCE", "--weights", "--output", "--images", "--split", "--min-gain", "--max-move", "--only"]
             + ["--class-agnostic", "--decisions", "--folds", "--iterations", "--review", "--batch-size", "--device"],
         ),
+        (demo, ["--weights", "--host", "--port", "--device"]),
     ],
-    ids=["train", "refine", "tighten"],
+    ids=["train", "refine", "tighten", "demo"],
 )
 class TestInstalledCommands:
     def test_help_names_the_options(self, command, words, call, capsys):

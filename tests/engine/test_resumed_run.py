@@ -195,7 +195,7 @@ class TestEarlierVersions:
         ]
 
     def test_a_detector_is_loaded_with_the_settings_it_had(self, before, trained):
-        detector, categories = load_detector(before.parent / "model_final.pth", torch.device("cpu"))
+        detector, categories, _ = load_detector(before.parent / "model_final.pth", torch.device("cpu"))
         postprocessing = detector.postprocessing
         assert postprocessing.nms.ranking == "score_times_iou"
         assert postprocessing.refinement.num_steps == 3

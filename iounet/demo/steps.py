@@ -1,0 +1,66 @@
+"""One box of a photo on its way through refinement."""
+
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from PIL import Image, ImageOps
+
+from ..errors import DataError
+from ..refiner import IoURefiner
+
+# What PIL raises, depending on format and damage, on bytes that are no image or only part of one.
+_DECODING_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """A box after 0, 1, ..., T steps of refinement.
+
+    Attributes:
+        boxes: T + 1 times [x1, y1, x2, y2] in pixels of the upright photo, clipped to it.
+        ious: the predicted IoU of each.
+    """
+
+    boxes: list[list[float]]
+    ious: list[float]
+
+
+def tighten(refiner: IoURefiner, photo: bytes, box: Sequence[float]) -> Steps:
+    """Refines a box around an object of any class.
+
+    Args:
+        photo: an image file; turned upright by its EXIF orientation, as browsers show it.
+        box: [x1, y1, x2, y2] in pixels of the upright photo.
+
+    Raises:
+        DataError: the photo cannot be read, or the box has no area inside it.
+    """
+    image = upright(photo)
+    if len(box) != 4 or not all(map(math.isfinite, box)):
+        raise DataError(f"a box is four finite numbers x1, y1, x2, y2; got {list(box)}")
+    ends = [image.width, image.height] * 2
+    x1, y1, x2, y2 = (min(max(value, 0.0), float(end)) for value, end in zip(box, ends, strict=True))
+    if x1 >= x2 or y1 >= y2:
+        raise DataError("the box has no area inside the photo; draw it around an object")
+    path = refiner.refinement_path(image, torch.tensor([[x1, y1, x2, y2]]))[:, 0]
+    return Steps(path.tolist(), refiner.score(image, path).tolist())
+
+
+def upright(photo: bytes) -> Image.Image:
+    """The RGB picture that an image file shows in a browser, which turns it by its EXIF orientation.
+
+    Raises:
+        DataError: the photo cannot be read, or has more than 8 bits per channel.
+    """
+    try:
+        with Image.open(io.BytesIO(photo)) as file:
+            if file.mode.startswith(("I", "F")):  # convert() would cut these off at 255
+                raise DataError("the photo has more than 8 bits per channel; convert it to 8 bits")
+            return ImageOps.exif_transpose(file).convert("RGB")
+    except DataError:  # a ValueError too
+        raise
+    except _DECODING_ERRORS as error:
+        raise DataError(f"the file cannot be read as an image ({error}); try a JPEG or PNG file") from error
