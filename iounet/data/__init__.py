@@ -7,7 +7,7 @@ is wrong with one, and repairs it.
 
 from ..errors import DataError
 from .coco import CocoDataset, Sample, check_categories
-from .images import read_image
+from .images import has_exif_rotation, read_image
 from .loader import eval_loader, train_loader
 from .transforms import build_transforms
 
@@ -18,6 +18,7 @@ __all__ = [
     "build_transforms",
     "check_categories",
     "eval_loader",
+    "has_exif_rotation",
     "read_image",
     "train_loader",
 ]

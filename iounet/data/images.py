@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
@@ -16,17 +16,32 @@ from ..errors import DataError
 _DECODING_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
-def read_image(path: str | Path) -> tv_tensors.Image:
+def read_image(path: str | Path, *, exif: bool = False) -> tv_tensors.Image:
     """Reads a whole image file as RGB: uint8 ``[3, H, W]``.
 
     Greyscale, palette, CMYK and RGBA pictures are converted; transparency is dropped. The pixels stay as
     they are stored: an EXIF rotation is not applied, because boxes in COCO form refer to the stored pixels.
 
+    Args:
+        exif: apply the EXIF rotation: the image is then upright, as viewers show it.
+
     Raises:
         DataError: the file is missing, truncated, unreadable, or has more than 8 bits per channel.
     """
     with open_image(path) as file:
-        return tv_tensors.Image(F.pil_to_tensor(file.convert("RGB")))
+        upright = ImageOps.exif_transpose(file) if exif else file
+        return tv_tensors.Image(F.pil_to_tensor(upright.convert("RGB")))
+
+
+def has_exif_rotation(path: str | Path) -> bool:
+    """Whether viewers show the image rotated or mirrored, by its EXIF orientation; False if it cannot be read."""
+    try:
+        with Image.open(path) as file:
+            if file.format == "PNG" and "exif" not in file.info:  # Pillow would decode all of it to look further
+                return False
+            return file.getexif().get(ExifTags.Base.Orientation) in range(2, 9)
+    except _DECODING_ERRORS:
+        return False
 
 
 @contextmanager
