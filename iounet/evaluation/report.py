@@ -24,7 +24,8 @@ AP_IN_WORDS = (
 
 _DRAWN_ANYWAY = 3
 DRAWN_IN_WORDS = (
-    f"Boxes with a score below {DRAWN_SCORE} are not drawn; of an image without others, the best {_DRAWN_ANYWAY} are."
+    f"Boxes with a score below {DRAWN_SCORE} are not drawn; of an image without others, the best {_DRAWN_ANYWAY} are. "
+    "A text that would cover another is left out."
 )
 
 
