@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
@@ -15,12 +15,24 @@ from ..errors import DataError
 # What PIL raises, depending on format and damage, on a file that is no image or only part of one.
 _DECODING_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
+# EXIF orientation → what turns the pixels upright. PIL.ImageOps.exif_transpose would fail where other tags are damaged.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
 
 def read_image(path: str | Path, *, exif: bool = False) -> tv_tensors.Image:
     """Reads a whole image file as RGB: uint8 ``[3, H, W]``.
 
     Greyscale, palette, CMYK and RGBA pictures are converted; transparency is dropped. The pixels stay as
-    they are stored: an EXIF rotation is not applied, because boxes in COCO form refer to the stored pixels.
+    they are stored: an EXIF rotation is not applied, because boxes in COCO form refer to the stored pixels. (That of a
+    TIFF file is: Pillow applies it itself.)
 
     Args:
         exif: apply the EXIF rotation: the image is then upright, as viewers show it.
@@ -29,19 +41,9 @@ def read_image(path: str | Path, *, exif: bool = False) -> tv_tensors.Image:
         DataError: the file is missing, truncated, unreadable, or has more than 8 bits per channel.
     """
     with open_image(path) as file:
-        upright = ImageOps.exif_transpose(file) if exif else file
-        return tv_tensors.Image(F.pil_to_tensor(upright.convert("RGB")))
-
-
-def has_exif_rotation(path: str | Path) -> bool:
-    """Whether viewers show the image rotated or mirrored, by its EXIF orientation; False if it cannot be read."""
-    try:
-        with Image.open(path) as file:
-            if file.format == "PNG" and "exif" not in file.info:  # Pillow would decode all of it to look further
-                return False
-            return file.getexif().get(ExifTags.Base.Orientation) in range(2, 9)
-    except _DECODING_ERRORS:
-        return False
+        image = file.convert("RGB")
+        turn = _UPRIGHT.get(exif_orientation(file)) if exif else None
+        return tv_tensors.Image(F.pil_to_tensor(image if turn is None else image.transpose(turn)))
 
 
 @contextmanager
@@ -71,6 +73,31 @@ def open_image(path: str | Path) -> Iterator[Image.Image]:
             "or take it out of the list of images",
             rule="unreadable image",
         ) from error
+
+
+def exif_orientation(image: Image.Image) -> int:
+    """1 to 8, as EXIF numbers them; 1, upright, where the tag is missing or damaged."""
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # damaged EXIF fails in many ways (SyntaxError, struct.error), while the pixels are fine
+        return 1
+    return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
+
+
+def has_exif_rotation(path: str | Path) -> bool:
+    """Whether viewers show an image file rotated or mirrored against what `read_image` reads, unless told otherwise.
+
+    A file that cannot be read is not.
+    """
+    try:
+        with Image.open(path) as file:
+            if file.format == "TIFF":  # Pillow turns it when it reads the pixels
+                return False
+            if file.format == "PNG" and "exif" not in file.info:  # to look further, Pillow would decode all of it
+                return False
+            return exif_orientation(file) > 1
+    except _DECODING_ERRORS:
+        return False
 
 
 def image_path(folder: str | Path, file_name: str) -> Path:

@@ -4,7 +4,7 @@ import math
 import unicodedata
 from collections.abc import Mapping, Sequence
 
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, features
 from torch import Tensor
 
 from .drawing import (
@@ -146,4 +146,6 @@ def _texts(
 def _isolated(name: str) -> str:
     """A name written from right to left would turn round the numbers behind it, were it not isolated from them."""
     from_the_right = any(unicodedata.bidirectional(character) in ("R", "AL") for character in name)
-    return f"\N{FIRST STRONG ISOLATE}{name}\N{POP DIRECTIONAL ISOLATE}" if from_the_right else name
+    if not from_the_right or not features.check("fribidi"):  # without FriBiDi, Pillow draws all from the left
+        return name
+    return f"\N{FIRST STRONG ISOLATE}{name}\N{POP DIRECTIONAL ISOLATE}"

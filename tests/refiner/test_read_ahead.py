@@ -5,7 +5,7 @@ from concurrent.futures import Future
 
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
 from iounet.data import read_image
 from iounet.errors import DataError
@@ -70,6 +70,29 @@ def test_a_damaged_image_is_told_of_in_its_turn(paths):
         next(batches)
     with pytest.raises(DataError, match=r"3\.png: cannot be read as an image"):
         next(batches)
+
+
+@pytest.mark.parametrize(("batch_size", "sizes"), [(1, [1] * 5), (2, [2, 1, 1, 1]), (7, [5])])
+def test_or_left_out_of_its_batch(paths, batch_size, sizes):
+    for number in (3, 4):
+        paths[number].write_bytes(paths[number].read_bytes()[:40])
+    faults = {}
+    batches = list(read_ahead(paths, batch_size, on_fault=faults.__setitem__))
+    assert [id_ for ids, _ in batches for id_ in ids] == [0, 1, 2, 5, 6]
+    assert all(
+        torch.equal(image, read_image(paths[id_])) for batch in batches for id_, image in zip(*batch, strict=True)
+    )
+    assert list(faults) == [3, 4] and "4.png: cannot be read as an image" in str(faults[4])
+    assert sorted(len(ids) for ids, _ in batches) == sorted(sizes)
+
+
+def test_turned_upright(tmp_path):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.new("RGB", (3, 1)).save(tmp_path / "a.png", exif=exif)
+    for upright, shape in ((False, (3, 1, 3)), (True, (3, 3, 1))):
+        ((_, (image,)),) = read_ahead({0: tmp_path / "a.png"}, 1, exif=upright)
+        assert image.shape == shape
 
 
 def test_no_thread_stays_behind(paths):
