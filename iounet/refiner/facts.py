@@ -39,11 +39,13 @@ def class_report(detections: DetectionsFile, categories: list[dict[str, Any]], *
             f"left as they are, unknown to the refiner: {_boxes_of(detections, unknown)}: "
             f"{_listed(_given(detections, id_) for id_ in unknown)}"
         )
-    if not names and labels.get(0, labels.get("0")) == 0:
+    if labels.get(0, labels.get("0")) == 0 and 0 not in names:
+        by_name, whose, known = "match them by name with --annotations, or ", "refiner", list(map(_trained, categories))
+        if names:
+            by_name, whose, known = "", "annotation file", [f"{id_} {name}" for id_, name in names.items()]
         lines.append(
-            "warning: the refiner has no class 0. If the ids count from 0, each box is refined as an object of the "
-            "wrong class: match them by name with --annotations, or give the refiner's ids, "
-            f"{_listed(map(_trained, categories))}"
+            f"warning: the {whose} has no class 0. If the ids count from 0, each box is refined as an object of the "
+            f"wrong class: {by_name}give the {whose}'s ids, {_listed(known)}"
         )
     return "\n".join(lines)
 

@@ -70,14 +70,20 @@ def _comparison(
     table = {"before": before, "refined": refined}
     print(f"\n{markdown_table(table)}\n")
     write_text(folder / "evaluation.json", json.dumps(without_nan({"table": table}), indent=1) + "\n")
-    text = AP_IN_WORDS
+    notes = []
     if left_out:
-        note = (
+        notes.append(
             f"{left_out} of the detections have no part in it: their image or class is not in the annotation file, or "
             "their width or height is negative."
         )
+    if refined["AP"] < before["AP"]:
+        notes.append(
+            "Refinement lowered AP: the refiner has learned too little about such objects. Train it on more of them; "
+            "for boxes of another detector, try --class-agnostic."
+        )
+    for note in notes:
         print(f"{note}\n")
-        text = f"{text}\n\n{note}"
+    text = "\n\n".join([AP_IN_WORDS, *notes])
     yield Section("Average precision", text, table=table)
     yield changes_section(
         changes_sheet(truth.most_changed(records)),

@@ -52,6 +52,13 @@ class TestClasses:
         assert last.startswith("warning: the refiner has no class 0. If the ids count from 0, each box is refined as")
         assert last.endswith("with --annotations, or give the refiner's ids, 3 cross, 7 star")
 
+    def test_which_an_annotation_file_does_not_know(self):
+        *_, last = report([0, 1], names={1: "star", 2: "cross"})
+        assert last == (
+            "warning: the annotation file has no class 0. If the ids count from 0, each box is refined as an object of "
+            "the wrong class: give the annotation file's ids, 1 star, 2 cross"
+        )
+
     def test_an_id_0_that_is_known_or_has_a_name(self):
         from_zero = [{"id": 0, "name": "star"}, {"id": 1, "name": "cross"}]
         assert "warning" not in " ".join(report([0, 1], from_zero) + report([0], names={0: "star"}))

@@ -61,4 +61,14 @@ def test_with_objects_it_compares(pictures, dataset, tmp_path, capsys):
     shown, page = capsys.readouterr().out, (tmp_path / "report.html").read_text()
     for text in (shown, page):
         assert "1 of the detections have no part in it: their image or class is not in the annotation file" in text
+        assert "Refinement lowered AP: the refiner has learned too little about such objects." in text
     assert "| before  | 100.0 |" in shown and "Average precision" in page and "Boxes that changed most" in page
+
+
+def test_without_a_loss_there_is_no_advice(pictures, dataset, tmp_path, capsys):
+    index, files = ImageIndex.read(dataset / "annotations" / "val.json"), find_images([dataset / "val"])
+    perfect = perfect_entries(index.content)
+    source = Given(perfect, {})
+    (tmp_path / "detections.json").write_text(json.dumps(perfect))
+    write_report(tmp_path, 0, [], source, {}, GroundTruth(index, files, source), pictures)
+    assert "Refinement lowered AP" not in capsys.readouterr().out + (tmp_path / "report.html").read_text()
