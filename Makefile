@@ -1,3 +1,4 @@
+# make try       tightens loose boxes of six photographs with the model in weights/, in ten seconds; results in runs/try
 # make demo      trains a small IoU-Net on synthetic pictures and shows what it does; results in runs/demo
 #                (run it again to resume or to evaluate; SEED=1 DEMO=runs/demo1 for another run)
 # make test      runs the tests, without the slow ones, in five minutes on two cores
@@ -42,7 +43,10 @@ export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 
-.PHONY: demo test test-all test-oldest fuzz gpu gpu-test gpu-sanitize gpu-profile gpu-benchmark gpu-detector lint clean
+.PHONY: try demo test test-all test-oldest fuzz gpu gpu-test gpu-sanitize gpu-profile gpu-benchmark gpu-detector lint clean
+
+try: $(VENV)/installed
+	@$(RUN) examples/tighten_photos.py
 
 demo: $(VENV)/installed
 	$(RUN) -m iounet.data.synthetic --output runs/synthetic
@@ -115,11 +119,12 @@ lint: $(VENV)/installed
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-# An editable install: prroi_pool compiles its kernels from csrc/ on first use.
+# An editable install. prroi_pool would compile its kernels from csrc/ on first use; this does so at once.
 $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("Python 3.10 or newer is needed, this is " + sys.version.split()[0] + "; choose another with make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[test]' $(CONSTRAIN)
+	$(RUN) -m prroi_pool > /dev/null || true
 	touch $@
 
 clean:

@@ -53,7 +53,7 @@ def main() -> None:
         label = int(target["labels"][chosen])
         seen = landscape(refiner.detector, image.to(refiner.device), target["boxes"][chosen], label)
         landscape_figure(seen, args.output / "landscape.png")
-    gains = ", ".join(f"{change.true_ious[0]:.2f} » {change.true_ious[-1]:.2f}" for change in changes)
+    gains = ", ".join(f"{change.true_ious[0]:.2f} → {change.true_ious[-1]:.2f}" for change in changes)
     print(f"{args.output}: true IoU {gains}")
 
 

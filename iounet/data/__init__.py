@@ -8,7 +8,7 @@ in memory by `open_dataset`, into a file by ``python -m iounet.data.convert`` or
 
 from ..errors import DataError
 from .coco import CocoDataset, Sample, check_categories
-from .images import read_image
+from .images import has_exif_rotation, read_image
 from .loader import eval_loader, train_loader
 from .sources import check_separate, open_dataset
 from .transforms import build_transforms
@@ -21,6 +21,7 @@ __all__ = [
     "check_categories",
     "check_separate",
     "eval_loader",
+    "has_exif_rotation",
     "open_dataset",
     "read_image",
     "train_loader",

@@ -16,20 +16,40 @@ from ..errors import DataError
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 # What PIL raises, depending on format and damage, on a file that is no image or only part of one.
-_DECODING_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+_DECODING_ERRORS = (
+    *(OSError, SyntaxError, ValueError, Image.DecompressionBombError),
+    ImportError,  # ultralytics puts a function in the place of Image.open that looks for another decoder
+)
+
+# EXIF orientation → what turns the pixels upright. PIL.ImageOps.exif_transpose would fail where other tags are damaged.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
-def read_image(path: str | Path) -> tv_tensors.Image:
+def read_image(path: str | Path, *, exif: bool = False) -> tv_tensors.Image:
     """Reads a whole image file as RGB: uint8 ``[3, H, W]``.
 
     Greyscale, palette, CMYK and RGBA pictures are converted; transparency is dropped. The pixels stay as
-    they are stored: an EXIF rotation is not applied, because boxes in COCO form refer to the stored pixels.
+    they are stored: an EXIF rotation is not applied, because boxes in COCO form refer to the stored pixels. (That of a
+    TIFF file is: Pillow applies it itself.)
+
+    Args:
+        exif: apply the EXIF rotation: the image is then upright, as viewers show it.
 
     Raises:
         DataError: the file is missing, truncated, unreadable, or has more than 8 bits per channel.
     """
     with open_image(path) as file:
-        return tv_tensors.Image(F.pil_to_tensor(file.convert("RGB")))
+        image = file.convert("RGB")
+        turn = _UPRIGHT.get(exif_orientation(file)) if exif else None
+        return tv_tensors.Image(F.pil_to_tensor(image if turn is None else image.transpose(turn)))
 
 
 @contextmanager
@@ -74,6 +94,22 @@ def exif_orientation(image: Image.Image) -> int:
     except Exception:  # damaged EXIF fails in many ways (SyntaxError, struct.error), while the pixels are fine
         return 1
     return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
+
+
+def has_exif_rotation(path: str | Path) -> bool:
+    """Whether viewers show an image file rotated or mirrored against what `read_image` reads, unless told otherwise.
+
+    A file that cannot be read is not.
+    """
+    try:
+        with Image.open(path) as file:
+            if file.format == "TIFF":  # Pillow turns it when it reads the pixels
+                return False
+            if file.format == "PNG" and "exif" not in file.info:  # to look further, Pillow would decode all of it
+                return False
+            return exif_orientation(file) > 1
+    except _DECODING_ERRORS:
+        return False
 
 
 def image_path(folder: str | Path, file_name: str) -> Path:

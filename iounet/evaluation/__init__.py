@@ -6,8 +6,8 @@ from .coco_ap import AP_COLUMNS, CocoEvaluator, markdown_table
 from .comparison import compare, methods
 from .comparison_report import comparison_summary
 from .correlation import correlation_figure, pearson
-from .predictions import DRAWN_SCORE, Evaluation, Example, predict
-from .report import AP_IN_WORDS, changes_section, draw_examples, without_nan, write_report
+from .predictions import Evaluation, Example, predict
+from .report import AP_IN_WORDS, DRAWN_IN_WORDS, changes_section, draw_examples, without_nan, write_report
 from .reproduction import Reproduction, detect, reproduce
 from .reproduction_report import ReproductionReport
 
@@ -16,7 +16,7 @@ __all__ = [
     "AP_IN_WORDS",
     "Calibration",
     "CocoEvaluator",
-    "DRAWN_SCORE",
+    "DRAWN_IN_WORDS",
     "Evaluation",
     "Example",
     "Reproduction",

@@ -22,6 +22,12 @@ AP_IN_WORDS = (
     "AP50 to AP90 are those at one threshold, APs, APm and APl those of small, medium and large objects."
 )
 
+_DRAWN_ANYWAY = 3
+DRAWN_IN_WORDS = (
+    f"Boxes with a score below {DRAWN_SCORE} are not drawn; of an image without others, the best {_DRAWN_ANYWAY} are. "
+    "A text that would cover another is left out."
+)
+
 
 def write_report(
     evaluation: Evaluation, folder: Path, class_names: list[str], title: str, facts: Mapping[str, str]
@@ -74,7 +80,7 @@ def write_report(
                 pictures=[
                     Picture(
                         pictures["boxes"],
-                        f"Detections of a score of at least {DRAWN_SCORE}, with the predicted IoU before and after.",
+                        f"Detections with the predicted IoU before and after. {DRAWN_IN_WORDS}",
                         "Images with their boxes before and after refinement, and the ground truth",
                     )
                 ],
@@ -111,10 +117,14 @@ def without_nan(value: Any) -> Any:
 
 
 def draw_examples(examples: list[Example], class_names: list[str]) -> Image.Image:
-    """Each image with its boxes before (dashed) and after refinement against ground truth, on one sheet."""
+    """Each image with its boxes before (dashed) and after refinement against ground truth, on one sheet.
+
+    Boxes of a score below DRAWN_SCORE are left out; of an image without others, the best are drawn all the same.
+    """
     pictures = []
     for example in examples:
-        drawn = example.before.scores >= DRAWN_SCORE
+        scores, order = example.before.scores.sort(descending=True, stable=True)  # labels of the best have first choice
+        drawn = order[: int((scores >= DRAWN_SCORE).sum()) or _DRAWN_ANYWAY]
         before, after = example.before[drawn], example.after[drawn]
         pictures.append(
             draw_refinement(

@@ -132,6 +132,14 @@ class IoUNet(nn.Module):
             for frozen in (backbone, rpn, roi_heads):
                 frozen.requires_grad_(False)
 
+    def can_resize(self, size: tuple[int, int]) -> bool:
+        """Whether an image of ``size`` (height, width) keeps its shape when resized; 5000 × 1 pixels do not."""
+        shorter, longer = sorted(size)
+        if not shorter:
+            return False
+        factor = min(self.transform.min_size[-1] / shorter, self.transform.max_size / longer)  # as torchvision has it
+        return shorter * factor >= 1
+
     def train(self, mode: bool = True) -> "IoUNet":
         super().train(mode)
         if self.standalone:

@@ -25,6 +25,7 @@ class GroundTruth:
         index: the annotation file.
         files: the images at hand.
         source: of the detections.
+        exif: as :func:`iounet.data.read_image` takes it.
 
     Attributes:
         class_names: label l is ``class_names[l - 1]``; labels count the file's categories by rising id.
@@ -33,9 +34,10 @@ class GroundTruth:
         ValueError: the objects cannot be used.
     """
 
-    def __init__(self, index: ImageIndex, files: list[Path], source: Source):
+    def __init__(self, index: ImageIndex, files: list[Path], source: Source, *, exif: bool = False):
         content = index.content
         self._source = source
+        self._exif = exif
         at_hand = {id_ for id_, found in images_of(files, index.file_names).items() if found}
         images = [image for image in content["images"] if image["id"] in at_hand]
         if not all(isinstance(entry, dict) for entry in content["annotations"]):
@@ -54,12 +56,12 @@ class GroundTruth:
                 self._objects.setdefault(entry["image_id"], []).append(entry)
 
     @classmethod
-    def read(cls, index: ImageIndex, files: list[Path], source: Source) -> "GroundTruth | None":
+    def read(cls, index: ImageIndex, files: list[Path], source: Source, *, exif: bool = False) -> "GroundTruth | None":
         """The objects of an annotation file; None if it has none, or, after a warning, if they cannot be used."""
         if not index.content.get("annotations"):
             return None
         try:
-            return cls(index, files, source)
+            return cls(index, files, source, exif=exif)
         except (ValueError, KeyError, TypeError) as error:  # boxes can be refined all the same
             print(
                 f"no AP: the objects of {index.path} cannot be used ({error}); "
@@ -89,7 +91,7 @@ class GroundTruth:
         """
         return [
             BoxChange(
-                read_image(self._source.paths[image_id]).as_subclass(Tensor),
+                read_image(self._source.paths[image_id], exif=self._exif).as_subclass(Tensor),
                 path,
                 ious,
                 truth,
@@ -103,7 +105,7 @@ class GroundTruth:
     def _changes(self, records: Iterable[Record]) -> Iterator[tuple[float, Any, int, Tensor, Tensor, Tensor]]:
         """Gain, image id, label, box before and after, object, and predicted IoUs of each box that shows an object."""
         for record in records:
-            boxes, object_labels = self._objects_in(record["image_id"])
+            boxes, object_labels = self.objects_in(record["image_id"])
             labels = torch.tensor([self._label_of.get(id_, 0) for id_ in record["category_ids"]], dtype=torch.int64)
             path = torch.stack([as_boxes(record[name]) for name in ("before", "after")])
             ious, matched = best_match(path[0], labels, boxes, object_labels)
@@ -113,7 +115,8 @@ class GroundTruth:
                 predicted = torch.tensor([record["ious_before"][row], record["ious"][row]])
                 yield gain, record["image_id"], int(labels[row]), path[:, row], truth, predicted
 
-    def _objects_in(self, image_id: Any) -> tuple[Tensor, Tensor]:
+    def objects_in(self, image_id: Any) -> tuple[Tensor, Tensor]:
+        """Boxes xyxy [N, 4] and labels [N] of an image's objects, without crowds."""
         objects = self._objects.get(self._source.listed_id(image_id), [])
         labels = torch.tensor([self._label_of[entry["category_id"]] for entry in objects], dtype=torch.int64)
         return as_boxes([entry["bbox"] for entry in objects]), labels

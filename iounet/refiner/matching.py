@@ -15,7 +15,7 @@ def match_categories(
 
     Args:
         names: ``category_id`` → name, from an annotation file; matched as in :func:`match_names`, whatever the ids.
-            None: matched by id, which may also be a string that spells the number, or the name.
+            None: matched by id. Either way an id may also be a string that spells the number, or the name.
         categories: ``{"id", "name"}`` of the model's classes in label order.
 
     Returns:
@@ -23,9 +23,10 @@ def match_categories(
     """
     used = sorted(set(category_ids), key=lambda id_: (isinstance(id_, str), id_))
     if names is not None:
-        return dict(zip(used, match_names([names.get(id_, "") for id_ in used], categories), strict=True))
+        given = [names.get(id_, names.get(_number_in(id_), _name_in(id_))) for id_ in used]
+        return dict(zip(used, match_names(given, categories), strict=True))
     label_of = {category["id"]: label for label, category in enumerate(categories, start=1)}
-    by_name = match_names([id_ if isinstance(id_, str) else "" for id_ in used], categories)
+    by_name = match_names(map(_name_in, used), categories)
     return {id_: label_of.get(_number_in(id_), label) for id_, label in zip(used, by_name, strict=True)}
 
 
@@ -40,7 +41,12 @@ def match_names(names: Iterable[str], categories: list[dict[str, Any]]) -> list[
 
 
 def match_images(
-    image_ids: Iterable[Any], images: list[Path], file_names: dict[Any, str] | None, source: str | Path
+    image_ids: Iterable[Any],
+    images: list[Path],
+    file_names: dict[Any, str] | None,
+    source: str | Path,
+    *,
+    allow_missing: bool = False,
 ) -> dict[Any, Path]:
     """Finds the image of each ``image_id`` of a results file.
 
@@ -50,6 +56,7 @@ def match_images(
             name of its file, with or without suffix, or the number that this name spells (COCO's 000000000139.jpg is
             image 139). Folders in a file name tell images of one name apart; otherwise they are ignored.
         source: the results file, for messages.
+        allow_missing: leave ids without an image out, unless none has one.
 
     Returns:
         ``image_id`` → path, in order of first appearance.
@@ -81,16 +88,19 @@ def match_images(
             matched[image_id] = found[0]
         else:
             unknown.append(image_id)
-    if unknown:
+    if unknown and not (allow_missing and matched):
         listed = ", ".join(map(repr, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
         cure = "name the files after their ids, or give the annotation file that lists them (--annotations)"
         if file_names is not None:
             unlisted = sum(id_ not in file_names for id_ in unknown)
             cure = (
-                f"{unlisted} of them are not in the annotation file" if unlisted else "give the folder of their files"
+                f"the annotation file lacks {unlisted} of them"
+                if unlisted
+                else "give the folder of their files, or the one from which their file names lead to them"
             )
         raise DataError(
-            f"{source}: {len(unknown)} image ids have no image among the {len(images)} given: {listed}; {cure}"
+            f"{source}: {len(unknown)} image id{'s have' if len(unknown) > 1 else ' has'} no image among the "
+            f"{len(images)} given: {listed}; {cure}"
         )
     return matched
 
@@ -136,3 +146,7 @@ def listed_ids(image_ids: Iterable[Any], file_names: dict[Any, str]) -> dict[Any
 
 def _number_in(id_: Any) -> Any:
     return int(id_) if isinstance(id_, str) and id_.isdecimal() else id_
+
+
+def _name_in(id_: Any) -> str:
+    return id_ if isinstance(id_, str) else ""

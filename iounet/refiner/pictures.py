@@ -7,7 +7,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from ..evaluation import Example, draw_examples
+from .ground_truth import GroundTruth
 from .sources import RefinedImage
 
 
@@ -20,12 +23,14 @@ class Pictures:
         images: image id → file, of all images of the run.
         number: how many of them are drawn.
         categories: of the refiner.
+        truth: the objects; None: they are not known.
     """
 
     folder: Path
     images: dict[Any, Path]
     number: int
     categories: list[dict]
+    truth: GroundTruth | None = None
 
     @cached_property
     def paths(self) -> dict[Any, Path]:
@@ -45,7 +50,16 @@ class Pictures:
         if path is None:
             return
         names = [category["name"] for category in self.categories]
-        before, after = refined.before, refined.after
-        drawable = (before.boxes[:, 2:] >= before.boxes[:, :2]).all(1)  # another detector may give a negative width
+        drawable = _drawable(refined.before.boxes)
+        before, after = refined.before[drawable], refined.after[drawable]
+        objects = None
+        if self.truth is not None:
+            boxes, _ = self.truth.objects_in(refined.image_id)
+            objects = {"boxes": boxes[_drawable(boxes)]}
         path.parent.mkdir(exist_ok=True)
-        draw_examples([Example(refined.image, before[drawable], after[drawable], None)], names).save(path)
+        draw_examples([Example(refined.image, before, after, objects)], names).save(path)
+
+
+def _drawable(boxes: Tensor) -> Tensor:
+    """Of boxes [N, 4] those without a negative width or height, as a file may give them: bool [N]."""
+    return (boxes[:, 2:] >= boxes[:, :2]).all(1)

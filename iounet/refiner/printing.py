@@ -1,26 +1,37 @@
 """Refined boxes on the screen: a table an image for readers, or a line of JSON an image for programs."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
-from ..evaluation import DRAWN_SCORE
+from ..errors import DataError
+from ..evaluation.predictions import DRAWN_SCORE
 from .read_ahead import read_ahead
 from .sources import RefinedImage, Source, times_iou
 
 
-def print_refined(source: Source, *, batch_size: int = 1, rescore: bool = False, as_json: bool = False) -> None:
+def print_refined(
+    source: Source,
+    *,
+    batch_size: int = 1,
+    rescore: bool = False,
+    as_json: bool = False,
+    exif: bool = False,
+    on_fault: Callable[[Any, DataError], None] | None = None,
+) -> None:
     """Refines the boxes of all images and prints those of each image as soon as they are refined.
 
     Args:
         batch_size: images at once.
         rescore: multiply each score by the predicted IoU.
         as_json: print :func:`image_line`; False: print :func:`image_table`.
+        exif, on_fault: as :func:`read_ahead` takes them.
 
     Raises:
-        DataError: an image cannot be read.
+        DataError: an image cannot be read, and there is no ``on_fault``.
     """
     show = image_line if as_json else image_table
-    for image_ids, images in read_ahead(source.paths, batch_size):
+    for image_ids, images in read_ahead(source.paths, batch_size, exif=exif, on_fault=on_fault):
         for refined in source.refine(image_ids, images):
             boxes = _rows(refined, source.class_names, rescore=rescore)
             print(show(str(source.paths[refined.image_id]), refined, boxes), flush=True)

@@ -44,10 +44,11 @@ class IoURefiner:
     Every method takes
 
     - an image: a PIL image; or a NumPy array [H, W, 3] or a tensor [3, H, W], RGB, uint8 or floating point in [0, 1].
-      (OpenCV reads BGR: give ``image[..., ::-1]``.) The pixels are used as they are stored, without EXIF rotation.
+      (OpenCV reads BGR: give ``image[..., ::-1]``.) The pixels are used as they are stored. For boxes in the upright
+      frame of a photograph with an EXIF orientation, give ``PIL.ImageOps.exif_transpose(image)``.
     - boxes [N, 4]: a tensor, an array or a list, xyxy in pixels of the image; clipped to it.
-    - labels [N]: integers; label l is the class ``categories[l - 1]``. 0 stands for a class that the refiner was not
-      trained on, whose predicted IoU is the highest of the classes'. None: 0 for all.
+    - labels [N]: class names; or integers, of which l is the class ``categories[l - 1]``. 0 stands for a class that the
+      refiner was not trained on, whose predicted IoU is the highest of the classes'. None: 0 for all.
 
     and answers in tensors on the device of the boxes, float64 if the boxes are, otherwise float32; boxes in pixels of
     the image. Images of one size are processed as a batch; padding to a common size would change the results.
@@ -150,6 +151,11 @@ class IoURefiner:
             commit = {"commit_message": commit_message, "create_pr": create_pr}
             return push_folder(Path(folder), repo_id, token=token, private=private, branch=branch, **commit)
 
+    def __repr__(self) -> str:
+        names = [category["name"] for category in self.categories]
+        more = f", ... {len(names) - 10} more" if len(names) > 10 else ""
+        return f"IoURefiner(classes: {', '.join(names[:10])}{more}; device: {self.device})"
+
     @property
     def device(self) -> torch.device:
         return next(self.detector.parameters()).device
@@ -172,7 +178,12 @@ class IoURefiner:
 
     @_allowing_gradients
     def _detect(self, images: list[Tensor]) -> list[tuple[Detections, Detections]]:
+        """Of images of one size."""
         detector = self.detector
+        if not detector.can_resize((images[0].shape[1], images[0].shape[2])):
+            nothing = torch.zeros(0)
+            none = Detections(torch.zeros(0, 4), nothing.long(), nothing, nothing)
+            return [(none, none) for _ in images]
         features = detector.extract([image.to(self.device) for image in images])
         candidates = detector.detect(features, detector.propose(features))
         before = [suppress(of_image, detector.postprocessing.nms) for of_image in candidates]
@@ -216,13 +227,14 @@ class IoURefiner:
 
         Returns:
             The same N objects in the same order, in refined boxes. A box without area inside the image stays as it is
-            and has a predicted IoU of 0 (:attr:`iounet.postprocess.Stop.UNPLACED`). With NMS, the objects that it
+            and has a predicted IoU of 0 (:attr:`iounet.postprocess.Stop.UNPLACED`), as do all boxes of an image that is
+            too thin for the detector to resize, such as one of 5000 × 1 pixels. With NMS, the objects that it
             leaves, by falling score (which soft-NMS lowers, and IoU-guided NMS raises to the best of the cluster's);
-            boxes without area are not among them.
+            such boxes are not among them.
 
         Raises:
             TypeError, ValueError: an image, boxes, labels or scores of another kind or shape, boxes that are not
-                finite, labels out of range, an unknown ``nms``.
+                finite, labels out of range or unknown, an unknown ``nms``.
         """
         return self.refine_batch([image], [boxes], [labels], [scores], nms=nms)[0]
 
@@ -258,7 +270,8 @@ class IoURefiner:
         return path
 
     def _check(self, image: AnyImage, boxes: AnyValues, labels: AnyValues | None, scores: AnyValues | None) -> Given:
-        return check_input(image, boxes, labels, scores, [category["name"] for category in self.categories])
+        given = check_input(image, boxes, labels, scores, self.categories)
+        return given if self.detector.can_resize(given.size) else replace(given, visible=given.visible[:0])
 
     def _refine_batch(
         self,

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 import torchvision
 
-from ..evaluation import AP_IN_WORDS, DRAWN_SCORE, changes_section, markdown_table, without_nan
+from ..evaluation import AP_IN_WORDS, DRAWN_IN_WORDS, changes_section, markdown_table, without_nan
 from ..files import write_text
 from ..html_report import Picture, Section, write_html
 from ..visualization import changes_sheet
@@ -19,6 +19,7 @@ from .ground_truth import GroundTruth
 from .pictures import Pictures
 from .sources import Record, Source
 
+_TITLE = "Refined boxes"
 SHOWN = 6  # pictures on the page; all of them lie in pictures/
 
 
@@ -27,6 +28,7 @@ def write_report(
     num_detections: int,
     records: Iterable[Record],
     source: Source,
+    more_facts: dict[str, str],
     truth: GroundTruth | None,
     pictures: Pictures,
 ) -> None:
@@ -35,6 +37,7 @@ def write_report(
     Args:
         num_detections: all that were written.
         records: of all images; iterated over several times. detections.json, made of them, lies in the folder.
+        more_facts: what a user should know of the images and boxes, under headings.
         truth: the objects; None: they are not known.
     """
     (folder / "evaluation.json").unlink(missing_ok=True)  # of an earlier run, on other boxes
@@ -48,7 +51,12 @@ def write_report(
         "mean predicted IoU": means,
         "versions": f"torch {torch.__version__}, torchvision {torchvision.__version__}",
     }
-    write_html(folder / "report.html", f"Refined boxes: {folder.name}", facts=facts | source.facts, sections=sections)
+    write_html(folder / "report.html", f"{_TITLE}: {folder.name}", facts=facts | more_facts, sections=sections)
+
+
+def is_report(path: Path) -> bool:
+    """Whether the file is a page that :func:`write_report` wrote."""
+    return path.is_file() and f"<title>{_TITLE}: ".encode() in path.read_bytes()[:2000]
 
 
 def _comparison(
@@ -62,14 +70,20 @@ def _comparison(
     table = {"before": before, "refined": refined}
     print(f"\n{markdown_table(table)}\n")
     write_text(folder / "evaluation.json", json.dumps(without_nan({"table": table}), indent=1) + "\n")
-    text = AP_IN_WORDS
+    notes = []
     if left_out:
-        note = (
-            f"{left_out} detections are not scored: their image or class is not in the annotation file, or their width "
-            "or height is negative."
+        notes.append(
+            f"{left_out} of the detections have no part in it: their image or class is not in the annotation file, or "
+            "their width or height is negative."
         )
+    if refined["AP"] < before["AP"]:
+        notes.append(
+            "Refinement lowered AP: the refiner has learned too little about such objects. Train it on more of them; "
+            "for boxes of another detector, try --class-agnostic."
+        )
+    for note in notes:
         print(f"{note}\n")
-        text = f"{text}\n\n{note}"
+    text = "\n\n".join([AP_IN_WORDS, *notes])
     yield Section("Average precision", text, table=table)
     yield changes_section(
         changes_sheet(truth.most_changed(records)),
@@ -80,8 +94,8 @@ def _comparison(
 def _pictures_section(pictures: Pictures) -> Section:
     """The first pictures that lie in the folder: a resumed run may have had another number of them."""
     text = (
-        f"Dashed: before. Solid: refined, with the predicted IoU before » after. Boxes of a score below {DRAWN_SCORE} "
-        "are not drawn."
+        "Dashed: before. Solid: refined, with the predicted IoU before → after. White: the object, where it is known. "
+        f"{DRAWN_IN_WORDS}"
     )
     shown = [
         Picture(path, path.stem, f"The boxes of {path.stem} before and after refinement")

@@ -66,9 +66,20 @@ class DetectionsFile:
     class_names: dict[Any, str]
     listed_ids: dict[Any, Any]
 
+    @property
+    def missing(self) -> list[Any]:
+        """Ids of images that have detections, but no file."""
+        return [id_ for id_ in dict.fromkeys(result["image_id"] for result in self.results) if id_ not in self.paths]
+
     @classmethod
     def read(
-        cls, path: str | Path, files: list[Path], index: ImageIndex | None, categories: list[dict[str, Any]]
+        cls,
+        path: str | Path,
+        files: list[Path],
+        index: ImageIndex | None,
+        categories: list[dict[str, Any]],
+        *,
+        allow_missing: bool = False,
     ) -> "DetectionsFile":
         """Reads a results file and finds its images and classes.
 
@@ -76,6 +87,7 @@ class DetectionsFile:
             files: the images.
             categories: of the refiner.
             index: for the names of images and classes; None: see :func:`match_images` and :func:`match_categories`.
+            allow_missing: some images may be missing, but not all.
 
         Raises:
             DataError: the file cannot be used, or an image is missing.
@@ -84,11 +96,11 @@ class DetectionsFile:
         image_ids = [result["image_id"] for result in results]
         category_ids = [result["category_id"] for result in results]
         if index is None:
-            paths = match_images(image_ids, files, None, path)
+            paths = match_images(image_ids, files, None, path, allow_missing=allow_missing)
             return cls(path, results, paths, match_categories(category_ids, None, categories), {}, {})
         listed = listed_ids(image_ids, index.file_names)
         file_names = {image_id: index.file_names[listed_id] for image_id, listed_id in listed.items()}
-        paths = match_images(image_ids, files, file_names, path)
+        paths = match_images(image_ids, files, file_names, path, allow_missing=allow_missing)
         labels = match_categories(category_ids, index.class_names or None, categories)
         return cls(path, results, paths, labels, index.class_names, listed)
 
@@ -128,22 +140,32 @@ def read_results(path: str | Path) -> list[dict[str, Any]]:
     return entries
 
 
-def find_images(paths: Iterable[str | Path]) -> list[Path]:
-    """Image files: those given, and those directly in the folders given, sorted by name within each; each file once.
+def find_images(paths: Iterable[str | Path], file_names: Iterable[str] = ()) -> list[Path]:
+    """Image files: those given, and those of the folders given, sorted by name within each; each file once.
+
+    Args:
+        paths: of a folder, the images directly in it count, and those that ``file_names`` lead to.
+        file_names: of an annotation file, such as COCO's "train/x.jpg", relative to a folder.
 
     Raises:
         DataError: a path does not exist, or there is no image at all.
     """
+    # A name that leads out of the folder is left to `images_of`, which goes by the last part alone.
+    inner = [name for name in map(Path, file_names) if len(name.parts) > 1 and not {"..", name.anchor} & {*name.parts}]
     found: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
-            found += sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+            direct = {file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES}
+            found += sorted(direct.union(file for name in inner if (file := path / name).is_file()))
         elif path.exists():
             found.append(path)
         else:
             raise DataError(f"{path}: no such image or folder; check the path")
     if not found:
-        raise DataError(f"no images in {', '.join(map(str, paths))}; known suffixes are {' '.join(IMAGE_SUFFIXES)}")
+        raise DataError(
+            f"no images in {', '.join(map(str, paths))}; known suffixes are {' '.join(IMAGE_SUFFIXES)}; in folders "
+            "within it, only the images that an annotation file names are looked for: give those folders instead"
+        )
     first: dict[Path, Path] = {}
     for path in found:
         first.setdefault(path.absolute(), path)

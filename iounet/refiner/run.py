@@ -1,4 +1,4 @@
-"""A run over image files: their boxes refined, and printed, or written as COCO results and shown on a page.
+"""A run over many image files: their boxes refined, written as COCO results, and shown on a page.
 
 Each image is noted in a journal once it is done, so that a run that was stopped can be resumed.
 """
@@ -6,26 +6,28 @@ Each image is noted in a journal once it is done, so that a run that was stopped
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any, TextIO
 
-from tqdm import tqdm
-
+from ..data import has_exif_rotation
 from ..errors import DataError, OptionError
 from ..files import write_json_list, write_text
+from ..progress import progress
+from ..wording import counted
 from .ground_truth import GroundTruth
 from .journal import Journal
 from .pictures import Pictures
 from .printing import print_refined
 from .read_ahead import read_ahead
 from .refiner import IoURefiner
-from .report import write_report
+from .report import is_report, write_report
 from .results import DetectionsFile, ImageIndex, find_images
 from .sources import OtherBoxes, OwnBoxes, Record, Source
 
-WRITTEN = "detections.json"  # in the output folder
+WRITTEN = "detections.json"
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,10 @@ class RefinementRun:
         annotations: COCO-form file of the images' ids, classes and objects.
         class_agnostic: refine every box without regard to its class.
         rescore: multiply each score by the predicted IoU.
-        resume: go on with the run that was stopped in this folder.
+        exif: turn photographs upright, as their EXIF orientation says; all boxes are in that frame then. Else the
+            pixels are used as they are stored.
+        skip_bad: skip images that are missing or cannot be read; the detections given for them stay as they are.
+        resume: go on with the run that was stopped in this folder. The list of images may have changed since.
         pictures: images to draw.
         batch_size: images at once.
         device: as :func:`iounet.devices.build_device` takes it.
@@ -54,11 +59,13 @@ class RefinementRun:
 
     weights: str
     images: list[str]
-    output: Path | None
+    output: Path | None = None
     detections: str | None = None
     annotations: str | None = None
     class_agnostic: bool = False
     rescore: bool = False
+    exif: bool = False
+    skip_bad: bool = False
     resume: bool = False
     pictures: int = 20
     batch_size: int = 1
@@ -75,59 +82,170 @@ class RefinementRun:
         if self.json and self.output is not None:
             raise OptionError("json", "prints instead of writing; detections.json in the output folder is JSON, too")
 
-    def run(self) -> None:
+    def run(self) -> int:
         """Refines; prints the boxes, or writes them and prints what was found.
+
+        Returns:
+            How many images were skipped, as ``skip_bad`` allows.
 
         Raises:
             CheckpointError, ConfigError: as :meth:`IoURefiner.from_checkpoint`.
-            DataError: a file cannot be used, or the folder holds another run.
-            OSError: the folder cannot be written.
+            DataError: a file cannot be used, or the folder holds another run or other files of the same names.
+            OptionError: the output folder cannot be made.
+            OSError: a file in it cannot be written.
         """
-        if self.output and self.detections and (self.output / WRITTEN).resolve() == Path(self.detections).resolve():
-            raise DataError(f"{self.detections}: the result would overwrite it; give another folder with --output")
+        if self.output is not None:
+            self._check_output(self.output)
         refiner = IoURefiner.from_checkpoint(self.weights, device=self.device)
-        files = find_images(self.images)
         index = ImageIndex.read(self.annotations) if self.annotations else None
+        files = find_images(self.images, index.file_names.values() if index else ())
+        skipped: dict[Any, str] = {}  # image id → why
         source: Source
         if self.detections:
-            detections = DetectionsFile.read(self.detections, files, index, refiner.categories)
+            detections = DetectionsFile.read(
+                self.detections, files, index, refiner.categories, allow_missing=self.skip_bad
+            )
+            skipped |= {image_id: f"image_id {image_id!r}: no image of it was given" for image_id in detections.missing}
             source = OtherBoxes(refiner, detections, class_agnostic=self.class_agnostic)
         else:
             source = OwnBoxes(refiner, files, index)
-        for fact in source.facts.values():
+        facts = dict(source.facts)
+        if not self.exif and (rotated := [path for path in source.paths.values() if has_exif_rotation(path)]):
+            facts["orientation"] = _about_rotated(rotated, len(source.paths))
+        for fact in facts.values():
             print(fact, file=sys.stderr if self.json else sys.stdout)
         if self.output is None:
-            print_refined(source, batch_size=self.batch_size, rescore=self.rescore, as_json=self.json)
-            return
-        output, target = self.output, self.output / WRITTEN
-        truth = GroundTruth.read(index, files, source) if index else None
+            print_refined(
+                source,
+                batch_size=self.batch_size,
+                rescore=self.rescore,
+                as_json=self.json,
+                exif=self.exif,
+                on_fault=self._skip_to(skipped),
+            )
+            _name_images({"skipped": list(skipped.values())}, file=sys.stderr)
+        else:
+            self._write(refiner, source, index, files, self.output, facts, skipped)
+        return len(skipped)
 
-        # What the boxes depend on: a journal is not continued where any of it has changed.
-        inputs = {"checkpoint": self.weights, "detections file": self.detections, "annotation file": self.annotations}
-        digests = {name: sha256(Path(path).read_bytes()).hexdigest() if path else None for name, path in inputs.items()}
-        images = "\n".join(f"{image_id!r} {path.absolute()}" for image_id, path in source.paths.items())
-        others = {"list of images": sha256(images.encode()).hexdigest(), "--class-agnostic": self.class_agnostic}
-        journal = Journal(output / "progress.jsonl", digests | others, resume=self.resume)
-        done = {record["image_id"] for record in journal}
-        todo = {image_id: path for image_id, path in source.paths.items() if image_id not in done}
+    def _write(
+        self,
+        refiner: IoURefiner,
+        source: Source,
+        index: ImageIndex | None,
+        files: list[Path],
+        output: Path,
+        facts: dict[str, str],
+        skipped: dict[Any, str],
+    ) -> None:
+        """Refines, journals, writes results, page and pictures, and prints where they are."""
+        truth = GroundTruth.read(index, files, source, exif=self.exif) if index else None
+        pictures = Pictures(output / "pictures", source.paths, self.pictures, refiner.categories, truth)
+        target = output / WRITTEN
+        journal = self._open_journal(output)
+        records = _Records(journal, source)
+        self._refine(source, records, pictures, skipped)
 
-        pictures = Pictures(output / "pictures", source.paths, self.pictures, refiner.categories)
-        with tqdm(total=len(source.paths), initial=len(done), desc="refine", unit="image") as bar:
-            for image_ids, tensors in read_ahead(todo, self.batch_size):
-                for refined in source.refine(image_ids, tensors):
-                    pictures.draw(refined)
-                    journal.append(refined.record())
-                    bar.update()
-
-        count = write_json_list(target, source.results(journal, "after", rescore=self.rescore))
+        left = {
+            "skipped": list(skipped.values()),
+            "too thin to be resized, with boxes left as they are": [
+                f"{record['file']}: {record['width']} x {record['height']} pixels"
+                for record in records
+                if not refiner.detector.can_resize((record["height"], record["width"]))
+            ],
+        }
+        facts |= {f"images {what}": "\n".join(images) for what, images in left.items() if images}
+        count = write_json_list(target, source.results(records, "after", rescore=self.rescore))
         images_file = output / "images.json"
         if self.detections:
             images_file.unlink(missing_ok=True)  # of an earlier run, on other ids
         else:
-            write_text(images_file, json.dumps(_images(source, index, journal, refiner.categories)))
-        write_report(output, count, journal, source, truth, pictures)
+            write_text(images_file, json.dumps(_images(source, index, records, refiner.categories)))
+        write_report(output, count, records, source, facts, truth, pictures)
         journal.finish()
+        _name_images(left, file=sys.stdout)
         print(f"{count} detections in {target}, pictures and tables in {output / 'report.html'}")
+
+    def _skip_to(self, skipped: dict[Any, str]) -> Callable[[Any, DataError], None]:
+        """What to do about an image that cannot be read."""
+
+        def skip(image_id: Any, error: DataError) -> None:
+            if not self.skip_bad:
+                continues = "; --resume continues" if self.output else ""
+                raise DataError(f"{error}, or skip such images with --skip-bad{continues}") from error
+            skipped[image_id] = str(error)
+
+        return skip
+
+    def _check_output(self, output: Path) -> None:
+        """Raises DataError where a file that is not of an earlier run would be overwritten."""
+        if self.detections and (output / WRITTEN).resolve() == Path(self.detections).resolve():
+            raise DataError(f"{self.detections}: the result would overwrite it; give another folder with --output")
+        if is_report(output / "report.html") or (output / "progress.jsonl").exists():
+            return
+        for name in (WRITTEN, "images.json", "evaluation.json", "report.html"):
+            if (output / name).exists():
+                raise DataError(
+                    f"{output / name} is not of an earlier run of this command and would be overwritten; give "
+                    "another folder with --output"
+                )
+
+    def _open_journal(self, output: Path) -> Journal:
+        """The journal names what boxes depend on, apart from the images: it is not continued where any has changed."""
+        inputs = {"checkpoint": self.weights, "detections file": self.detections, "annotation file": self.annotations}
+        digests = {name: sha256(Path(path).read_bytes()).hexdigest() if path else None for name, path in inputs.items()}
+        options = {"--class-agnostic": self.class_agnostic, "--exif": self.exif}
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            problem = f"{output} cannot be made ({error.strerror}); give another folder"
+            raise OptionError("output", problem) from error
+        return Journal(output / "progress.jsonl", digests | options, resume=self.resume)
+
+    def _refine(self, source: Source, records: "_Records", pictures: Pictures, skipped: dict[Any, str]) -> None:
+        """Refines and draws the images without a record, and adds their records; images that are bad to ``skipped``."""
+        journal = records.journal
+        done = {record["image_id"] for record in records}
+        if not done and any(True for _ in journal):
+            raise DataError(
+                f"{journal.path} is left of a run with other images: give those, another output folder, or delete that "
+                "file to begin anew"
+            )
+        todo = {image_id: path for image_id, path in source.paths.items() if image_id not in done}
+
+        skip = self._skip_to(skipped)
+        with progress(total=len(source.paths), initial=len(done), desc="refine", unit="image") as bar:
+            for image_ids, tensors in read_ahead(todo, self.batch_size, exif=self.exif, on_fault=skip):
+                for refined in source.refine(image_ids, tensors):
+                    pictures.draw(refined)
+                    journal.append(refined.record() | {"file": str(source.paths[refined.image_id].absolute())})
+                    bar.update()
+
+
+@dataclass(frozen=True)
+class _Records:
+    """What the journal knows of the images of this run: their list may have changed since it was begun."""
+
+    journal: Journal
+    source: Source
+
+    def __iter__(self) -> Iterator[Record]:
+        return filter(None, map(self.source.current, self.journal))
+
+
+def _name_images(left: dict[str, list[str]], *, file: TextIO) -> None:
+    """Prints what befell which images."""
+    for what, images in left.items():
+        if images:
+            print(f"{counted(len(images), 'image')} {what}:", *images, sep="\n  ", file=file)
+
+
+def _about_rotated(paths: list[Path], number: int) -> str:
+    names = ", ".join(path.name for path in paths[:3]) + ", ..." * (len(paths) > 3)
+    return (
+        f"warning: {len(paths)} of {number} images carry an EXIF orientation ({names}), which is ignored: boxes are in "
+        "the frame of the stored pixels. If they should be in the upright frame, as viewers show it, give --exif"
+    )
 
 
 def _images(

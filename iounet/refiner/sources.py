@@ -3,7 +3,7 @@
 A source refines the boxes of some images at a time, and turns the records of all images into COCO results.
 """
 
-from collections import Counter
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,13 +15,15 @@ from torchvision.ops import box_convert
 
 from ..detections import Detections
 from ..errors import DataError
+from .facts import box_report, check_classes, class_report
+from .inputs import BoxWarning
 from .matching import images_of
 from .refiner import IoURefiner
 from .results import DetectionsFile, ImageIndex
 
 # What is known of an image once it is done: its ``image_id``, ``height`` and ``width`` in pixels, and in columns over
 # its K detections ``category_ids``, ``scores``, ``before`` and ``after`` (``[x, y, width, height]`` in pixels of the
-# image), ``ious_before`` and ``ious`` (predicted).
+# image), ``ious_before`` and ``ious`` (predicted). In a journal, also the ``file`` of the image.
 Record = dict[str, Any]
 
 
@@ -84,6 +86,9 @@ class Source(Protocol):
     def listed_id(self, image_id: Any) -> Any:
         """The annotation file's id of an image."""
 
+    def current(self, record: Record) -> Record | None:
+        """A record of an earlier start, with the id that its image has now; None if this is no image of the run."""
+
 
 class OwnBoxes:
     """The detections of the refiner's own detector.
@@ -111,6 +116,7 @@ class OwnBoxes:
                     "leave --annotations out to have the images numbered"
                 )
             self.paths = {listed[path]: path for path in files}
+        self._id_of = {str(path.absolute()): id_ for id_, path in self.paths.items()}
 
     def refine(self, image_ids: Sequence[Any], images: Sequence[Tensor]) -> list[RefinedImage]:
         """Detects and refines the objects of some images."""
@@ -141,6 +147,11 @@ class OwnBoxes:
         """The annotation file's id of an image."""
         return image_id
 
+    def current(self, record: Record) -> Record | None:
+        """A record of an earlier start, with the id that its image has now; None if this is no image of the run."""
+        # Numbers change where the list of images does.
+        return record | {"image_id": self._id_of[record["file"]]} if record["file"] in self._id_of else None
+
 
 class OtherBoxes:
     """The detections of another detector.
@@ -151,7 +162,7 @@ class OtherBoxes:
             know are left as they are.
 
     Raises:
-        DataError: the refiner knows none of the classes.
+        DataError: the refiner knows none of the classes, or boxes are not in pixels.
     """
 
     def __init__(self, refiner: IoURefiner, detections: DetectionsFile, *, class_agnostic: bool):
@@ -160,34 +171,15 @@ class OtherBoxes:
         self._class_agnostic = class_agnostic
         self.paths = detections.paths
         self.class_names = detections.class_names or _names_by_id(refiner.categories)
-        if detections.results and not any(detections.labels.values()) and not class_agnostic:
-            known = ", ".join(f"{category['id']!r} {category['name']}" for category in refiner.categories)
-            given = ", ".join(f"{id_!r} {detections.class_names.get(id_, '')}".rstrip() for id_ in detections.labels)
-            raise DataError(
-                f"{detections.path}: none of its classes ({given}) is among those the refiner was trained on "
-                f"({known}); match them by name with --annotations, or refine boxes of any class with --class-agnostic"
-            )
+        if not class_agnostic:
+            check_classes(detections, refiner.categories)
         self._rows: dict[Any, list[int]] = {image_id: [] for image_id in self.paths}
         for row, result in enumerate(detections.results):
-            if class_agnostic or detections.labels[result["category_id"]]:
+            if result["image_id"] in self._rows and (class_agnostic or detections.labels[result["category_id"]]):
                 self._rows[result["image_id"]].append(row)
-        self.facts = {"classes": self._class_report()}
-
-    def _class_report(self) -> str:
-        """A line for each class: how many boxes, its id and name, and what is done about them."""
-        counts = Counter(result["category_id"] for result in self._file.results)
-        lines = [f"classes matched by {'name' if self._file.class_names else 'id'}:"]
-        for id_, label in self._file.labels.items():
-            if self._class_agnostic:
-                fate = "refined without regard to the class"
-            elif label:
-                category = self._refiner.categories[label - 1]
-                fate = f"refined as {category['id']} {category['name']}"
-            else:
-                fate = "left as they are, unknown to the refiner"
-            name = self._file.class_names.get(id_, "")
-            lines.append(f"{counts[id_]:9,} boxes of {id_} {name}".rstrip() + f": {fate}")
-        return "\n".join(lines)
+        self.facts = {"classes": class_report(detections, refiner.categories, class_agnostic=class_agnostic)}
+        if odd := box_report(detections):
+            self.facts["boxes"] = odd
 
     def refine(self, image_ids: Sequence[Any], images: Sequence[Tensor]) -> list[RefinedImage]:
         """Refines the boxes of some images."""
@@ -198,7 +190,9 @@ class OtherBoxes:
             [0 if self._class_agnostic else self._file.labels[id_] for id_ in of_image] for of_image in category_ids
         ]
         scores = [[float(result["score"]) for result in of_image] for of_image in results]
-        refined = self._refiner.refine_batch(images, boxes, labels, scores)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", BoxWarning)  # said once, of all images, in `facts`
+            refined = self._refiner.refine_batch(images, boxes, labels, scores)
         return [
             RefinedImage(image_id, image, replace(after, boxes=corners, ious=after.ious_before), after, ids)
             for image_id, image, corners, after, ids in zip(
@@ -224,6 +218,11 @@ class OtherBoxes:
     def listed_id(self, image_id: Any) -> Any:
         """The annotation file's id of an image."""
         return self._file.listed_ids.get(image_id, image_id)
+
+    def current(self, record: Record) -> Record | None:
+        """A record of an earlier start, with the id that its image has now; None if this is no image of the run."""
+        path = self.paths.get(record["image_id"])
+        return record if path is not None and str(path.absolute()) == record["file"] else None
 
 
 def times_iou(score: float, iou: float) -> float:

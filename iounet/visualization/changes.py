@@ -23,10 +23,10 @@ from .drawing import (
     draw_box,
     draw_paths,
     legend,
-    scalable_font,
     stacked,
     to_pil,
 )
+from .fonts import scalable_font
 
 # Of the tiles of a changes sheet, in pixels. Four in a row are as wide as a page.
 _TILE = 240
@@ -172,7 +172,7 @@ def changes_sheet(changes: Iterable[BoxChange], num_boxes: int = 4) -> Image.Ima
 
 
 def _caption(change: BoxChange) -> Image.Image:
-    font = scalable_font(14)
+    font, name_font = scalable_font(14), scalable_font(14, change.name)
     rows = [("predicted IoU", change.predicted_ious.detach())]
     if change.ground_truth is not None:
         rows.append(("true IoU", change.true_ious.detach()))
@@ -180,14 +180,14 @@ def _caption(change: BoxChange) -> Image.Image:
     caption = Image.new("RGB", (_TILE, height * (len(rows) + 1) + 4), "white")
     draw = ImageDraw.Draw(caption)
     name = change.name
-    while font.getlength(name) > _TILE:
+    while name_font.getlength(name) > _TILE:
         name = name.removesuffix("…")[:-1] + "…"
-    draw.text((0, height / 2 + 4), name, fill="black", font=font, anchor="lm")
+    draw.text((0, height / 2 + 4), name, fill="black", font=name_font, anchor="lm")
     for number, (label, ious) in enumerate(rows, start=1):
         y = number * height + height / 2 + 4
         first, last = float(ious[0]), float(ious[-1])
         draw.text((0, y), label, fill=(90, 90, 90), font=font, anchor="lm")
-        draw.text((_TILE - 55, y), f"{first:.2f} » {last:.2f}", fill="black", font=font, anchor="rm")
+        draw.text((_TILE - 55, y), f"{first:.2f} → {last:.2f}", fill="black", font=font, anchor="rm")
         draw.text((_TILE, y), f"{last - first:+.2f}", fill="black", font=font, anchor="rm")
     return caption
 

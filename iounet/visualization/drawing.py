@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -35,12 +35,6 @@ def to_pil(image: Tensor) -> Image.Image:
     if image.is_floating_point():
         image = (image.detach() * 255).round().clamp(0, 255).to(torch.uint8)
     return Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy())
-
-
-def scalable_font(size: float) -> ImageFont.FreeTypeFont:
-    """Pillow's own font, ``size`` pixels high."""
-    # Pillow's annotation also allows for its bitmap font, which it returns only where no size is given.
-    return cast(ImageFont.FreeTypeFont, ImageFont.load_default(size=size))
 
 
 def draw_box(draw: ImageDraw.ImageDraw, box: Sequence[float], style: _Style, line_width: int) -> None:
@@ -105,27 +99,27 @@ def draw_texts(
     font: ImageFont.FreeTypeFont,
     line_width: int,
 ) -> None:
-    """Writes each text beside its box, inside the picture, where it hides least of the texts before it."""
+    """Writes each text at its box, inside the picture, where it hides no text before it; without such a place, not."""
     halo = max(1, round(font.size / 8))
     taken: list[_Rectangle] = []
     for (x1, y1, x2, y2), text in zip(boxes, texts, strict=True):
         left, top, right, bottom = draw.textbbox((0, 0), text, font=font, stroke_width=halo)
         width, height = right - left, bottom - top
-        above, below = (x1, y1 - height - line_width), (x1, y2 + line_width)
-        beside, inside = (x2 + line_width, y1), (x1 + line_width, y1 + line_width)
-        spots: list[_Rectangle] = []
-        for x, y in (above, below, beside, inside):
+        above, below = y1 - height - line_width, y2 + line_width
+        spots = [(x1, above), (x1, below), (x2 + line_width, y1), (x1 + line_width, y1 + line_width)]
+        spots += [(x2 - width, above), (x2 - width, below), (x1 - line_width - width, y1)]
+        for x, y in spots:
             x = max(0, min(x, picture_size[0] - width))
             y = max(0, min(y, picture_size[1] - height))
-            spots.append((x, y, x + width, y + height))
-        spot = min(spots, key=lambda spot: sum(_intersection(spot, other) for other in taken))
-        taken.append(spot)
-        origin = (spot[0] - left, spot[1] - top)
-        draw.text(origin, text, fill="white", font=font, stroke_width=halo, stroke_fill="black")
+            spot = (x, y, x + width, y + height)
+            if not any(_overlap(spot, other) for other in taken):
+                taken.append(spot)
+                draw.text((x - left, y - top), text, fill="white", font=font, stroke_width=halo, stroke_fill="black")
+                break
 
 
-def _intersection(a: _Rectangle, b: _Rectangle) -> float:
-    return max(0, min(a[2], b[2]) - max(a[0], b[0])) * max(0, min(a[3], b[3]) - max(a[1], b[1]))
+def _overlap(a: _Rectangle, b: _Rectangle) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 def legend(width: int, styles: list[_Style], font: ImageFont.FreeTypeFont, line_width: int) -> Image.Image:

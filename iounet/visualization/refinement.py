@@ -1,9 +1,10 @@
 """Pictures of whole images with their boxes before and after refinement."""
 
 import math
+import unicodedata
 from collections.abc import Mapping, Sequence
 
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, features
 from torch import Tensor
 
 from .drawing import (
@@ -16,9 +17,9 @@ from .drawing import (
     draw_paths,
     draw_texts,
     legend,
-    scalable_font,
     to_pil,
 )
+from .fonts import scalable_font
 
 # Smaller pictures are enlarged: on them, lines and text would hide the boxes they mark.
 _MIN_SIDE = 640
@@ -40,6 +41,8 @@ def draw_refinement(
     paths: Tensor | None = None,
 ) -> Image.Image:
     """Boxes before (dashed, orange) and after refinement (solid, green), each with its predicted IoUs.
+
+    A text that would cover that of an earlier box is left out, so give the most important boxes first.
 
     Args:
         image: RGB [3, H, W], uint8, or float in [0, 1].
@@ -70,7 +73,8 @@ def draw_refinement(
     photo = to_pil(image)
     photo = photo.resize((photo.width * factor, photo.height * factor), Image.Resampling.BICUBIC)
     line_width = max(2, round(max(photo.size) / 320))
-    font = scalable_font(max(14, max(photo.size) // 45))
+    texts = _texts(len(after), labels, class_names, before_ious, after_ious)
+    font = scalable_font(max(14, max(photo.size) // 45), "".join(texts))
 
     # The dashes go on top: where a box stayed in place, its green shows between them.
     layers = [(AFTER, after), (BEFORE, before)]
@@ -87,7 +91,6 @@ def draw_refinement(
         corners = (paths * factor)[..., [[2, 1], [0, 3]]].flatten(1, 2).transpose(0, 1)  # [2 N, T + 1, xy]
         draw_paths(photo, (corners[:, :1] + times * (corners - corners[:, :1])).tolist(), line_width)
         styles.append(PATH if times == 1 else PATH._replace(name=f"{PATH.name}, {times} times as long"))
-    texts = _texts(len(after), labels, class_names, before_ious, after_ious)
     draw_texts(draw, photo.size, (after * factor).tolist(), texts, font, line_width)
 
     strip = legend(photo.width, styles, font, line_width)
@@ -134,8 +137,15 @@ def _texts(
 ) -> list[str]:
     names = [""] * count
     if labels is not None:
-        names = [str(label) if class_names is None else class_names[label] for label in labels.tolist()]
+        names = [_isolated(str(label) if class_names is None else class_names[label]) for label in labels.tolist()]
     ious = [[f"{iou:.2f}" for iou in values.tolist()] for values in (before_ious, after_ious) if values is not None]
-    # Pillow's own font has no arrow.
-    changes = [" » ".join(change) for change in zip(*ious, strict=True)] or [""] * count
+    changes = [" → ".join(change) for change in zip(*ious, strict=True)] or [""] * count
     return [f"{name} {change}".strip() for name, change in zip(names, changes, strict=True)]
+
+
+def _isolated(name: str) -> str:
+    """A name written from right to left would turn round the numbers behind it, were it not isolated from them."""
+    from_the_right = any(unicodedata.bidirectional(character) in ("R", "AL") for character in name)
+    if not from_the_right or not features.check("fribidi"):  # without FriBiDi, Pillow draws all from the left
+        return name
+    return f"\N{FIRST STRONG ISOLATE}{name}\N{POP DIRECTIONAL ISOLATE}"

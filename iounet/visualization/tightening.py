@@ -7,7 +7,8 @@ from torchvision.ops import clip_boxes_to_image
 
 from .changes import BoxChange
 from .crops import magnified, region_around
-from .drawing import AFTER, BEFORE, contact_sheet, draw_box, draw_paths, scalable_font, stacked, to_pil
+from .drawing import AFTER, BEFORE, contact_sheet, draw_box, draw_paths, stacked, to_pil
+from .fonts import scalable_font
 
 _LINE_WIDTH = 3
 _CAPTION = 44  # pixels high

@@ -6,7 +6,10 @@ from torchvision.ops import clip_boxes_to_image
 
 from iounet.postprocess import Stop
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore::iounet.refiner.inputs.BoxWarning"),
+]
 
 
 def boxes_of_all_kinds(width, height, number=100):

@@ -38,8 +38,14 @@ class TestMatchImages:
             match_images([12, 1, 2, 3, 4, 5, 6, "seven", 1], self.IMAGES, None, "d.json")
 
     def test_an_image_of_the_annotation_file_that_is_not_among_those_given(self):
-        with pytest.raises(DataError, match=r"1 image ids have no image among the 3 given: 139; give the folder"):
+        with pytest.raises(DataError, match=r"1 image id has no image among the 3 given: 139; give the folder"):
             match_images([139], self.IMAGES, {139: "elsewhere.png"}, "d.json")
+
+    def test_missing_ones_may_be_allowed_but_not_all_of_them(self):
+        matched = match_images([12, 5, "a"], self.IMAGES, None, "d.json", allow_missing=True)
+        assert matched == {12: Path("y/12.png"), "a": Path("x/a.png")}
+        with pytest.raises(DataError, match="2 image ids have no image among the 3 given: 5, 6;"):
+            match_images([5, 6], self.IMAGES, None, "d.json", allow_missing=True)
 
     def test_an_id_that_fits_two_images(self):
         images = [Path("x/a.png"), Path("y/a.png")]
@@ -86,6 +92,10 @@ class TestMatchCategories:
     def test_by_name(self):
         names = {3: "STAR", 8: "traffic_light"}  # not what the refiner has under these ids
         assert match_categories([8, 3, 5], names, self.CLASSES) == {3: 2, 5: 0, 8: 1}
+
+    def test_a_string_beside_an_annotation_file_is_an_id_or_a_name(self):
+        names = {3: "star", "a": "Traffic Light"}
+        assert match_categories(["3", "a", "STAR", "dog"], names, self.CLASSES) == {"3": 2, "a": 1, "STAR": 2, "dog": 0}
 
     def test_case_spaces_and_dashes_in_names_do_not_matter(self):
         assert match_names(["TRAFFIC_light", "star", "", "lights"], self.CLASSES) == [1, 2, 0, 0]

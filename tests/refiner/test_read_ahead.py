@@ -5,7 +5,7 @@ from concurrent.futures import Future
 
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
 from iounet.data import read_image
 from iounet.errors import DataError
@@ -72,17 +72,27 @@ def test_a_damaged_image_is_told_of_in_its_turn(paths):
         next(batches)
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 7])
-def test_a_damaged_image_is_left_out_if_somebody_is_told(paths, batch_size):
-    whole = {number: read_image(path) for number, path in paths.items() if number != 3}
-    paths[3].write_bytes(paths[3].read_bytes()[:40])
-    faults = []
-    batches = list(read_ahead(paths, batch_size, on_fault=lambda id_, error: faults.append((id_, str(error)))))
-    read = {id_: image for ids, images in batches for id_, image in zip(ids, images, strict=True)}
-    assert list(read) == [0, 1, 2, 4, 5, 6] and all(torch.equal(read[id_], whole[id_]) for id_ in read)
-    assert all(ids for ids, _ in batches)
-    ((id_, message),) = faults
-    assert id_ == 3 and "3.png: cannot be read as an image" in message
+@pytest.mark.parametrize(("batch_size", "sizes"), [(1, [1] * 5), (2, [2, 1, 1, 1]), (7, [5])])
+def test_or_left_out_of_its_batch(paths, batch_size, sizes):
+    for number in (3, 4):
+        paths[number].write_bytes(paths[number].read_bytes()[:40])
+    faults = {}
+    batches = list(read_ahead(paths, batch_size, on_fault=faults.__setitem__))
+    assert [id_ for ids, _ in batches for id_ in ids] == [0, 1, 2, 5, 6]
+    assert all(
+        torch.equal(image, read_image(paths[id_])) for batch in batches for id_, image in zip(*batch, strict=True)
+    )
+    assert list(faults) == [3, 4] and "4.png: cannot be read as an image" in str(faults[4])
+    assert sorted(len(ids) for ids, _ in batches) == sorted(sizes)
+
+
+def test_turned_upright(tmp_path):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.new("RGB", (3, 1)).save(tmp_path / "a.png", exif=exif)
+    for upright, shape in ((False, (3, 1, 3)), (True, (3, 3, 1))):
+        ((_, (image,)),) = read_ahead({0: tmp_path / "a.png"}, 1, exif=upright)
+        assert image.shape == shape
 
 
 def test_no_thread_stays_behind(paths):

@@ -49,7 +49,7 @@ def test_detections_that_cannot_be_scored_are_counted(refine, write, val_json, a
     given = [*perfect_entries(annotations), *unscored]
     assert isinstance(refine(write(given), "--annotations", val_json), list)
     shown = capsys.readouterr().out
-    assert "2 detections are not scored" in shown and "| before  | 100.0 |" in shown
+    assert "2 of the detections have no part in it" in shown and "| before  | 100.0 |" in shown
 
 
 @pytest.mark.parametrize(

@@ -99,8 +99,11 @@ def test_boxes_that_cannot_be_refined_stay(refine, write):
 @pytest.mark.parametrize(
     ("entries", "messages"),
     [
-        ([entry(99, [1, 2, 3, 4])], ["1 image ids have no image", "99", "--annotations"]),
-        ([entry(1, [1, 2, 3, 4], category_id=7)], ["none of its classes (7)", "1 cross", "--class-agnostic"]),
+        ([entry(99, [1, 2, 3, 4])], ["1 image id has no image", "99", "--annotations"]),
+        (
+            [entry(1, [1, 2, 3, 4], category_id=7)],
+            ["none of its classes", "classes: 7.", "1 cross", "--class-agnostic"],
+        ),
         ([entry(1, [1, 2, 3])], ["entry 0 (image 1) has bbox [1, 2, 3]", "four finite numbers"]),
         ([{"image_id": 1, "bbox": [1, 2, 3, 4]}], ["entry 0 lacks category_id, score"]),
     ],
@@ -197,19 +200,26 @@ def test_classes_are_matched_by_name(refine, write, named, capsys):
     star, zebra, cross = refine(write(given), "--annotations", named)
     assert zebra == given[1]  # unknown: left as it is, without a predicted IoU
     shown = capsys.readouterr().out
-    assert "matched by name" in shown
-    assert "1 boxes of 20 Star: refined as 4 star" in shown
-    assert "1 boxes of 30 zebra: left as they are, unknown to the refiner" in shown
+    assert "matched by name: 2 boxes of 2 classes\n  under another name: 20 Star as 4 star\n" in shown
+    assert "left as they are, unknown to the refiner: 1 box of 1 class: 30 zebra\n" in shown
     by_id = refine(write([entry(1, [5, 6, 30, 40], category_id=id_) for id_ in (4, 1)]))
     assert [star["bbox"], cross["bbox"]] == [found["bbox"] for found in by_id]
     assert [star["category_id"], cross["category_id"]] == [20, 10]
     assert "matched by id" in capsys.readouterr().out
 
 
+def test_a_name_in_the_place_of_the_id(refine, write, named):
+    given = [entry(1, [5, 6, 30, 40], category_id=id_) for id_ in ("star", 20)]
+    by_name, by_id = refine(write(given), "--annotations", named)
+    assert by_name["bbox"] == by_id["bbox"] and by_name["category_id"] == "star"
+    message = refine(write([entry(1, [5, 6, 30, 40], category_id="dog")]), "--annotations", named)
+    assert "Its classes: dog. " in message and "--class-agnostic" in message and "--annotations" not in message
+
+
 def test_class_agnostic(refine, write, named, weights, dataset, capsys):
     given = [entry(1, [5, 6, 30, 40], category_id=id_) for id_ in (20, 30)]
     refined = refine(write(given), "--annotations", named, "--class-agnostic")
-    assert capsys.readouterr().out.count("refined without regard to the class") == 2
+    assert "refined without regard to the class: 2 boxes of 2 classes\n" in capsys.readouterr().out
     image = read_image(dataset / "val" / "000001.png")
     expected = IoURefiner.from_checkpoint(weights).refine(image, [[5, 6, 35, 46]])
     for found in refined:

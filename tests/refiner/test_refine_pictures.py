@@ -12,6 +12,7 @@ from iounet.refiner.pictures import Pictures
 from iounet.refiner.sources import RefinedImage
 
 CATEGORIES = [{"id": 3, "name": "cross"}]
+GREEN = (40, 230, 110)
 
 
 @pytest.fixture
@@ -57,6 +58,47 @@ def test_a_picture_shows_the_boxes_that_can_be_drawn(refined, tmp_path):
             shown.append(picture.convert("RGB").tobytes())
     both, first, none = shown
     assert both == first != none
+
+
+class Truth:
+    """Two objects, one of which a file gives a negative width."""
+
+    def objects_in(self, image_id):
+        assert image_id == "b"
+        return torch.tensor([[8.0, 9.0, 20.0, 30.0], [50.0, 10.0, 30.0, 20.0]]), torch.tensor([1, 1])
+
+
+def test_the_objects_are_drawn_where_they_are_known(refined, tmp_path):
+    drawn = []
+    for truth in (Truth(), None):
+        folder = tmp_path / str(truth is None)
+        Pictures(folder, {"b": Path("b.jpg")}, 1, CATEGORIES, truth).draw(refined)
+        with Image.open(folder / "b.png") as picture:
+            # 10 times as large; the object's left edge, beside which no text stands.
+            drawn.append([picture.convert("RGB").getpixel((80 + 8, y)) for y in (8 + 150, 8 + 200)])
+    assert drawn[0] == [(255, 255, 255)] * 2 and (255, 255, 255) not in drawn[1]
+
+
+def test_boxes_of_low_scores_are_drawn_where_there_are_no_others(refined, tmp_path):
+    """Of five boxes in a row, all of a low score, the best three; with one of a high score, that alone."""
+    boxes = torch.tensor([[12.0 * column + 2, 20, 12 * column + 8, 28] for column in range(5)])
+    labels, ious = torch.ones(5, dtype=torch.int64), torch.zeros(5)
+
+    def columns_drawn(*scores):
+        found = Detections(boxes, labels, torch.tensor(scores), ious)
+        some = replace(refined, before=found, after=found)
+        Pictures(tmp_path, {"b": Path("b.jpg")}, 1, CATEGORIES).draw(some)
+        with Image.open(tmp_path / "b.png") as picture:
+            pixels = picture.convert("RGB")
+            return [
+                column
+                for column in range(5)
+                if GREEN in [pixels.getpixel((8 + 120 * column + 20, y)) for y in range(200, 300)]
+            ]
+
+    assert columns_drawn(0.1, 0.4, 0.2, 0.3, 0.05) == [1, 2, 3]
+    assert columns_drawn(0.1, 0.4, 0.2, 0.5, 0.05) == [3]
+    assert columns_drawn(0.5, 0.9, 0.8, 0.7, 0.6) == [0, 1, 2, 3, 4]
 
 
 def test_an_image_that_is_not_among_the_first_costs_nothing(refined, tmp_path):

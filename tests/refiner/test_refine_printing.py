@@ -78,7 +78,7 @@ class TestAsJson:
             (known["name"], 40, 0.625), (known["name"], 40, 0.375),
         ]  # fmt: skip
         assert [box["box_before"] for box in boxes] == [[20, 5, 45, 35], [10, 10, 40, 40]]
-        assert "41 unheard of: left as they are" in aside
+        assert "left as they are, unknown to the refiner: 1 box of 1 class: 41 unheard of" in aside
 
     def test_rescored(self, show, dataset):
         path = dataset / "val" / "000001.png"

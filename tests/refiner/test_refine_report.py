@@ -9,14 +9,12 @@ from PIL import Image
 
 from iounet.refiner.ground_truth import GroundTruth
 from iounet.refiner.pictures import Pictures
-from iounet.refiner.report import SHOWN, write_report
+from iounet.refiner.report import SHOWN, is_report, write_report
 from iounet.refiner.results import ImageIndex, find_images
 
 
 class Given:
     """A source of results that are the same before and after."""
-
-    facts = {"classes": "a star and a cross"}
 
     def __init__(self, entries, paths):
         self.entries, self.paths = entries, paths
@@ -40,7 +38,9 @@ def pictures(tmp_path):
 
 
 def test_the_page_shows_the_first_pictures_that_there_are(pictures, tmp_path, capsys):
-    write_report(tmp_path, 4321, [], Given([], {}), None, pictures)
+    assert not is_report(tmp_path / "report.html")
+    write_report(tmp_path, 4321, [], Given([], {}), {"classes": "a star and a cross"}, None, pictures)
+    assert is_report(tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     assert page.count("data:image/") == SHOWN == 6
     assert [f">image_{id_}<" in page for id_ in range(10)] == [id_ != 1 and id_ <= 6 for id_ in range(10)]
@@ -55,10 +55,20 @@ def test_with_objects_it_compares(pictures, dataset, tmp_path, capsys):
     perfect = perfect_entries(index.content)
     source = Given([*perfect, perfect[0] | {"category_id": 99}], {})
     (tmp_path / "detections.json").write_text("[]")  # after refinement: the file is what counts
-    write_report(tmp_path, 0, [], source, GroundTruth(index, files, source), pictures)
+    write_report(tmp_path, 0, [], source, {}, GroundTruth(index, files, source), pictures)
     table = json.loads((tmp_path / "evaluation.json").read_text())["table"]
     assert table["before"]["AP"] == pytest.approx(100) and table["refined"]["AP"] == 0
     shown, page = capsys.readouterr().out, (tmp_path / "report.html").read_text()
     for text in (shown, page):
-        assert "1 detections are not scored: their image or class is not in the annotation file" in text
+        assert "1 of the detections have no part in it: their image or class is not in the annotation file" in text
+        assert "Refinement lowered AP: the refiner has learned too little about such objects." in text
     assert "| before  | 100.0 |" in shown and "Average precision" in page and "Boxes that changed most" in page
+
+
+def test_without_a_loss_there_is_no_advice(pictures, dataset, tmp_path, capsys):
+    index, files = ImageIndex.read(dataset / "annotations" / "val.json"), find_images([dataset / "val"])
+    perfect = perfect_entries(index.content)
+    source = Given(perfect, {})
+    (tmp_path / "detections.json").write_text(json.dumps(perfect))
+    write_report(tmp_path, 0, [], source, {}, GroundTruth(index, files, source), pictures)
+    assert "Refinement lowered AP" not in capsys.readouterr().out + (tmp_path / "report.html").read_text()

@@ -32,9 +32,9 @@ def test_a_run_that_was_stopped_goes_on(refine, write, dataset, tmp_path, monkey
     message = refine(write(some_entries()[1:], "other.json"), "--resume", images=tmp_path / "images")
     assert "a run with another detections file" in message
     message = refine(path, "--resume", images=dataset / "val")
-    assert "a run with another list of images" in message
-    message = refine(path, "--resume", "--class-agnostic", images=tmp_path / "images")
-    assert "a run with another --class-agnostic" in message
+    assert "progress.jsonl is left of a run with other images" in message
+    message = refine(path, "--resume", "--class-agnostic", "--exif", images=tmp_path / "images")
+    assert "a run with another --class-agnostic and another --exif" in message
 
     seen = []
     refine_batch = IoURefiner.refine_batch
@@ -82,6 +82,32 @@ def test_the_own_detections_of_a_run_that_was_stopped(detect, dataset, tmp_path,
     detect(dataset / "val", more=["--resume"])
     for name in ("detections.json", "images.json"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_the_list_of_images_may_change_meanwhile(detect, dataset, tmp_path, monkeypatch):
+    """Image 1 goes once it is done, 3 as it is damaged, and 0 is new: the numbers of the others change."""
+    images = tmp_path / "images"
+    shutil.copytree(dataset / "val", images)
+    (images / "000003.png").write_bytes((images / "000003.png").read_bytes()[:300])
+    assert "take it out of the list of images" in detect(images)
+    (images / "000001.png").unlink()
+    (images / "000003.png").unlink()
+    shutil.copy(dataset / "val" / "000003.png", images / "000000.png")
+
+    with monkeypatch.context() as patch:
+        detect_batch, seen = IoURefiner.detect_batch, []
+        patch.setattr(IoURefiner, "detect_batch", lambda *given: seen.append(len(given[1])) or detect_batch(*given))
+        resumed = detect(images, more=["--resume"])
+    assert sum(seen) == 3  # 0, 4 and 5; 2 is done
+    whole = detect(images, output=tmp_path / "whole")
+
+    def names_of(folder):
+        listed = json.loads((tmp_path / folder / "images.json").read_text())["images"]
+        return {image["id"]: image["file_name"] for image in listed}
+
+    numbers = {1: "000000.png", 2: "000002.png", 3: "000004.png", 4: "000005.png"}
+    assert names_of("out") == names_of("whole") == numbers
+    assert sorted(map(json.dumps, resumed)) == sorted(map(json.dumps, whole))
 
 
 @pytest.mark.slow

@@ -8,7 +8,8 @@ from PIL import Image
 from torch import Tensor
 
 from iounet.errors import OptionError
-from iounet.postprocess import refine_boxes
+from iounet.postprocess import Stop, refine_boxes
+from iounet.refiner.inputs import BoxWarning
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -78,6 +79,16 @@ class TestWhatIsTaken:
         refined = refiner.refine(image, BOXES)
         assert refined.labels.tolist() == [0] * 4 and refined.scores.tolist() == [1.0] * 4
 
+    @pytest.mark.parametrize(
+        "labels",
+        [["star", "cross", "triangle", 2], ("Star", 1, "TRIANGLE ", "star"), np.array(["star", 1, 3, 2], object)],
+    )
+    def test_labels_by_name(self, refiner, image, labels):
+        refined = refiner.refine(image, BOXES, labels, SCORES)
+        assert refined.labels.tolist() == LABELS.tolist() == [2, 1, 3, 2]
+        assert torch.equal(refined.boxes, refiner.refine(image, BOXES, LABELS, SCORES).boxes)
+        assert refiner.score(image, BOXES[:2], np.array(["cross", "star"])).shape == (2,)
+
     def test_an_unknown_class_has_the_highest_of_the_classes(self, refiner, image):
         of_classes = [refiner.score(image, BOXES, torch.full((4,), label)) for label in (1, 2, 3)]
         torch.testing.assert_close(refiner.score(image, BOXES), torch.stack(of_classes).amax(0))
@@ -126,10 +137,29 @@ class TestFaults:
             getattr(refiner, method)(image, *arguments)
 
     def test_other_types(self, refiner, image):
-        with pytest.raises(TypeError, match="not str"):
+        with pytest.raises(TypeError, match=r"not str; open the file with PIL\.Image\.open"):
             refiner.refine("photo.jpg", BOXES)
         with pytest.raises(TypeError, match="labels must be integers, got torch.float32"):
             refiner.refine(image, BOXES, LABELS.float())
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ((None,), r"boxes must be .* \[N, 4\], xyxy in pixels; \[\] if there are none; got None$"),
+            (([[1, 2, 3, 4], [1, 2]],), r"boxes must be .*; got list \(expected sequence of length 4 at dim 1"),
+            ((["1 2 3 4"],), r"boxes must be .*; got list \(too many dimensions 'str'\)"),
+            ((BOXES[:1], "star"), r"labels must be .* \[N\], integers or class names; got str"),
+            ((BOXES[:1], [None]), r"labels must be .*; got list \(Could not infer dtype of NoneType\)"),
+            ((BOXES[:1], [1], ["high"]), r"scores must be .* \[N\]; got list"),
+        ],
+    )
+    def test_what_is_no_number(self, refiner, image, arguments, message):
+        with pytest.raises(TypeError, match=message):
+            refiner.refine(image, *arguments)
+
+    def test_a_name_of_no_class(self, refiner, image):
+        with pytest.raises(ValueError, match=r"labels names 'zebra', 'lion', but the classes are \['cross', 'star', "):
+            refiner.refine(image, BOXES, ["zebra", "star", "lion", "zebra"])
 
     def test_an_unknown_choice_is_told_by_the_name_of_the_argument(self, refiner, image):
         """Not by the key of a configuration, which a caller in Python has not."""
@@ -139,3 +169,64 @@ class TestFaults:
         with pytest.raises(OptionError, match="^coordinates must be one of .*; got 'px'") as error:
             refine_boxes(lambda boxes: boxes.sum(1), BOXES, coordinates="px")
         assert "TEST." not in str(error.value)
+
+
+class TestOtherForms:
+    """Boxes that are not xyxy in pixels are found out by their numbers."""
+
+    def test_widths_and_heights_in_the_place_of_corners(self, refiner, image):
+        xywh = torch.cat([BOXES[:, :2], BOXES[:, 2:] - BOXES[:, :2]], 1)  # of which some look like xyxy
+        with pytest.warns(BoxWarning, match=r"x2 < x1 or y2 < y1 .*box_convert\(boxes, \"xywh\", \"xyxy\"\)"):
+            refined = refiner.refine(image, xywh)
+        reversed_ = (xywh[:, 2:] < xywh[:, :2]).any(1)
+        assert reversed_.tolist() == [False, False, False, True]
+        assert torch.equal(refined.boxes[3], xywh[3]) and refined.stops[3] == Stop.UNPLACED
+
+    def test_fractions_of_the_image(self, refiner, image):
+        with pytest.warns(BoxWarning, match="no box reaches beyond the first pixel: these look like fractions"):
+            refiner.score(image, BOXES / torch.tensor([80, 50, 80, 50]))
+
+    @pytest.mark.filterwarnings("error")
+    @pytest.mark.parametrize("boxes", [BOXES, OFF_THE_IMAGE, [], [[0, 0, 0, 0]], [[0, 0, 1, 1], [3, 3, 9, 9]]])
+    def test_boxes_in_pixels(self, refiner, image, boxes):
+        refiner.refine(image, boxes)
+
+    @pytest.mark.filterwarnings("error")
+    def test_an_image_of_one_pixel(self, refiner):
+        refiner.refine(torch.zeros(3, 1, 1), [[0, 0, 1, 1]])
+
+
+class TestAnImageThatVanishesWhenItIsResized:
+    THIN = torch.zeros(3, 1, 5000)
+
+    def test_its_boxes_stay(self, refiner, image):
+        given = [[3.0, 0.0, 900.0, 1.0], [0.0, 0.0, 1.0, 1.0]]
+        thin, other = refiner.refine_batch([self.THIN, image], [given, BOXES], [[1, 2], LABELS])
+        assert thin.boxes.tolist() == given
+        assert thin.ious.tolist() == [0, 0] and thin.stops.tolist() == [Stop.UNPLACED] * 2
+        assert torch.equal(other.boxes, refiner.refine(image, BOXES, LABELS).boxes)
+        assert refiner.score(self.THIN, given).tolist() == [0, 0]
+        assert torch.equal(refiner.refinement_path(self.THIN, given)[-1], torch.tensor(given))
+        assert len(refiner.refine(self.THIN, given, nms="greedy")) == 0
+
+    def test_nothing_is_found_in_it(self, refiner):
+        (before, after), _ = refiner.detect_batch([self.THIN, self.THIN])
+        assert len(before) == len(after) == 0
+
+    @pytest.mark.parametrize("shape", [(3, 0, 7), (3, 7, 0), (3, 0, 0)])
+    def test_an_image_without_pixels(self, refiner, shape):
+        assert refiner.refine(torch.zeros(shape), [[0.0, 0.0, 5.0, 5.0]]).boxes.tolist() == [[0, 0, 5, 5]]
+        assert len(refiner.detect(torch.zeros(shape))[0]) == 0
+
+    def test_where_it_begins(self, refiner):
+        """The tiny detector scales to sides of at most 96 pixels: 1 × 96 stays as it is, 1 × 97 has no pixel left."""
+        for width, usable in ((96, True), (97, False), (2 * 96, False)):
+            assert refiner.detector.can_resize((1, width)) == refiner.detector.can_resize((width, 1)) == usable
+            (size,) = refiner.detector.extract([torch.zeros(3, 1, width)]).sizes
+            assert size == (1, 96)
+
+
+def test_the_refiner_says_what_it_knows(refiner):
+    assert repr(refiner) == "IoURefiner(classes: cross, star, triangle; device: cpu)"
+    refiner.categories = [{"id": number, "name": f"c{number}"} for number in range(12)]
+    assert repr(refiner) == "IoURefiner(classes: c0, c1, c2, c3, c4, c5, c6, c7, c8, c9, ... 2 more; device: cpu)"

@@ -108,6 +108,17 @@ class TestFindImages:
         found = find_images([folder / "inner" / "d.png", str(folder), folder / "notes.txt"])
         assert [path.name for path in found] == ["d.png", "000139.jpg", "a.JPG", "b.png", "c.webp", "notes.txt"]
 
+    def test_where_the_file_names_of_an_annotation_file_lead_from_a_folder(self, folder):
+        (folder / "inner" / "e.unknown").touch()
+        (folder.parent / "outside.png").touch()
+        names = ["inner/d.png", "b.png", "inner/e.unknown", "inner/gone.png", "../outside.png", str(folder / "b.png")]
+        found = [str(path.relative_to(folder)) for path in find_images([folder], names)]
+        assert found == ["000139.jpg", "a.JPG", "b.png", "c.webp", "inner/d.png", "inner/e.unknown"]
+        assert find_images([folder.parent], ["photos/inner/d.png"]) == [
+            folder.parent / "outside.png",
+            folder / "inner" / "d.png",
+        ]
+
     def test_a_missing_path(self, folder):
         with pytest.raises(DataError, match=r"gone\.png: no such image or folder; check the path"):
             find_images([folder, folder / "gone.png"])
@@ -177,7 +188,7 @@ class TestDetectionsFile:
 
     def test_an_image_that_the_annotation_file_does_not_list(self, write):
         index = ImageIndex("index.json", {5: "a.png"}, {}, {})
-        with pytest.raises(DataError, match=r"1 image ids have no .*: 7; 1 of them are not in the annotation file"):
+        with pytest.raises(DataError, match=r"1 image id has no .*: 7; the annotation file lacks 1 of them"):
             DetectionsFile.read(write([ENTRY]), self.FILES, index, self.CLASSES)
 
 

@@ -1,5 +1,6 @@
 """Boxes of many files: which are refined, as what, and what becomes of the entries of a results file."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -89,27 +90,43 @@ class TestOtherBoxes:
         ]
 
     def test_what_becomes_of_each_class(self):
-        index = ImageIndex("index.json", {}, {3: "STAR", 7: "zebra", 9: "lion"}, {})
-        assert others(self.RESULTS).facts["classes"].splitlines() == [
-            "classes matched by id:",
-            "        1 boxes of 3: refined as 3 cross",
-            "        1 boxes of 7: refined as 7 star",
-            "        1 boxes of 9: left as they are, unknown to the refiner",
-        ]
-        assert others(self.RESULTS, index=index).facts["classes"].splitlines() == [
-            "classes matched by name:",
-            "        1 boxes of 3 STAR: refined as 7 star",
-            "        1 boxes of 7 zebra: left as they are, unknown to the refiner",
-            "        1 boxes of 9 lion: left as they are, unknown to the refiner",
-        ]
-        report = others(self.RESULTS, index=index, class_agnostic=True).facts["classes"]
-        assert report.count("refined without regard to the class") == 3
+        assert others(self.RESULTS).facts == {
+            "classes": "refined, classes matched by id: 2 boxes of 2 classes\n"
+            "  3 as cross, 7 as star\n"
+            "left as they are, unknown to the refiner: 1 box of 1 class: 9"
+        }
 
     def test_no_class_that_the_refiner_knows(self):
-        with pytest.raises(DataError, match=r"none of its classes \(9\) is among .* \(3 cross, 7 star\); match them"):
+        with pytest.raises(DataError, match="trained on none of its classes"):
             others(self.RESULTS[1:2])
         others(self.RESULTS[1:2], class_agnostic=True)
         others([])
+
+    def test_an_image_that_is_missing(self):
+        source = others(self.RESULTS)
+        paths = {"b": FILES[1]}
+        some = OtherBoxes(Shifts(), replace(source._file, paths=paths), class_agnostic=True)
+        records = [refined.record() for refined in some.refine(["b"], [IMAGE])]
+        assert [found == given for found, given in zip(some.results(records, "after"), self.RESULTS, strict=True)] == [
+            False,
+            True,
+            False,
+        ]
+
+    @pytest.mark.filterwarnings("error")
+    def test_a_negative_width_is_said_once_for_all_images(self):
+        assert (
+            others([entry("a", [9, 8, -7, 6], category_id=3), *self.RESULTS])
+            .facts["boxes"]
+            .startswith("warning: 1 of 4 boxes have a negative width or height")
+        )
+
+    @pytest.mark.parametrize(
+        ("image_id", "file", "is_current"), [("a", "a", True), ("a", "b", False), ("c", "a", False)]
+    )
+    def test_a_record_of_an_earlier_start(self, image_id, file, is_current):
+        record = {"image_id": image_id, "file": str(Path(f"val/{file}.png").absolute())}
+        assert others(self.RESULTS).current(record) == (record if is_current else None)
 
     def test_the_annotation_files_id_of_an_image(self):
         source = others(self.RESULTS, listed={"a": 5})
@@ -129,6 +146,11 @@ class TestOwnBoxes:
         index = ImageIndex("index.json", {4: "b.png"}, {}, {})
         with pytest.raises(DataError, match=r"index\.json does not list 1 of the images, such as val/a\.png; leave"):
             OwnBoxes(Shifts(), FILES, index)
+
+    def test_a_record_of_an_earlier_start_has_the_number_of_now(self):
+        record = {"image_id": 7, "file": str(FILES[1].absolute()), "ious": [0.5]}
+        assert OwnBoxes(Shifts(), FILES, None).current(record) == record | {"image_id": 2}
+        assert OwnBoxes(Shifts(), FILES[:1], None).current(record) is None
 
     def test_results_image_by_image(self):
         source = OwnBoxes(Shifts(), FILES, None)

@@ -97,6 +97,29 @@ def test_texts_appear_beside_their_boxes_and_not_on_one_another():
     assert text.any(axis=0).nonzero()[0].min() >= 238  # from the box's left edge on
 
 
+@pytest.mark.parametrize("name", ["star", "кошка", "خانه"])
+def test_the_iou_before_is_at_the_left_whatever_the_language(name):
+    """The last 20 columns of the text hold digits of the IoU after: changing that one changes them."""
+    box = boxes([10, 60, 100, 100])
+
+    def end_of_text(before, after):
+        ious = {"before_ious": torch.tensor([before]), "after_ious": torch.tensor([after])}
+        picture = draw_refinement(GREY, box, box, labels=torch.tensor([7]), class_names={7: name}, **ious)
+        text = is_like(picture, WHITE)[:640]
+        return text[:, : text.any(axis=0).nonzero()[0].max() + 1][:, -20:]
+
+    shown = end_of_text(0.88, 0.44)
+    assert (end_of_text(0.44, 0.44) == shown).all() and not (end_of_text(0.88, 0.88) == shown).all()
+
+
+def test_a_text_without_a_place_of_its_own_is_left_out():
+    """Twelve boxes in one place: seven texts at most have room around them, and none covers another."""
+    box = boxes(*[[60, 60, 100, 100]] * 12)
+    alone = is_colour(draw_refinement(GREY, box[:1], box[:1], after_ious=torch.full((1,), 0.75)), WHITE)[:640].sum()
+    texts = is_colour(draw_refinement(GREY, box, box, after_ious=torch.full((12,), 0.75)), WHITE)[:640].sum()
+    assert texts % alone == 0 and 4 <= texts // alone <= 7
+
+
 def test_class_names_may_be_a_mapping_and_ious_of_one_side_suffice():
     box = boxes([60, 60, 100, 100])
     label, iou = torch.tensor([7]), torch.tensor([0.5])

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from named_boxes import BOXES, KNOWN, LABELS_OF_KNOWN, SCORES
+from PIL import Image
 
 
 @pytest.fixture(scope="session")
@@ -52,7 +53,7 @@ def same():
 
 @pytest.fixture(scope="module")
 def ultralytics(tmp_path_factory):
-    """The package, which leaves settings in a folder, and at import changes how tensors are printed and saved."""
+    """The package; on import it replaces torch.save and Image.open, changes how tensors print, and writes settings."""
     with pytest.MonkeyPatch.context() as patch, np.printoptions():
         patch.setenv("YOLO_CONFIG_DIR", str(tmp_path_factory.mktemp("ultralytics")))
         patch.setenv("YOLO_OFFLINE", "true")
@@ -60,6 +61,7 @@ def ultralytics(tmp_path_factory):
         for name in ("OMP_NUM_THREADS", "NUMEXPR_MAX_THREADS", "TF_CPP_MIN_LOG_LEVEL", "TORCH_CPP_LOG_LEVEL"):
             patch.setenv(name, "1")
         patch.setattr(torch, "save", torch.save)
+        patch.setattr(Image, "open", Image.open)
         # Without libGL, OpenCV raises an ImportError.
         yield pytest.importorskip("ultralytics", reason="ultralytics is not installed", exc_type=ImportError)
         torch.set_printoptions(profile="default")

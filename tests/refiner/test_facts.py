@@ -1,0 +1,99 @@
+"""What the user reads of a results file before its boxes are refined."""
+
+import pytest
+from coco_results import entry
+
+from iounet.errors import DataError
+from iounet.refiner.facts import box_report, check_classes, class_report
+from iounet.refiner.matching import match_categories
+from iounet.refiner.results import DetectionsFile
+
+CLASSES = [{"id": 3, "name": "cross"}, {"id": 7, "name": "star"}]
+MANY = [{"id": number, "name": f"c{number}"} for number in range(1, 73)]
+
+
+def detections(category_ids, categories=CLASSES, names=None):
+    results = [entry(1, [5, 6, 7, 8], category_id=id_) for id_ in category_ids]
+    labels = match_categories(category_ids, names, categories)
+    return DetectionsFile("d.json", results, {}, labels, names or {}, {})
+
+
+def report(category_ids, categories=CLASSES, names=None, *, class_agnostic=False):
+    given = detections(category_ids, categories, names)
+    return class_report(given, categories, class_agnostic=class_agnostic).splitlines()
+
+
+class TestClasses:
+    def test_names_that_are_the_same_need_no_words(self):
+        assert report([4, 4, 5], names={4: "star", 5: "cross"}) == [
+            "refined, classes matched by name: 3 boxes of 2 classes"
+        ]
+
+    def test_only_what_differs_is_listed(self):
+        names = {3: "STAR", 7: "zebra", 8: "lion", 9: "cross"}
+        assert report([3, 9, 7, 7, 8], names=names) == [
+            "refined, classes matched by name: 2 boxes of 2 classes",
+            "  under another name: 3 STAR as 7 star",
+            "left as they are, unknown to the refiner: 3 boxes of 2 classes: 7 zebra, 8 lion",
+        ]
+
+    def test_without_names_the_first_ones_show_whether_ids_agree(self):
+        assert report([*range(1, 73)], MANY) == [
+            "refined, classes matched by id: 72 boxes of 72 classes",
+            "  1 as c1, 2 as c2, 3 as c3, 4 as c4, 5 as c5, 6 as c6, 7 as c7, 8 as c8, 9 as c9, 10 as c10, ... 62 more",
+        ]
+
+    def test_without_regard_to_the_class(self):
+        assert report([0, 3], class_agnostic=True) == ["refined without regard to the class: 2 boxes of 2 classes"]
+
+    @pytest.mark.parametrize("zero", [0, "0"])
+    def test_ids_that_seem_to_count_from_0(self, zero):
+        *_, last = report([zero, 3])
+        assert last.startswith("warning: the refiner has no class 0. If the ids count from 0, each box is refined as")
+        assert last.endswith("with --annotations, or give the refiner's ids, 3 cross, 7 star")
+
+    def test_which_an_annotation_file_does_not_know(self):
+        *_, last = report([0, 1], names={1: "star", 2: "cross"})
+        assert last == (
+            "warning: the annotation file has no class 0. If the ids count from 0, each box is refined as an object of "
+            "the wrong class: give the annotation file's ids, 1 star, 2 cross"
+        )
+
+    def test_an_id_0_that_is_known_or_has_a_name(self):
+        from_zero = [{"id": 0, "name": "star"}, {"id": 1, "name": "cross"}]
+        assert "warning" not in " ".join(report([0, 1], from_zero) + report([0], names={0: "star"}))
+
+    def test_the_refiner_knows_none(self):
+        with pytest.raises(DataError) as error:
+            check_classes(detections([1, 2]), CLASSES)
+        assert str(error.value) == (
+            "d.json: the refiner was trained on none of its classes; match them by name with --annotations, or refine "
+            "boxes of any class with --class-agnostic. Its classes: 1, 2. The refiner's: 3 cross, 7 star"
+        )
+        check_classes(detections([]), CLASSES)
+        check_classes(detections([1, 3]), CLASSES)
+
+    def test_names_that_it_does_not_know_are_not_told_to_be_matched_by_name(self):
+        with pytest.raises(DataError, match=r"none of its classes; refine boxes .* Its classes: 3 dog, lion\. The"):
+            check_classes(detections(["lion", 3], names={3: "dog"}), CLASSES)
+
+
+class TestBoxes:
+    def boxes(self, *bboxes):
+        results = [entry(1, list(bbox)) for bbox in bboxes]
+        return DetectionsFile("d.json", results, {}, {1: 1}, {}, {})
+
+    def test_nothing_odd(self):
+        assert box_report(self.boxes((5, 6, 7, 8), (0, 0, 0, 0), (0, 0, 1, 1))) == box_report(self.boxes()) == ""
+        assert box_report(self.boxes((0, 0, 0, 0.5))) == ""
+
+    def test_negative_sizes(self):
+        assert box_report(self.boxes((5, 6, 7, 8), (5, 6, 7, -8), (5, 6, -7, 8))) == (
+            "warning: 2 of 3 boxes have a negative width or height and stay as they are, such as entry 1, [5, 6, 7, -8]"
+        )
+
+    def test_fractions_of_the_image_size(self):
+        with pytest.raises(
+            DataError, match=r"d\.json: no box reaches beyond the first pixel: .* multiply x and width by"
+        ):
+            box_report(self.boxes((0.25, 0.5, 0.5, 0.5), (0.5, 0.5, 0.5, 0.504)))
