@@ -6,6 +6,7 @@ The model has never seen the photographs. Boxes before and after are on runs/try
 """
 
 import json
+import os
 from pathlib import Path
 from statistics import fmean
 
@@ -16,7 +17,7 @@ from iounet.data.label_files import read_labels
 from iounet.data.labels import LabelSet
 from iounet.tightening import TighteningRun
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(os.path.relpath(Path(__file__).resolve().parents[1]))  # short, where it is the current folder
 PHOTOS = ROOT / "examples" / "photos"
 OUTPUT = ROOT / "runs" / "try"
 

@@ -32,16 +32,16 @@ MAY_IMPORT = {
     "jobs": {"data", "modeling"},
     "build": {"config", "data", "devices", "errors", "jobs", "modeling", "postprocess", "training", "wording"},
     "engine": {
-        *("config", "data", "errors", "evaluation", "files", "jobs", "progress", "training", "visualization"),
-        "wording",
+        *("config", "data", "errors", "evaluation", "files", "jobs", "modeling", "progress", "training"),
+        *("visualization", "wording"),
     },
     "refiner": {
         *("boxes", "build", "config", "data", "detections", "devices", "errors", "evaluation", "files", "html_report"),
         *("modeling", "postprocess", "progress", "training", "visualization", "wording"),
     },
     "tightening": {
-        *("boxes", "build", "data", "detections", "devices", "errors", "evaluation", "files", "modeling"),
-        *("refiner", "training", "visualization"),
+        *("boxes", "build", "data", "detections", "devices", "engine", "errors", "evaluation", "files"),
+        *("modeling", "refiner", "training", "visualization"),
     },
     "demo": {"data", "errors", "refiner"},
     "commands": {"build", "config", "data", "demo", "engine", "errors", "jobs", "refiner", "tightening"},

@@ -1,7 +1,7 @@
 """How well iounet-tighten finds label boxes that were moved, and puts them back.
 
-    python tools/label_noise.py runs/cards/data/test.json --images cards --output runs/cards/label_noise \\
-        --weights runs/cards_energy_heads0/model_final.pth
+    python tools/label_noise.py runs/cards/data/test.json --images cards --weights weights/cards.pth \\
+        --output docs/results/label_noise/cards
 
 Moves half of the labels of a data set by up to 5, 10 and 20 % of their width and height, tightens all of them, and
 writes label_noise.json and label_noise.md: IoU with the boxes as they were, before and after, and how well the moved
@@ -21,7 +21,7 @@ from iounet.errors import UserError
 from iounet.evaluation import without_nan
 from iounet.files import write_text
 from iounet.tightening import Thresholds
-from iounet.tightening.label_noise import first_images, measure, noise_table
+from iounet.tightening.label_noise import first_images, mean_over_seeds, measure, noise_table
 
 
 def main() -> None:
@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--images", type=Path, metavar="DIR", help="folder of the images, if the labels do not tell")
     parser.add_argument("--split", metavar="NAME", help="one split of a data set of several")
     parser.add_argument("--noise", type=float, nargs="+", default=[0.05, 0.1, 0.2], metavar="P", help="of a box's size")
-    parser.add_argument("--seed", type=int, default=0, help="of the noise")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="of the noise")
     parser.add_argument("--max-images", type=int, default=sys.maxsize, metavar="N", help="the first N alone")
     parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="images at once (default: 1)")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, or auto: a GPU if there is one (default)")
@@ -43,15 +43,18 @@ def main() -> None:
         labels = first_images(read_labels(args.source, images=args.images, split=args.split), args.max_images)
         refiner = IoURefiner.from_checkpoint(args.weights, args.device)
         thresholds = Thresholds()
-        results = measure(
-            refiner, labels, args.noise, thresholds=thresholds, seed=args.seed, batch_size=args.batch_size
-        )
+        of_seeds = [
+            measure(refiner, labels, args.noise, thresholds=thresholds, seed=seed, batch_size=args.batch_size)
+            for seed in args.seeds
+        ]
     except UserError as error:
         sys.exit(f"{type(error).__name__}: {error}")
-    facts = {"source": str(args.source), "weights": args.weights, "seed": args.seed, **vars(thresholds)}
+    facts = {"source": str(args.source), "weights": args.weights, "seeds": args.seeds, **vars(thresholds)}
     facts |= {"num_images": len(labels.images), "num_labels": len(labels.boxes)}
-    table = noise_table(results)
-    write_text(args.output / "label_noise.json", json.dumps(without_nan(facts | {"noise": results}), indent=1) + "\n")
+    mean = mean_over_seeds(of_seeds)
+    facts |= {"mean": mean, "of_seeds": of_seeds}
+    table = noise_table(mean)
+    write_text(args.output / "label_noise.json", json.dumps(without_nan(facts), indent=1) + "\n")
     write_text(args.output / "label_noise.md", table + "\n")
     print(table)
 

@@ -1,6 +1,5 @@
 """Judges that did not learn the labels they judge: heads trained on the labels of the other images."""
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,11 +9,12 @@ from torchvision.transforms.v2 import Compose
 from tqdm import tqdm
 
 from ..build import build_heads
-from ..data import CocoDataset, build_transforms, train_loader
+from ..data import CocoDataset, build_transforms, eval_loader, train_loader
 from ..data.coco import Converted
 from ..data.coco_form import boxes_as_coco
 from ..data.labels import LabelSet
 from ..devices import build_device
+from ..engine.calibrating import label_ious
 from ..errors import DataError
 from ..evaluation import fit_calibration
 from ..modeling import IoUNet
@@ -27,7 +27,9 @@ TOO_FEW_EXAMPLES = "class has too few other labels to learn from"
 _SEED = 0
 # Of a class among the labels of the other folds. With fewer, heads say little about its boxes.
 _MIN_EXAMPLES = 10
-_CALIBRATION_IMAGES = 200  # of tens of boxes each, for two numbers
+# Every tenth image, at most 200, is for the calibration: tens of boxes each, for two numbers.
+_HELD_OUT = 10
+_CALIBRATION_IMAGES = 200
 
 
 def fold_of_images(num_images: int, folds: int) -> list[int]:
@@ -48,8 +50,8 @@ def propose_in_folds(
 ) -> dict[int, Judgement]:
     """As :func:`propose`, by heads that were trained on the labels of the other folds' images.
 
-    Backbone and FPN are those of the checkpoint, and frozen. The heads are new, for the classes of the data set, and
-    the predicted IoU is calibrated on jittered boxes of the labels that they were trained on.
+    Backbone and FPN are those of the checkpoint, and frozen. The heads are new, for the classes of the data set. They
+    do not learn every tenth image, on which the predicted IoU is calibrated; of fewer than twenty images they learn all.
 
     Args:
         weights: checkpoint of iounet-train, of any classes.
@@ -92,11 +94,15 @@ def propose_in_folds(
 def _train_heads(
     weights: str, labels: LabelSet, images: Sequence[int], iterations: int, device: torch.device, name: str
 ) -> IoUNet:
+    # Heads know the boxes that they learned; how well they predict is seen on others.
+    share = max(_HELD_OUT, len(images) // _CALIBRATION_IMAGES)
+    held_out = images[::share] if len(images) >= 2 * _HELD_OUT else images
+    learned = [image for image in images if image not in set(held_out)] or images
     job = build_heads(weights, len(labels.class_names), num_iterations=iterations, device=device)
     # Features are computed anew in every step. Cached, they would save more than half of its time, but need 80 MB for
     # each image of COCO's size, and several of them where images are augmented.
     batches = train_loader(
-        _dataset_of(labels, images, job.transforms),
+        _dataset_of(labels, learned, job.transforms),
         batch_size=job.batch_size,
         num_workers=job.num_workers,
         seed=_SEED,
@@ -114,8 +120,7 @@ def _train_heads(
     bar = tqdm(steps, total=job.num_iterations, desc=f"{name}: train", unit="it", smoothing=0.05)
     for step in bar:
         bar.set_postfix(loss=f"{step.losses['loss']:.3f}", refresh=False)
-    some = images[:: math.ceil(len(images) / _CALIBRATION_IMAGES)]
-    _calibrate(job.detector, _dataset_of(labels, some, build_transforms(False)), device)
+    _calibrate(job.detector, _dataset_of(labels, held_out, build_transforms(False)), device)
     return job.detector
 
 
@@ -127,23 +132,12 @@ def _dataset_of(labels: LabelSet, images: Sequence[int], transforms: Compose) ->
     return CocoDataset(labels.source, folder, transforms=transforms, converted=Converted(content, {}, ""))
 
 
-@torch.no_grad()
 def _calibrate(detector: IoUNet, dataset: CocoDataset, device: torch.device) -> None:
-    """Fits the predicted IoU to the true one on jittered boxes."""
-    detector.eval()
+    """Fits the predicted IoU to the true one on jittered and refined labels."""
     head = detector.iou_head
-    torch.manual_seed(_SEED)
-    outputs, true_ious = [], []
-    for image, target in tqdm(
-        (dataset[index] for index in range(len(dataset))), total=len(dataset), desc="calibrate", leave=False
-    ):
-        features = detector.extract([image.to(device)])
-        (height, width), (original_height, original_width) = features.sizes[0], features.original_sizes[0]
-        scale = torch.tensor([width / original_width, height / original_height] * 2, device=device)
-        jittered, ious, objects = detector.sample_iou_boxes([target["boxes"].to(device) * scale], features.sizes)
-        predicted = head(features.maps, jittered, target["labels"].to(device)[objects], features.sizes)
-        outputs.append(head.outputs_of(predicted).cpu())
-        true_ious.append(ious.cpu())
-    fitted = fit_calibration(torch.cat(outputs), torch.cat(true_ious))
+    head.calibration.zero_()
+    batches = tqdm(eval_loader(dataset, batch_size=1, num_workers=0), desc="calibrate", leave=False)
+    ious, predicted_ious = label_ious(detector, batches, device)
+    fitted = fit_calibration(head.outputs_of(predicted_ious), ious)
     if fitted is not None:
         head.calibration.copy_(fitted)

@@ -209,6 +209,14 @@ def _by_class(detections: Detections, num_classes: int) -> np.ndarray:
     return by_class
 
 
+def mean_over_seeds(results: Sequence[Any]) -> Any:
+    """What :func:`measure` gave for several seeds, each number replaced by its mean."""
+    first = results[0]
+    if isinstance(first, dict):
+        return {key: mean_over_seeds([of_seed[key] for of_seed in results]) for key in first}
+    return float(np.mean(results))
+
+
 def noise_table(results: Mapping[str, Any]) -> str:
     """The results of :func:`measure` as a table in Markdown."""
     areas = list(next(iter(results.values()))["auroc"])

@@ -1,0 +1,90 @@
+"""How loose boxes fare: mean IoU with their object before and after refinement, and how well it is predicted.
+
+    python tools/loose_boxes.py runs/cards/data/test.json --images cards --weights weights/cards.pth \\
+        --output weights/cards.json
+
+Of every object, boxes are jittered so that their IoUs are uniform over [0.6, 1]. Those that start above 0.9 are
+listed by themselves: they are as good as an annotator's, and often cannot get better.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from iounet import IoURefiner
+from iounet.data import check_categories, eval_loader, open_dataset
+from iounet.errors import UserError
+from iounet.evaluation import measure_calibration
+from iounet.evaluation.basins import jittered_paths
+from iounet.evaluation.tables import markdown
+from iounet.files import write_text
+from iounet.training import jitter_boxes
+
+BOXES_PER_OBJECT = 16
+STARTS = {"0.6 to 0.7": (0.6, 0.7), "0.7 to 0.8": (0.7, 0.8), "0.8 to 0.9": (0.8, 0.9), "0.6 to 0.9": (0.6, 0.9)}
+STARTS |= {"0.9 to 1": (0.9, 1.01)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", metavar="SOURCE", type=Path, help="the data set, in COCO, VOC or YOLO form")
+    parser.add_argument("--weights", required=True, metavar="FILE", help="checkpoint of tools/train.py")
+    parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="the figures, as JSON")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="folder of the images, if the labels do not tell")
+    parser.add_argument("--split", default="test", metavar="NAME", help="of a data set of several (default: test)")
+    parser.add_argument("--seed", type=int, default=0, help="of the loose boxes")
+    args = parser.parse_args()
+    try:
+        refiner = IoURefiner.from_checkpoint(args.weights)
+        dataset = open_dataset(args.source, args.images, split=args.split)
+        check_categories(refiner.categories, dataset, args.weights)
+        generator = torch.Generator().manual_seed(args.seed)
+
+        def jitter(boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
+            return jitter_boxes(boxes, BOXES_PER_OBJECT, min_iou=0.6, image_size=image_size, generator=generator)[0]
+
+        num_steps = refiner.detector.postprocessing.refinement.num_steps
+        batches = eval_loader(dataset, batch_size=1, num_workers=0)
+        true, predicted = jittered_paths(
+            refiner.detector, batches, jitter, num_steps=num_steps, device=torch.device("cpu")
+        )
+    except UserError as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+    figures = {name: summary(true, predicted, *limits) for name, limits in STARTS.items()}
+    write_text(args.output, json.dumps({"images": len(dataset), "seed": args.seed, "starts": figures}, indent=1) + "\n")
+    head = ["IoU at the start", "boxes", "IoU", "improved", "predicted IoU", "calibration error"]
+    rows = [
+        [
+            name,
+            str(row["boxes"]),
+            f"{row['before']:.3f} → {row['after']:.3f}",
+            f"{row['improved']:.0%}",
+            f"{row['predicted_before']:.3f} → {row['predicted_after']:.3f}",
+            f"{row['calibration_error']:.3f}",
+        ]
+        for name, row in figures.items()
+    ]
+    print(markdown(head, rows))
+
+
+def summary(true: Tensor, predicted: Tensor, low: float, high: float) -> dict[str, float]:
+    """Means of the boxes whose IoU starts in [low, high); rows of ``true`` and ``predicted`` are steps."""
+    chosen = (true[0] >= low) & (true[0] < high)
+    before, after = true[0, chosen], true[-1, chosen]
+    return {
+        "boxes": len(before),
+        "before": before.mean().item(),
+        "after": after.mean().item(),
+        "improved": (after > before).double().mean().item(),
+        "predicted_before": predicted[0, chosen].mean().item(),
+        "predicted_after": predicted[-1, chosen].mean().item(),
+        "calibration_error": measure_calibration(predicted[-1, chosen], after).error,
+    }
+
+
+if __name__ == "__main__":
+    main()
