@@ -51,7 +51,7 @@ def propose_in_folds(
     """As :func:`propose`, by heads that were trained on the labels of the other folds' images.
 
     Backbone and FPN are those of the checkpoint, and frozen. The heads are new, for the classes of the data set. They
-    do not learn every tenth image, on which the predicted IoU is calibrated; of fewer than twenty images they learn all.
+    do not learn every tenth image, on which the predicted IoU is calibrated; of fewer than twenty they learn all.
 
     Args:
         weights: checkpoint of iounet-train, of any classes.

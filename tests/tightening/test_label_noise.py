@@ -150,9 +150,11 @@ class TestCleanlab:
 def test_the_tool_writes_both_files(call, trained, dataset, tmp_path):
     source = dataset / "annotations" / "val.json"
     words = ["--images", dataset / "val", "--weights", trained / "model_final.pth", "--output", tmp_path / "out"]
-    assert call(tool, source, *words, "--noise", "0.1", "--max-images", "3") is None
+    assert call(tool, source, *words, "--noise", "0.1", "--seeds", "3", "4", "--max-images", "3") is None
     content = json.loads((tmp_path / "out" / "label_noise.json").read_text())
-    assert content["num_images"] == 3 and list(content["noise"]) == ["10%"]
-    assert 0.6 < content["noise"]["10%"]["moved"]["iou_before"] < 1
+    assert content["num_images"] == 3 and list(content["mean"]) == ["10%"]
+    means = [of_seed["10%"]["moved"]["iou_before"] for of_seed in content["of_seeds"]]
+    assert len(set(means)) == 2 and all(0.6 < mean < 1 for mean in means)
+    assert content["mean"]["10%"]["moved"]["iou_before"] == pytest.approx(sum(means) / 2)
     assert "| ±10% |" in (tmp_path / "out" / "label_noise.md").read_text()
     assert "no such file" in call(tool, tmp_path / "none.json", *words)

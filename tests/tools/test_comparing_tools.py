@@ -7,9 +7,20 @@ import pytest
 import torch
 from PIL import Image
 
+from iounet import IoURefiner
 from iounet.commands import train
 from iounet.training.checkpoint import load_checkpoint
-from tools import calibrate, compare, evidence, reproduce, show_refinement, show_unmatched, summarize
+from tools import (
+    calibrate,
+    compare,
+    evidence,
+    loose_boxes,
+    publish,
+    reproduce,
+    show_refinement,
+    show_unmatched,
+    summarize,
+)
 
 SETTINGS = {
     "MODEL.ENERGY_HEAD.LOSS": "nce",
@@ -160,3 +171,41 @@ def test_summaries_of_a_comparison_leave_out_what_is_no_table(compared, monkeypa
     printed = capsys.readouterr().out
     assert "| plain detector, greedy NMS | " in printed and " ± 0.0 |" in printed
     assert "candidates of true IoU ≥ 0.5" in printed and "basins" not in printed
+
+
+def test_a_published_model_is_half_as_large_and_predicts_alike(compared, call, dataset, tmp_path):
+    run, _ = compared
+    small = tmp_path / "small.pth"
+    assert call(publish, "--weights", run / "model_final.pth", "--output", small) is None
+    assert small.stat().st_size < 0.55 * (run / "model_final.pth").stat().st_size
+    before, after = (load_checkpoint(path) for path in (run / "model_final.pth", small))
+    assert set(after) == {"format", "model", "categories", "config"} and str(run) not in after["config"]
+    for name, values in before["model"].items():
+        assert after["model"][name].dtype == (torch.float16 if values.dim() > 1 else values.dtype)
+        torch.testing.assert_close(after["model"][name].to(values), values, rtol=2**-11, atol=1e-7)
+    image = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))
+    boxes = [[10.0, 10.0, 40.0, 44.0], [5.0, 20.0, 60.0, 60.0]]
+    exact, rounded = (IoURefiner.from_checkpoint(path).score(image, boxes) for path in (run / "model_final.pth", small))
+    torch.testing.assert_close(rounded, exact, rtol=0, atol=5e-3)
+    assert call(publish, "--weights", small, "--output", small) == 2  # it would overwrite what it reads
+
+
+def test_values_too_large_for_half_precision_are_not_published(compared, call, tmp_path):
+    content = load_checkpoint(compared[0] / "model_final.pth")
+    content["model"]["rpn.head.cls_logits.weight"][0] = 1e5
+    torch.save(content, tmp_path / "large.pth")
+    message = call(publish, "--weights", tmp_path / "large.pth", "--output", tmp_path / "small.pth")
+    assert "rpn.head.cls_logits.weight has values that half precision cannot hold" in message
+    assert not (tmp_path / "small.pth").exists()
+
+
+def test_loose_boxes_by_the_iou_at_which_they_start(compared, call, dataset, tmp_path, capsys):
+    words = [dataset / "annotations" / "val.json", "--images", dataset / "val", "--output", tmp_path / "loose.json"]
+    assert call(loose_boxes, *words, "--weights", compared[0] / "model_final.pth") is None
+    starts = json.loads((tmp_path / "loose.json").read_text())["starts"]
+    for name, row in starts.items():
+        low, high = map(float, name.split(" to "))
+        assert low <= row["before"] <= high and 0 <= row["improved"] <= 1 and row["boxes"] > 0
+    parts = ["0.6 to 0.7", "0.7 to 0.8", "0.8 to 0.9"]
+    assert starts["0.6 to 0.9"]["boxes"] == sum(starts[name]["boxes"] for name in parts)
+    assert f"| 0.6 to 0.9 | {starts['0.6 to 0.9']['boxes']} |" in capsys.readouterr().out

@@ -1,12 +1,14 @@
 """examples/, each as its users run it, with one step of training."""
 
 import json
+import re
 
 import pytest
 import torch
 
-from examples import torchvision_detectors
+from examples import tighten_photos, torchvision_detectors
 from iounet.commands import refine
+from iounet.training.checkpoint import load_checkpoint
 
 
 @pytest.mark.parametrize("detector", ["fasterrcnn", "maskrcnn", "retinanet", "fcos"])
@@ -29,3 +31,27 @@ def test_boxes_of_torchvisions_detectors_are_refined(detector, dataset, trained,
         assert [entry["bbox"] for entry in refined] != [entry["bbox"] for entry in found]
     shown = capsys.readouterr().out
     assert "| before" in shown and "| refined" in shown
+
+
+@pytest.mark.filterwarnings("error")
+def test_loose_labels_of_photographs_tighten(call, tmp_path, monkeypatch, capsys):
+    """The committed model on the committed photographs, which it was not trained on: what the README promises."""
+    monkeypatch.setattr(tighten_photos, "OUTPUT", tmp_path / "try")
+    assert call(tighten_photos) is None
+    *rows, mean = capsys.readouterr().out.split("predicted IoU\n")[-1].splitlines()
+    assert len(rows) == 23 and mean.startswith("mean (")
+    better, (before, after), (_, predicted) = (
+        re.search(r"\((\d+) of 23", mean)[1],
+        *re.findall(r"(0\.\d+) → (0\.\d+)", mean),
+    )
+    assert float(before) < 0.7 and float(after) >= 0.9 and int(better) >= 20
+    assert abs(float(predicted) - float(after)) <= 0.05
+    assert {path.name for path in (tmp_path / "try").iterdir()} == {"boxes.csv", "boxes.json", "labels", "review.html"}
+
+
+def test_the_committed_model_is_small_and_carries_no_paths():
+    path = tighten_photos.ROOT / "weights" / "cards.pth"
+    assert path.stat().st_size < 6e6
+    content = load_checkpoint(path)
+    assert [category["name"] for category in content["categories"]] == ["ace", "jack", "king", "nine", "queen", "ten"]
+    assert "efficientnet_lite0" in content["config"] and "/" not in content["config"].replace("runs/iounet", "")
