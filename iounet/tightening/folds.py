@@ -85,15 +85,25 @@ def propose_in_folds(
         judged |= dict.fromkeys(set(in_fold) - set(judgeable), TOO_FEW_EXAMPLES)
         if judgeable:
             name = f"fold {fold + 1} of {folds}"
-            detector = _train_heads(weights, labels, others, iterations, build_device(device), name)
+            detector = train_heads(weights, labels, others, iterations, build_device(device), name)
             refiner = IoURefiner(detector, categories)
             judged |= propose(refiner, labels, judgeable, batch_size=batch_size, description=f"{name}: tighten")
     return judged
 
 
-def _train_heads(
+def train_heads(
     weights: str, labels: LabelSet, images: Sequence[int], iterations: int, device: torch.device, name: str
 ) -> IoUNet:
+    """New IoU and energy heads on the frozen backbone of a checkpoint, as :func:`propose_in_folds` trains them.
+
+    Args:
+        weights: the checkpoint.
+        images: indices of the images to learn from.
+        name: for the progress bar.
+
+    Returns:
+        A detector that can refine boxes; its box branch, which finds them, is not trained.
+    """
     # Heads know the boxes that they learned; how well they predict is seen on others.
     share = max(_HELD_OUT, len(images) // _CALIBRATION_IMAGES)
     held_out = images[::share] if len(images) >= 2 * _HELD_OUT else images

@@ -117,15 +117,19 @@ def measure(
     thresholds: Thresholds,
     seed: int = 0,
     batch_size: int = 1,
+    cleanlab: bool = True,
 ) -> dict[str, Any]:
     """Adds noise of each amount, tightens, and compares.
 
     Labels that the refiner does not judge, such as those of unknown classes, are left out.
 
+    Args:
+        cleanlab: compare with cleanlab, if it is installed; that takes a refiner that detects.
+
     Returns:
         Amount in percent → "moved" and "not_moved" (:meth:`Restored.summary`) and "auroc" (score → area).
     """
-    detections = _detect(refiner, labels)
+    detections = _detect(refiner, labels) if cleanlab else None
     results: dict[str, Any] = {}
     for amount in amounts:
         noisy, moved = add_noise(labels, amount, seed)
@@ -137,9 +141,10 @@ def measure(
             "gain": [found.gain for found in proposals.values()],
             "move": [found.move for found in proposals.values()],
         }
-        badloc = cleanlab_scores([noisy.boxes[row] for row in proposals], detections, refiner)
-        if badloc is not None:
-            scores[CLEANLAB] = [-score for score in badloc]
+        if detections is not None:
+            badloc = cleanlab_scores([noisy.boxes[row] for row in proposals], detections, refiner)
+            if badloc is not None:
+                scores[CLEANLAB] = [-score for score in badloc]
         was_moved = [moved[row] for row in proposals]
         restored = _restored(labels, noisy, proposals, thresholds)
         mask = torch.tensor(was_moved)

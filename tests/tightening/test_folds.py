@@ -60,7 +60,7 @@ def test_every_label_is_judged_by_heads_that_did_not_learn_it(in_folds, set_of_s
             judged_by[row] = len(trained_on) - 1
         return dict.fromkeys(rows, "judged")
 
-    monkeypatch.setattr(folds, "_train_heads", train)
+    monkeypatch.setattr(folds, "train_heads", train)
     monkeypatch.setattr(folds, "propose", propose)
     monkeypatch.setattr(folds, "_MIN_EXAMPLES", 0)
     judged = in_folds(set_of_six)
@@ -84,7 +84,7 @@ def test_only_the_rows_asked_for_are_judged(in_folds, set_of_six):
 
 
 def test_a_class_with_few_other_examples_is_not_judged(in_folds, set_of_six, monkeypatch):
-    monkeypatch.setattr(folds, "_train_heads", lambda *arguments: torch.nn.Linear(1, 1))
+    monkeypatch.setattr(folds, "train_heads", lambda *arguments: torch.nn.Linear(1, 1))
     monkeypatch.setattr(folds, "propose", lambda refiner, labels, rows, **options: dict.fromkeys(rows, "judged"))
     first, *others = set_of_six.boxes
     rare = replace(
@@ -104,7 +104,7 @@ def test_labels_of_one_image_cannot_be_divided(in_folds, set_of_six):
 def test_training_changes_the_heads_alone(checkpoint, set_of_six, one_thread, monkeypatch):
     monkeypatch.setattr("iounet.evaluation.calibration.MIN_BOXES", 10)
     weights = torch.load(checkpoint, weights_only=True)["model"]
-    detector = folds._train_heads(str(checkpoint), set_of_six, [0, 1, 2, 3], 2, torch.device("cpu"), "fold")
+    detector = folds.train_heads(str(checkpoint), set_of_six, [0, 1, 2, 3], 2, torch.device("cpu"), "fold")
     untrained = folds.build_heads(str(checkpoint), 2, num_iterations=2, device=torch.device("cpu")).detector
     for name, value in detector.state_dict().items():
         if name.startswith(("backbone.", "rpn.")):
@@ -127,7 +127,7 @@ def test_what_calibrates_was_not_learned(checkpoint, set_of_six, one_thread, mon
         ([0, 2, 4], [0, 2, 4], [0, 2, 4]),  # too few to hold some out
     ):
         used.clear()
-        folds._train_heads(str(checkpoint), set_of_six, images, 1, torch.device("cpu"), "fold")
+        folds.train_heads(str(checkpoint), set_of_six, images, 1, torch.device("cpu"), "fold")
         assert used == [learned, held_out]
 
 
