@@ -12,6 +12,7 @@ from iounet.data.labels import LabeledBox
 from iounet.detections import Detections
 from iounet.tightening import Thresholds, label_noise
 from iounet.tightening.label_noise import add_noise, cleanlab_scores, first_images, measure, noise_table, roc_area
+from tools import heads_by_images
 from tools import label_noise as tool
 
 
@@ -158,3 +159,26 @@ def test_the_tool_writes_both_files(call, trained, dataset, tmp_path):
     assert content["mean"]["10%"]["moved"]["iou_before"] == pytest.approx(sum(means) / 2)
     assert "| ±10% |" in (tmp_path / "out" / "label_noise.md").read_text()
     assert "no such file" in call(tool, tmp_path / "none.json", *words)
+
+
+def test_heads_for_more_and_more_images(call, trained, dataset, tmp_path, capsys):
+    sets = [dataset / "annotations" / f"{split}.json" for split in ("train", "val")]
+    for split in ("train", "val"):  # one folder of images for both, of other names
+        for image in (dataset / split).iterdir():
+            (tmp_path / "images").mkdir(exist_ok=True)
+            (tmp_path / "images" / f"{split}_{image.name}").write_bytes(image.read_bytes())
+    written = []
+    for path, split in zip(sets, ("train", "val"), strict=True):
+        content = json.loads(path.read_text())
+        for image in content["images"]:
+            image["file_name"] = f"{split}_{image['file_name']}"
+        written.append(tmp_path / f"{split}.json")
+        written[-1].write_text(json.dumps(content))
+    words = ["--images", tmp_path / "images", "--weights", trained / "model_final.pth", "--output", tmp_path / "out"]
+    options = ["--counts", "2", "4", "--iterations", "1", "--noise", "0.1", "--seeds", "0"]
+    assert call(heads_by_images, *written, *words, *options) is None
+    content = json.loads((tmp_path / "out" / "heads_by_images.json").read_text())
+    assert list(content["images"]) == ["2", "4"]
+    areas = [of_count["10%"]["auroc"] for of_count in content["images"].values()]
+    assert set(areas[0]) == {"1 − predicted IoU", "gain", "move"} and areas[0] != areas[1]
+    assert capsys.readouterr().out.count("| ±10% |") == 2
