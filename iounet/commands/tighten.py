@@ -4,9 +4,9 @@
 
 SOURCE is a data set in COCO form (a .json file), in Pascal VOC's (a folder of .xml files) or YOLO's (data.yaml, or its
 folder). Its files and images are read, never written. Each label box is refined by the IoU-Net of --weights. The
-proposed box is accepted if its predicted IoU is higher by at least --min-gain, and 1 - IoU of the two boxes is at most
---max-move. Labels stay as they are if the refiner does not know their class, if they are crowds, or if they have more
-than a box, such as a polygon.
+proposed box is accepted if its predicted IoU is at least --min-iou and higher by at least --min-gain, and 1 - IoU of
+the two boxes is at most --max-move. Labels stay as they are if the refiner does not know their class, if they are
+crowds, or if they have more than a box, such as a polygon.
 
 The output folder then holds
 
@@ -47,6 +47,8 @@ def main() -> None:
                         help="least rise of the predicted IoU (default: %(default)s)")  # fmt: skip
     parser.add_argument("--max-move", type=float, default=Thresholds.max_move, metavar="M",
                         help="greatest 1 - IoU of both boxes (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--min-iou", type=float, default=Thresholds.min_iou, metavar="I",
+                        help="least predicted IoU of the proposed box (default: %(default)s)")  # fmt: skip
     parser.add_argument("--only", nargs="+", default=[], metavar="CLASS", help="tighten labels of these classes alone")
     parser.add_argument("--class-agnostic", action="store_true", help="refine every box without regard to its class")
     parser.add_argument("--decisions", type=Path, metavar="FILE", help="what you decided on review.html")
@@ -60,7 +62,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, or auto: a GPU if there is one (default)")
     options = vars(parser.parse_args())
     try:
-        thresholds = Thresholds(options.pop("min_gain"), options.pop("max_move"))
+        thresholds = Thresholds(*(options.pop(name) for name in ("min_gain", "max_move", "min_iou")))
         source, images, split = (options.pop(name) for name in ("source", "images", "split"))
         TighteningRun(read_labels(source, images=images, split=split), thresholds=thresholds, **options).run()
     except KeyboardInterrupt:

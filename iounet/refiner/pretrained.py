@@ -72,11 +72,17 @@ def find_checkpoint(name: str | Path, **download: Any) -> Path:
         download: arguments of ``huggingface_hub.hf_hub_download``.
 
     Raises:
-        CheckpointError: there is neither; the Hub cannot be reached; huggingface_hub is not installed.
+        CheckpointError: there is neither; the folder holds only checkpoints of other names, or is a file; the Hub
+            cannot be reached; huggingface_hub is not installed.
     """
     folder = Path(name)
     if folder.is_dir():
+        if not (folder / MODEL_FILE).is_file() and (others := sorted(folder.glob("*.pth"))):
+            cure = f"to load another checkpoint: IoURefiner.from_checkpoint('{others[0]}')"
+            raise CheckpointError(f"{folder}: holds no {MODEL_FILE}; {cure}")
         return folder / MODEL_FILE
+    if folder.is_file():
+        raise CheckpointError(f"{folder}: is a file, not a folder; to load it: IoURefiner.from_checkpoint('{folder}')")
     hub = _import_hub(f"{name}: no such folder; to look for it on the Hugging Face Hub")
     try:
         return Path(hub.hf_hub_download(str(name), MODEL_FILE, **download))

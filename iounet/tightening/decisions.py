@@ -28,6 +28,9 @@ class Thresholds:
             to 10 % came back as close as with 0, and the others were changed by a third less.
         max_move: 1 - IoU of the label's box and the proposed one. With 0.5 both would pass for the same object by the
             criterion of Pascal VOC; a box farther off has more likely slid to a neighbour than found the edges.
+        min_iou: predicted IoU of the proposed box. Below 0.5, by the same criterion, the IoU-Net itself says that the
+            box is not on an object. Of objects unlike those that it was trained on, it says so of nearly all boxes,
+            and moves them at random.
 
     Raises:
         OptionError: a threshold outside [0, 1].
@@ -35,10 +38,12 @@ class Thresholds:
 
     min_gain: float = 0.02
     max_move: float = 0.5
+    min_iou: float = 0.5
 
     def __post_init__(self) -> None:
         check_range("min_gain", self.min_gain, 0, 1)
         check_range("max_move", self.max_move, 0, 1)
+        check_range("min_iou", self.min_iou, 0, 1)
 
     def decide(self, judgement: Judgement) -> "Decision":
         """The decision on a proposal; one for a label without a proposal is to keep it."""
@@ -46,6 +51,8 @@ class Thresholds:
             return Decision(False, judgement)
         if judgement.move == 0:
             return Decision(False, "no better box found")
+        if judgement.iou_after < self.min_iou:
+            return Decision(False, f"predicted IoU below {self.min_iou:g}")
         if judgement.gain < self.min_gain:
             return Decision(False, f"gain below {self.min_gain:g}")
         if judgement.move > self.max_move:

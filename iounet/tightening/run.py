@@ -1,7 +1,7 @@
 """A run: labels read, proposals made or taken from an earlier run, decided, and written with a page to review them."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -11,12 +11,15 @@ from typing import Any
 from ..data.labels import LabelSet
 from ..errors import DataError, OptionError, check_range
 from ..refiner import IoURefiner
+from ..refiner.matching import match_names
 from .decisions import Decision, ReviewedLabels, Thresholds, decide, proposals_fingerprint
 from .folds import propose_in_folds
 from .output import check_output, replacing_content
-from .proposals import Judgement, Proposal, propose, reason_to_stay
+from .proposals import UNKNOWN_CLASS, Judgement, Proposal, propose, reason_to_stay
 from .records import read_judgements, write_records
 from .review import write_review
+
+_NUM_NAMED = 10  # classes, in a message
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,8 @@ class TighteningRun:
         settings = self._settings()
         judgements = read_judgements(self.output, labels, settings) if reviewed else None
         if judgements is None:
+            if reviewed:
+                print(f"{self.output / 'boxes.json'} holds no proposals of these options: they are computed anew")
             judgements = self._judge()
         else:
             print(f"proposals of {self.output / 'boxes.json'}")
@@ -98,6 +103,8 @@ class TighteningRun:
             }
             labels.write_copy(_copy_path(labels, folder / "labels"), new_boxes)
         print(summary(labels, judgements, decided))
+        for line in advice(labels, judgements, self.thresholds, in_folds=bool(self.folds)):
+            print(line)
         print(f"labels in {self.output / 'labels'}; {shown} to review in {self.output / 'review.html'}")
 
     def _settings(self) -> dict[str, Any]:
@@ -129,8 +136,26 @@ class TighteningRun:
             )
         else:
             refiner = IoURefiner.from_checkpoint(self.weights, self.device)
+            if not self.class_agnostic:
+                self._check_classes(refiner, {labels.boxes[row].class_name for row in rows})
             judged |= propose(refiner, labels, rows, class_agnostic=self.class_agnostic, batch_size=self.batch_size)
         return [judged[row] for row in range(len(labels.boxes))]
+
+    def _check_classes(self, refiner: IoURefiner, names: set[str]) -> None:
+        """Raises DataError if the refiner knows none of the classes, so that nothing could be tightened."""
+        if names and not any(match_names(names, refiner.categories)):
+            known = [category["name"] for category in refiner.categories]
+            raise DataError(
+                f"{self.labels.source}: {self.weights} was trained on none of its classes; train heads for them with "
+                f"--folds 4, or refine boxes of any class with --class-agnostic. Classes to tighten: "
+                f"{_listed(sorted(names))}. Those of the checkpoint: {_listed(known)}"
+            )
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The first of them, and how many more there are."""
+    more = f", ... {len(names) - _NUM_NAMED} more" if len(names) > _NUM_NAMED else ""
+    return ", ".join(names[:_NUM_NAMED]) + more
 
 
 def _copy_path(labels: LabelSet, folder: Path) -> Path:
@@ -161,3 +186,26 @@ def summary(labels: LabelSet, judgements: Sequence[Judgement], decisions: Sequen
             before, after, _ = zip(*of_these, strict=True)
             lines.append(f"mean predicted IoU of the {name}: {fmean(before):.3f} → {fmean(after):.3f}")
     return "\n".join(lines)
+
+
+def advice(
+    labels: LabelSet, judgements: Sequence[Judgement], thresholds: Thresholds, *, in_folds: bool
+) -> Iterator[str]:
+    """What to do where the IoU-Net knows some of the classes alone, or does not see the labels' objects."""
+    unknown = sorted(
+        {
+            label.class_name
+            for label, judgement in zip(labels.boxes, judgements, strict=True)
+            if judgement == UNKNOWN_CLASS
+        }
+    )
+    if unknown:
+        yield f"unknown to the refiner: {_listed(unknown)}; --folds 4 trains heads for all classes of the data set"
+    ious = [judgement.iou_after for judgement in judgements if isinstance(judgement, Proposal)]
+    unseen = sum(iou < thresholds.min_iou for iou in ious)
+    if unseen > len(ious) / 2:
+        cure = "raise --iterations" if in_folds else "train heads for them with --folds 4"
+        yield (
+            f"warning: the IoU-Net hardly recognises these objects: for {unseen:,} of {len(ious):,} labels it predicts "
+            f"an IoU below {thresholds.min_iou:g} even after refinement; {cure}, or give weights of more similar images"
+        )

@@ -56,7 +56,8 @@ def load_weights_file(path: str | Path) -> dict:
         raise CheckpointError(f"{path} is an address on the web: first {download}, then give {file}")
     path = Path(path)
     if path.is_dir():
-        raise CheckpointError(f"{path} is a folder; give a weights file, such as {path / 'model_final.pth'}")
+        example = min(path.glob("*.pth"), default=path / "model_final.pth")
+        raise CheckpointError(f"{path} is a folder; give a weights file, such as {example}")
     if not path.is_file():
         raise CheckpointError(f"{path}: no such weights file; check the path")
     try:

@@ -1,6 +1,7 @@
 """Models as folders and on the Hugging Face Hub, whose library is replaced by a stub: no test asks the network."""
 
 import inspect
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -53,6 +54,12 @@ class TestFolders:
         assert same_weights(
             IoURefiner.from_pretrained(trained), IoURefiner.from_checkpoint(trained / "model_final.pth")
         )
+
+    def test_a_checkpoint_of_another_name(self, saved):
+        file = (saved / "model_final.pth").rename(saved / "cards.pth")
+        for name in (saved, file):
+            with pytest.raises(CheckpointError, match=rf"IoURefiner\.from_checkpoint\('{re.escape(str(file))}'\)"):
+                IoURefiner.from_pretrained(name)
 
     def test_no_path_of_this_machine_is_saved(self, checkpoint, tiny_cfg, tmp_path):
         """Every key whose default or value is a path."""

@@ -20,8 +20,8 @@ from iounet.tightening.decisions import (
 BOX = (1.0, 2.0, 3.0, 4.0)
 
 
-def proposal(gain=0.25, move=0.25):
-    return Proposal(BOX, 0.5, 0.5 + gain, move)
+def proposal(gain=0.25, move=0.25, before=0.5):
+    return Proposal(BOX, before, before + gain, move)
 
 
 class TestThresholds:
@@ -29,17 +29,21 @@ class TestThresholds:
         ("judgement", "accepted", "reason"),
         [
             (proposal(gain=0.125, move=0.5), True, "gain of 0.125 or more"),
-            (proposal(gain=0.124), False, "gain below 0.125"),
+            (proposal(gain=0.124, before=0.6), False, "gain below 0.125"),
             (proposal(move=0.501), False, "move above 0.5"),
+            (proposal(gain=0.25, before=0.375), True, "gain of 0.125 or more"),
+            (proposal(gain=0.25, before=0.374), False, "predicted IoU below 0.625"),
             (proposal(gain=0, move=0), False, "no better box found"),
             ("crowd", False, "crowd"),
         ],
-        ids=["at both", "small gain", "large move", "not moved", "no proposal"],
+        ids=["at both", "small gain", "large move", "at the predicted IoU", "low IoU", "not moved", "no proposal"],
     )
     def test_decide(self, judgement, accepted, reason):
-        assert Thresholds(min_gain=0.125, max_move=0.5).decide(judgement) == Decision(accepted, reason)
+        assert Thresholds(min_gain=0.125, max_move=0.5, min_iou=0.625).decide(judgement) == Decision(accepted, reason)
 
-    @pytest.mark.parametrize("values", [{"min_gain": -0.1}, {"max_move": 1.5}, {"min_gain": float("nan")}])
+    @pytest.mark.parametrize(
+        "values", [{"min_gain": -0.1}, {"max_move": 1.5}, {"min_iou": 2}, {"min_gain": float("nan")}]
+    )
     def test_out_of_range(self, values):
         (name,) = values
         with pytest.raises(OptionError, match=f"{name} must lie in"):

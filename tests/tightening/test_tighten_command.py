@@ -10,6 +10,7 @@ from iounet.commands import tighten
 from iounet.data.label_files import read_labels
 from iounet.tightening import run as module
 from iounet.tightening.decisions import DECISIONS_FORMAT
+from iounet.training.checkpoint import load_checkpoint, save_checkpoint
 
 
 @pytest.fixture
@@ -119,6 +120,37 @@ def test_only_some_classes(run, output):
         assert ("box_after" in row) == (row["class"] == "star")
 
 
+class TestClassesOfOthers:
+    """The data set has the classes cross, ellipse, rectangle, star and triangle."""
+
+    def test_none_is_known(self, run, output):
+        message = run("--only", "rectangle", "ellipse")
+        assert message.startswith("DataError: ") and "trained on none of its classes" in message
+        assert "--folds 4" in message and "--class-agnostic" in message and "\n" not in message
+        assert "Classes to tighten: ellipse, rectangle. Those of the checkpoint: cross, star, triangle" in message
+        assert not output.exists()
+        assert run("--only", "rectangle", "ellipse", "--class-agnostic") is None
+
+    def test_some_are_known(self, run, capsys):
+        assert run() is None
+        assert "unknown to the refiner: ellipse, rectangle; --folds 4 trains heads" in capsys.readouterr().out
+
+    def test_a_network_that_does_not_see_the_objects_moves_nothing(self, run, output, checkpoint, tmp_path, capsys):
+        """Its predicted IoU is the sigmoid of the head's output: a bias of -9 makes it close to 0 for all boxes."""
+        content = load_checkpoint(checkpoint)
+        del content["format"]
+        content["model"]["iou_head.predictor.bias"] -= 9
+        save_checkpoint(tmp_path / "blind.pth", **content)
+        assert run("--min-gain", "0", weights=tmp_path / "blind.pth") is None
+        rows = records(output)["boxes"]
+        judged = sum("box_after" in row for row in rows)
+        assert judged > 0 and {row["decision"] for row in rows} == {"keep"}
+        shown = capsys.readouterr().out
+        assert "kept: predicted IoU below 0.5" in shown
+        assert f"for {judged} of {judged} labels it predicts an IoU below 0.5" in shown
+        assert "with --folds 4" in shown
+
+
 class TestDecisions:
     @pytest.fixture
     def decide(self, run, output, tmp_path):
@@ -159,9 +191,10 @@ class TestDecisions:
         assert message.startswith(f"DataError: {path}: its decisions are on other labels") and "\n" not in message
         assert {file: file.read_bytes() for file in output.rglob("*") if file.is_file()} == before
 
-    def test_those_on_other_proposals_are_refused(self, run, decide):
+    def test_those_on_other_proposals_are_refused(self, run, decide, capsys):
         path, *_ = decide
         assert "on other proposed boxes" in run("--decisions", path, "--class-agnostic")
+        assert "computed anew" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -170,6 +203,7 @@ class TestDecisions:
         (["--min-gain", "2"], "ConfigError: --min-gain must lie in [0, 1]; got 2.0"),
         (["--folds", "1"], "ConfigError: --folds must be at least 2; got 1"),
         (["--folds", "2", "--class-agnostic"], "ConfigError: --class-agnostic has no use with --folds"),
+        (["--min-iou", "-1"], "ConfigError: --min-iou must lie in [0, 1]; got -1.0"),
         (["--batch-size", "0"], "ConfigError: --batch-size must be at least 1; got 0"),
         (["--only", "moon"], "DataError: --only moon: no such class"),
         (["--decisions", "none.json"], "DataError: none.json: no such decisions file"),

@@ -114,6 +114,9 @@ class TestReading:
     def test_a_folder(self, tmp_path):
         with pytest.raises(CheckpointError, match=r"is a folder; give a weights file, such as .*/model_final\.pth"):
             load_checkpoint(tmp_path)
+        (tmp_path / "cards.pth").touch()
+        with pytest.raises(CheckpointError, match=r"such as .*/cards\.pth"):
+            load_checkpoint(tmp_path)
 
     def test_an_address_on_the_web_says_how_to_download_it(self):
         with pytest.raises(CheckpointError) as raised:
