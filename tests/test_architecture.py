@@ -41,7 +41,7 @@ MAY_IMPORT = {
     },
     "tightening": {
         *("boxes", "build", "data", "detections", "devices", "engine", "errors", "evaluation", "files"),
-        *("modeling", "refiner", "training", "visualization"),
+        *("modeling", "progress", "refiner", "training", "visualization"),
     },
     "demo": {"data", "errors", "refiner"},
     "commands": {"build", "config", "data", "demo", "engine", "errors", "jobs", "refiner", "tightening"},

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import torch
 from torchvision.transforms.v2 import Compose
-from tqdm import tqdm
 
 from ..build import build_heads
 from ..data import CocoDataset, build_transforms, eval_loader, train_loader
@@ -18,6 +17,7 @@ from ..engine.calibrating import label_ious
 from ..errors import DataError
 from ..evaluation import fit_calibration
 from ..modeling import IoUNet
+from ..progress import progress
 from ..refiner import IoURefiner
 from ..training import train_steps
 from .proposals import Judgement, propose
@@ -117,7 +117,7 @@ def _train_heads(
         seed=_SEED,
         clip_gradient=job.clip_gradient,
     )
-    bar = tqdm(steps, total=job.num_iterations, desc=f"{name}: train", unit="it", smoothing=0.05)
+    bar = progress(steps, total=job.num_iterations, desc=f"{name}: train", unit="it", smoothing=0.05)
     for step in bar:
         bar.set_postfix(loss=f"{step.losses['loss']:.3f}", refresh=False)
     _calibrate(job.detector, _dataset_of(labels, held_out, build_transforms(False)), device)
@@ -136,7 +136,7 @@ def _calibrate(detector: IoUNet, dataset: CocoDataset, device: torch.device) -> 
     """Fits the predicted IoU to the true one on jittered and refined labels."""
     head = detector.iou_head
     head.calibration.zero_()
-    batches = tqdm(eval_loader(dataset, batch_size=1, num_workers=0), desc="calibrate", leave=False)
+    batches = progress(eval_loader(dataset, batch_size=1, num_workers=0), desc="calibrate", leave=False)
     ious, predicted_ious = label_ious(detector, batches, device)
     fitted = fit_calibration(head.outputs_of(predicted_ious), ious)
     if fitted is not None:

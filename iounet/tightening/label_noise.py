@@ -23,13 +23,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ..boxes import elementwise_iou
 from ..data import read_image
 from ..data.labels import Box, LabeledBox, LabelSet
 from ..detections import Detections
 from ..evaluation.tables import markdown
+from ..progress import progress
 from ..refiner import IoURefiner
 from ..refiner.matching import match_names
 from .decisions import Thresholds
@@ -168,7 +168,7 @@ def _restored(labels: LabelSet, noisy: LabelSet, proposals: Mapping[int, Proposa
 
 def _detect(refiner: IoURefiner, labels: LabelSet) -> list[Detections]:
     """The refiner's own refined detections in each image."""
-    images = tqdm(labels.images, desc="detect", unit="image")
+    images = progress(labels.images, desc="detect", unit="image")
     return [refiner.detect(read_image(image.path).as_subclass(Tensor))[1] for image in images]
 
 

@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from ..data.labels import Box, LabeledBox, LabelSet
 from ..errors import DataError
+from ..progress import progress
 from ..refiner import IoURefiner
 from ..refiner.matching import match_names
 from ..refiner.read_ahead import read_ahead
@@ -108,7 +109,7 @@ def propose(
         tqdm.write(f"passed over: {error}")
 
     paths = {image: labels.images[image].path for image in sorted(in_images)}
-    with tqdm(total=len(paths), desc=description, unit="image", disable=not paths) as bar:
+    with progress(total=len(paths), desc=description, unit="image", disable=not paths) as bar:
         for images, tensors in read_ahead(paths, batch_size, on_fault=give_up):
             batch = [in_images[image] for image in images]
             boxes = [
