@@ -1,5 +1,6 @@
 """Judges that did not learn the labels they judge: heads trained on the labels of the other images."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -67,7 +68,10 @@ def propose_in_folds(
         CheckpointError, ConfigError: as :func:`iounet.build.build_heads`.
         DataError: an image cannot be read; too few images have labels.
     """
-    fold_of = fold_of_images(len(labels.images), folds)
+    # By file: a file that is listed twice, with labels for each entry, is in one fold.
+    files = list(dict.fromkeys(image.path for image in labels.images))
+    fold_of_file = dict(zip(files, fold_of_images(len(files), folds), strict=True))
+    fold_of = [fold_of_file[image.path] for image in labels.images]
     with_labels = sorted({label.image for label in labels.boxes if not label.crowd})
     categories = [{"id": number, "name": name} for number, name in enumerate(labels.class_names, start=1)]
     judged: dict[int, Judgement] = {}
@@ -95,9 +99,9 @@ def _train_heads(
     weights: str, labels: LabelSet, images: Sequence[int], iterations: int, device: torch.device, name: str
 ) -> IoUNet:
     # Heads know the boxes that they learned; how well they predict is seen on others.
-    share = max(_HELD_OUT, len(images) // _CALIBRATION_IMAGES)
+    share = max(_HELD_OUT, math.ceil(len(images) / _CALIBRATION_IMAGES))
     held_out = images[::share] if len(images) >= 2 * _HELD_OUT else images
-    learned = [image for image in images if image not in set(held_out)] or images
+    learned = sorted(set(images) - set(held_out)) or images
     job = build_heads(weights, len(labels.class_names), num_iterations=iterations, device=device)
     # Features are computed anew in every step. Cached, they would save more than half of its time, but need 80 MB for
     # each image of COCO's size, and several of them where images are augmented.
