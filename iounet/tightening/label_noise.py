@@ -125,7 +125,7 @@ def measure(
     Returns:
         Amount in percent → "moved" and "not_moved" (:meth:`Restored.summary`) and "auroc" (score → area).
     """
-    detections = _detect(refiner, labels)
+    detections = _detect(refiner, labels) if _has_cleanlab() else []
     results: dict[str, Any] = {}
     for amount in amounts:
         noisy, moved = add_noise(labels, amount, seed)
@@ -137,8 +137,8 @@ def measure(
             "gain": [found.gain for found in proposals.values()],
             "move": [found.move for found in proposals.values()],
         }
-        badloc = cleanlab_scores([noisy.boxes[row] for row in proposals], detections, refiner)
-        if badloc is not None:
+        if detections:
+            badloc = cleanlab_scores([noisy.boxes[row] for row in proposals], detections, refiner)
             scores[CLEANLAB] = [-score for score in badloc]
         was_moved = [moved[row] for row in proposals]
         restored = _restored(labels, noisy, proposals, thresholds)
@@ -172,17 +172,17 @@ def _detect(refiner: IoURefiner, labels: LabelSet) -> list[Detections]:
     return [refiner.detect(read_image(image.path).as_subclass(Tensor))[1] for image in images]
 
 
-def cleanlab_scores(
-    labels: Sequence[LabeledBox], detections: Sequence[Detections], refiner: IoURefiner
-) -> list[float] | None:
-    """cleanlab's score of badly located boxes for each label, low for bad ones; None if cleanlab is not installed.
+def _has_cleanlab() -> bool:
+    return find_spec("cleanlab") is not None
+
+
+def cleanlab_scores(labels: Sequence[LabeledBox], detections: Sequence[Detections], refiner: IoURefiner) -> list[float]:
+    """cleanlab's score of badly located boxes for each label, low for bad ones.
 
     Args:
         labels: of classes that the refiner knows.
         detections: of each image that the labels may refer to.
     """
-    if find_spec("cleanlab") is None:
-        return None
     rank = import_module("cleanlab.object_detection.rank")
     classes = np.array(match_names([label.class_name for label in labels], refiner.categories)) - 1
     images = sorted({label.image for label in labels})
