@@ -61,13 +61,14 @@ def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
 
     Args:
         path: its folder is made.
-        mode: "w" for text in UTF-8, "wb" for bytes.
+        mode: "w" for text in UTF-8, with escapes for the bytes of file names that are no text; "wb" for bytes.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # Always the same name: what a killed process left is overwritten by the next one.
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as file:
+        encoding, errors = (None, None) if "b" in mode else ("utf-8", "backslashreplace")
+        with open(temporary, mode, encoding=encoding, errors=errors) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -18,7 +18,7 @@ from torch import Tensor
 from iounet import IoURefiner
 from iounet.data import check_categories, eval_loader, open_dataset
 from iounet.errors import UserError
-from iounet.evaluation import measure_calibration
+from iounet.evaluation import measure_calibration, without_nan
 from iounet.evaluation.basins import jittered_paths
 from iounet.evaluation.tables import markdown
 from iounet.files import write_text
@@ -55,7 +55,8 @@ def main() -> None:
     except UserError as error:
         sys.exit(f"{type(error).__name__}: {error}")
     figures = {name: summary(true, predicted, *limits) for name, limits in STARTS.items()}
-    write_text(args.output, json.dumps({"images": len(dataset), "seed": args.seed, "starts": figures}, indent=1) + "\n")
+    facts = {"images": len(dataset), "seed": args.seed, "starts": figures}
+    write_text(args.output, json.dumps(without_nan(facts), indent=1) + "\n")
     head = ["IoU at the start", "boxes", "IoU", "improved", "predicted IoU", "calibration error"]
     rows = [
         [

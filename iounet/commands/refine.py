@@ -45,6 +45,7 @@ from pathlib import Path
 
 from ..errors import OptionError, UserError, is_out_of_space
 from ..refiner import RefinementRun
+from ..terminal import print_any_name
 
 IMAGES_SKIPPED = 3  # exit code; 1 is that of an error, 2 of a wrong command line
 
@@ -77,6 +78,7 @@ def main() -> None:
     args = parser.parse_intermixed_args()  # PATH may stand before, between and after the options
     args.images = args.paths + args.images
     del args.paths
+    print_any_name()
     if not args.images:
         parser.error("the following arguments are required: PATH")
     try:

@@ -33,6 +33,7 @@ from pathlib import Path
 
 from ..data.label_files import read_labels
 from ..errors import OptionError, UserError
+from ..terminal import print_any_name
 from ..tightening import Thresholds, TighteningRun
 
 
@@ -61,6 +62,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="images at once (default: 1)")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, or auto: a GPU if there is one (default)")
     options = vars(parser.parse_args())
+    print_any_name()
     try:
         thresholds = Thresholds(*(options.pop(name) for name in ("min_gain", "max_move", "min_iou")))
         source, images, split = (options.pop(name) for name in ("source", "images", "split"))

@@ -8,7 +8,6 @@ decoded. The rules stand in `annotations` and `images`, where training reads by 
 """
 
 import argparse
-import io
 import json
 import os
 import sys
@@ -24,6 +23,7 @@ import numpy as np
 from ..errors import DataError
 from ..files import replacing, write_text
 from ..progress import progress
+from ..terminal import print_any_name
 from ..wording import counted
 from .annotations import NO_SIZE, Annotations, Finding, Scan, id_in, load_json, scan_annotations
 from .images import check_image_size, exif_orientation, image_path, open_image
@@ -333,9 +333,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (DataError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
-    # File names may hold characters that the terminal has not.
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
+    print_any_name()
     if args.json == _STDOUT:
         print(_as_json(report, changes))
     else:

@@ -8,7 +8,6 @@ Without ``--output`` nothing is written.
 """
 
 import argparse
-import io
 import json
 import sys
 from collections import Counter
@@ -18,6 +17,7 @@ from typing import Any
 
 from ..errors import DataError
 from ..files import replacing
+from ..terminal import print_any_name
 from .coco_form import as_coco
 from .label_copies import refuse_overwriting
 from .label_files import read_labels
@@ -102,9 +102,7 @@ def _write(content: dict[str, Any], path: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     args = _parse(arguments)
-    # File names may hold characters that the terminal has not.
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
+    print_any_name()
     try:
         labels = read_labels(args.source, images=args.images, split=args.split)
         print("\n".join(_lines(labels)))

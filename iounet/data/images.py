@@ -16,7 +16,7 @@ from ..errors import DataError
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 # What PIL raises, depending on format and damage, on a file that is no image or only part of one.
-_DECODING_ERRORS = (
+DECODING_ERRORS = (
     *(OSError, SyntaxError, ValueError, Image.DecompressionBombError),
     ImportError,  # ultralytics puts a function in the place of Image.open that looks for another decoder
 )
@@ -47,9 +47,14 @@ def read_image(path: str | Path, *, exif: bool = False) -> tv_tensors.Image:
         DataError: the file is missing, truncated, unreadable, or has more than 8 bits per channel.
     """
     with open_image(path) as file:
-        image = file.convert("RGB")
-        turn = _UPRIGHT.get(exif_orientation(file)) if exif else None
-        return tv_tensors.Image(F.pil_to_tensor(image if turn is None else image.transpose(turn)))
+        return tv_tensors.Image(F.pil_to_tensor(as_viewers_show(file) if exif else file.convert("RGB")))
+
+
+def as_viewers_show(file: Image.Image) -> Image.Image:
+    """An opened image file as an RGB picture, turned upright by its EXIF orientation."""
+    image = file.convert("RGB")  # first: Pillow turns a TIFF when it decodes it, and then drops the orientation
+    turn = _UPRIGHT.get(exif_orientation(file))
+    return image if turn is None else image.transpose(turn)
 
 
 @contextmanager
@@ -79,7 +84,7 @@ def open_image(path: str | Path) -> Iterator[Image.Image]:
             "or take it out of the list of images",
             rule="too many pixels",
         ) from error
-    except _DECODING_ERRORS as error:
+    except DECODING_ERRORS as error:
         raise DataError(
             f"{path}: cannot be read as an image ({error}); it may be truncated: copy or download it again, "
             "or take it out of the list of images",
@@ -108,7 +113,7 @@ def has_exif_rotation(path: str | Path) -> bool:
             if file.format == "PNG" and "exif" not in file.info:  # to look further, Pillow would decode all of it
                 return False
             return exif_orientation(file) > 1
-    except _DECODING_ERRORS:
+    except DECODING_ERRORS:
         return False
 
 

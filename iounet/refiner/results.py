@@ -7,12 +7,12 @@ from typing import Any
 
 from ..data.annotations import load_json
 from ..data.bbox import bbox_fault, is_finite_number
+from ..data.images import IMAGE_SUFFIXES
 from ..errors import DataError
 from ..files import read_json
 from .matching import listed_ids, match_categories, match_images
 
 _FLOAT32_MAX = 3.4e38
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
 @dataclass(frozen=True)

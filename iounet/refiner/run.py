@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ..data import has_exif_rotation
-from ..errors import DataError, OptionError
+from ..errors import DataError, OptionError, check_range
 from ..files import write_json_list, write_text
 from ..progress import progress
 from ..wording import counted
@@ -73,8 +73,7 @@ class RefinementRun:
     json: bool = False
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise OptionError("batch_size", f"must be at least 1, got {self.batch_size}")
+        check_range("batch_size", self.batch_size, 1)
         if self.class_agnostic and not self.detections:
             raise OptionError("class_agnostic", "needs detections, the boxes of another detector")
         if self.resume and self.output is None:

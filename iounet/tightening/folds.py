@@ -1,12 +1,12 @@
 """Judges that did not learn the labels they judge: heads trained on the labels of the other images."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torchvision.transforms.v2 import Compose
-from tqdm import tqdm
 
 from ..build import build_heads
 from ..data import CocoDataset, build_transforms, eval_loader, train_loader
@@ -18,6 +18,7 @@ from ..engine.calibrating import label_ious
 from ..errors import DataError
 from ..evaluation import fit_calibration
 from ..modeling import IoUNet
+from ..progress import progress
 from ..refiner import IoURefiner
 from ..training import train_steps
 from .proposals import Judgement, propose
@@ -67,7 +68,10 @@ def propose_in_folds(
         CheckpointError, ConfigError: as :func:`iounet.build.build_heads`.
         DataError: an image cannot be read; too few images have labels.
     """
-    fold_of = fold_of_images(len(labels.images), folds)
+    # By file: a file that is listed twice, with labels for each entry, is in one fold.
+    files = list(dict.fromkeys(image.path for image in labels.images))
+    fold_of_file = dict(zip(files, fold_of_images(len(files), folds), strict=True))
+    fold_of = [fold_of_file[image.path] for image in labels.images]
     with_labels = sorted({label.image for label in labels.boxes if not label.crowd})
     categories = [{"id": number, "name": name} for number, name in enumerate(labels.class_names, start=1)]
     judged: dict[int, Judgement] = {}
@@ -105,9 +109,9 @@ def train_heads(
         A detector that can refine boxes; its box branch, which finds them, is not trained.
     """
     # Heads know the boxes that they learned; how well they predict is seen on others.
-    share = max(_HELD_OUT, len(images) // _CALIBRATION_IMAGES)
+    share = max(_HELD_OUT, math.ceil(len(images) / _CALIBRATION_IMAGES))
     held_out = images[::share] if len(images) >= 2 * _HELD_OUT else images
-    learned = [image for image in images if image not in set(held_out)] or images
+    learned = sorted(set(images) - set(held_out)) or images
     job = build_heads(weights, len(labels.class_names), num_iterations=iterations, device=device)
     # Features are computed anew in every step. Cached, they would save more than half of its time, but need 80 MB for
     # each image of COCO's size, and several of them where images are augmented.
@@ -127,7 +131,7 @@ def train_heads(
         seed=_SEED,
         clip_gradient=job.clip_gradient,
     )
-    bar = tqdm(steps, total=job.num_iterations, desc=f"{name}: train", unit="it", smoothing=0.05)
+    bar = progress(steps, total=job.num_iterations, desc=f"{name}: train", unit="it", smoothing=0.05)
     for step in bar:
         bar.set_postfix(loss=f"{step.losses['loss']:.3f}", refresh=False)
     _calibrate(job.detector, _dataset_of(labels, held_out, build_transforms(False)), device)
@@ -146,7 +150,7 @@ def _calibrate(detector: IoUNet, dataset: CocoDataset, device: torch.device) -> 
     """Fits the predicted IoU to the true one on jittered and refined labels."""
     head = detector.iou_head
     head.calibration.zero_()
-    batches = tqdm(eval_loader(dataset, batch_size=1, num_workers=0), desc="calibrate", leave=False)
+    batches = progress(eval_loader(dataset, batch_size=1, num_workers=0), desc="calibrate", leave=False)
     ious, predicted_ious = label_ious(detector, batches, device)
     fitted = fit_calibration(head.outputs_of(predicted_ious), ious)
     if fitted is not None:

@@ -23,13 +23,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ..boxes import elementwise_iou
 from ..data import read_image
 from ..data.labels import Box, LabeledBox, LabelSet
 from ..detections import Detections
 from ..evaluation.tables import markdown
+from ..progress import progress
 from ..refiner import IoURefiner
 from ..refiner.matching import match_names
 from .decisions import Thresholds
@@ -129,7 +129,7 @@ def measure(
     Returns:
         Amount in percent → "moved" and "not_moved" (:meth:`Restored.summary`) and "auroc" (score → area).
     """
-    detections = _detect(refiner, labels) if cleanlab else None
+    detections = _detect(refiner, labels) if cleanlab and _has_cleanlab() else []
     results: dict[str, Any] = {}
     for amount in amounts:
         noisy, moved = add_noise(labels, amount, seed)
@@ -141,10 +141,9 @@ def measure(
             "gain": [found.gain for found in proposals.values()],
             "move": [found.move for found in proposals.values()],
         }
-        if detections is not None:
+        if detections:
             badloc = cleanlab_scores([noisy.boxes[row] for row in proposals], detections, refiner)
-            if badloc is not None:
-                scores[CLEANLAB] = [-score for score in badloc]
+            scores[CLEANLAB] = [-score for score in badloc]
         was_moved = [moved[row] for row in proposals]
         restored = _restored(labels, noisy, proposals, thresholds)
         mask = torch.tensor(was_moved)
@@ -173,21 +172,21 @@ def _restored(labels: LabelSet, noisy: LabelSet, proposals: Mapping[int, Proposa
 
 def _detect(refiner: IoURefiner, labels: LabelSet) -> list[Detections]:
     """The refiner's own refined detections in each image."""
-    images = tqdm(labels.images, desc="detect", unit="image")
+    images = progress(labels.images, desc="detect", unit="image")
     return [refiner.detect(read_image(image.path).as_subclass(Tensor))[1] for image in images]
 
 
-def cleanlab_scores(
-    labels: Sequence[LabeledBox], detections: Sequence[Detections], refiner: IoURefiner
-) -> list[float] | None:
-    """cleanlab's score of badly located boxes for each label, low for bad ones; None if cleanlab is not installed.
+def _has_cleanlab() -> bool:
+    return find_spec("cleanlab") is not None
+
+
+def cleanlab_scores(labels: Sequence[LabeledBox], detections: Sequence[Detections], refiner: IoURefiner) -> list[float]:
+    """cleanlab's score of badly located boxes for each label, low for bad ones.
 
     Args:
         labels: of classes that the refiner knows.
         detections: of each image that the labels may refer to.
     """
-    if find_spec("cleanlab") is None:
-        return None
     rank = import_module("cleanlab.object_detection.rank")
     classes = np.array(match_names([label.class_name for label in labels], refiner.categories)) - 1
     images = sorted({label.image for label in labels})

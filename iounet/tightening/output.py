@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import DataError
+from ..files import make_folder
 from .records import is_record
 
 _UNFINISHED = ".unfinished"
@@ -30,19 +31,24 @@ def replacing_content(output: Path) -> Iterator[Path]:
     """A folder to write in, whose content replaces that of ``output`` once the block ends without an error.
 
     After an error or Ctrl-C, ``output`` is as it was. What it holds besides, such as decisions.json, stays.
+
+    Raises:
+        ConfigError: no files can be written there.
+        OSError: the disk is full.
     """
     existed = output.exists()
     unfinished = output / _UNFINISHED
     shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
-    unfinished.mkdir(parents=True)
     try:
+        make_folder(output)
+        unfinished.mkdir()
         yield unfinished
         for name in _CONTENT:
-            old, new = output / name, unfinished / name
-            if old.is_dir():
-                shutil.rmtree(old)
-            new.replace(old)
+            # Renamed, not deleted: that takes no time in which Ctrl-C could leave neither the old nor the new.
+            if (output / name).exists():
+                (output / name).replace(unfinished / f"{name}.old")
+            (unfinished / name).replace(output / name)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-        if not existed and not any(output.iterdir()):
+        if not existed and output.is_dir() and not any(output.iterdir()):
             output.rmdir()

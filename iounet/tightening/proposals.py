@@ -1,5 +1,6 @@
 """Better boxes for labels: what a refiner proposes for each, and why it proposes nothing for some."""
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ from tqdm import tqdm
 
 from ..data.labels import Box, LabeledBox, LabelSet
 from ..errors import DataError
+from ..progress import progress
 from ..refiner import IoURefiner
 from ..refiner.matching import match_names
 from ..refiner.read_ahead import read_ahead
@@ -19,6 +21,7 @@ MORE_THAN_A_BOX = "has more than a box, such as a polygon"
 NOT_ASKED_FOR = "class not in --only"
 UNKNOWN_CLASS = "class unknown to the refiner"
 UNREADABLE = "image missing or damaged"
+NOT_FINITE = "predicted IoU is not a number"
 
 # Digits of a proposed box behind the point, in pixels. Labels are hardly ever finer.
 _DIGITS = 2
@@ -108,7 +111,7 @@ def propose(
         tqdm.write(f"passed over: {error}")
 
     paths = {image: labels.images[image].path for image in sorted(in_images)}
-    with tqdm(total=len(paths), desc=description, unit="image", disable=not paths) as bar:
+    with progress(total=len(paths), desc=description, unit="image", disable=not paths) as bar:
         for images, tensors in read_ahead(paths, batch_size, on_fault=give_up):
             batch = [in_images[image] for image in images]
             boxes = [
@@ -121,7 +124,14 @@ def propose(
             for of_image, refined in zip(batch, refiner.refine_batch(tensors, boxes, classes), strict=True):
                 columns = (refined.boxes.tolist(), refined.ious_before.tolist(), refined.ious.tolist())
                 for row, box, before, after in zip(of_image, *columns, strict=True):
-                    judged[row] = Proposal.of(labels.boxes[row].box, box, before, after)
+                    judged[row] = _judgement(labels.boxes[row].box, box, before, after)
             bar.update(len(images))
         bar.update(bar.total - bar.n)  # those passed over
     return judged
+
+
+def _judgement(label: Box, refined: Sequence[float], iou_before: float, iou_after: float) -> Judgement:
+    # Weights that overflow give NaN, which no threshold refuses and no browser reads as JSON.
+    if not all(map(math.isfinite, (*refined, iou_before, iou_after))):
+        return NOT_FINITE
+    return Proposal.of(label, refined, iou_before, iou_after)

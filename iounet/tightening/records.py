@@ -9,7 +9,7 @@ from typing import Any
 
 from ..data.labels import LabelSet
 from ..errors import DataError
-from ..files import read_json, replacing, write_text
+from ..files import read_json, replacing
 from .decisions import Decision, labels_fingerprint, proposals_fingerprint
 from .proposals import Judgement, Proposal
 
@@ -35,7 +35,6 @@ def write_records(
         judgements, decisions: one a label.
         settings: what the proposals depend on besides the labels; see :func:`read_judgements`.
     """
-    rows = list(_rows(labels, judgements, decisions))
     content = {
         "format": FORMAT,
         "source": str(labels.source),
@@ -45,12 +44,15 @@ def write_records(
         "faults": [asdict(fault) for fault in labels.faults],
     }
     head = json.dumps(content, indent=1).removesuffix("\n}")
-    body = ",\n".join(map(json.dumps, rows))  # a row a line, for people and for diff
-    write_text(folder / "boxes.json", f'{head},\n "boxes": [\n{body}\n]\n}}\n')
+    with replacing(folder / "boxes.json") as file:
+        file.write(f'{head},\n "boxes": [')
+        for number, row in enumerate(_rows(labels, judgements, decisions)):
+            file.write((",\n" if number else "\n") + json.dumps(row))  # a row a line, for people and for diff
+        file.write("\n]\n}\n")
     with replacing(folder / "boxes.csv") as file:
         writer = csv.DictWriter(file, _COLUMNS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(map(_flat, rows))
+        writer.writerows(map(_flat, _rows(labels, judgements, decisions)))
 
 
 def read_judgements(folder: Path, labels: LabelSet, settings: dict[str, Any]) -> list[Judgement] | None:
@@ -63,9 +65,9 @@ def read_judgements(folder: Path, labels: LabelSet, settings: dict[str, Any]) ->
         DataError: the file is damaged.
     """
     path = folder / "boxes.json"
-    if not is_record(path):
+    content = _read_record(path)
+    if content is None:
         return None
-    content = read_json(path, "record of boxes")
     try:
         if content["labels"] != labels_fingerprint(labels) or content["settings"] != settings:
             return None
@@ -76,10 +78,14 @@ def read_judgements(folder: Path, labels: LabelSet, settings: dict[str, Any]) ->
 
 def is_record(path: Path) -> bool:
     """Whether a file is a boxes.json of :func:`write_records`."""
+    return _read_record(path) is not None
+
+
+def _read_record(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
-        return False
+        return None
     content = read_json(path, "record of boxes")
-    return isinstance(content, dict) and content.get("format") == FORMAT
+    return content if isinstance(content, dict) and content.get("format") == FORMAT else None
 
 
 def _rows(labels: LabelSet, judgements: Sequence[Judgement], decisions: Sequence[Decision]) -> Iterator[dict[str, Any]]:

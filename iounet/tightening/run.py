@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from ..data.coco_labels import CocoLabels
 from ..data.labels import LabelSet
 from ..errors import DataError, OptionError, check_range
 from ..refiner import IoURefiner
@@ -71,9 +72,10 @@ class TighteningRun:
         """Makes the output folder, and prints a summary.
 
         Raises:
-            CheckpointError, ConfigError: as :meth:`IoURefiner.from_checkpoint`.
+            CheckpointError: as :meth:`IoURefiner.from_checkpoint`.
+            ConfigError: likewise; no files can be written in the output folder.
             DataError: a file cannot be used; the folder is not one to write to; an unknown class in ``only``.
-            OSError: the folder cannot be written.
+            OSError: the disk is full.
         """
         labels = self.labels
         check_output(self.output, labels.source)
@@ -81,18 +83,17 @@ class TighteningRun:
             raise DataError(f"--only {unknown[0]}: no such class; {labels.source} has {', '.join(labels.class_names)}")
         reviewed = ReviewedLabels.read(self.decisions, labels) if self.decisions else None
         settings = self._settings()
-        judgements = read_judgements(self.output, labels, settings) if reviewed else None
-        if judgements is None:
+        with replacing_content(self.output) as folder:  # first: hours of work end here if it cannot be written
+            judgements = read_judgements(self.output, labels, settings) if reviewed else None
+            if judgements is None:
+                if reviewed:
+                    print(f"{self.output / 'boxes.json'} holds no proposals of these options: they are computed anew")
+                judgements = self._judge()
+            else:
+                print(f"proposals of {self.output / 'boxes.json'}")
             if reviewed:
-                print(f"{self.output / 'boxes.json'} holds no proposals of these options: they are computed anew")
-            judgements = self._judge()
-        else:
-            print(f"proposals of {self.output / 'boxes.json'}")
-        if reviewed:
-            reviewed.check_proposals(proposals_fingerprint(labels, judgements))
-        decided = decide(labels, judgements, self.thresholds, reviewed.accepted if reviewed else {})
-
-        with replacing_content(self.output) as folder:
+                reviewed.check_proposals(proposals_fingerprint(labels, judgements))
+            decided = decide(labels, judgements, self.thresholds, reviewed.accepted if reviewed else {})
             write_records(folder, labels, judgements, decided, settings)
             shown = write_review(folder / "review.html", labels, judgements, decided, limit=self.review)
             (folder / "labels").mkdir()
@@ -160,7 +161,7 @@ def _listed(names: Sequence[str]) -> str:
 
 def _copy_path(labels: LabelSet, folder: Path) -> Path:
     """Where the copy goes: a COCO file's keeps its name."""
-    return folder / labels.source.name if labels.source.suffix == ".json" else folder
+    return folder / labels.source.name if isinstance(labels, CocoLabels) else folder
 
 
 def summary(labels: LabelSet, judgements: Sequence[Judgement], decisions: Sequence[Decision]) -> str:

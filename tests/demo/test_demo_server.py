@@ -65,6 +65,7 @@ def test_the_page(ask):
         assert (status, headers["Content-Type"]) == (200, media_type)
         assert body == (files("iounet.demo") / "page" / name).read_bytes()
         assert headers["Content-Security-Policy"].startswith("default-src 'none'; ")
+        assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
 
 
 def test_the_page_names_no_other_server():
@@ -136,7 +137,14 @@ class TestTighten:
 
 @pytest.mark.parametrize(
     ("host", "status"),
-    [("localhost:8000", 200), ("127.0.0.1", 200), ("[::1]:8000", 200), ("evil.example:8000", 403), ("10.0.0.1", 403)],
+    [
+        ("localhost:8000", 200),
+        ("127.0.0.1", 200),
+        ("[::1]:8000", 200),
+        ("evil.example:8000", 403),
+        ("10.0.0.1", 403),
+        ("[", 403),
+    ],
 )
 def test_a_foreign_name_that_leads_here_is_refused(ask, host, status):
     assert ask("GET", "/photos", headers={"Host": host})[0] == status

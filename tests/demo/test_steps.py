@@ -49,6 +49,18 @@ def test_a_photo_is_refined_as_browsers_show_it(refiner, picture):
     assert tighten(refiner, as_file(lying, exif=exif), BOX) == tighten(refiner, as_file(picture), BOX)
 
 
+def test_damage_to_other_tags_does_not_matter(refiner, picture):
+    """Pillow's own exif_transpose raises a TypeError."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    exif[0x011A] = 72.0  # XResolution
+    photo = as_file(picture.transpose(Image.Transpose.ROTATE_90), "JPEG", exif=exif)
+    resolution = photo.index(b"\x01\x1a\x00\x05")  # the tag, of type RATIONAL
+    damaged = bytearray(photo)
+    damaged[resolution + 3] = 1  # BYTE
+    assert tighten(refiner, bytes(damaged), BOX) == tighten(refiner, photo, BOX)
+
+
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA"])
 def test_other_modes(refiner, picture, mode):
     converted = picture.convert(mode)

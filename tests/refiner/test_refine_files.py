@@ -132,7 +132,7 @@ class TestErrors:
         [
             (["--device", "abacus"], ["unknown device 'abacus'"]),
             (["--class-agnostic"], ["--class-agnostic needs detections, the boxes of another detector"]),
-            (["--batch-size", 0], ["--batch-size must be at least 1, got 0"]),
+            (["--batch-size", 0], ["--batch-size must be at least 1; got 0"]),
         ],
     )
     def test_arguments(self, detect, dataset, tmp_path, more, messages):

@@ -127,7 +127,7 @@ class TestFindImages:
         assert find_images([folder, folder / "b.png"]) == find_images([folder])
 
     def test_a_folder_without_images(self, tmp_path):
-        with pytest.raises(DataError, match=r"no images in .*known suffixes are \.bmp"):
+        with pytest.raises(DataError, match=r"no images in .*known suffixes are \.jpg"):
             find_images([tmp_path])
 
 

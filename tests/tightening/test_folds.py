@@ -70,6 +70,27 @@ def test_every_label_is_judged_by_heads_that_did_not_learn_it(in_folds, set_of_s
         assert set_of_six.boxes[row].image not in trained_on[fold]
 
 
+def test_an_image_that_is_listed_twice_is_in_one_fold(in_folds, set_of_six, monkeypatch):
+    twice = replace(
+        set_of_six,
+        images=set_of_six.images * 2,
+        boxes=[*set_of_six.boxes, *(replace(label, image=label.image + 6) for label in set_of_six.boxes)],
+    )
+    learned = []
+    monkeypatch.setattr(
+        folds,
+        "_train_heads",
+        lambda weights, labels, images, *more: learned.append({i % 6 for i in images}) or torch.nn.Linear(1, 1),
+    )
+
+    def propose(refiner, labels, rows, **options):
+        assert not learned[-1] & {labels.boxes[row].image % 6 for row in rows}
+        return dict.fromkeys(rows, "judged")
+
+    monkeypatch.setattr(folds, "propose", propose)
+    assert len(in_folds(twice)) == len(twice.boxes) and len(learned) == 3
+
+
 def test_heads_learn_the_classes_of_the_data_set(in_folds, set_of_six, checkpoint):
     judged = in_folds(set_of_six)
     assert set(judged) == set(range(len(set_of_six.boxes)))

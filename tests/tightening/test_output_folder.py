@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from iounet.errors import DataError
+from iounet.errors import ConfigError, DataError
 from iounet.tightening.output import check_output, replacing_content
 
 NAMES = ("boxes.json", "boxes.csv", "review.html")
@@ -90,6 +90,29 @@ class TestReplacingContent:
             fill(folder, "new")
             raise error
         assert content_of(tmp_path) == before
+
+    def test_an_error_while_replacing_leaves_the_old_or_the_new(self, tmp_path, monkeypatch):
+        """Deleting many label files takes a while, in which Ctrl-C may be pressed."""
+        fill(tmp_path, "old")
+        deleted = []
+
+        def interrupted(path, **options):
+            deleted.append(path)
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt), replacing_content(tmp_path) as folder:
+            fill(folder, "new")
+            monkeypatch.setattr("shutil.rmtree", interrupted)
+        assert deleted == [tmp_path / ".unfinished"]
+        assert {(tmp_path / name).read_text() for name in (*NAMES, "labels/new.txt")} == {"new"}
+
+    def test_a_folder_that_cannot_be_made_is_refused_at_once(self, tmp_path):
+        (tmp_path / "file").write_text("")
+        with (
+            pytest.raises(ConfigError, match="file is a file.*choose another"),
+            replacing_content(tmp_path / "file/out"),
+        ):
+            pytest.fail("the work has begun")
 
     def test_an_error_leaves_no_new_folder(self, tmp_path):
         with pytest.raises(KeyboardInterrupt), replacing_content(tmp_path / "out"):

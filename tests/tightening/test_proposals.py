@@ -8,6 +8,7 @@ from iounet.tightening.proposals import (
     CROWD,
     MORE_THAN_A_BOX,
     NOT_ASKED_FOR,
+    NOT_FINITE,
     UNKNOWN_CLASS,
     UNREADABLE,
     Proposal,
@@ -82,6 +83,11 @@ class TestPropose:
         assert judged[0] == judged[2] == UNREADABLE
         assert judged[1] == propose(refiner, labels, [1])[1]
         assert "damaged.png" in capsys.readouterr().out
+
+    def test_ious_that_are_no_numbers_propose_nothing(self, refiner, labels):
+        with torch.no_grad():
+            refiner.detector.iou_head.predictor.bias.fill_(float("nan"))
+        assert propose(refiner, labels, [0, 1]) == {0: NOT_FINITE, 1: NOT_FINITE}
 
     def test_no_rows(self, refiner, labels):
         assert propose(refiner, labels, []) == {}

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from dataclasses import replace
 
 import pytest
@@ -59,6 +60,15 @@ def test_a_damaged_file_is_named(folder, labels):
     path.write_text(json.dumps(content))
     with pytest.raises(DataError, match="boxes.json: has been changed"):
         read_judgements(folder, labels, SETTINGS)
+
+
+def test_names_that_are_no_text(labels, tmp_path):
+    """A file name of Linux may be any bytes; Python holds those that are no UTF-8 as halves of surrogate pairs."""
+    key = os.fsdecode(b"caf\xe9.png")
+    images = [replace(labels.images[0], key=key), *labels.images[1:]]
+    write_records(tmp_path, replace(labels, images=images), JUDGEMENTS, DECISIONS, SETTINGS)
+    assert json.loads((tmp_path / "boxes.json").read_text())["boxes"][0]["image"] == key
+    assert "caf\\udce9.png" in (tmp_path / "boxes.csv").read_text(encoding="utf-8")
 
 
 def test_other_files_are_no_records(folder, tmp_path):

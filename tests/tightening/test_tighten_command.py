@@ -74,6 +74,17 @@ def test_accepted_boxes_are_in_the_copy_and_all_others_as_they_were(run, source,
     assert len(labels.boxes) == len(rows)
 
 
+def test_a_coco_file_with_a_suffix_in_capitals(run, source, output):
+    assert run(source=source.rename(source.with_name("LABELS.JSON"))) is None
+    assert [path.name for path in (output / "labels").iterdir()] == ["LABELS.JSON"]
+
+
+def test_an_output_that_cannot_be_made_is_refused_before_the_work(run, source, tmp_path, monkeypatch):
+    monkeypatch.setattr(IoURefiner, "from_checkpoint", lambda *arguments: pytest.fail("the work has begun"))
+    (tmp_path / "file").write_text("")
+    assert "file is a file); choose another" in run(output=tmp_path / "file" / "out")
+
+
 def test_yolo_labels_stay_yolo_labels(run, source, output, tmp_path):
     """images/IMG.png with labels/IMG.txt, of the same boxes: a line with the class and centre and size in shares."""
     content = json.loads(source.read_text())
