@@ -79,7 +79,7 @@ def test_an_image_that_is_listed_twice_is_in_one_fold(in_folds, set_of_six, monk
     learned = []
     monkeypatch.setattr(
         folds,
-        "_train_heads",
+        "train_heads",
         lambda weights, labels, images, *more: learned.append({i % 6 for i in images}) or torch.nn.Linear(1, 1),
     )
 
