@@ -60,7 +60,7 @@ class _CocoFile:
 
 def _find(source: Path, images: Path | None) -> _CocoFile | VocFolder | YoloFolder:
     if images is not None and not images.is_dir():
-        raise DataError(f"{images}: no such image folder; check the path")
+        raise DataError(f"{images}: no such image folder; check the path, or leave it out to look beside the labels")
     if source.is_file():
         if source.suffix.lower() == ".json":
             return _CocoFile(source, images)
@@ -97,10 +97,8 @@ def _one_of(found: _CocoFile | VocFolder | YoloFolder, split: str, source: Path)
         if name in splits:
             return name
     # Such as a test split whose folder was not copied along, though data.yaml names it.
-    faults = found.faults if isinstance(found, YoloFolder) else []
-    missing = [
-        fault.text for fault in faults if fault.rule == "missing split" and fault.where.split()[-1].startswith(split)
-    ]
+    faults = found.faults.get(split, []) if isinstance(found, YoloFolder) else []
+    missing = [fault.text for fault in faults if fault.rule == "missing split"]
     raise DataError(": ".join([f"{source}: has no split '{split}'; its splits are {', '.join(splits)}", *missing]))
 
 

@@ -48,7 +48,7 @@ class YoloFolder:
         splits: name → its images; one without a name where there are none.
         content: of data.yaml; None without one.
         lists: text files that list images.
-        faults: entries of data.yaml, and of these lists, that do not exist.
+        faults: split → entries of data.yaml, and of these lists, that do not exist.
     """
 
     source: Path
@@ -58,7 +58,7 @@ class YoloFolder:
     splits: dict[str, list[YoloSource]] = field(default_factory=dict)
     content: dict[str, Any] | None = None
     lists: list[Path] = field(default_factory=list)
-    faults: list[LabelFault] = field(default_factory=list)
+    faults: dict[str, list[LabelFault]] = field(default_factory=dict)
 
     @property
     def classes_file(self) -> Path | None:
@@ -139,11 +139,12 @@ def _from_yaml(path: Path, images: Path | None) -> YoloFolder:
     folder.names = _names(path, content)
     for key, split in _SPLITS.items():
         entries = content.get(key) or []
+        faults = folder.faults.setdefault(split, [])
         for entry in entries if isinstance(entries, list) else [entries]:
             try:
-                found = _images_of(folder, str(entry))
+                found = _images_of(folder, str(entry), faults)
             except DataError as error:
-                folder.faults.append(LabelFault(f"{path.name} {key}", error.rule, str(error)))
+                faults.append(LabelFault(f"{path.name} {key}", error.rule, str(error)))
             else:
                 folder.splits.setdefault(split, []).extend(_pair(folder, found))
     return folder
@@ -172,8 +173,8 @@ def _names(path: Path, content: dict[str, Any]) -> dict[int, str] | None:
     return None if count is None else {index: str(index) for index in range(count)}
 
 
-def _images_of(folder: YoloFolder, entry: str) -> list[Path]:
-    """The images of an entry of data.yaml: a folder, or a text file.
+def _images_of(folder: YoloFolder, entry: str, faults: list[LabelFault]) -> list[Path]:
+    """The images of an entry of data.yaml: a folder, or a text file, whose faults are added to ``faults``.
 
     Raises:
         DataError: there is no such folder or file.
@@ -183,14 +184,14 @@ def _images_of(folder: YoloFolder, entry: str) -> list[Path]:
         if os.path.isdir(folder.image_base / name):
             return _images_under(Path(os.path.abspath(folder.image_base / name)))
         if os.path.isfile(folder.base / name):
-            return _read_list(folder, Path(os.path.abspath(folder.base / name)))
+            return _read_list(folder, Path(os.path.abspath(folder.base / name)), faults)
     raise DataError(
         f"{folder.image_base / entry}: no such folder of images, nor a text file that lists them; correct the entry",
         rule="missing split",
     )
 
 
-def _read_list(folder: YoloFolder, path: Path) -> list[Path]:
+def _read_list(folder: YoloFolder, path: Path, faults: list[LabelFault]) -> list[Path]:
     folder.lists.append(path)
     images = []
     for number, line in enumerate(_text_of(path).splitlines(), start=1):
@@ -202,7 +203,7 @@ def _read_list(folder: YoloFolder, path: Path) -> list[Path]:
         found = next((Path(os.path.abspath(candidate)) for candidate in candidates if os.path.isfile(candidate)), None)
         if found is None:
             text = f"{candidates[0]}: no such image; restore it, or remove the line"
-            folder.faults.append(LabelFault(f"{path.name} line {number}", "missing image", text))
+            faults.append(LabelFault(f"{path.name} line {number}", "missing image", text))
         else:
             images.append(found)
     return images

@@ -73,12 +73,15 @@ def read_yolo(folder: YoloFolder, split: str | None = None) -> YoloLabels:
     for source in wanted.values():
         reader.read_image(source, contents.get(source.label, b""))
     contents |= reader.read_strays(wanted.values())
+    folder_faults = [
+        fault for name, faults in folder.faults.items() if split is None or name == split for fault in faults
+    ]
     return YoloLabels(
         source=folder.source,
         class_names=_class_names(folder, contents.values()),
         images=reader.images,
         boxes=reader.boxes,
-        faults=folder.faults + reader.faults + repeated_boxes(reader.boxes),
+        faults=folder_faults + reader.faults + repeated_boxes(reader.boxes),
         folder=folder,
         root=root,
         digests={path: digest(data) for path, data in contents.items()},

@@ -116,6 +116,7 @@ def test_what_data_yaml_and_its_lists_name_in_vain(in_layout):
         ("list.txt line 2", "missing image"),
         ("data.yaml test", "missing split"),
     ]
+    assert [fault.rule for fault in read_labels(root, split="train").faults] == ["missing image"]
     with pytest.raises(DataError, match="has no split 'tran'; its splits are train$"):
         read_labels(root, split="tran")
     with pytest.raises(DataError, match="has no split 'test'; its splits are train: .*test/images: no such folder"):
