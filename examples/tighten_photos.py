@@ -38,16 +38,22 @@ def main() -> None:
 
     before, after = true_ious(loose, careful), true_ious(tightened, careful)
     rows = json.loads((OUTPUT / "boxes.json").read_text())["boxes"]
+    predicted = [
+        (row["predicted_iou_before"], row[f"predicted_iou_{'after' if row['decision'] == 'accept' else 'before'}"])
+        for row in rows
+    ]
     print(f"\n{'photo':<17}{'label':<8}{'true IoU':>13}{'predicted IoU':>18}")
-    for label, row in zip(loose.boxes, rows, strict=True):
+    for label, of_label in zip(loose.boxes, predicted, strict=True):
         true = f"{before[label.key]:.2f} → {after[label.key]:.2f}"
-        predicted = f"{row['predicted_iou_before']:.2f} → {row['predicted_iou_after']:.2f}"
-        print(f"{loose.images[label.image].path.name:<17}{label.class_name:<8}{true:>13}{predicted:>18}")
+        print(
+            f"{loose.images[label.image].path.name:<17}{label.class_name:<8}{true:>13}"
+            f"{of_label[0]:>11.2f} → {of_label[1]:.2f}"
+        )
     better = sum(after[key] > before[key] for key in before)
-    predicted = [fmean(row[f"predicted_iou_{when}"] for row in rows) for when in ("before", "after")]
+    means = [fmean(values) for values in (before.values(), after.values(), *zip(*predicted, strict=True))]
     print(
-        f"{f'mean ({better} of {len(rows)} better)':<25}{fmean(before.values()):>6.2f} → {fmean(after.values()):.2f}"
-        f"{predicted[0]:>11.2f} → {predicted[1]:.2f}"
+        f"{f'mean ({better} of {len(rows)} better)':<25}{means[0]:>6.2f} → {means[1]:.2f}"
+        f"{means[2]:>11.2f} → {means[3]:.2f}"
     )
 
 
