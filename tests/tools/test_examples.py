@@ -45,7 +45,7 @@ def test_loose_labels_of_photographs_tighten(call, tmp_path, monkeypatch, capsys
         *re.findall(r"(0\.\d+) → (0\.\d+)", mean),
     )
     assert float(before) < 0.7 and float(after) >= 0.9 and int(better) >= 20
-    assert abs(float(predicted) - float(after)) <= 0.05
+    assert abs(float(predicted) - float(after)) < 0.06
     assert {path.name for path in (tmp_path / "try").iterdir()} == {"boxes.csv", "boxes.json", "labels", "review.html"}
 
 
