@@ -42,12 +42,13 @@ def test_a_data_yaml_is_enough(data_yaml, call, arguments, tmp_path, capsys):
     settings = labels | {"SOLVER.MAX_ITERATIONS": 2, "SOLVER.STEPS": "[]"}
     assert call(train, *arguments(tmp_path / "run", settings)) is None
     shown = capsys.readouterr().out
-    of_train = rf"{re.escape(str(data_yaml))} \(train\): 6 images, \d+ objects, 5 classes; 6 left out: line of a wrong length; "
+    name = re.escape(str(data_yaml))
+    of_train = rf"{name} \(train\): 6 images, \d+ objects, 5 classes; 6 left out: line of a wrong length; "
     assert re.search(of_train, shown)
     assert f"`python -m iounet.data.convert {data_yaml} --split train` lists them" in shown
     checkpoint = load_checkpoint(tmp_path / "run" / "model_final.pth")
     assert [category["id"] for category in checkpoint["categories"]] == [1, 2, 3, 4, 5]
-    assert re.search(rf"\n{re.escape(str(data_yaml))} \(val\): 5 images, \d+ objects, 5 classes\n", shown)
+    assert re.search(rf"\n{name} \(val\): 5 images, \d+ objects, 5 classes\n", shown)
 
     weights = {"MODEL.WEIGHTS": tmp_path / "run" / "model_final.pth", "DATA.VAL_SPLIT": "train"}
     assert call(train, *arguments(tmp_path / "evaluated", settings | weights), "--eval-only") is None
