@@ -27,6 +27,7 @@ from ..terminal import print_any_name
 from ..wording import counted
 from .annotations import NO_SIZE, Annotations, Finding, Scan, id_in, load_json, scan_annotations
 from .images import check_image_size, exif_orientation, image_path, open_image
+from .listing import listed_by_rule
 from .repair import repair
 
 # Of the square root of an object's area, pixels; in half octaves, so that 32 and 96, COCO's bounds, are among them.
@@ -36,8 +37,7 @@ _SMALL, _LARGE = 32, 96
 # Of the sides of an image, from which on it is worth a note.
 _EXTREME_RATIO = 100
 
-# How many findings of a rule, and how many classes, the screen shows before "and N more"; the longest bar's length.
-_NUM_LISTED = 5
+# How many classes the screen shows before "and N more"; the longest bar's length.
 _NUM_CLASSES = 100
 _BAR = 40
 
@@ -255,15 +255,9 @@ def _chart(rows: list[tuple[str, int]]) -> Iterator[str]:
 
 
 def _listing(findings: Iterable[Finding]) -> Iterator[str]:
-    """Findings rule by rule, long lists cut short."""
-    by_rule: dict[str, list[Finding]] = {}
-    for finding in findings:
-        by_rule.setdefault(finding.rule, []).append(finding)
-    for rule, found in by_rule.items():
-        yield f"\n  {rule}: {len(found):,}"
-        yield from (f"    {finding.text}" for finding in found[:_NUM_LISTED])
-        if len(found) > _NUM_LISTED:
-            yield f"    and {len(found) - _NUM_LISTED:,} more (--json has all)"
+    found = ((finding.rule, finding.text) for finding in findings)
+    for lines in listed_by_rule(found, all_are_in=" (--json has all)"):
+        yield from ["", *lines]
 
 
 def _as_json(report: Report, changes: list[Finding] | None) -> str:

@@ -22,9 +22,7 @@ from .coco_form import as_coco
 from .label_copies import refuse_overwriting
 from .label_files import read_labels
 from .labels import LabelFault, LabelSet
-
-# How many faults of a rule are shown before "and N more".
-_NUM_LISTED = 5
+from .listing import listed_by_rule
 
 
 def _lines(labels: LabelSet) -> Iterator[str]:
@@ -48,16 +46,9 @@ def _lines(labels: LabelSet) -> Iterator[str]:
 
 
 def _faults(faults: Sequence[LabelFault]) -> Iterator[str]:
-    """Faults rule by rule, long lists cut short."""
     yield f"faults: {len(faults):,}" if faults else "faults: none"
-    by_rule: dict[str, list[LabelFault]] = {}
-    for fault in faults:
-        by_rule.setdefault(fault.rule, []).append(fault)
-    for rule, found in by_rule.items():
-        yield f"  {rule}: {len(found):,}"
-        yield from (f"    {fault.where}: {fault.text}" for fault in found[:_NUM_LISTED])
-        if len(found) > _NUM_LISTED:
-            yield f"    and {len(found) - _NUM_LISTED:,} more"
+    for lines in listed_by_rule((fault.rule, f"{fault.where}: {fault.text}") for fault in faults):
+        yield from lines
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
