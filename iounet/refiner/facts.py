@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..errors import DataError
+from ..wording import listed
 from .results import DetectionsFile
 
 
@@ -14,8 +15,8 @@ def check_classes(detections: DetectionsFile, categories: list[dict[str, Any]]) 
     by_name = "" if detections.class_names else "match them by name with --annotations, or "
     raise DataError(
         f"{detections.path}: the refiner was trained on none of its classes; {by_name}refine boxes of any class with "
-        f"--class-agnostic. Its classes: {_listed(_given(detections, id_) for id_ in detections.labels)}. "
-        f"The refiner's: {_listed(map(_trained, categories))}"
+        f"--class-agnostic. Its classes: {listed(_given(detections, id_) for id_ in detections.labels)}. "
+        f"The refiner's: {listed(map(_trained, categories))}"
     )
 
 
@@ -31,13 +32,13 @@ def class_report(detections: DetectionsFile, categories: list[dict[str, Any]], *
         renamed = {id_: category for id_, category in refined.items() if names.get(id_) != category["name"]}
         if renamed:
             pairs = (f"{_given(detections, id_)} as {_trained(category)}" for id_, category in renamed.items())
-            lines.append(f"  under another name: {_listed(pairs)}")
+            lines.append(f"  under another name: {listed(pairs)}")
     elif refined:
-        lines.append("  " + _listed(f"{id_} as {category['name']}" for id_, category in refined.items()))
+        lines.append("  " + listed(f"{id_} as {category['name']}" for id_, category in refined.items()))
     if unknown:
         lines.append(
             f"left as they are, unknown to the refiner: {_boxes_of(detections, unknown)}: "
-            f"{_listed(_given(detections, id_) for id_ in unknown)}"
+            f"{listed(_given(detections, id_) for id_ in unknown)}"
         )
     if labels.get(0, labels.get("0")) == 0 and 0 not in names:
         by_name, whose, known = "match them by name with --annotations, or ", "refiner", list(map(_trained, categories))
@@ -45,7 +46,7 @@ def class_report(detections: DetectionsFile, categories: list[dict[str, Any]], *
             by_name, whose, known = "", "annotation file", [f"{id_} {name}" for id_, name in names.items()]
         lines.append(
             f"warning: the {whose} has no class 0. If the ids count from 0, each box is refined as an object of the "
-            f"wrong class: {by_name}give the {whose}'s ids, {_listed(known)}"
+            f"wrong class: {by_name}give the {whose}'s ids, {listed(known)}"
         )
     return "\n".join(lines)
 
@@ -84,10 +85,3 @@ def _given(detections: DetectionsFile, category_id: Any) -> str:
 
 def _trained(category: dict[str, Any]) -> str:
     return f"{category['id']} {category['name']}"
-
-
-def _listed(words: Iterable[str], most: int = 10) -> str:
-    """The first of them, and how many more there are."""
-    shown = list(words)
-    more = f", ... {len(shown) - most} more" if len(shown) > most else ""
-    return ", ".join(shown[:most]) + more

@@ -25,6 +25,7 @@ from ..modeling import IoUNet
 from ..postprocess import NMSOptions, RefinementOptions, suppress
 from ..postprocess.nms import KINDS
 from ..training.checkpoint import save_checkpoint
+from ..wording import listed
 from .inputs import AnyImage, AnyValues, Given, as_tensor, check_input
 from .pretrained import CARD_FILE, MODEL_FILE, find_checkpoint, model_card, push_folder
 
@@ -152,9 +153,8 @@ class IoURefiner:
             return push_folder(Path(folder), repo_id, token=token, private=private, branch=branch, **commit)
 
     def __repr__(self) -> str:
-        names = [category["name"] for category in self.categories]
-        more = f", ... {len(names) - 10} more" if len(names) > 10 else ""
-        return f"IoURefiner(classes: {', '.join(names[:10])}{more}; device: {self.device})"
+        names = listed(category["name"] for category in self.categories)
+        return f"IoURefiner(classes: {names}; device: {self.device})"
 
     @property
     def device(self) -> torch.device:

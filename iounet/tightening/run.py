@@ -13,14 +13,13 @@ from ..data.labels import LabelSet
 from ..errors import DataError, OptionError, check_range
 from ..refiner import IoURefiner
 from ..refiner.matching import match_names
+from ..wording import listed
 from .decisions import Decision, ReviewedLabels, Thresholds, decide, proposals_fingerprint
 from .folds import propose_in_folds
 from .output import check_output, replacing_content
 from .proposals import UNKNOWN_CLASS, Judgement, Proposal, propose, reason_to_stay
 from .records import read_judgements, write_records
 from .review import write_review
-
-_NUM_NAMED = 10  # classes, in a message
 
 
 @dataclass(frozen=True)
@@ -149,14 +148,8 @@ class TighteningRun:
             raise DataError(
                 f"{self.labels.source}: {self.weights} was trained on none of its classes; train heads for them with "
                 f"--folds 4, or refine boxes of any class with --class-agnostic. Classes to tighten: "
-                f"{_listed(sorted(names))}. Those of the checkpoint: {_listed(known)}"
+                f"{listed(sorted(names))}. Those of the checkpoint: {listed(known)}"
             )
-
-
-def _listed(names: Sequence[str]) -> str:
-    """The first of them, and how many more there are."""
-    more = f", ... {len(names) - _NUM_NAMED} more" if len(names) > _NUM_NAMED else ""
-    return ", ".join(names[:_NUM_NAMED]) + more
 
 
 def _copy_path(labels: LabelSet, folder: Path) -> Path:
@@ -201,7 +194,7 @@ def advice(
         }
     )
     if unknown:
-        yield f"unknown to the refiner: {_listed(unknown)}; --folds 4 trains heads for all classes of the data set"
+        yield f"unknown to the refiner: {listed(unknown)}; --folds 4 trains heads for all classes of the data set"
     ious = [judgement.iou_after for judgement in judgements if isinstance(judgement, Proposal)]
     unseen = sum(iou < thresholds.min_iou for iou in ious)
     if unseen > len(ious) / 2:
