@@ -42,7 +42,7 @@ MAY_IMPORT = {
     },
     "tightening": {
         *("boxes", "build", "data", "detections", "devices", "engine", "errors", "evaluation", "files"),
-        *("modeling", "progress", "refiner", "training", "visualization"),
+        *("jobs", "modeling", "progress", "refiner", "training", "visualization", "wording"),
     },
     "demo": {"data", "errors", "refiner"},
     "commands": {

@@ -1,15 +1,12 @@
 """Calibrating the IoU head of a trained detector with all processes."""
 
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor
 
 from ..evaluation import fit_calibration
 from ..evaluation.basins import jittered_paths
-from ..evaluation.predictions import Batch, candidate_matches, joined
+from ..evaluation.predictions import candidate_matches, joined
 from ..jobs import EvaluationJob
-from ..modeling import IoUNet
 from ..training import jitter_boxes
 from .evaluating import batches_of
 from .processes import Process
@@ -52,25 +49,15 @@ def _candidates(job: EvaluationJob, process: Process) -> tuple[Tensor, Tensor]:
 
 
 def _labels(job: EvaluationJob, process: Process) -> tuple[Tensor, Tensor]:
-    ious = torch.stack(label_ious(job.detector, batches_of(job, process, "calibrate"), process.device, process.rank))
-    true, predicted = torch.cat(process.all_gather([ious]), 1)
-    return true, predicted
-
-
-def label_ious(
-    detector: IoUNet, batches: Iterable[Batch], device: torch.device, seed: int = 0
-) -> tuple[Tensor, Tensor]:
-    """True and predicted IoU of boxes around every object, as they are jittered and as refinement leaves them.
-
-    Args:
-        batches: (images, targets) as :func:`iounet.data.eval_loader` yields them.
-        seed: of the jitter.
-    """
-    generator = torch.Generator().manual_seed(seed)
+    """True and predicted IoU of boxes around every object, as they are jittered and as refinement leaves them."""
+    generator = torch.Generator().manual_seed(process.rank)
 
     def jitter(boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
         return jitter_boxes(boxes, _BOXES_PER_OBJECT, min_iou=_MIN_IOU, image_size=image_size, generator=generator)[0]
 
-    num_steps = detector.postprocessing.refinement.num_steps
-    true, predicted = jittered_paths(detector, batches, jitter, num_steps=num_steps, device=device)
-    return true[[0, -1]].flatten(), predicted[[0, -1]].flatten()
+    num_steps = job.detector.postprocessing.refinement.num_steps
+    progress = batches_of(job, process, "calibrate")
+    paths = jittered_paths(job.detector, progress, jitter, num_steps=num_steps, device=process.device)
+    ends = torch.stack([of_steps[[0, -1]].flatten() for of_steps in paths])
+    ious, predicted_ious = torch.cat(process.all_gather([ends]), 1)
+    return ious, predicted_ious

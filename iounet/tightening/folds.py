@@ -4,19 +4,20 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torchvision.transforms.v2 import Compose
 
 from ..build import build_heads
-from ..data import CocoDataset, build_transforms, eval_loader, train_loader
+from ..data import CocoDataset, build_transforms, train_loader
 from ..data.coco import Converted
 from ..data.coco_form import boxes_as_coco
 from ..data.labels import LabelSet
 from ..devices import build_device
-from ..engine.calibrating import label_ious
+from ..engine import Process, calibrate
 from ..errors import DataError
-from ..evaluation import fit_calibration
+from ..jobs import EvaluationJob
 from ..modeling import IoUNet
 from ..progress import progress
 from ..refiner import IoURefiner
@@ -134,7 +135,13 @@ def train_heads(
     bar = progress(steps, total=job.num_iterations, desc=f"{name}: train", unit="it", smoothing=0.05)
     for step in bar:
         bar.set_postfix(loss=f"{step.losses['loss']:.3f}", refresh=False)
-    _calibrate(job.detector, _dataset_of(labels, held_out, build_transforms(False)), device)
+    held_out_set = _dataset_of(labels, held_out, build_transforms(False))
+    calibrate(
+        EvaluationJob(
+            job.detector, held_out_set, batch_size=1, num_workers=0, output_dir=Path(), calibrated_for="labels"
+        ),
+        Process(device),
+    )
     return job.detector
 
 
@@ -144,14 +151,3 @@ def _dataset_of(labels: LabelSet, images: Sequence[int], transforms: Compose) ->
     boxes = [replace(box, image=position[box.image]) for box in labels.boxes if box.image in position]
     content, folder = boxes_as_coco(replace(labels, images=[labels.images[image] for image in images], boxes=boxes))
     return CocoDataset(labels.source, folder, transforms=transforms, converted=Converted(content, {}, ""))
-
-
-def _calibrate(detector: IoUNet, dataset: CocoDataset, device: torch.device) -> None:
-    """Fits the predicted IoU to the true one on jittered and refined labels."""
-    head = detector.iou_head
-    head.calibration.zero_()
-    batches = progress(eval_loader(dataset, batch_size=1, num_workers=0), desc="calibrate", leave=False)
-    ious, predicted_ious = label_ious(detector, batches, device)
-    fitted = fit_calibration(head.outputs_of(predicted_ious), ious)
-    if fitted is not None:
-        head.calibration.copy_(fitted)

@@ -161,9 +161,8 @@ def test_predicted_ious_are_right_on_average_once_calibrated(checkpoint, set_of_
         fitted_to.append((outputs, ious))
         return fit_calibration(outputs, ious)
 
-    monkeypatch.setattr(folds, "fit_calibration", fit)
-    detector = folds.build_heads(str(checkpoint), 2, num_iterations=1, device=torch.device("cpu")).detector
-    folds._calibrate(detector, folds._dataset_of(set_of_six, range(6), build_transforms(False)), torch.device("cpu"))
+    monkeypatch.setattr("iounet.engine.calibrating.fit_calibration", fit)
+    detector = folds.train_heads(str(checkpoint), set_of_six, range(6), 1, torch.device("cpu"), "fold")
     ((outputs, ious),) = fitted_to
     start = ious[: len(ious) // 2]  # the other half is where these end
     assert len(start) >= 60 and start.min() >= 0.599 and start.mean() == pytest.approx(0.8, abs=0.05)  # uniform
