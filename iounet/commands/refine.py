@@ -43,9 +43,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from ..errors import OptionError, UserError, is_out_of_space
+from ..errors import is_out_of_space
 from ..refiner import RefinementRun
 from ..terminal import print_any_name
+from .exits import errors_in_one_line
 
 IMAGES_SKIPPED = 3  # exit code; 1 is that of an error, 2 of a wrong command line
 
@@ -82,15 +83,12 @@ def main() -> None:
     if not args.images:
         parser.error("the following arguments are required: PATH")
     try:
-        skipped = RefinementRun(**vars(args)).run()
+        with errors_in_one_line():
+            skipped = RefinementRun(**vars(args)).run()
     except KeyboardInterrupt:
         continues = f"; --resume continues with what lies in {args.output}" if args.output else ""
         print(f"\nstopped{continues}", file=sys.stderr)
         sys.exit(130)
-    except OptionError as error:
-        sys.exit(f"ConfigError: --{error.argument.replace('_', '-')} {error.problem}")
-    except UserError as error:
-        sys.exit(f"{type(error).__name__}: {error}")
     except OSError as error:
         cure = f": make room for {args.output}; --resume continues" if is_out_of_space(error) else ""
         sys.exit(f"{error}{cure}")

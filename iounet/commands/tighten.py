@@ -32,9 +32,9 @@ import sys
 from pathlib import Path
 
 from ..data.label_files import read_labels
-from ..errors import OptionError, UserError
 from ..terminal import print_any_name
 from ..tightening import Thresholds, TighteningRun
+from .exits import errors_in_one_line
 
 
 def main() -> None:
@@ -64,16 +64,13 @@ def main() -> None:
     options = vars(parser.parse_args())
     print_any_name()
     try:
-        thresholds = Thresholds(*(options.pop(name) for name in ("min_gain", "max_move", "min_iou")))
-        source, images, split = (options.pop(name) for name in ("source", "images", "split"))
-        TighteningRun(read_labels(source, images=images, split=split), thresholds=thresholds, **options).run()
+        with errors_in_one_line():
+            thresholds = Thresholds(*(options.pop(name) for name in ("min_gain", "max_move", "min_iou")))
+            source, images, split = (options.pop(name) for name in ("source", "images", "split"))
+            TighteningRun(read_labels(source, images=images, split=split), thresholds=thresholds, **options).run()
     except KeyboardInterrupt:
         print(f"\nstopped; {options['output']} is as it was", file=sys.stderr)
         sys.exit(130)
-    except OptionError as error:
-        sys.exit(f"ConfigError: --{error.argument.replace('_', '-')} {error.problem}")
-    except UserError as error:
-        sys.exit(f"{type(error).__name__}: {error}")
     except OSError as error:
         sys.exit(str(error))
 
