@@ -106,7 +106,7 @@ def rois_of_images(boxes: Sequence[Tensor]) -> Tensor:
             raise ValueError(f"the boxes of an image must be [K, 4], got {list(b.shape)} for image {n}")
     # Half dtypes do not represent every index of a large batch.
     boxes = [in_full_precision(b) for b in boxes]
-    return torch.cat([torch.cat([b.new_full((len(b), 1), n), b], dim=1) for n, b in enumerate(boxes)])
+    return torch.cat([torch.cat([b.new_full((b.shape[0], 1), n), b], dim=1) for n, b in enumerate(boxes)])
 
 
 def in_full_precision(boxes: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 import torch.fx
 from torch import Tensor, nn
 
-from . import extension, pyramid
+from . import extension, pyramid, pyramid_ops
 from .functional import (
     NO_TORCHSCRIPT,
     check_features,
@@ -100,6 +100,27 @@ class MultiScalePrRoIPool(nn.Module):
         scales = _scales(_maps(x, self.featmap_names), image_shapes)
         return _assign_levels(scales, boxes, self.canonical_scale, self.canonical_level)
 
+    def boxes_backward(
+        self,
+        grad_output: Tensor,
+        x: Mapping[str, Tensor],
+        boxes: Sequence[Tensor],
+        image_shapes: Sequence[tuple[int, int]],
+        levels: Tensor,
+    ) -> Tensor:
+        """Return the gradient of the boxes: Tensor[K, 4].
+
+        For programs that go where autograd does not, by torch.export and torch.onnx.export.
+
+        Args:
+            grad_output: Tensor[K, C, *output_size], the gradient of what `forward` returns.
+            x, boxes, image_shapes, levels: as in `forward`.
+        """
+        maps = _maps(x, self.featmap_names)
+        rois = checked_rois(rois_of_images(boxes), maps[0].device)
+        scales = _scales(maps, image_shapes)
+        return pyramid_ops.pyramid_rois_backward(grad_output, maps, rois, _checked_levels(levels, rois), scales)[:, 1:]
+
     def __prepare_scriptable__(self) -> NoReturn:
         raise NotImplementedError(NO_TORCHSCRIPT)
 
@@ -130,6 +151,8 @@ def _pool(
     if levels is None:
         levels = _assign_levels(scales, boxes, canonical_scale, canonical_level)
     levels = _checked_levels(levels, rois)
+    if pyramid_ops.is_exporting():
+        return pyramid_ops.pyramid_pool(maps, rois, levels, *output_size, scales)
     if MultiScalePrRoIPool.in_fixed_shapes(rois.device):
         level_by_level = functools.partial(_pool_in_fixed_shapes, levels=levels, scales=scales, output_size=output_size)
         # Compilers, and the transforms of torch.func, take the operators.

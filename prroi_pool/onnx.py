@@ -1,0 +1,309 @@
+"""Precise RoI Pooling in standard ONNX operators, for ``torch.onnx.export(..., dynamo=True)``::
+
+    torch.onnx.export(model, args, dynamo=True, custom_translation_table=prroi_pool.onnx.translations())
+
+The integral separates, as in `reference.py`: each RoI's output is A_y F A_x^T, where F are the pixels below it and A_y
+and A_x the weights of rows and columns. The products, and those of their gradients, are batched matrix products.
+
+Needs onnxscript, as torch.onnx.export does.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from onnxscript import FLOAT, INT64, script
+from onnxscript.onnx_opset import opset18 as op
+from onnxscript.values import Opset
+
+from .extension import NAMESPACE
+
+# RoIs whose pixels are in memory at once. All of them are padded to the largest, so RoIs of like size are put together.
+ROIS_AT_ONCE = 64
+
+_ours = Opset(NAMESPACE, 1)
+
+
+def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
+    """Return the `custom_translation_table` of torch.onnx.export for the operators of this package.
+
+    The file needs opset 18 or newer. The number of images and RoIs and the sizes of the maps may be dynamic. Results
+    are computed in float32. A RoI of an image, or of a level, that does not exist pools to 0.
+    """
+    operators = getattr(torch.ops, NAMESPACE)
+    return {
+        operators.prroi_pool2d.default: _pool_from_map,
+        operators.rois_backward.default: _rois_backward_of_map,
+        operators.pyramid_pool.default: _pool_from_pyramid,
+        operators.pyramid_rois_backward.default: _rois_backward_of_pyramid,
+    }
+
+
+# ---- One translation for each operator. The exporter calls these, with ONNX values for tensors.
+# mypy: disable-error-code="no-untyped-def"
+
+
+def _pool_from_map(features, rois, pooled_height: int, pooled_width: int, spatial_scale: float):
+    return _pool_from_pyramid([features], rois, _first_level(rois), pooled_height, pooled_width, [spatial_scale])
+
+
+def _rois_backward_of_map(grad_output, features, rois, spatial_scale: float):
+    return _rois_backward_of_pyramid(grad_output, [features], rois, _first_level(rois), [spatial_scale])
+
+
+def _pool_from_pyramid(maps, rois, levels, pooled_height: int, pooled_width: int, spatial_scales: Sequence[float]):
+    bins = op.Constant(value_ints=[pooled_width, pooled_height])
+    geometry, places, _ = _prepare(maps, rois, levels, bins, spatial_scales)
+    order, rank = _by_size(places)
+    columns, rows, lengths = _sorted_axes(geometry, places, bins, order)
+    pooled = _pool(_pixels(maps), *columns[:2], *rows[:2], lengths)
+    return op.CastLike(op.Transpose(op.Gather(pooled, rank, axis=0), perm=[0, 3, 1, 2]), maps[0])
+
+
+def _rois_backward_of_pyramid(grad_output, maps, rois, levels, spatial_scales: Sequence[float]):
+    bins = op.Concat(op.Shape(grad_output, start=3, end=4), op.Shape(grad_output, start=2, end=3), axis=0)
+    geometry, places, scales = _prepare(maps, rois, levels, bins, spatial_scales)
+    order, rank = _by_size(places)
+    columns, rows, lengths = _sorted_axes(geometry, places, bins, order)
+    by_bin = op.Gather(op.Transpose(op.Cast(grad_output, to=1), perm=[0, 2, 3, 1]), order, axis=0)
+    by_geometry = op.Gather(_geometry_backward(_pixels(maps), *columns, *rows, lengths, by_bin), rank, axis=0)
+    return op.CastLike(_by_coordinates(by_geometry, scales, bins), rois)
+
+
+def _sorted_axes(geometry, places, bins, order):
+    """Return `_axis` of columns, and of rows, and the number of pixels of both, of the sorted RoIs."""
+    x_low, x_size, y_low, y_size = op.Split(op.Gather(geometry, order, axis=0), num_outputs=4, axis=1)
+    x_first, x_last, y_first, y_last, start, width = op.Split(op.Gather(places, order, axis=0), num_outputs=6, axis=1)
+    bins_x, bins_y = op.Split(bins, num_outputs=2, axis=0)
+    columns = _axis(x_low, x_size, x_first, x_last, bins_x)
+    y, *weights = _axis(y_low, y_size, y_first, y_last, bins_y)
+    lengths = op.Add(op.Concat(op.Sub(x_last, x_first), op.Sub(y_last, y_first), axis=1), op.Constant(value_int=1))
+    # Rows are told by where they start among the pixels of all maps.
+    return columns, (op.Add(start, op.Mul(y, width)), *weights), lengths
+
+
+def _first_level(rois):
+    return op.Expand(op.Constant(value_ints=[0]), op.Shape(rois, start=0, end=1))
+
+
+def _prepare(maps, rois, levels, bins, spatial_scales: Sequence[float]):
+    shapes = op.Concat(*[op.Unsqueeze(op.Shape(features), [0]) for features in maps], axis=0)
+    return _place(op.Cast(rois, to=1), levels, bins, shapes, op.Constant(value_floats=list(spatial_scales)))
+
+
+def _pixels(maps):
+    """The maps' pixels, one after the other: [M, C]."""
+    channels = op.Shape(maps[0], start=1, end=2)
+    shape = op.Concat(op.Constant(value_ints=[-1]), channels, axis=0)
+    rows = [op.Reshape(op.Transpose(op.Cast(features, to=1), perm=[0, 2, 3, 1]), shape) for features in maps]
+    return rows[0] if len(rows) == 1 else op.Concat(*rows, axis=0)
+
+
+# ---- ONNX functions
+
+
+@script(_ours, default_opset=op)
+def _place(
+    rois: FLOAT[...], levels: INT64[...], bins: INT64[...], shapes: INT64[...], scale_of_level: FLOAT[...]
+) -> tuple[FLOAT[...], INT64[...], FLOAT[...]]:
+    """Where each RoI lies in its map.
+
+    Args:
+        rois [K, 5], levels [K], bins (2: of a row, of a column), shapes [L, 4] of the maps, scale_of_level [L].
+
+    Returns:
+        geometry [K, 4]: x of the RoI's left side, width of a bin, y of its top, height of a bin, in pixels of its map.
+        Sizes are 0 where the RoI pools to 0.
+        places [K, 6]: its first and last column, first and last row, the index of the map's first pixel among those of
+        all maps, and the width of the map.
+        scales [K, 1].
+    """
+    has_level = op.And(levels >= 0, levels < op.Shape(shapes, start=0, end=1))
+    level = op.Where(has_level, levels, 0)
+    images, _channels, heights, widths = op.Split(op.Gather(shapes, level, axis=0), num_outputs=4, axis=1)
+    scales = op.Unsqueeze(op.Gather(scale_of_level, level, axis=0), [1])
+    sizes = op.Concat(widths, heights, axis=1)
+    pixels_of_level = op.ReduceProd(op.Gather(shapes, op.Constant(value_ints=[0, 2, 3]), axis=1), [1], keepdims=0)
+    first_of_level = op.CumSum(pixels_of_level, op.Constant(value_int=0), exclusive=1)
+
+    # (x1, y1) and (x2, y2)
+    low = rois[:, 1:3]
+    size = (rois[:, 3:5] - low) * scales / op.Cast(bins, to=1)
+    low = low * scales
+    # Not finite: neither comparison holds.
+    is_proper = op.And(op.And(size > 0.0, size < 3.0e38), op.Abs(low) < 1.0e9)
+    image = rois[:, 0:1]
+    has_image = op.And(op.And(image >= 0.0, image < op.Cast(images, to=1)), image == op.Floor(image))
+    low = op.Where(is_proper, low, 0.0)
+    size = op.Where(is_proper, size, 0.0)
+    first = op.Relu(op.Floor(low))
+    last = op.Min(op.Ceil(low + size * op.Cast(bins, to=1)), op.Cast(sizes, to=1) - 1.0)
+    pools = op.And(op.And(is_proper, first <= last), op.And(has_image, op.Unsqueeze(has_level, [1])))
+    pools = op.And(pools[:, 0:1], pools[:, 1:2])
+    size = op.Where(pools, size, 0.0)
+    low = op.Where(pools, low, 0.0)
+    first = op.Cast(op.Where(pools, first, 0.0), to=7)
+    last = op.Cast(op.Where(pools, last, 0.0), to=7)
+    image = op.Cast(op.Where(pools, image, 0.0), to=7)
+    start = op.Unsqueeze(op.Gather(first_of_level, level, axis=0), [1]) + image * widths * heights
+    geometry = op.Concat(low[:, 0:1], size[:, 0:1], low[:, 1:2], size[:, 1:2], axis=1)
+    places = op.Concat(first[:, 0:1], last[:, 0:1], first[:, 1:2], last[:, 1:2], start, widths, axis=1)
+    return geometry, places, scales
+
+
+@script(_ours, default_opset=op)
+def _by_size(places: INT64[...]) -> tuple[INT64[...], INT64[...]]:
+    """Order of the RoIs by the number of their pixels: [K], and the rank of each in that order: [K]."""
+    pixels = (places[:, 1] - places[:, 0] + 1) * (places[:, 3] - places[:, 2] + 1)
+    count = op.Shape(pixels)
+    _, order = op.TopK(pixels, count, largest=0)
+    ranks = op.Range(op.Constant(value_int=0), op.Squeeze(count), op.Constant(value_int=1))
+    return order, op.ScatterElements(ranks, order, ranks, axis=0)
+
+
+@script(_ours, default_opset=op)
+def _axis(
+    low: FLOAT[...], size: FLOAT[...], first: INT64[...], last: INT64[...], num_bins: INT64[...]
+) -> tuple[INT64[...], FLOAT[...], FLOAT[...], FLOAT[...]]:
+    """Pixels of an axis, and the weights of each in the bins.
+
+    Args:
+        low, size, first, last [k, 1]: of the RoIs on this axis, see `_place`.
+        num_bins [1].
+
+    Returns:
+        pixels [k, S].
+        weights [k, B, S]: mean over the bin of the hat function around the pixel, as `reference.mean_of_hat`.
+        by_low, by_size [k, B, S]: their derivatives.
+    """
+    zero = op.Constant(value_int=0)
+    one = op.Constant(value_int=1)
+    # Of no RoIs 0.
+    longest = op.ReduceMax(op.Concat(op.Squeeze(last - first, [1]), op.Constant(value_ints=[0]), axis=0), keepdims=0)
+    pixels = first + op.Range(zero, longest + one, one)
+    inside = op.Unsqueeze(op.And(pixels <= last, size > 0.0), [1])
+    pixels = op.Min(pixels, last)
+    bins = op.Unsqueeze(op.Cast(op.Range(zero, op.Squeeze(num_bins), one), to=1), [1])
+    size_of_bin = op.Unsqueeze(op.Where(size > 0.0, size, 1.0), [2])
+    # Differences between pixel and RoI come first, as they are exact nearby: tiny bins must tell pixels apart.
+    distance = op.Unsqueeze(op.Cast(pixels, to=1) - low, [1])
+    enter = op.Max(op.Min((distance - 1.0) / size_of_bin - bins, 1.0), 0.0)
+    peak = op.Max(op.Min(distance / size_of_bin - bins, 1.0), 0.0)
+    leave = op.Max(op.Min((distance + 1.0) / size_of_bin - bins, 1.0), 0.0)
+    rising = op.Where(inside, peak - enter, 0.0)
+    falling = op.Where(inside, leave - peak, 0.0)
+    middle_of_rising = bins + (enter + peak) / 2.0
+    middle_of_falling = bins + (peak + leave) / 2.0
+    on_rising = 1.0 - (distance - size_of_bin * middle_of_rising)
+    on_falling = 1.0 + (distance - size_of_bin * middle_of_falling)
+    weights = rising * on_rising + falling * on_falling
+    return pixels, weights, rising - falling, rising * middle_of_rising - falling * middle_of_falling
+
+
+@script(_ours, default_opset=op)
+def _pool(
+    pixels: FLOAT[...],
+    x: INT64[...],
+    x_weights: FLOAT[...],
+    y: INT64[...],
+    y_weights: FLOAT[...],
+    lengths: INT64[...],
+) -> FLOAT[...]:
+    """The pooled features of sorted RoIs."""
+    count = op.Shape(x, start=0, end=1)
+    at_once = op.Constant(value_ints=[ROIS_AT_ONCE])
+    # Of no RoIs one empty part, as a sequence of none cannot be concatenated.
+    num_parts = op.Squeeze(op.Max(count + at_once - 1, at_once) / at_once)
+    channels = op.Shape(pixels, start=1, end=2)
+    zero = op.Constant(value_ints=[0])
+    parts = op.SequenceEmpty()
+    for part in range(num_parts):
+        begin = part * at_once
+        end = begin + at_once
+        longest = op.ReduceMax(op.Concat(op.Slice(lengths, begin, end, zero), [[1, 1]], axis=0), zero, keepdims=0)
+        columns = longest[0:1]
+        rows = longest[1:2]
+        both = op.Constant(value_ints=[0, 1])
+        x_part = op.Slice(x, op.Concat(begin, zero, axis=0), op.Concat(end, columns, axis=0), both)
+        y_part = op.Slice(y, op.Concat(begin, zero, axis=0), op.Concat(end, rows, axis=0), both)
+        ends = op.Constant(value_ints=[0, 2])
+        x_weights_part = op.Slice(x_weights, op.Concat(begin, zero, axis=0), op.Concat(end, columns, axis=0), ends)
+        y_weights_part = op.Slice(y_weights, op.Concat(begin, zero, axis=0), op.Concat(end, rows, axis=0), ends)
+        patch = op.Gather(pixels, op.Unsqueeze(y_part, [2]) + op.Unsqueeze(x_part, [1]), axis=0)
+        patch = op.Reshape(patch, op.Concat(op.Shape(y_part), columns * channels, axis=0), allowzero=1)
+        of_rows = op.MatMul(y_weights_part, patch)
+        of_rows = op.Reshape(
+            of_rows, op.Concat(op.Shape(of_rows, start=0, end=2), columns, channels, axis=0), allowzero=1
+        )
+        parts = op.SequenceInsert(parts, op.MatMul(op.Unsqueeze(x_weights_part, [1]), of_rows))
+    return op.ConcatFromSequence(parts, axis=0)
+
+
+@script(_ours, default_opset=op)
+def _geometry_backward(
+    pixels: FLOAT[...],
+    x: INT64[...],
+    x_weights: FLOAT[...],
+    x_by_low: FLOAT[...],
+    x_by_size: FLOAT[...],
+    y: INT64[...],
+    y_weights: FLOAT[...],
+    y_by_low: FLOAT[...],
+    y_by_size: FLOAT[...],
+    lengths: INT64[...],
+    grad_output: FLOAT[...],
+) -> FLOAT[...]:
+    """Gradient of the geometry of sorted RoIs from that of their pooled features."""
+    count = op.Shape(x, start=0, end=1)
+    at_once = op.Constant(value_ints=[ROIS_AT_ONCE])
+    num_parts = op.Squeeze(op.Max(count + at_once - 1, at_once) / at_once)
+    channels = op.Shape(pixels, start=1, end=2)
+    zero = op.Constant(value_ints=[0])
+    x_all = op.Concat(op.Unsqueeze(x_weights, [0]), op.Unsqueeze(x_by_low, [0]), op.Unsqueeze(x_by_size, [0]), axis=0)
+    y_all = op.Concat(op.Unsqueeze(y_weights, [0]), op.Unsqueeze(y_by_low, [0]), op.Unsqueeze(y_by_size, [0]), axis=0)
+    parts = op.SequenceEmpty()
+    for part in range(num_parts):
+        begin = part * at_once
+        end = begin + at_once
+        longest = op.ReduceMax(op.Concat(op.Slice(lengths, begin, end, zero), [[1, 1]], axis=0), zero, keepdims=0)
+        columns = longest[0:1]
+        rows = longest[1:2]
+        both = op.Constant(value_ints=[0, 1])
+        x_part = op.Slice(x, op.Concat(begin, zero, axis=0), op.Concat(end, columns, axis=0), both)
+        y_part = op.Slice(y, op.Concat(begin, zero, axis=0), op.Concat(end, rows, axis=0), both)
+        ends = op.Constant(value_ints=[1, 3])
+        x_all_part = op.Slice(x_all, op.Concat(begin, zero, axis=0), op.Concat(end, columns, axis=0), ends)
+        y_all_part = op.Slice(y_all, op.Concat(begin, zero, axis=0), op.Concat(end, rows, axis=0), ends)
+        x_weights_part, x_by_low_part, x_by_size_part = op.Split(x_all_part, num_outputs=3, axis=0)
+        y_weights_part, y_by_low_part, y_by_size_part = op.Split(y_all_part, num_outputs=3, axis=0)
+        patch = op.Gather(pixels, op.Unsqueeze(y_part, [2]) + op.Unsqueeze(x_part, [1]), axis=0)
+        patch = op.Reshape(patch, op.Concat(op.Shape(y_part), columns * channels, axis=0), allowzero=1)
+        grad = op.Slice(grad_output, begin, end, zero)
+        # Of the weights of columns: the pooled rows times the gradient, summed over the rows.
+        of_rows = op.MatMul(op.Squeeze(y_weights_part, [0]), patch)
+        shape = op.Shape(of_rows, start=0, end=2)
+        of_rows = op.Reshape(of_rows, op.Concat(shape, columns, channels, axis=0), allowzero=1)
+        of_x = op.ReduceSum(op.MatMul(grad, op.Transpose(of_rows, perm=[0, 1, 3, 2])), [1], keepdims=0)
+        # Of the weights of rows: the pixels times the gradient spread over the columns.
+        x_weights_of_pixels = op.Transpose(op.Squeeze(x_weights_part, [0]), perm=[0, 2, 1])
+        spread = op.MatMul(op.Unsqueeze(x_weights_of_pixels, [1]), grad)
+        spread = op.Reshape(spread, op.Concat(shape, columns * channels, axis=0), allowzero=1)
+        of_y = op.Transpose(op.MatMul(patch, op.Transpose(spread, perm=[0, 2, 1])), perm=[0, 2, 1])
+        by_geometry = op.Concat(
+            op.ReduceSum(of_x * x_by_low_part, [0, 2, 3], keepdims=0),
+            op.ReduceSum(of_x * x_by_size_part, [0, 2, 3], keepdims=0),
+            op.ReduceSum(of_y * y_by_low_part, [0, 2, 3], keepdims=0),
+            op.ReduceSum(of_y * y_by_size_part, [0, 2, 3], keepdims=0),
+            axis=0,
+        )
+        parts = op.SequenceInsert(parts, op.Transpose(op.Reshape(by_geometry, [4, -1]), perm=[1, 0]))
+    return op.ConcatFromSequence(parts, axis=0)
+
+
+@script(_ours, default_opset=op)
+def _by_coordinates(by_geometry: FLOAT[...], scales: FLOAT[...], bins: INT64[...]) -> FLOAT[...]:
+    """Gradient of (batch_index, x1, y1, x2, y2), [K, 5], from that of the geometry."""
+    x_low, x_size, y_low, y_size = op.Split(by_geometry, num_outputs=4, axis=1)
+    by_second = op.Concat(x_size, y_size, axis=1) * scales / op.Cast(bins, to=1)
+    by_first = op.Concat(x_low, y_low, axis=1) * scales - by_second
+    return op.Concat(x_low * 0.0, by_first, by_second, axis=1)

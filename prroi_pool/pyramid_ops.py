@@ -1,0 +1,105 @@
+"""Pooling from a pyramid, and its gradient by the boxes, as one operator each.
+
+Exported programs hold these. In ONNX a RoI then costs what it does on its own level, where one operator for each level
+would pool all RoIs from all levels.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import ops
+from .extension import NAMESPACE
+
+# True while torch.export traces; PyTorch 2.4 and 2.5 cannot tell, and trace as torch.compile does.
+is_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", lambda: False)
+
+Maps = Sequence[Tensor]
+
+
+def pyramid_pool(
+    maps: Maps, rois: Tensor, levels: Tensor, pooled_height: int, pooled_width: int, spatial_scales: Sequence[float]
+) -> Tensor:
+    """Return the Precise RoI Pooling of each RoI from its level; arguments as `pyramid.pool_pyramid`."""
+    operator = getattr(torch.ops, NAMESPACE).pyramid_pool
+    return operator(list(maps), rois, levels, pooled_height, pooled_width, list(spatial_scales))
+
+
+def pyramid_rois_backward(
+    grad_output: Tensor, maps: Maps, rois: Tensor, levels: Tensor, spatial_scales: Sequence[float]
+) -> Tensor:
+    """Return the gradient of the RoIs, Tensor[K, 5], from that of the pooled features, Tensor[K, C, P, Q]."""
+    operator = getattr(torch.ops, NAMESPACE).pyramid_rois_backward
+    return operator(grad_output, list(maps), rois, levels, list(spatial_scales))
+
+
+def _members(levels: Tensor, num_levels: int) -> list[Tensor]:
+    return [(levels == level).nonzero().squeeze(1) for level in range(num_levels)]
+
+
+def _pool(maps: Maps, rois: Tensor, levels: Tensor, height: int, width: int, scales: Sequence[float]) -> Tensor:
+    pooled = maps[0].new_zeros(len(rois), maps[0].shape[1], height, width)
+    for features, scale, members in zip(maps, scales, _members(levels, len(maps)), strict=True):
+        pooled[members] = ops.prroi_pool2d(features, rois[members], height, width, scale)
+    return pooled
+
+
+def _rois_backward(grad_output: Tensor, maps: Maps, rois: Tensor, levels: Tensor, scales: Sequence[float]) -> Tensor:
+    grad_rois = torch.zeros_like(rois)
+    for features, scale, members in zip(maps, scales, _members(levels, len(maps)), strict=True):
+        rois_backward = getattr(torch.ops, NAMESPACE).rois_backward
+        grad_rois[members] = rois_backward(grad_output[members], features, rois[members], scale)
+    return grad_rois
+
+
+def _pool_fake(maps: Maps, rois: Tensor, levels: Tensor, height: int, width: int, scales: Sequence[float]) -> Tensor:
+    return maps[0].new_empty(rois.shape[0], maps[0].shape[1], height, width)
+
+
+def _save_for_gradients(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    maps, rois, levels, _, _, ctx.spatial_scales = inputs
+    ctx.save_for_backward(rois, levels, *maps)
+
+
+def _gradients(ctx: Any, grad_output: Tensor) -> tuple[Any, ...]:
+    # Rarely needed: who trains calls the operators of the levels.
+    rois, levels, *maps = ctx.saved_tensors
+    with torch.enable_grad():
+        rois, *maps = (tensor.detach().requires_grad_() for tensor in (rois, *maps))
+        pooled = [
+            ops.prroi_pool2d(features, rois.masked_fill((levels != level)[:, None], 0), *grad_output.shape[2:], scale)
+            for level, (features, scale) in enumerate(zip(maps, ctx.spatial_scales, strict=True))
+        ]
+        grad_rois, *grad_maps = torch.autograd.grad(sum(pooled), [rois, *maps], grad_output)
+    return grad_maps, grad_rois, None, None, None, None
+
+
+def _declare(library: torch.library.Library) -> None:
+    library.define(
+        "pyramid_pool(Tensor[] maps, Tensor rois, Tensor levels, SymInt pooled_height, SymInt pooled_width, "
+        "float[] spatial_scales) -> Tensor",
+        tags=(torch.Tag.pt2_compliant_tag,),
+    )
+    library.define(
+        "pyramid_rois_backward(Tensor grad_output, Tensor[] maps, Tensor rois, Tensor levels, float[] spatial_scales) "
+        "-> Tensor",
+        tags=(torch.Tag.pt2_compliant_tag,),
+    )
+    library.impl("pyramid_pool", _pool, "CompositeExplicitAutograd")
+    library.impl("pyramid_rois_backward", _rois_backward, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"{NAMESPACE}::pyramid_pool", _pool_fake, lib=library)
+    torch.library.register_fake(
+        f"{NAMESPACE}::pyramid_rois_backward",
+        lambda grad_output, maps, rois, levels, spatial_scales: torch.empty_like(rois),
+        lib=library,
+    )
+    torch.library.register_autograd(
+        f"{NAMESPACE}::pyramid_pool", _gradients, setup_context=_save_for_gradients, lib=library
+    )
+
+
+if not hasattr(getattr(torch.ops, NAMESPACE), "pyramid_pool"):
+    _library = torch.library.Library(NAMESPACE, "FRAGMENT")
+    _declare(_library)
