@@ -6,7 +6,7 @@ from torchvision.models.detection.faster_rcnn import TwoMLPHead
 
 from prroi_pool import MultiScalePrRoIPool
 
-from .precision import autocast_as, in_float32
+from .precision import at_least_float32, autocast_as, in_float32
 
 
 class HiddenLayers(TwoMLPHead):
@@ -96,6 +96,38 @@ class BoxFunction(nn.Module):
         all_classes = self.all_classes(features, boxes, image_sizes, levels)
         of_class = all_classes.gather(1, labels[:, None])[:, 0]
         return torch.where(labels == 0, all_classes[:, 1:].amax(1), of_class)
+
+    def value_and_gradient(
+        self,
+        features: dict[str, Tensor],
+        boxes: list[Tensor],
+        labels: Tensor,
+        image_sizes: list[tuple[int, int]],
+        levels: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """What :meth:`forward` returns, Tensor[K], and its gradient by the boxes, Tensor[K, 4], in inference.
+
+        Written out for torch.export, which cannot see autograd. Arguments as in :meth:`output`.
+        """
+        pooled = self.roi_pool(features, boxes, image_sizes, levels)
+        fc6, fc7 = self.mlp.fc6, self.mlp.fc7
+        hidden6 = fc6(at_least_float32(pooled).flatten(1)).relu()
+        hidden7 = fc7(hidden6).relu()
+        outputs = self.predictor(hidden7)
+        if outputs.shape[1] == 1:
+            rows = torch.zeros_like(labels)
+        else:
+            rows = torch.where(labels == 0, outputs[:, 1:].argmax(1) + 1, labels)
+        values = self.decoded(outputs.gather(1, rows[:, None])[:, 0])
+        by_hidden7 = self.predictor.weight[rows] * self.slope(values)[:, None]
+        by_hidden6 = torch.where(hidden7 > 0, by_hidden7, 0) @ fc7.weight
+        by_pooled = torch.where(hidden6 > 0, by_hidden6, 0) @ fc6.weight
+        gradient = self.roi_pool.boxes_backward(by_pooled.view_as(pooled), features, boxes, image_sizes, levels)
+        return values, gradient
+
+    def slope(self, values: Tensor) -> Tensor:
+        """Derivative of :meth:`decoded` where it gives ``values``."""
+        return torch.ones_like(values)
 
     def all_classes(
         self,

@@ -61,6 +61,9 @@ class IoUHead(BoxFunction):
         """
         return output.sigmoid() if self.loss_kind == "bce" else (output + 1) / 2
 
+    def slope(self, values: Tensor) -> Tensor:
+        return values * (1 - values) if self.loss_kind == "bce" else torch.full_like(values, 0.5)
+
     def outputs_of(self, ious: Tensor) -> Tensor:
         """What the last layer put out where ``forward`` returned these IoUs: undoes :meth:`decoded`."""
         return ious.logit(LOGIT_EPS) if self.loss_kind == "bce" else 2 * ious - 1

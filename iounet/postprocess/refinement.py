@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -83,7 +84,10 @@ class Refined(NamedTuple):
     stops: Tensor
 
 
+# Boxes [N, 4] → values [N]; the value of a box depends on that box alone.
 Objective = Callable[[Tensor], Tensor]
+# Boxes [N, 4] → values [N] and their gradient [N, 4].
+ValueAndGradient = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 def refine_boxes(predict_iou: Objective, boxes: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
@@ -130,57 +134,124 @@ def refinement_path(
         raise RuntimeError("refinement needs gradients, which torch.inference_mode() forbids: use torch.no_grad()")
     start = boxes.detach()
     if image_ends is None:
-        yield from _ascent(objective, start, options)
+        for ascent in _path(objective, start, options):
+            yield ascent.refined(options)
         return
     zero = torch.zeros_like(image_ends)
     values_before: Tensor | None = None
-    for moved, values, stops in _ascent(lambda boxes: objective(boxes.clamp(zero, image_ends)), start, options):
-        values_before = values if values_before is None else values_before
-        clipped = moved.clamp(zero, image_ends)
-        inside = (box_sizes(clipped) > 0).all(1)
-        yield Refined(
-            torch.where(inside[:, None], clipped, start),
-            torch.where(inside, values, values_before),
-            stops.masked_fill(~inside, int(Stop.LEFT_IMAGE)),
-        )
+    for ascent in _path(lambda boxes: objective(boxes.clamp(zero, image_ends)), start, options):
+        refined = ascent.refined(options)
+        values_before = refined.values if values_before is None else values_before
+        yield _inside(refined, start, values_before, image_ends)
 
 
-def _ascent(objective: Objective, boxes: Tensor, options: RefinementOptions) -> Iterator[Refined]:
+def refine_in_loop(
+    value_and_gradient: ValueAndGradient, boxes: Tensor, options: RefinementOptions, *, image_ends: Tensor
+) -> tuple[Tensor, Refined]:
+    """The same after all steps, in ``torch.while_loop``: for torch.export, which cannot see autograd.
+
+    Args:
+        value_and_gradient: boxes [N, 4], inside their images → the objective [N] and its gradient [N, 4].
+        boxes, options, image_ends: as in :func:`refinement_path`.
+
+    Returns:
+        values (Tensor[N]): the objective before the first step.
+        refined: after the last.
+    """
+    zero = torch.zeros_like(image_ends)
+
+    def in_image(boxes: Tensor) -> tuple[Tensor, Tensor]:
+        values, gradient = value_and_gradient(boxes.clamp(zero, image_ends))
+        return values, torch.where((boxes >= zero) & (boxes <= image_ends), gradient, 0)
+
+    def goes_on(step: Tensor, *state: Tensor) -> Tensor:
+        return (step < options.num_steps) & (_Ascent(*state).stops == int(Stop.STEPS)).any()
+
+    def take_step(step: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        return step + 1, *_stepped(_Ascent(*state), in_image, options)
+
+    start = _Ascent.at(boxes, *in_image(boxes))
+    # A loop may not be given one tensor twice.
+    state = [tensor.clone() for tensor in start]
+    first_step = torch.zeros((), dtype=torch.int64, device=boxes.device)
+    _, *end = torch.while_loop(goes_on, take_step, (first_step, *state))
+    return start.values, _inside(_Ascent(*end).refined(options), boxes, start.values, image_ends)
+
+
+def _inside(refined: Refined, start: Tensor, values_at_start: Tensor, image_ends: Tensor) -> Refined:
+    """Refined boxes clipped to their images; those that left them as they were at the start."""
+    clipped = refined.boxes.clamp(torch.zeros_like(image_ends), image_ends)
+    inside = (box_sizes(clipped) > 0).all(1)
+    return Refined(
+        torch.where(inside[:, None], clipped, start),
+        torch.where(inside, refined.values, values_at_start),
+        refined.stops.masked_fill(~inside, int(Stop.LEFT_IMAGE)),
+    )
+
+
+class _Ascent(NamedTuple):
+    """Between two steps of Algorithm 2.
+
+    ``lengths`` (Tensor[N, 1]) are factors of the step sizes; the best boxes are those of the highest value so far.
+    """
+
+    boxes: Tensor
+    values: Tensor
+    gradient: Tensor
+    lengths: Tensor
+    stops: Tensor
+    best_boxes: Tensor
+    best_values: Tensor
+
+    @classmethod
+    def at(cls, boxes: Tensor, values: Tensor, gradient: Tensor) -> "_Ascent":
+        stops = torch.full_like(values, int(Stop.STEPS), dtype=torch.int64)
+        return cls(boxes, values, gradient, torch.ones_like(boxes[:, :1]), stops, boxes, values)
+
+    def refined(self, options: RefinementOptions) -> Refined:
+        if options.step_policy == "best":
+            return Refined(self.best_boxes, self.best_values, self.stops)
+        return Refined(self.boxes, self.values, self.stops)
+
+
+def _path(objective: Objective, boxes: Tensor, options: RefinementOptions) -> Iterator[_Ascent]:
     """Algorithm 2."""
     boxes = boxes.clone()
-    stops = torch.full((len(boxes),), int(Stop.STEPS), device=boxes.device)
-    lengths = boxes.new_ones(len(boxes), 1)
-    values, gradient = _value_and_gradient(objective, boxes, with_gradient=options.num_steps > 0)
-    best_boxes, best_values = boxes, values
-    yield Refined(boxes, values, stops)
+    state = _Ascent.at(boxes, *_value_and_gradient(objective, boxes, with_gradient=options.num_steps > 0))
+    yield state
     for step in range(1, options.num_steps + 1):
-        moved = _moved(boxes, gradient, lengths, options)
-        stops = _stopped(stops, ~(torch.isfinite(moved).all(1) & (box_sizes(moved) > 0).all(1)), Stop.COLLAPSED)
-        active = stops == Stop.STEPS
         # Asking would synchronise with a GPU; with the paper's thresholds nearly every step finds an active box.
-        if boxes.is_cuda or active.any():
-            moved = torch.where(active[:, None], moved, boxes)
+        if boxes.is_cuda or (state.stops == Stop.STEPS).any():
             # This forward pass is also the next step's: T steps cost T + 1 forward and T backward passes.
-            new_values, new_gradient = _value_and_gradient(objective, moved, with_gradient=step < options.num_steps)
-            change = new_values - values
-            if options.step_policy == "backtracking":
-                taken = active & (change > 0)
-                lengths = torch.where((active & ~taken)[:, None], lengths / 2, lengths)
-                stops = _stopped(stops, taken & (change < options.early_stop), Stop.CONVERGED)
-            else:
-                taken = active
-                stops = _stopped(stops, ~(change.abs() >= options.early_stop), Stop.CONVERGED)  # NaN stops, too
-                stops = _stopped(stops, change < options.degeneration, Stop.FELL)
-            boxes = torch.where(taken[:, None], moved, boxes)
-            gradient = torch.where(taken[:, None], new_gradient, gradient)
-            values = torch.where(taken, new_values, values)
-            better = values > best_values
-            best_boxes = torch.where(better[:, None], boxes, best_boxes)
-            best_values = torch.where(better, values, best_values)
-        if options.step_policy == "best":
-            yield Refined(best_boxes, best_values, stops)
-        else:
-            yield Refined(boxes, values, stops)
+            evaluate = partial(_value_and_gradient, objective, with_gradient=step < options.num_steps)
+            state = _stepped(state, evaluate, options)
+        yield state
+
+
+def _stepped(state: _Ascent, value_and_gradient: ValueAndGradient, options: RefinementOptions) -> _Ascent:
+    """One step of all boxes that are active."""
+    boxes, values, gradient, lengths, stops, best_boxes, best_values = state
+    moved = _moved(boxes, gradient, lengths, options)
+    stops = _stopped(stops, ~(torch.isfinite(moved).all(1) & (box_sizes(moved) > 0).all(1)), Stop.COLLAPSED)
+    active = stops == int(Stop.STEPS)
+    moved = torch.where(active[:, None], moved, boxes)
+    new_values, new_gradient = value_and_gradient(moved)
+    change = new_values - values
+    if options.step_policy == "backtracking":
+        taken = active & (change > 0)
+        lengths = torch.where((active & ~taken)[:, None], lengths / 2, lengths)
+        stops = _stopped(stops, taken & (change < options.early_stop), Stop.CONVERGED)
+    else:
+        taken = active
+        stops = _stopped(stops, ~(change.abs() >= options.early_stop), Stop.CONVERGED)  # NaN stops, too
+        stops = _stopped(stops, change < options.degeneration, Stop.FELL)
+    boxes = torch.where(taken[:, None], moved, boxes)
+    gradient = torch.where(taken[:, None], new_gradient, gradient)
+    values = torch.where(taken, new_values, values)
+    better = values > best_values
+    best_boxes = torch.where(better[:, None], boxes, best_boxes)
+    best_values = torch.where(better, values, best_values)
+    return _Ascent(boxes, values, gradient, lengths, stops, best_boxes, best_values)
 
 
 def _moved(boxes: Tensor, gradient: Tensor, lengths: Tensor, options: RefinementOptions) -> Tensor:
@@ -200,7 +271,7 @@ def _moved(boxes: Tensor, gradient: Tensor, lengths: Tensor, options: Refinement
 
 def _stopped(stops: Tensor, where: Tensor, reason: Stop) -> Tensor:
     """The first reason stands."""
-    return stops.masked_fill(where & (stops == Stop.STEPS), int(reason))
+    return stops.masked_fill(where & (stops == int(Stop.STEPS)), int(reason))
 
 
 def _value_and_gradient(objective: Objective, boxes: Tensor, *, with_gradient: bool) -> tuple[Tensor, Tensor]:
