@@ -24,62 +24,70 @@ ROIS_AT_ONCE = 64
 _ours = Opset(NAMESPACE, 1)
 
 
-def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
+def translations(rois_at_once: int | None = ROIS_AT_ONCE) -> dict[Callable[..., Any], Callable[..., Any]]:
     """Return the `custom_translation_table` of torch.onnx.export for the operators of this package.
 
     The file needs opset 18 or newer. The number of images and RoIs and the sizes of the maps may be dynamic. Results
     are computed in float32. A RoI of an image, or of a level, that does not exist pools to 0.
+
+    Args:
+        rois_at_once: how many RoIs are pooled at once, in a Loop, which bounds memory. None: all, without a Loop. The
+            gradient of the RoIs is always computed for all of them.
     """
+
+    def pool_from_pyramid(maps, rois, levels, pooled_height: int, pooled_width: int, spatial_scales: Sequence[float]):
+        bins = op.Constant(value_ints=[pooled_width, pooled_height])
+        geometry, places, _ = _prepare(maps, rois, levels, bins, spatial_scales)
+        if rois_at_once is None:
+            columns, rows = _axes(geometry, places, bins)
+            _, pooled_rows = _patch(_pixels(maps), columns[0], *rows[:2])
+            pooled = op.MatMul(op.Unsqueeze(columns[1], [1]), pooled_rows)
+        else:
+            order, rank = _by_size(places)
+            places = op.Gather(places, order, axis=0)
+            columns, rows = _axes(op.Gather(geometry, order, axis=0), places, bins)
+            at_once = op.Constant(value_ints=[rois_at_once])
+            pooled = op.Gather(_pool_in_parts(_pixels(maps), *columns[:2], *rows[:2], places, at_once), rank, axis=0)
+        return op.CastLike(op.Transpose(pooled, perm=[0, 3, 1, 2]), maps[0])
+
+    def pool_from_map(features, rois, pooled_height: int, pooled_width: int, spatial_scale: float):
+        levels = _first_level(rois)
+        return pool_from_pyramid([features], rois, levels, pooled_height, pooled_width, [spatial_scale])
+
     operators = getattr(torch.ops, NAMESPACE)
     return {
-        operators.prroi_pool2d.default: _pool_from_map,
+        operators.prroi_pool2d.default: pool_from_map,
         operators.rois_backward.default: _rois_backward_of_map,
-        operators.pyramid_pool.default: _pool_from_pyramid,
+        operators.pyramid_pool.default: pool_from_pyramid,
         operators.pyramid_rois_backward.default: _rois_backward_of_pyramid,
     }
 
 
-# ---- One translation for each operator. The exporter calls these, with ONNX values for tensors.
+# ---- What the exporter traces, with ONNX values for tensors.
 # mypy: disable-error-code="no-untyped-def"
-
-
-def _pool_from_map(features, rois, pooled_height: int, pooled_width: int, spatial_scale: float):
-    return _pool_from_pyramid([features], rois, _first_level(rois), pooled_height, pooled_width, [spatial_scale])
 
 
 def _rois_backward_of_map(grad_output, features, rois, spatial_scale: float):
     return _rois_backward_of_pyramid(grad_output, [features], rois, _first_level(rois), [spatial_scale])
 
 
-def _pool_from_pyramid(maps, rois, levels, pooled_height: int, pooled_width: int, spatial_scales: Sequence[float]):
-    bins = op.Constant(value_ints=[pooled_width, pooled_height])
-    geometry, places, _ = _prepare(maps, rois, levels, bins, spatial_scales)
-    order, rank = _by_size(places)
-    columns, rows, lengths = _sorted_axes(geometry, places, bins, order)
-    pooled = _pool(_pixels(maps), *columns[:2], *rows[:2], lengths)
-    return op.CastLike(op.Transpose(op.Gather(pooled, rank, axis=0), perm=[0, 3, 1, 2]), maps[0])
-
-
 def _rois_backward_of_pyramid(grad_output, maps, rois, levels, spatial_scales: Sequence[float]):
     bins = op.Concat(op.Shape(grad_output, start=3, end=4), op.Shape(grad_output, start=2, end=3), axis=0)
     geometry, places, scales = _prepare(maps, rois, levels, bins, spatial_scales)
-    order, rank = _by_size(places)
-    columns, rows, lengths = _sorted_axes(geometry, places, bins, order)
-    by_bin = op.Gather(op.Transpose(op.Cast(grad_output, to=1), perm=[0, 2, 3, 1]), order, axis=0)
-    by_geometry = op.Gather(_geometry_backward(_pixels(maps), *columns, *rows, lengths, by_bin), rank, axis=0)
+    columns, rows = _axes(geometry, places, bins)
+    patch, pooled_rows = _patch(_pixels(maps), columns[0], *rows[:2])
+    by_bin = op.Transpose(op.Cast(grad_output, to=1), perm=[0, 2, 3, 1])
+    by_geometry = _geometry_backward(patch, pooled_rows, *columns[1:], *rows[2:], by_bin)
     return op.CastLike(_by_coordinates(by_geometry, scales, bins), rois)
 
 
-def _sorted_axes(geometry, places, bins, order):
-    """Return `_axis` of columns, and of rows, and the number of pixels of both, of the sorted RoIs."""
-    x_low, x_size, y_low, y_size = op.Split(op.Gather(geometry, order, axis=0), num_outputs=4, axis=1)
-    x_first, x_last, y_first, y_last, start, width = op.Split(op.Gather(places, order, axis=0), num_outputs=6, axis=1)
+def _axes(geometry, places, bins):
+    """Return `_axis` of columns, and of rows; rows are told by where they start among the pixels of all maps."""
+    x_low, x_size, y_low, y_size = op.Split(geometry, num_outputs=4, axis=1)
+    x_first, x_last, y_first, y_last, start, width = op.Split(places, num_outputs=6, axis=1)
     bins_x, bins_y = op.Split(bins, num_outputs=2, axis=0)
-    columns = _axis(x_low, x_size, x_first, x_last, bins_x)
     y, *weights = _axis(y_low, y_size, y_first, y_last, bins_y)
-    lengths = op.Add(op.Concat(op.Sub(x_last, x_first), op.Sub(y_last, y_first), axis=1), op.Constant(value_int=1))
-    # Rows are told by where they start among the pixels of all maps.
-    return columns, (op.Add(start, op.Mul(y, width)), *weights), lengths
+    return _axis(x_low, x_size, x_first, x_last, bins_x), (op.Add(start, op.Mul(y, width)), *weights)
 
 
 def _first_level(rois):
@@ -201,103 +209,88 @@ def _axis(
 
 
 @script(_ours, default_opset=op)
-def _pool(
+def _patch(
+    pixels: FLOAT[...], x: INT64[...], y: INT64[...], y_weights: FLOAT[...]
+) -> tuple[FLOAT[...], FLOAT[...]]:
+    """The pixels below each RoI, [K, R, S * C], and their sums over the rows of each bin, [K, P, S, C]."""
+    patch = op.Gather(pixels, op.Unsqueeze(y, [2]) + op.Unsqueeze(x, [1]), axis=0)
+    columns = op.Shape(patch, start=2, end=4)
+    patch = op.Reshape(patch, op.Concat(op.Shape(y), op.ReduceProd(columns), axis=0), allowzero=1)
+    pooled_rows = op.MatMul(y_weights, patch)
+    shape = op.Concat(op.Shape(pooled_rows, start=0, end=2), columns, axis=0)
+    return patch, op.Reshape(pooled_rows, shape, allowzero=1)
+
+
+@script(_ours, default_opset=op)
+def _pool_in_parts(
     pixels: FLOAT[...],
     x: INT64[...],
     x_weights: FLOAT[...],
     y: INT64[...],
     y_weights: FLOAT[...],
-    lengths: INT64[...],
+    places: INT64[...],
+    at_once: INT64[...],
 ) -> FLOAT[...]:
-    """The pooled features of sorted RoIs."""
-    count = op.Shape(x, start=0, end=1)
-    at_once = op.Constant(value_ints=[ROIS_AT_ONCE])
+    """The pooled features of RoIs that are sorted by size: [K, P, Q, C]."""
     # Of no RoIs one empty part, as a sequence of none cannot be concatenated.
-    num_parts = op.Squeeze(op.Max(count + at_once - 1, at_once) / at_once)
-    channels = op.Shape(pixels, start=1, end=2)
+    num_parts = op.Squeeze(op.Max(op.Shape(x, start=0, end=1) + at_once - 1, at_once) / at_once)
     zero = op.Constant(value_ints=[0])
+    axes = op.Constant(value_ints=[0, 1])
+    axes_of_weights = op.Constant(value_ints=[0, 2])
     parts = op.SequenceEmpty()
     for part in range(num_parts):
         begin = part * at_once
         end = begin + at_once
-        longest = op.ReduceMax(op.Concat(op.Slice(lengths, begin, end, zero), [[1, 1]], axis=0), zero, keepdims=0)
-        columns = longest[0:1]
-        rows = longest[1:2]
-        both = op.Constant(value_ints=[0, 1])
-        x_part = op.Slice(x, op.Concat(begin, zero, axis=0), op.Concat(end, columns, axis=0), both)
-        y_part = op.Slice(y, op.Concat(begin, zero, axis=0), op.Concat(end, rows, axis=0), both)
-        ends = op.Constant(value_ints=[0, 2])
-        x_weights_part = op.Slice(x_weights, op.Concat(begin, zero, axis=0), op.Concat(end, columns, axis=0), ends)
-        y_weights_part = op.Slice(y_weights, op.Concat(begin, zero, axis=0), op.Concat(end, rows, axis=0), ends)
-        patch = op.Gather(pixels, op.Unsqueeze(y_part, [2]) + op.Unsqueeze(x_part, [1]), axis=0)
-        patch = op.Reshape(patch, op.Concat(op.Shape(y_part), columns * channels, axis=0), allowzero=1)
-        of_rows = op.MatMul(y_weights_part, patch)
-        of_rows = op.Reshape(
-            of_rows, op.Concat(op.Shape(of_rows, start=0, end=2), columns, channels, axis=0), allowzero=1
+        # As many rows and columns as the largest RoI of this part has; no fewer than one.
+        of_part = op.Slice(places, begin, end, zero)
+        lengths = op.Concat(of_part[:, 1:2] - of_part[:, 0:1], of_part[:, 3:4] - of_part[:, 2:3], axis=1)
+        columns, rows = op.Split(
+            op.ReduceMax(op.Concat(lengths, [[0, 0]], axis=0), zero, keepdims=0) + 1, num_outputs=2, axis=0
         )
-        parts = op.SequenceInsert(parts, op.MatMul(op.Unsqueeze(x_weights_part, [1]), of_rows))
+        begins = op.Concat(begin, zero, axis=0)
+        x_ends = op.Concat(end, columns, axis=0)
+        y_ends = op.Concat(end, rows, axis=0)
+        x_part = op.Slice(x, begins, x_ends, axes)
+        y_part = op.Slice(y, begins, y_ends, axes)
+        patch = op.Gather(pixels, op.Unsqueeze(y_part, [2]) + op.Unsqueeze(x_part, [1]), axis=0)
+        width = op.Shape(patch, start=2, end=4)
+        patch = op.Reshape(patch, op.Concat(op.Shape(y_part), op.ReduceProd(width), axis=0), allowzero=1)
+        pooled_rows = op.MatMul(op.Slice(y_weights, begins, y_ends, axes_of_weights), patch)
+        shape = op.Concat(op.Shape(pooled_rows, start=0, end=2), width, axis=0)
+        pooled_rows = op.Reshape(pooled_rows, shape, allowzero=1)
+        x_weights_part = op.Unsqueeze(op.Slice(x_weights, begins, x_ends, axes_of_weights), [1])
+        parts = op.SequenceInsert(parts, op.MatMul(x_weights_part, pooled_rows))
     return op.ConcatFromSequence(parts, axis=0)
 
 
 @script(_ours, default_opset=op)
 def _geometry_backward(
-    pixels: FLOAT[...],
-    x: INT64[...],
+    patch: FLOAT[...],
+    pooled_rows: FLOAT[...],
     x_weights: FLOAT[...],
     x_by_low: FLOAT[...],
     x_by_size: FLOAT[...],
-    y: INT64[...],
-    y_weights: FLOAT[...],
     y_by_low: FLOAT[...],
     y_by_size: FLOAT[...],
-    lengths: INT64[...],
     grad_output: FLOAT[...],
 ) -> FLOAT[...]:
-    """Gradient of the geometry of sorted RoIs from that of their pooled features."""
-    count = op.Shape(x, start=0, end=1)
-    at_once = op.Constant(value_ints=[ROIS_AT_ONCE])
-    num_parts = op.Squeeze(op.Max(count + at_once - 1, at_once) / at_once)
-    channels = op.Shape(pixels, start=1, end=2)
-    zero = op.Constant(value_ints=[0])
-    x_all = op.Concat(op.Unsqueeze(x_weights, [0]), op.Unsqueeze(x_by_low, [0]), op.Unsqueeze(x_by_size, [0]), axis=0)
-    y_all = op.Concat(op.Unsqueeze(y_weights, [0]), op.Unsqueeze(y_by_low, [0]), op.Unsqueeze(y_by_size, [0]), axis=0)
-    parts = op.SequenceEmpty()
-    for part in range(num_parts):
-        begin = part * at_once
-        end = begin + at_once
-        longest = op.ReduceMax(op.Concat(op.Slice(lengths, begin, end, zero), [[1, 1]], axis=0), zero, keepdims=0)
-        columns = longest[0:1]
-        rows = longest[1:2]
-        both = op.Constant(value_ints=[0, 1])
-        x_part = op.Slice(x, op.Concat(begin, zero, axis=0), op.Concat(end, columns, axis=0), both)
-        y_part = op.Slice(y, op.Concat(begin, zero, axis=0), op.Concat(end, rows, axis=0), both)
-        ends = op.Constant(value_ints=[1, 3])
-        x_all_part = op.Slice(x_all, op.Concat(begin, zero, axis=0), op.Concat(end, columns, axis=0), ends)
-        y_all_part = op.Slice(y_all, op.Concat(begin, zero, axis=0), op.Concat(end, rows, axis=0), ends)
-        x_weights_part, x_by_low_part, x_by_size_part = op.Split(x_all_part, num_outputs=3, axis=0)
-        y_weights_part, y_by_low_part, y_by_size_part = op.Split(y_all_part, num_outputs=3, axis=0)
-        patch = op.Gather(pixels, op.Unsqueeze(y_part, [2]) + op.Unsqueeze(x_part, [1]), axis=0)
-        patch = op.Reshape(patch, op.Concat(op.Shape(y_part), columns * channels, axis=0), allowzero=1)
-        grad = op.Slice(grad_output, begin, end, zero)
-        # Of the weights of columns: the pooled rows times the gradient, summed over the rows.
-        of_rows = op.MatMul(op.Squeeze(y_weights_part, [0]), patch)
-        shape = op.Shape(of_rows, start=0, end=2)
-        of_rows = op.Reshape(of_rows, op.Concat(shape, columns, channels, axis=0), allowzero=1)
-        of_x = op.ReduceSum(op.MatMul(grad, op.Transpose(of_rows, perm=[0, 1, 3, 2])), [1], keepdims=0)
-        # Of the weights of rows: the pixels times the gradient spread over the columns.
-        x_weights_of_pixels = op.Transpose(op.Squeeze(x_weights_part, [0]), perm=[0, 2, 1])
-        spread = op.MatMul(op.Unsqueeze(x_weights_of_pixels, [1]), grad)
-        spread = op.Reshape(spread, op.Concat(shape, columns * channels, axis=0), allowzero=1)
-        of_y = op.Transpose(op.MatMul(patch, op.Transpose(spread, perm=[0, 2, 1])), perm=[0, 2, 1])
-        by_geometry = op.Concat(
-            op.ReduceSum(of_x * x_by_low_part, [0, 2, 3], keepdims=0),
-            op.ReduceSum(of_x * x_by_size_part, [0, 2, 3], keepdims=0),
-            op.ReduceSum(of_y * y_by_low_part, [0, 2, 3], keepdims=0),
-            op.ReduceSum(of_y * y_by_size_part, [0, 2, 3], keepdims=0),
-            axis=0,
-        )
-        parts = op.SequenceInsert(parts, op.Transpose(op.Reshape(by_geometry, [4, -1]), perm=[1, 0]))
-    return op.ConcatFromSequence(parts, axis=0)
+    """Gradient of the geometry, [K, 4], from that of the pooled features, [K, P, Q, C]."""
+    # Of the weights of columns: the pooled rows times the gradient, summed over the rows.
+    of_x = op.MatMul(grad_output, op.Transpose(pooled_rows, perm=[0, 1, 3, 2]))
+    of_x = op.ReduceSum(of_x, [1], keepdims=0)
+    # Of the weights of rows: the pixels times the gradient spread over the columns.
+    spread = op.MatMul(op.Unsqueeze(op.Transpose(x_weights, perm=[0, 2, 1]), [1]), grad_output)
+    shape = op.Concat(op.Shape(spread, start=0, end=2), op.Shape(patch, start=2, end=3), axis=0)
+    spread = op.Reshape(spread, shape, allowzero=1)
+    of_y = op.MatMul(spread, op.Transpose(patch, perm=[0, 2, 1]))
+    by_geometry = op.Concat(
+        op.ReduceSum(of_x * x_by_low, [1, 2]),
+        op.ReduceSum(of_x * x_by_size, [1, 2]),
+        op.ReduceSum(of_y * y_by_low, [1, 2]),
+        op.ReduceSum(of_y * y_by_size, [1, 2]),
+        axis=1,
+    )
+    return op.Squeeze(by_geometry, [2])
 
 
 @script(_ours, default_opset=op)

@@ -8,6 +8,10 @@ from ..modeling import IoUNet
 from ..postprocess import Stop
 from ..postprocess.refinement import refine_in_loop
 
+# Of ExportableRefiner's forward.
+INPUTS = ("resized", "size", "resized_size", "boxes", "labels")
+OUTPUTS = ("refined_boxes", "ious_before", "ious", "stops")
+
 
 class ExportableRefiner(nn.Module):
     """What :meth:`iounet.IoURefiner.refine` computes for the boxes of one image, from the resized image on.

@@ -162,7 +162,10 @@ def refine_in_loop(
 
     def in_image(boxes: Tensor) -> tuple[Tensor, Tensor]:
         values, gradient = value_and_gradient(boxes.clamp(zero, image_ends))
-        return values, torch.where((boxes >= zero) & (boxes <= image_ends), gradient, 0)
+        # As autograd has it: half the gradient where an edge lies on the image's border, none beyond it.
+        passed = (boxes > zero).to(boxes) + (boxes >= zero).to(boxes)
+        passed = passed * ((boxes < image_ends).to(boxes) + (boxes <= image_ends).to(boxes))
+        return values, gradient * passed / 4
 
     def goes_on(step: Tensor, *state: Tensor) -> Tensor:
         return (step < options.num_steps) & (_Ascent(*state).stops == int(Stop.STEPS)).any()

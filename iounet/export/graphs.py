@@ -1,0 +1,126 @@
+"""Changes of ONNX graphs that neither PyTorch's exporter nor its optimiser makes."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes.common import CommonSubexpressionEliminationPass
+
+
+def merge_equal_nodes(graph: ir.Graph) -> None:
+    """Computes once, in place, what nodes of a graph, or of one of its subgraphs, compute twice."""
+    CommonSubexpressionEliminationPass()(ir.Model(graph, ir_version=10))
+    for node in graph:
+        for subgraph in _subgraphs(node):
+            merge_equal_nodes(subgraph)
+
+
+def hoist_invariants(graph: ir.Graph) -> None:
+    """Moves out of the Loops of a graph, in place, what is the same in each of their iterations."""
+    for loop in [node for node in graph if node.op_type == "Loop"]:
+        (body,) = _subgraphs(loop)
+        hoist_invariants(body)
+        inside = _defined_in(body)
+        for node in list(body):
+            if _read_by(node) & inside or any(value.is_graph_output() for value in node.outputs):
+                continue
+            body.remove(node)
+            graph.insert_before(loop, node)
+            inside -= set(node.outputs)
+
+
+def run_in_parts(graph: ir.Graph, rows: Sequence[ir.Value], at_once: int) -> None:
+    """Makes a Loop, in place, of what depends on some inputs of a graph; it takes ``at_once`` of their rows at a time.
+
+    Args:
+        rows: the inputs, of N rows each. The graph treats rows independently, and all its outputs have N rows.
+    """
+    dependent = set(rows)
+    nodes = []
+    for node in graph:
+        if _read_by(node) & dependent:
+            nodes.append(node)
+            dependent |= set(node.outputs)
+    of_part = [ir.Value(name=f"{value.name}_of_part", type=value.type) for value in rows]
+    for value, part in zip(rows, of_part, strict=True):
+        ir.convenience.replace_all_uses_with(value, part)
+    graph.remove(nodes)
+    shapes = [value.shape for value in graph.outputs]
+    for node in nodes:
+        for value in node.outputs:
+            value.shape = None  # its N is now another one
+
+    number, go_on, size = _input("part", ir.DataType.INT64), _input("go_on", ir.DataType.BOOL), _constant([at_once])
+    begin = ir.node("Mul", [number, size.outputs[0]])
+    end = ir.node("Add", [begin.outputs[0], size.outputs[0]])
+    axis, one = _constant([0]), _constant(1)
+    slices = [
+        ir.Node("", "Slice", [value, begin.outputs[0], end.outputs[0], axis.outputs[0]], outputs=[part])
+        for value, part in zip(rows, of_part, strict=True)
+    ]
+    results = list(graph.outputs)
+    lists = [ir.Value(name=f"{value.name}_so_far", type=ir.SequenceType(value.type)) for value in results]
+    longer = [ir.node("SequenceInsert", pair) for pair in zip(lists, results, strict=True)]
+    still = ir.node("Identity", [go_on])
+    names = [value.name for value in results]
+    for value, node in zip(results, longer, strict=True):
+        value.name = f"{value.name}_of_part"
+        node.outputs[0].type = ir.SequenceType(value.type)
+    still.outputs[0].type = go_on.type
+    graph.outputs.clear()
+    body = ir.Graph(
+        [number, go_on, *lists],
+        [still.outputs[0], *(node.outputs[0] for node in longer)],
+        nodes=[begin, end, *slices, *nodes, *longer, still],
+        name="rows",
+    )
+
+    # Of no rows one empty part, as a sequence of none cannot be concatenated.
+    count = ir.node("Shape", [rows[0]], {"start": 0, "end": 1})
+    rounded = ir.node("Sub", [ir.node("Add", [count.outputs[0], size.outputs[0]]).outputs[0], one.outputs[0]])
+    at_least = ir.node("Max", [rounded.outputs[0], size.outputs[0]])
+    num_parts = ir.node("Div", [at_least.outputs[0], size.outputs[0]])
+    trips = ir.node("Squeeze", [num_parts.outputs[0]])
+    empty = [ir.node("SequenceEmpty", [], {"dtype": value.dtype}) for value in results]
+    starts = [node.outputs[0] for node in empty]
+    loop = ir.node("Loop", [trips.outputs[0], None, *starts], {"body": body}, num_outputs=len(results))
+    together = [ir.node("ConcatFromSequence", [value], {"axis": 0}) for value in loop.outputs]
+    graph.extend([size, axis, one, count, rounded.inputs[0].producer(), rounded, at_least, num_parts, trips])
+    graph.extend([*empty, loop, *together])
+    for node, value, name, shape in zip(together, results, names, shapes, strict=True):
+        node.outputs[0].name, node.outputs[0].type, node.outputs[0].shape = name, value.type, shape
+        graph.outputs.append(node.outputs[0])
+
+
+def all_nodes(graph: ir.Graph) -> Iterator[ir.Node]:
+    """The nodes of a graph and of its subgraphs."""
+    for node in graph:
+        yield node
+        for subgraph in _subgraphs(node):
+            yield from all_nodes(subgraph)
+
+
+def _subgraphs(node: ir.Node) -> list[ir.Graph]:
+    return [
+        attribute.as_graph() for attribute in node.attributes.values() if attribute.type == ir.AttributeType.GRAPH
+    ]
+
+
+def _defined_in(graph: ir.Graph) -> set[ir.Value]:
+    return set(graph.inputs) | {value for node in graph for value in node.outputs}
+
+
+def _read_by(node: ir.Node) -> set[ir.Value]:
+    """Inputs of a node, and the values of outer graphs that its subgraphs read."""
+    read = {value for value in node.inputs if value is not None}
+    for subgraph in _subgraphs(node):
+        read |= {value for inner in subgraph for value in _read_by(inner)} - _defined_in(subgraph)
+    return read
+
+
+def _input(name: str, dtype: ir.DataType) -> ir.Value:
+    return ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape([]))
+
+
+def _constant(value: int | list[int]) -> ir.Node:
+    return ir.node("Constant", [], {"value": ir.tensor(np.asarray(value, dtype=np.int64))})

@@ -1,0 +1,130 @@
+"""The refiner as one ONNX file of standard operators."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+import torch
+from onnx_ir.passes import common as passes
+
+from prroi_pool.onnx import translations
+
+from ..modeling import ImageTransform
+from ..refiner import IoURefiner
+from .graphs import hoist_invariants, merge_equal_nodes, run_in_parts
+from .refiner import INPUTS, OUTPUTS, export_refiner
+
+OPSET = 18
+# Boxes that are refined at once. The pixels below all of them are in memory.
+BOXES_AT_ONCE = 64
+# Of the metadata that `iounet.onnx` reads.
+FORMAT = 1
+
+
+def export_onnx(refiner: IoURefiner, path: str | Path) -> None:
+    """Writes what :meth:`iounet.IoURefiner.refine` computes to an ONNX file.
+
+    Inputs: ``image`` float32 [1, 3, H, W], RGB in [0, 1]; ``boxes`` float32 [N, 4], xyxy in pixels of it; ``labels``
+    int64 [N], 0 for a class that is not known. Outputs: those of :class:`iounet.export.ExportableRefiner`. H, W and N
+    are dynamic, and N may be 0. All operators are of ONNX's standard domain. The metadata "iounet" holds, as JSON, what
+    :class:`iounet.onnx.OnnxRefiner` needs to know.
+    """
+    detector = refiner.detector
+    with torch.no_grad():
+        program = torch.onnx.export(
+            export_refiner(detector),
+            dynamo=True,
+            custom_translation_table=translations(rois_at_once=None),
+            opset_version=OPSET,
+            input_names=list(INPUTS),
+            output_names=list(OUTPUTS),
+            verbose=False,
+        )
+    assert program is not None, "given no path, the exporter returns the model"
+    model = program.model
+    rows = [value for value in model.graph.inputs if value.name in ("boxes", "labels")]
+    run_in_parts(model.graph, rows, BOXES_AT_ONCE)
+    hoist_invariants(model.graph)
+    merge_equal_nodes(model.graph)
+    # Names within it must not occur in the other graph.
+    resizing = onnx.compose.add_prefix(
+        _resizing(detector.transform, model.ir_version), "resizing_", rename_inputs=False, rename_outputs=False
+    )
+    between = [(name, name) for name in ("resized", "size", "resized_size")]
+    proto = onnx.compose.merge_models(resizing, ir.to_proto(_tidied(model)), between, outputs=list(OUTPUTS))
+    onnx.helper.set_model_props(proto, {"iounet": json.dumps(_description(refiner))})
+    onnx.checker.check_model(proto, full_check=True)
+    onnx.save(proto, path)
+
+
+def _tidied(model: ir.Model) -> ir.Model:
+    """Without what nobody reads: the exporter's notes take a third of the file."""
+    passes.RemoveUnusedNodesPass()(model)
+    passes.ClearMetadataAndDocStringPass()(model)
+    passes.NameFixPass()(model)
+    return model
+
+
+def _resizing(transform: ImageTransform, ir_version: int) -> onnx.ModelProto:
+    """What :class:`iounet.modeling.ImageTransform` does: normalises, resizes, pads to multiples of 32."""
+    numbers = [", ".join(map(str, values)) for values in (transform.image_mean, transform.image_std)]
+    mean, std = (f"float[1, 3, 1, 1] {{{values}}}" for values in numbers)
+    divisor = transform.size_divisible
+    # Sizes are computed in double precision, as in Python: rounding could cost a pixel.
+    return onnx.parser.parse_model(f"""
+        <ir_version: {ir_version}, opset_import: ["": {OPSET}]>
+        resizing (float[1, 3, H, W] image)
+            => (float[1, 3, padded_H, padded_W] resized, float[2] size, float[2] resized_size)
+        {{
+            sides = Shape <start = 2> (image)
+            size = Cast <to = 1> (sides)
+            sides_as_double = Cast <to = 11> (sides)
+            shorter = ReduceMin <keepdims = 0> (sides_as_double)
+            longer = ReduceMax <keepdims = 0> (sides_as_double)
+            min_size = Constant <value = double {{{transform.min_size[-1]}}}> ()
+            max_size = Constant <value = double {{{transform.max_size}}}> ()
+            enlarged = Div (min_size, shorter)
+            at_most = Div (max_size, longer)
+            factor = Min (enlarged, at_most)
+            exact_sides = Mul (sides_as_double, factor)
+            whole_sides = Floor (exact_sides)
+            resized_size = Cast <to = 1> (whole_sides)
+            new_sides = Cast <to = 7> (whole_sides)
+            one = Constant <value_int = 1> ()
+            visible_sides = Max (new_sides, one)
+            mean = Constant <value = {mean}> ()
+            std = Constant <value = {std}> ()
+            centered = Sub (image, mean)
+            normalized = Div (centered, std)
+            image_and_channels = Constant <value_ints = [1, 3]> ()
+            new_shape = Concat <axis = 0> (image_and_channels, visible_sides)
+            small = Resize <mode = "linear", coordinate_transformation_mode = "half_pixel">
+                (normalized, "", "", new_shape)
+            divisor = Constant <value_int = {divisor}> ()
+            almost = Constant <value_int = {divisor - 1}> ()
+            increased = Add (visible_sides, almost)
+            times = Div (increased, divisor)
+            padded_sides = Mul (times, divisor)
+            missing = Sub (padded_sides, visible_sides)
+            before = Constant <value_ints = [0, 0, 0, 0, 0, 0]> ()
+            pads = Concat <axis = 0> (before, missing)
+            resized = Pad (small, pads)
+        }}
+    """)
+
+
+def _description(refiner: IoURefiner) -> dict[str, Any]:
+    """What :class:`iounet.onnx.OnnxRefiner` cannot see in the graph."""
+    detector = refiner.detector
+    nms, refinement = detector.postprocessing.nms, detector.postprocessing.refinement
+    return {
+        "format": FORMAT,
+        "categories": refiner.categories,
+        "min_size": detector.transform.min_size[-1],
+        "max_size": detector.transform.max_size,
+        "nms": {"threshold": nms.threshold, "ranking": nms.ranking, "soft_sigma": nms.soft_sigma},
+        "objective": refinement.objective,
+        "num_steps": refinement.num_steps,
+    }
