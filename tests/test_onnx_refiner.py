@@ -1,0 +1,421 @@
+"""The refiner without torch answers as IoURefiner does: both run on stand-ins that do the same to a box."""
+
+import json
+import re
+import subprocess
+import sys
+import warnings
+from dataclasses import fields, replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from iounet import IoURefiner
+from iounet.detections import RefinedDetections
+from iounet.errors import CheckpointError, OptionError
+from iounet.modeling import IoUNet
+from iounet.onnx import FORMAT, METADATA_KEY, OnnxRefiner
+from iounet.postprocess import NMSOptions, Postprocessing, Stop
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+CATEGORIES = [{"id": 3, "name": "cross"}, {"id": 7, "name": "star"}, {"id": 90, "name": "triangle"}]
+METADATA = {
+    "format": 1,
+    "categories": CATEGORIES,
+    "min_size": 96,
+    "max_size": 96,
+    "nms": {"threshold": 0.5, "ranking": "iou", "soft_sigma": 0.5},
+    "objective": "iou",
+    "num_steps": 5,
+}
+
+# What the stand-ins do. A box of a known class moves by SHIFT pixels and is clipped to the image; any other stays. Its
+# predicted IoU is the red of the last pixel of the first row, less a 256th of the box's height, and HIGHER afterwards.
+SHIFT = [3.0, -2.0, 3.0, -2.0]
+HIGHER = 0.125
+
+
+def write_model(path, metadata):
+    """The stand-in as an ONNX file."""
+    float32, int64 = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64
+    constants = {
+        "zero": np.zeros(4, np.float32), "shift": np.array(SHIFT, np.float32), "higher": np.float32(HIGHER),
+        "unknown": np.int64(0), "per_pixel": np.float32(1 / 256), "as_column": np.array([-1, 1]),
+        "flat": np.array([-1]),
+        "sides": np.array([3, 2, 3, 2]), "y1": np.int64(1), "y2": np.int64(3),
+        "first": np.array([0, 0, 0, -1]), "behind": np.array([1, 1, 1, 2**31]),
+        "moved_stop": np.int64(Stop.STEPS), "other_stop": np.int64(Stop.CONVERGED),
+    }  # fmt: skip
+    nodes = [
+        (["image"], "Shape", "shape"),
+        (["shape", "sides"], "Gather", "ends_int"),
+        (["ends_int"], "Cast", "ends"),
+        (["labels", "unknown"], "Greater", "known"),
+        (["known", "as_column"], "Reshape", "known_column"),
+        (["boxes", "shift"], "Add", "shifted"),
+        (["shifted", "zero"], "Max", "not_below"),
+        (["not_below", "ends"], "Min", "inside"),
+        (["known_column", "inside", "boxes"], "Where", "refined_boxes"),
+        (["known", "moved_stop", "other_stop"], "Where", "stops"),
+        (["image", "first", "behind"], "Slice", "pixel"),
+        (["pixel", "flat"], "Reshape", "red"),
+        (["boxes", "y1"], "Gather", "top"),
+        (["boxes", "y2"], "Gather", "bottom"),
+        (["bottom", "top"], "Sub", "height"),
+        (["height", "per_pixel"], "Mul", "part"),
+        (["red", "part"], "Sub", "ious_before"),
+        (["ious_before", "higher"], "Add", "ious"),
+    ]
+    attributes = {"Cast": {"to": float32}}
+    one_column = {"top": {"axis": 1}, "bottom": {"axis": 1}}
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node(op, inputs, [output], **attributes.get(op, {}), **one_column.get(output, {}))
+         for inputs, op, output in nodes],
+        "stand-in",
+        [value("image", float32, [1, 3, "H", "W"]), value("boxes", float32, ["N", 4]), value("labels", int64, ["N"])],
+        [value("refined_boxes", float32, ["N", 4]), value("ious_before", float32, ["N"]), value("ious", float32, ["N"]),
+         value("stops", int64, ["N"])],
+        [onnx.numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()],
+    )  # fmt: skip
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    onnx.helper.set_model_props(model, metadata)
+    onnx.save(model, path)
+    return path
+
+
+class StandInDetector(nn.Module):
+    """The stand-in as a detector, which sees images at twice their size."""
+
+    can_resize = IoUNet.can_resize
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.transform = SimpleNamespace(min_size=(96,), max_size=96)
+        self.postprocessing = Postprocessing(nms=NMSOptions(**METADATA["nms"]))
+
+    def extract(self, images):
+        (image,) = images
+        size = height, width = tuple(image.shape[1:])
+        resized = (2 * height, 2 * width)
+
+        def to_original(detections):
+            return [of_image.rescaled(resized, size) for of_image in detections]
+
+        return SimpleNamespace(sizes=[resized], red=image[0, 0, -1], to_original=to_original)
+
+    def predict_ious(self, features, detections):
+        (given,) = detections
+        heights = (given.boxes[:, 3] - given.boxes[:, 1]) / 2
+        return [replace(given, ious=features.red - heights / 256)]
+
+    def refine(self, features, detections, options):
+        (before,) = self.predict_ious(features, detections)
+        (height, width), known = features.sizes[0], before.labels > 0
+        shifted = before.boxes + 2 * torch.tensor(SHIFT)
+        inside = shifted.clamp(torch.zeros(4), torch.tensor([width, height, width, height]))
+        refined = replace(
+            RefinedDetections.unmoved(before),
+            boxes=torch.where(known[:, None], inside, before.boxes),
+            ious=before.ious + HIGHER,
+            stops=torch.where(known, int(Stop.STEPS), int(Stop.CONVERGED)),
+        )
+        return [refined]
+
+
+@pytest.fixture
+def model(tmp_path):
+    return write_model(tmp_path / "refiner.onnx", {METADATA_KEY: json.dumps(METADATA)})
+
+
+@pytest.fixture
+def refiner(model):
+    return OnnxRefiner(model, threads=1)
+
+
+@pytest.fixture
+def in_torch():
+    return IoURefiner(StandInDetector(), CATEGORIES)
+
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (50, 80, 3), np.uint8)
+RED = np.float32(IMAGE[0, -1, 0]) / 255
+BOXES = [[8.0, 9.0, 40.0, 44.0], [30.0, 10.0, 75.0, 48.0], [2.0, 3.0, 12.0, 15.0], [20.0, 20.0, 60.0, 30.0]]
+LABELS = [2, 1, 0, 2]
+SCORES = [0.25, 0.875, 0.5, 0.75]
+# Two heaps of three boxes; of the second, one is of another class; a box off the image.
+HEAPS = [[8.0, 9.0, 40.0, 44.0], [9.0, 9.0, 41.0, 43.0], [8.0, 10.0, 40.0, 45.5], [44.0, 8.0, 76.0, 46.0],
+         [45.0, 8.0, 77.0, 45.0], [44.0, 9.0, 76.0, 48.0], [90.0, 10.0, 99.0, 20.0]]  # fmt: skip
+CLASSES = [1, 1, 1, 0, 0, 3, 1]
+HEAP_SCORES = [0.3, 0.9, 0.6, 0.2, 0.1, 0.5, 1.0]
+THIN = np.zeros((1, 5000, 3), np.uint8)
+
+
+class TestByHand:
+    def test_known_classes_move_and_others_stay(self, refiner):
+        refined = refiner.refine(IMAGE, BOXES, LABELS, SCORES)
+        assert refined.boxes.tolist() == [[11, 7, 43, 42], [33, 8, 78, 46], [2, 3, 12, 15], [23, 18, 63, 28]]
+        assert refined.labels.tolist() == LABELS and refined.scores.tolist() == SCORES
+        np.testing.assert_allclose(refined.ious_before, RED - np.array([35, 38, 12, 10]) / 256, rtol=1e-6)
+        np.testing.assert_allclose(refined.ious, refined.ious_before + 0.125, rtol=1e-6)
+        assert refined.stops.tolist() == [Stop.STEPS, Stop.STEPS, Stop.CONVERGED, Stop.STEPS]
+        assert refined.index.tolist() == [0, 1, 2, 3] and len(refined) == 4
+        dtypes = [getattr(refined, field.name).dtype for field in fields(refined)]
+        assert dtypes == ["float32", "int64", "float32", "float32", "float32", "int64", "int64"]
+
+    def test_iou_guided_nms(self, refiner):
+        refined = refiner.refine(IMAGE, HEAPS, CLASSES, HEAP_SCORES, nms="iou_guided")
+        assert refined.index.tolist() == [1, 5, 4]  # the lowest boxes of each heap, by falling score
+        assert refined.scores.tolist() == pytest.approx([0.9, 0.5, 0.2])
+        assert refined.boxes.tolist() == [[12, 7, 44, 41], [47, 7, 79, 46], [45, 8, 77, 45]]
+
+    def test_an_unmoved_box_keeps_every_bit_of_double_precision(self, refiner):
+        boxes = np.array(BOXES) + np.pi / 10
+        refined = refiner.refine(IMAGE, boxes)
+        assert refined.boxes.dtype == refined.ious.dtype == np.float64
+        assert (refined.boxes == boxes).all()
+
+    def test_the_answer_is_a_copy(self, refiner):
+        boxes, labels, scores = np.array([[90.0, 60, 99, 70]]), np.array([1]), np.ones(1)
+        refined = refiner.refine(IMAGE, boxes, labels, scores)
+        refined.boxes[:], refined.labels[:], refined.scores[:] = 0, 0, 0
+        assert boxes[0, 0] == 90 and labels[0] == 1 and scores[0] == 1
+
+    def test_what_it_knows(self, refiner):
+        assert refiner.categories == CATEGORIES
+        assert repr(refiner) == "OnnxRefiner(classes: cross, star, triangle)"
+
+
+def answer(refiner, *arguments, **options):
+    """Columns, their dtypes, and the warnings."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        refined = refiner.refine(*arguments, **options)
+    columns = {field.name: np.asarray(getattr(refined, field.name)) for field in fields(refined)}
+    # Plain UserWarnings are torch's own, such as that lists of arrays are slow.
+    told = [(warning.category, str(warning.message)) for warning in caught if warning.category is not UserWarning]
+    return columns, {name: str(values.dtype) for name, values in columns.items()}, told
+
+
+def complaint(refiner, *arguments):
+    """The error. Of torch's and NumPy's own words on what they cannot read, only that there are some."""
+    with pytest.raises((TypeError, ValueError)) as error:
+        refiner.refine(*arguments)
+    message = str(error.value).replace("a PIL image, a NumPy array or a tensor", "a PIL image or a NumPy array")
+    return error.type, re.sub(r"got (\w+) \(.+\)$", r"got \1 (reason)", message, flags=re.DOTALL)
+
+
+def assert_same_answer(refiner, in_torch, *arguments, **options):
+    expected, *expected_facts = answer(in_torch, *arguments, **options)
+    found, *facts = answer(refiner, *arguments, **options)
+    assert facts == expected_facts
+    for name, values in expected.items():
+        rounding = 1e-6 if name in ("scores", "ious", "ious_before") else 0
+        np.testing.assert_allclose(found[name], values, rtol=rounding, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (IMAGE, BOXES, LABELS, SCORES),
+        (IMAGE, BOXES),
+        (IMAGE, np.array(BOXES), np.array(LABELS, np.uint16), np.array(SCORES)),
+        (IMAGE, np.array(BOXES, np.float16), LABELS, np.array(SCORES, np.float16)),
+        (IMAGE, np.array(BOXES).astype(int), LABELS, [1, 0, 1, True]),
+        (IMAGE, list(np.array(BOXES)), LABELS, SCORES),
+        (IMAGE, [tuple(box) for box in BOXES], tuple(LABELS), tuple(SCORES)),
+        (IMAGE, [list(map(np.float64, box)) for box in BOXES], LABELS, SCORES),
+        (IMAGE, torch.tensor(BOXES, dtype=torch.float64), torch.tensor(LABELS), torch.tensor(SCORES)),
+        (IMAGE, BOXES, ["star", "Cross ", "TRIANGLE", 2]),
+        (IMAGE, BOXES, np.array(["star", 1, 3, 2], object)),
+        (IMAGE, BOXES, np.array(["star", "cross", "star", "cross"])),
+        (IMAGE, BOXES, [True, False, True, True]),
+        (IMAGE, [], [], []),
+        (IMAGE, np.zeros((0, 4)), [], []),
+        (IMAGE, np.zeros(0), None, None),
+        (IMAGE, [[]]),
+        (IMAGE, [[40, 10, 300, 900], [-50, -40, 30, 20], [70, -5, 90, 60]], [1, 2, 0]),
+        (IMAGE, [[200, 10, 240, 30], [-50, -40, -10, -5], [10, 10, 10, 30], [80, 0, 90, 50], [8, 9, 40, 44]], [1] * 5),
+        (IMAGE, [[30, 30, 20, 20], [5, 5, 9, 9]], [1, 1]),
+        (IMAGE, [[30, 30, 20, 20]], [1]),
+        (IMAGE, [[0.1, 0.1, 0.5, 0.75], [0.5, 0.5, 1.0, 1.0]], [1, 2]),
+        (IMAGE, [[0, 0, 0, 0]]),
+        (IMAGE, [[0, 0, 1, 1], [3, 3, 9, 9]]),
+        (IMAGE, [[77.5, 0.0, 80.0, 50.0], [0.0, 0.0, 9.0, 1.5]], [1, 1]),  # moved partly and wholly off the image
+        (IMAGE, [[-3e38, -3e38, 3e38, 3e38]], [1]),
+        (IMAGE, np.array([[1 / 3, 1 / 7, 9.1, 9.3], [-1 / 3, 1 / 7, 90.1, 9.3]]), [0, 0]),
+        (IMAGE, np.array([[1.0, 1.0, 1.0 + 1e-12, 9.0]]), [0]),  # has an area in double precision alone
+        (IMAGE.astype(np.float32) / 255, BOXES, LABELS),
+        (IMAGE / 255, BOXES, LABELS),
+        ((IMAGE / 255).astype(np.float16), BOXES, LABELS),
+        (IMAGE[..., ::-1], BOXES, LABELS),
+        (IMAGE.transpose(1, 0, 2)[::2], BOXES, LABELS),
+        (Image.fromarray(IMAGE), BOXES, LABELS),
+        (Image.fromarray(IMAGE).convert("L"), BOXES, LABELS),
+        (Image.fromarray(IMAGE).convert("RGBA"), BOXES, LABELS),
+        (Image.fromarray(IMAGE).convert("P"), BOXES, LABELS),
+        (np.zeros((1, 1, 3), np.uint8), [[0, 0, 1, 1]], [1]),
+        (THIN, [[3.0, 0.0, 900.0, 1.0], [0.0, 0.0, 1.0, 1.0], [-4.0, -4.0, 8.0, 9.0]], [1, 2, 1]),
+        (np.zeros((1, 96, 3)), [[3.0, 0.0, 90.0, 1.0]], [1]),
+        (np.zeros((1, 97, 3)), [[3.0, 0.0, 90.0, 1.0]], [1]),
+        (np.zeros((0, 7, 3)), [[0.0, 0.0, 5.0, 5.0]]),
+        (np.zeros((0, 0, 3), np.uint8), [[0.0, 0.0, 5.0, 5.0]]),
+    ],
+)
+@pytest.mark.parametrize("nms", [None, "greedy", "soft", "iou_guided"])
+def test_what_is_taken(refiner, in_torch, arguments, nms):
+    assert_same_answer(refiner, in_torch, *arguments, nms=nms)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (np.zeros((3, 50, 80)), BOXES),
+        (np.zeros((50, 80), np.uint8), BOXES),
+        (np.zeros((50, 80, 4), np.uint8), BOXES),
+        (np.full((50, 80, 3), 255.0), BOXES),
+        (np.full((50, 80, 3), -2.1), BOXES),
+        (np.full((50, 80, 3), np.nan), BOXES),
+        (np.zeros((50, 80, 3), np.int64), BOXES),
+        (np.zeros((50, 80, 3), np.uint16), BOXES),
+        (np.zeros((50, 80, 3), bool), BOXES),
+        (np.zeros((50, 80, 3), object), BOXES),
+        (Image.fromarray(np.zeros((50, 80), np.uint16)), BOXES),
+        (Image.fromarray(np.zeros((50, 80), np.float32)), BOXES),
+        ("photo.jpg", BOXES),
+        ([[0]], BOXES),
+        (IMAGE, None),
+        (IMAGE, "boxes"),
+        (IMAGE, 3.0),
+        (IMAGE, ["1 2 3 4"]),
+        (IMAGE, [[1, 2, 3, 4], [1, 2]]),
+        (IMAGE, np.array([["1", "2", "3", "4"]])),
+        (IMAGE, torch.tensor(BOXES).tolist()[0]),
+        (IMAGE, [box[:3] for box in BOXES]),
+        (IMAGE, [BOXES]),
+        (IMAGE, [BOXES[0], [np.nan, 1, 2, 3]]),
+        (IMAGE, [BOXES[0], BOXES[0], [0, 1, np.inf, 3], [np.nan] * 4]),
+        (IMAGE, np.array([[-np.inf, 0, 5, 5]])),
+        (IMAGE, [[0, 0, 1e39, 5]]),
+        (IMAGE, BOXES, "star"),
+        (IMAGE, BOXES, [None] * 4),
+        (IMAGE, BOXES, ["zebra", "star", "lion", "zebra"]),
+        (IMAGE, BOXES, np.array(["zebra", "star", "lion", "zebra"])),
+        (IMAGE, BOXES, [1, 2, 3, 4]),
+        (IMAGE, BOXES, [-1, 1, 0, 2]),
+        (IMAGE, BOXES, [1.0, 2.0, 1.0, 1.0]),
+        (IMAGE, BOXES, np.ones(4)),
+        (IMAGE, BOXES, 1.5),
+        (IMAGE, BOXES, 1),
+        (IMAGE, BOXES, [1, 2]),
+        (IMAGE, [], [1]),
+        (IMAGE, BOXES, [[1, 2, 3, 1]]),
+        (IMAGE, BOXES, None, ["high"] * 4),
+        (IMAGE, BOXES, None, [0.5]),
+        (IMAGE, BOXES, None, 0.5),
+        (IMAGE, [[np.nan] * 4], [9]),  # the first of two faults
+        (IMAGE, BOXES[0], ["zebra"]),
+    ],
+)
+def test_what_is_refused(refiner, in_torch, arguments):
+    assert complaint(refiner, *arguments) == complaint(in_torch, *arguments)
+
+
+@pytest.mark.parametrize("nms", ["greedy", "soft", "iou_guided"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("ranking", ["iou", "score_times_iou"])
+def test_suppression(tmp_path, in_torch, nms, dtype, ranking):
+    options = {"threshold": 0.6, "ranking": ranking, "soft_sigma": 0.3}
+    model = write_model(tmp_path / "refiner.onnx", {METADATA_KEY: json.dumps(METADATA | {"nms": options})})
+    in_torch.detector.postprocessing = Postprocessing(nms=NMSOptions(**options))
+    boxes, scores = np.array(HEAPS, dtype), np.array(HEAP_SCORES, dtype)
+    assert_same_answer(OnnxRefiner(model), in_torch, IMAGE, boxes, CLASSES, scores, nms=nms)
+
+
+def test_all_that_suppression_leaves_is_returned(refiner):
+    """Not the best hundred alone, as of a detector's own."""
+    corners = np.stack(np.meshgrid(np.arange(15), np.arange(8)), -1).reshape(-1, 2) * 5
+    assert len(refiner.refine(IMAGE, np.hstack([corners, corners + 5]), nms="greedy")) == 120
+
+
+def test_an_unknown_kind_of_suppression_comes_first(refiner):
+    with pytest.raises(OptionError, match="^nms must be one of greedy, soft, iou_guided; got 'fast'"):
+        refiner.refine("photo.jpg", BOXES, nms="fast")
+
+
+def test_it_needs_neither_torch_nor_pillow(model):
+    code = f"""
+import sys
+sys.modules |= dict.fromkeys(["torch", "torchvision", "PIL"])  # to import one would raise ImportError
+import numpy as np
+from iounet.onnx import OnnxRefiner
+refiner = OnnxRefiner({str(model)!r})
+for nms in (None, "greedy", "soft", "iou_guided"):
+    print(len(refiner.refine(np.zeros((50, 80, 3), np.uint8), {BOXES}, ["star", 1, 0, 2], nms=nms)))
+try:
+    refiner.refine("photo.jpg", [])
+except TypeError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines()[:4] == ["4"] * 4, done.stderr
+    assert done.stdout.splitlines()[4].startswith("an image is a PIL image or a NumPy array, not str")
+
+
+class TestFile:
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            (
+                {"format": FORMAT + 1},
+                "is of format 2, newer than this version of iounet reads",
+            ),
+            ({"format": "one"}, "its metadata 'iounet' cannot be used"),
+            ({"min_size": None}, "its metadata 'iounet' cannot be used .*; export the model again"),
+            ({"categories": [{"id": 1}]}, r"cannot be used \(KeyError: 'name'\)"),
+            ({"nms": {"threshold": 2.0}}, r"cannot be used .*threshold must lie in \[0, 1\]; got 2\.0"),
+            ({"nms": {"kernel": 2}}, "cannot be used .*kernel"),
+        ],
+    )
+    def test_metadata_that_does_not_fit(self, tmp_path, changes, message):
+        path = write_model(tmp_path / "odd.onnx", {METADATA_KEY: json.dumps(METADATA | changes)})
+        with pytest.raises(CheckpointError, match=rf"odd\.onnx: .*{message}"):
+            OnnxRefiner(path)
+
+    @pytest.mark.parametrize("text", ["{", "[]", "3"])
+    def test_metadata_of_another_form(self, tmp_path, text):
+        with pytest.raises(CheckpointError, match=r"odd\.onnx: its metadata 'iounet' cannot be used"):
+            OnnxRefiner(write_model(tmp_path / "odd.onnx", {METADATA_KEY: text}))
+
+    def test_a_model_of_others(self, tmp_path):
+        with pytest.raises(CheckpointError, match=r"other\.onnx: is no refiner that this project exported"):
+            OnnxRefiner(write_model(tmp_path / "other.onnx", {}))
+
+    def test_a_file_that_is_missing_or_damaged(self, model, tmp_path):
+        with pytest.raises(CheckpointError, match=r"nowhere\.onnx: no such file"):
+            OnnxRefiner(tmp_path / "nowhere.onnx")
+        with pytest.raises(CheckpointError, match=r": no such file"):
+            OnnxRefiner(tmp_path)
+        damaged = tmp_path / "damaged.onnx"
+        for content in (model.read_bytes()[:500], b"no model", b""):
+            damaged.write_bytes(content)
+            with pytest.raises(CheckpointError, match=r"damaged\.onnx: "):
+                OnnxRefiner(damaged)
+
+    def test_without_onnxruntime(self, model, monkeypatch):
+        monkeypatch.setitem(sys.modules, "onnxruntime", None)
+        with pytest.raises(CheckpointError, match=r"needs onnxruntime: pip install 'iounet\[onnx\]'"):
+            OnnxRefiner(model)
+
+    def test_threads_and_providers(self, model):
+        with pytest.raises(OptionError, match="threads must be at least 1; got 0"):
+            OnnxRefiner(model, threads=0)
+        assert len(OnnxRefiner(str(model), threads=2, providers=["CPUExecutionProvider"]).refine(IMAGE, BOXES)) == 4
