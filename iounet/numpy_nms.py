@@ -74,7 +74,7 @@ def _soft_nms(
 
 
 def _ious(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """IoU of a box [4] with each of boxes [N, 4]: [N]; NaN, which overlaps nothing, where neither has an area."""
+    """IoU of a box [4] with each of boxes [N, 4]: [N]; 0 where neither has an area."""
 
     def areas(corners: np.ndarray) -> np.ndarray:
         return (corners[..., 2] - corners[..., 0]) * (corners[..., 3] - corners[..., 1])
@@ -82,5 +82,5 @@ def _ious(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     corners = np.concatenate([np.maximum(box[:2], boxes[:, :2]), np.minimum(box[2:], boxes[:, 2:])], 1)
     sides = (corners[:, 2:] - corners[:, :2]).clip(0)
     intersection = sides[:, 0] * sides[:, 1]
-    with np.errstate(invalid="ignore"):
-        return intersection / (areas(box) + areas(boxes) - intersection)
+    union = areas(box) + areas(boxes) - intersection
+    return np.divide(intersection, union, out=np.zeros_like(union), where=union > 0)
