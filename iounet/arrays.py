@@ -111,8 +111,7 @@ def _as_detections(
     boxes: AnyValues, labels: AnyValues | None, scores: AnyValues | None, categories: list[dict[str, Any]]
 ) -> RefinedArrays:
     corners = _as_numbers("boxes", boxes)
-    with np.errstate(over="ignore"):  # what float32 cannot hold is told as infinite below
-        corners = corners.astype(np.float64 if corners.dtype == np.float64 else np.float32)
+    corners = corners.astype(np.float64 if corners.dtype == np.float64 else np.float32)
     corners = corners.reshape(0, 4) if corners.size == 0 else corners
     checks.check_shapes(boxes=corners.shape)
     count = len(corners)
@@ -147,7 +146,7 @@ def _as_numbers(name: str, values: Any) -> np.ndarray:
     if array.dtype.kind not in "biuf":
         raise checks.not_numbers(name, values, f"of dtype {array.dtype}")
     if array.dtype == np.float64 and not _holds_float64(values):
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore"):  # infinite boxes are refused later
             return array.astype(np.float32)
     return array
 

@@ -1,6 +1,6 @@
-"""What refiners take: the rules for images, boxes, labels and scores, and how a broken one is told.
+"""The rules for images, boxes, labels and scores that refiners take, and the error messages for broken rules.
 
-They are told from shapes, dtypes and limits, so that they hold for tensors on any device as well as for arrays.
+The rules look at shapes, dtypes and limits alone, so that one rule serves tensors on any device and NumPy arrays.
 """
 
 import warnings

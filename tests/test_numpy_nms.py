@@ -70,3 +70,11 @@ def test_boxes_without_area_stay(kind):
     boxes = np.array([[5.0, 5.0, 5.0, 9.0], [5.0, 5.0, 5.0, 9.0], [0.0, 0.0, 20.0, 20.0]])
     keep, scores = suppress(boxes, np.ones(3, int), np.array([0.25, 0.5, 0.75]), np.ones(3), NMSOptions(kind=kind))
     assert (keep.tolist(), scores.tolist()) == ([2, 1, 0], [0.75, 0.5, 0.25])
+
+
+def test_an_overlap_that_rounds_to_the_threshold():
+    """3/10 in float32 is above 0.3 in float64, in which torchvision compares them."""
+    boxes = np.array([[0, 0, 10, 1], [0, 0, 3, 1]], np.float32)
+    scores, labels, options = np.array([0.75, 0.5], np.float32), np.ones(2, int), NMSOptions("greedy", threshold=0.3)
+    keep, _ = suppress(boxes, labels, scores, scores, options)
+    assert keep.tolist() == in_torch(boxes, labels, scores, scores, options)[0].tolist() == [0]
