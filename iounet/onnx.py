@@ -8,7 +8,7 @@ The model file holds, besides the network:
   ious_before and ious float32 [N], calibrated; stops int64 [N], numbers of :class:`iounet.stops.Stop`.
 - metadata: under :data:`METADATA_KEY` a JSON object with ``format`` (:data:`FORMAT`), ``categories`` (``{"id",
   "name"}`` in label order), ``min_size`` and ``max_size`` of the images' resizing, and ``nms``: fields of
-  :class:`iounet.nms_options.NMSOptions`.
+  :class:`iounet.nms_options.NMSOptions`. Other keys are for people.
 """
 
 from __future__ import annotations
