@@ -87,7 +87,7 @@ def check_input(
 
 def as_array(image: Any) -> np.ndarray:
     """RGB [3, H, W], float32 in [0, 1]; see :class:`iounet.onnx.OnnxRefiner` for what is taken."""
-    pil = sys.modules.get("PIL.Image")  # as a caller with such an image has imported
+    pil = sys.modules.get("PIL.Image")  # imported already if the caller has such an image
     if pil is not None and isinstance(image, pil.Image):
         checks.check_mode(image.mode)
         image = np.asarray(image.convert("RGB"))
@@ -146,7 +146,7 @@ def _as_numbers(name: str, values: Any) -> np.ndarray:
     if array.dtype.kind not in "biuf":
         raise checks.not_numbers(name, values, f"of dtype {array.dtype}")
     if array.dtype == np.float64 and not _holds_float64(values):
-        with np.errstate(over="ignore"):  # infinite boxes are refused later
+        with np.errstate(over="ignore"):  # infinite boxes are refused in _as_detections
             return array.astype(np.float32)
     return array
 

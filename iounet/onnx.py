@@ -8,7 +8,7 @@ The model file holds, besides the network:
   ious_before and ious float32 [N], calibrated; stops int64 [N], numbers of :class:`iounet.stops.Stop`.
 - metadata: under :data:`METADATA_KEY` a JSON object with ``format`` (:data:`FORMAT`), ``categories`` (``{"id",
   "name"}`` in label order), ``min_size`` and ``max_size`` of the images' resizing, and ``nms``: fields of
-  :class:`iounet.nms_options.NMSOptions`. Other keys are for people.
+  :class:`iounet.nms_options.NMSOptions`. Other keys are ignored.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class OnnxRefiner:
 
     Args:
         path: of the model, as exported from a checkpoint.
-        threads: that ONNX Runtime computes with; None: as many as the machine has cores.
+        threads: number of threads of ONNX Runtime; None: its default, one for each core.
         providers: of ``onnxruntime.InferenceSession``, such as ["CUDAExecutionProvider"]; None: the CPU.
 
     Attributes:
