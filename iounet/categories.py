@@ -1,6 +1,6 @@
-"""Comparing the categories of two data sets, or of a data set and a checkpoint."""
+"""Comparing the categories of two data sets, or of a data set and a checkpoint; finding classes by their names."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 _NUM_LISTED = 5
@@ -12,3 +12,13 @@ def category_differences(one: Sequence[dict[str, Any]], other: Sequence[dict[str
     ids = sorted(id_ for id_ in names[0].keys() | names[1].keys() if names[0].get(id_) != names[1].get(id_))
     listed = [f"id {id_}: {names[0].get(id_, 'none')} and {names[1].get(id_, 'none')}" for id_ in ids[:_NUM_LISTED]]
     return "; ".join([*listed, *([f"and {len(ids) - _NUM_LISTED} more"] if len(ids) > _NUM_LISTED else [])])
+
+
+def match_names(names: Iterable[str], categories: list[dict[str, Any]]) -> list[int]:
+    """The label of the class of each name, 1..C, or 0 where there is none; case, spaces, "-" and "_" do not matter."""
+
+    def plain(name: str) -> str:
+        return "".join(character for character in name.casefold() if character not in " -_")
+
+    label_of = {plain(category["name"]): label for label, category in enumerate(categories, start=1)}
+    return [label_of.get(plain(name), 0) for name in names]

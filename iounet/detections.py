@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from .checks import check_shapes
+
 if TYPE_CHECKING:
     from typing_extensions import Self
 
@@ -32,16 +34,9 @@ class Detections:
     ious: Tensor
 
     def __post_init__(self) -> None:
-        if self.boxes.dim() != 2 or self.boxes.shape[1] != 4:
-            raise ValueError(f"Detections.boxes must have shape [N, 4], got {list(self.boxes.shape)}")
+        check_shapes(**{field.name: getattr(self, field.name).shape for field in fields(self)})
         if not self.boxes.is_floating_point():  # rescaling integers would truncate the factor
             raise ValueError(f"Detections.boxes must be floating point, got {self.boxes.dtype}; convert with .float()")
-        for field in fields(self)[1:]:
-            shape = list(getattr(self, field.name).shape)
-            if shape != [len(self.boxes)]:
-                raise ValueError(
-                    f"Detections.{field.name} must have shape [{len(self.boxes)}] as boxes has, got {shape}"
-                )
 
     def __len__(self) -> int:
         return len(self.boxes)

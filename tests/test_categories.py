@@ -1,4 +1,4 @@
-from iounet.categories import category_differences
+from iounet.categories import category_differences, match_names
 
 
 def named(**names):
@@ -14,3 +14,8 @@ def test_only_what_differs_is_listed():
 def test_long_lists_are_cut():
     many = [{"id": id_, "name": "a"} for id_ in range(72)]
     assert category_differences(many, []).endswith("id 4: 'a' and none; and 67 more")
+
+
+def test_case_spaces_and_dashes_in_names_do_not_matter():
+    classes = [{"id": 3, "name": "traffic light"}, {"id": 8, "name": "star"}]
+    assert match_names(["TRAFFIC_light", "star", "", "lights"], classes) == [1, 2, 0, 0]

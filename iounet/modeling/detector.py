@@ -22,6 +22,7 @@ from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from ..boxes import best_iou
+from ..checks import can_resize
 from ..detections import Detections, RefinedDetections
 from ..errors import OptionError
 from ..postprocess import Postprocessing, RefinementOptions, postprocess
@@ -134,11 +135,7 @@ class IoUNet(nn.Module):
 
     def can_resize(self, size: tuple[int, int]) -> bool:
         """Whether an image of ``size`` (height, width) keeps its shape when resized; 5000 × 1 pixels do not."""
-        shorter, longer = sorted(size)
-        if not shorter:
-            return False
-        factor = min(self.transform.min_size[-1] / shorter, self.transform.max_size / longer)  # as torchvision has it
-        return shorter * factor >= 1
+        return can_resize(size, self.transform.min_size[-1], self.transform.max_size)
 
     def train(self, mode: bool = True) -> "IoUNet":
         super().train(mode)

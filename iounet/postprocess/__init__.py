@@ -1,8 +1,10 @@
 """From scored boxes to detections: non-maximum suppression and refinement. Knows no network."""
 
-from .nms import NMSOptions, greedy_nms, iou_guided_nms, soft_nms, suppress
+from ..nms_options import NMSOptions
+from ..stops import Stop
+from .nms import greedy_nms, iou_guided_nms, soft_nms, suppress
 from .postprocessing import FINAL_SCORES, Postprocessing, Refine, postprocess, suppress_each
-from .refinement import Refined, RefinementOptions, Stop, refine_boxes, refinement_path
+from .refinement import Refined, RefinementOptions, refine_boxes, refinement_path
 
 __all__ = [
     "FINAL_SCORES",

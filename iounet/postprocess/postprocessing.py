@@ -5,7 +5,8 @@ from dataclasses import dataclass, field, replace
 
 from ..detections import Detections
 from ..errors import check_choice
-from .nms import NMSOptions, suppress
+from ..nms_options import NMSOptions
+from .nms import suppress
 from .refinement import RefinementOptions
 
 FINAL_SCORES = ("class", "class_times_iou")

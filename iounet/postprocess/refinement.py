@@ -1,13 +1,12 @@
 """Optimization-based bounding box refinement (paper's Algorithm 2): gradient ascent on the predicted IoU, or an energy.
 
-Everything about refinement is in this file: its options, its loop, and why a box stopped. The detector supplies the
-function that is climbed.
+Everything about refinement is in this file: its options, its loop, and when a box stops (for which reasons:
+`iounet.stops`). The detector supplies the function that is climbed.
 """
 
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from enum import IntEnum
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from ..boxes import box_sizes, boxes_at
 from ..errors import check_choice, check_range
+from ..stops import Stop
 
 
 @dataclass(frozen=True)
@@ -63,17 +63,6 @@ class RefinementOptions:
         check_choice("objective", self.objective, ("iou", "energy"))
         check_choice("coordinates", self.coordinates, ("pixels", "relative", "center_size"))
         check_choice("step_policy", self.step_policy, ("every", "best", "backtracking"))
-
-
-class Stop(IntEnum):
-    """Why a box is moved no further."""
-
-    STEPS = 0  # all steps were taken
-    CONVERGED = 1  # its predicted IoU changed by less than early_stop
-    FELL = 2  # its predicted IoU fell by more than -degeneration
-    COLLAPSED = 3  # the next step would have left it without area, or not finite
-    LEFT_IMAGE = 4  # it was moved off its image, and is returned where it was before refinement
-    UNPLACED = 5  # it had no area inside its image to begin with, so nothing can be predicted for it
 
 
 class Refined(NamedTuple):

@@ -1,9 +1,7 @@
 """Images and boxes as callers give them, checked and as tensors."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,17 +11,13 @@ from torch import Tensor
 from torchvision.ops import clip_boxes_to_image
 from torchvision.transforms.v2 import functional as F
 
+from .. import checks
 from ..boxes import box_sizes
 from ..detections import RefinedDetections
-from ..postprocess import Stop
-from .matching import match_names
+from ..stops import Stop
 
 AnyImage = Tensor | np.ndarray | Image.Image
 AnyValues = Tensor | np.ndarray | Sequence[Any]
-
-
-class BoxWarning(UserWarning):
-    """Boxes that look as if they were in another form than xyxy in pixels."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +48,9 @@ def check_input(
     tensor = as_tensor(image)
     detections = _as_detections(boxes, labels, scores, categories)
     height, width = tensor.shape[1:]
-    _warn_of_other_forms(detections.boxes, max(height, width))
+    if len(detections):
+        sizes = box_sizes(detections.boxes)
+        checks.warn_of_other_forms(float(sizes.min()), float(detections.boxes.max()), (height, width))
     clipped = replace(detections, boxes=clip_boxes_to_image(detections.boxes, (height, width)))
     return Given(tensor, (height, width), detections, clipped[(box_sizes(clipped.boxes) > 0).all(1)])
 
@@ -62,15 +58,16 @@ def check_input(
 def _as_detections(
     boxes: AnyValues, labels: AnyValues | None, scores: AnyValues | None, categories: list[dict]
 ) -> RefinedDetections:
-    boxes = _as_numbers("boxes", boxes, "[N, 4], xyxy in pixels; [] if there are none").detach()
+    boxes = _as_numbers("boxes", boxes).detach()
     boxes = boxes.clone() if boxes.dtype == torch.float64 else boxes.float().clone()
     boxes = boxes.reshape(0, 4) if boxes.numel() == 0 else boxes
+    checks.check_shapes(boxes=boxes.shape)
     count, device = len(boxes), boxes.device
-    labels = [0] * count if labels is None else _with_names_as_numbers(labels, categories)
-    labels = _as_numbers("labels", labels, "[N], integers or class names", device)
-    if labels.is_floating_point() and len(labels):
-        raise TypeError(f"labels must be integers, got {labels.dtype}")
-    scores = boxes.new_ones(count) if scores is None else _as_numbers("scores", scores, "[N]", device).detach()
+    labels = [0] * count if labels is None else checks.with_names_as_numbers(labels, categories)
+    labels = _as_numbers("labels", labels, device)
+    if labels.is_floating_point() and labels.numel():
+        raise checks.not_integers(labels.dtype)
+    scores = boxes.new_ones(count) if scores is None else _as_numbers("scores", scores, device).detach()
     given = RefinedDetections(
         boxes,
         labels.long(),
@@ -82,86 +79,36 @@ def _as_detections(
     )
     if not torch.isfinite(boxes).all():
         row = int((~torch.isfinite(boxes)).any(1).nonzero()[0, 0])
-        raise ValueError(f"box {row} is not finite: {boxes[row].tolist()}")
-    if count and not 0 <= int(given.labels.min()) <= int(given.labels.max()) <= len(categories):
-        raise ValueError(
-            f"labels must lie in 1..{len(categories)}, which stand for the classes {_names(categories)}, or be 0 for "
-            f"any other class; got {int(given.labels.min())}..{int(given.labels.max())}"
-        )
+        raise checks.not_finite(row, boxes[row].tolist())
+    if count:
+        checks.check_label_range(int(given.labels.min()), int(given.labels.max()), categories)
     return given
 
 
-def _as_numbers(name: str, values: Any, form: str, device: torch.device | None = None) -> Tensor:
-    """Raises TypeError unless torch makes a tensor of ``values``; ``form`` says what they should be."""
+def _as_numbers(name: str, values: Any, device: torch.device | None = None) -> Tensor:
+    """Raises TypeError unless torch makes a tensor of ``values``."""
     try:
         return torch.as_tensor(values, device=device)
     except (TypeError, ValueError, RuntimeError) as error:  # which one depends on what torch cannot read
-        given = "None" if values is None else f"{type(values).__name__} ({error})"
-        raise TypeError(f"{name} must be a tensor, an array or a list {form}; got {given}") from None
-
-
-def _with_names_as_numbers(labels: AnyValues, categories: list[dict]) -> AnyValues:
-    """The same labels, but class names as numbers; raises ValueError for an unknown name."""
-    labels = labels.tolist() if isinstance(labels, np.ndarray) and labels.dtype.kind in "UO" else labels
-    if not isinstance(labels, (list, tuple)) or not any(isinstance(label, str) for label in labels):
-        return labels
-    names = [label if isinstance(label, str) else "" for label in labels]
-    by_name = match_names(names, categories)
-    unknown = dict.fromkeys(name for name, found in zip(names, by_name, strict=True) if name and not found)
-    if unknown:
-        raise ValueError(
-            f"labels names {', '.join(map(repr, unknown))}, but the classes are {_names(categories)}; give 0 for a "
-            "class that the refiner was not trained on"
-        )
-    return [found or label for label, found in zip(labels, by_name, strict=True)]
-
-
-def _names(categories: list[dict]) -> list[str]:
-    return [category["name"] for category in categories]
-
-
-def _warn_of_other_forms(boxes: Tensor, longer_side: int) -> None:
-    """Always in the same words, so that Python shows a warning once, not for each image."""
-    sizes = box_sizes(boxes)
-    if (sizes < 0).any():
-        warnings.warn(
-            "some boxes have x2 < x1 or y2 < y1 and stay as they are; if they are [x, y, width, height], convert them "
-            'with torchvision.ops.box_convert(boxes, "xywh", "xyxy")',
-            BoxWarning,
-            stacklevel=2,
-        )
-    elif len(boxes) and longer_side > 2 and float(boxes.max()) <= 1.01 and float(sizes.min()) > 0:
-        warnings.warn(
-            "no box reaches beyond the first pixel: these look like fractions of the image size; multiply x by the "
-            "width and y by the height in pixels",
-            BoxWarning,
-            stacklevel=2,
-        )
+        raise checks.not_numbers(name, values, error) from None
 
 
 def as_tensor(image: AnyImage) -> Tensor:
     """RGB [3, H, W], float32 in [0, 1]; see :class:`iounet.IoURefiner` for what is taken."""
     if isinstance(image, Image.Image):
-        if image.mode.startswith(("I", "F")):
-            raise ValueError(f"the image has pixels of more than 8 bits (PIL mode {image.mode}); convert it to 8 bits")
+        checks.check_mode(image.mode)
         tensor = F.pil_to_tensor(image.convert("RGB"))
     elif isinstance(image, np.ndarray):
-        if image.ndim != 3 or image.shape[2] != 3:
-            raise ValueError(f"an array must be an RGB image of shape [H, W, 3], got {list(image.shape)}")
+        checks.check_array_shape(image.shape)
+        checks.check_pixel_type(image.dtype, floating=image.dtype.kind == "f")
         tensor = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
     elif isinstance(image, Tensor):
         if image.ndim != 3 or image.shape[0] != 3:
             raise ValueError(f"a tensor must be an RGB image of shape [3, H, W], got {list(image.shape)}")
+        checks.check_pixel_type(image.dtype, floating=image.is_floating_point())
         tensor = image.detach().as_subclass(Tensor)
     else:
-        cure = "; open the file with PIL.Image.open" if isinstance(image, (str, Path)) else ""
-        raise TypeError(f"an image is a PIL image, a NumPy array or a tensor, not {type(image).__name__}{cure}")
-    if tensor.dtype != torch.uint8:
-        if not tensor.is_floating_point():
-            raise ValueError(f"an image must be uint8, or floating point in [0, 1]; got {tensor.dtype}")
-        if tensor.numel() and not 0 <= float(tensor.min()) <= float(tensor.max()) <= 1:
-            raise ValueError(
-                f"an image of floating point must lie in [0, 1], got {float(tensor.min()):g} to "
-                f"{float(tensor.max()):g}: divide by 255, and leave normalising to the refiner"
-            )
+        raise checks.not_an_image(image, "a PIL image, a NumPy array or a tensor")
+    if tensor.is_floating_point() and tensor.numel():
+        checks.check_pixel_range(float(tensor.min()), float(tensor.max()))
     return F.to_dtype(tensor, torch.float32, scale=True)

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from ..categories import match_names
 from ..errors import DataError
 
 
@@ -14,8 +15,9 @@ def match_categories(
     """Finds the class that each ``category_id`` of a results file is among those of a model.
 
     Args:
-        names: ``category_id`` → name, from an annotation file; matched as in :func:`match_names`, whatever the ids.
-            None: matched by id. Either way an id may also be a string that spells the number, or the name.
+        names: ``category_id`` → name, from an annotation file; matched as :func:`iounet.categories.match_names` does,
+            whatever the ids. None: matched by id. Either way an id may also be a string that spells the number, or the
+            name.
         categories: ``{"id", "name"}`` of the model's classes in label order.
 
     Returns:
@@ -28,16 +30,6 @@ def match_categories(
     label_of = {category["id"]: label for label, category in enumerate(categories, start=1)}
     by_name = match_names(map(_name_in, used), categories)
     return {id_: label_of.get(_number_in(id_), label) for id_, label in zip(used, by_name, strict=True)}
-
-
-def match_names(names: Iterable[str], categories: list[dict[str, Any]]) -> list[int]:
-    """The label of the class of each name, 1..C, or 0 where there is none; case, spaces, "-" and "_" do not matter."""
-
-    def plain(name: str) -> str:
-        return "".join(character for character in name.casefold() if character not in " -_")
-
-    label_of = {plain(category["name"]): label for label, category in enumerate(categories, start=1)}
-    return [label_of.get(plain(name), 0) for name in names]
 
 
 def match_images(

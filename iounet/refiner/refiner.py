@@ -22,8 +22,8 @@ from ..devices import build_device
 from ..errors import check_choice
 from ..files import write_text
 from ..modeling import IoUNet
-from ..postprocess import NMSOptions, RefinementOptions, suppress
-from ..postprocess.nms import KINDS
+from ..nms_options import KINDS, NMSOptions
+from ..postprocess import RefinementOptions, suppress
 from ..training.checkpoint import save_checkpoint
 from ..wording import listed
 from .inputs import AnyImage, AnyValues, Given, as_tensor, check_input

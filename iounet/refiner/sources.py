@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_convert
 
+from ..checks import BoxWarning
 from ..detections import Detections
 from ..errors import DataError
 from .facts import box_report, check_classes, class_report
-from .inputs import BoxWarning
 from .matching import images_of
 from .refiner import IoURefiner
 from .results import DetectionsFile, ImageIndex

@@ -25,13 +25,13 @@ import torch
 from torch import Tensor
 
 from ..boxes import elementwise_iou
+from ..categories import match_names
 from ..data import read_image
 from ..data.labels import Box, LabeledBox, LabelSet
 from ..detections import Detections
 from ..evaluation.tables import markdown
 from ..progress import progress
 from ..refiner import IoURefiner
-from ..refiner.matching import match_names
 from .decisions import Thresholds
 from .proposals import Proposal, propose
 

@@ -8,11 +8,11 @@ import torch
 from torchvision.ops import box_iou
 from tqdm import tqdm
 
+from ..categories import match_names
 from ..data.labels import Box, LabeledBox, LabelSet
 from ..errors import DataError
 from ..progress import progress
 from ..refiner import IoURefiner
-from ..refiner.matching import match_names
 from ..refiner.read_ahead import read_ahead
 
 # Why a label stays as it is without a proposal; short, to count by.

@@ -8,11 +8,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from ..categories import match_names
 from ..data.coco_labels import CocoLabels
 from ..data.labels import LabelSet
 from ..errors import DataError, OptionError, check_range
 from ..refiner import IoURefiner
-from ..refiner.matching import match_names
 from ..wording import listed
 from .decisions import Decision, ReviewedLabels, Thresholds, decide, proposals_fingerprint
 from .folds import propose_in_folds

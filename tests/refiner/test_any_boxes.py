@@ -8,7 +8,7 @@ from iounet.postprocess import Stop
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
-    pytest.mark.filterwarnings("ignore::iounet.refiner.inputs.BoxWarning"),
+    pytest.mark.filterwarnings("ignore::iounet.checks.BoxWarning"),
 ]
 
 

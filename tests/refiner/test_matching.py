@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from iounet.errors import DataError
-from iounet.refiner.matching import images_of, listed_ids, match_categories, match_images, match_names
+from iounet.refiner.matching import images_of, listed_ids, match_categories, match_images
 
 
 class TestMatchImages:
@@ -96,9 +96,6 @@ class TestMatchCategories:
     def test_a_string_beside_an_annotation_file_is_an_id_or_a_name(self):
         names = {3: "star", "a": "Traffic Light"}
         assert match_categories(["3", "a", "STAR", "dog"], names, self.CLASSES) == {"3": 2, "a": 1, "STAR": 2, "dog": 0}
-
-    def test_case_spaces_and_dashes_in_names_do_not_matter(self):
-        assert match_names(["TRAFFIC_light", "star", "", "lights"], self.CLASSES) == [1, 2, 0, 0]
 
 
 def test_an_image_of_several_files_and_of_none():

@@ -107,7 +107,7 @@ class TestRefine:
         assert len(refined) == 0
         assert refined.boxes.shape == (0, 4)
 
-    @pytest.mark.filterwarnings("ignore::iounet.refiner.inputs.BoxWarning")
+    @pytest.mark.filterwarnings("ignore::iounet.checks.BoxWarning")
     def test_boxes_off_the_image_or_without_area_stay(self, refiner, image):
         boxes = torch.tensor(
             [

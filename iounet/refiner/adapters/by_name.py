@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...categories import match_names
 from ...detections import RefinedDetections
 from ...errors import DataError
 from ..inputs import AnyImage
-from ..matching import match_names
 from ..refiner import IoURefiner
 
 ClassNames = Sequence[str] | Mapping[int, str]
