@@ -63,8 +63,7 @@ def translations(rois_at_once: int | None = ROIS_AT_ONCE) -> dict[Callable[..., 
     }
 
 
-# ---- What the exporter traces, with ONNX values for tensors.
-# mypy: disable-error-code="no-untyped-def"
+# ---- What the exporter traces, with ONNX values for tensors
 
 
 def _rois_backward_of_map(grad_output, features, rois, spatial_scale: float):
@@ -209,9 +208,7 @@ def _axis(
 
 
 @script(_ours, default_opset=op)
-def _patch(
-    pixels: FLOAT[...], x: INT64[...], y: INT64[...], y_weights: FLOAT[...]
-) -> tuple[FLOAT[...], FLOAT[...]]:
+def _patch(pixels: FLOAT[...], x: INT64[...], y: INT64[...], y_weights: FLOAT[...]) -> tuple[FLOAT[...], FLOAT[...]]:
     """The pixels below each RoI, [K, R, S * C], and their sums over the rows of each bin, [K, P, S, C]."""
     patch = op.Gather(pixels, op.Unsqueeze(y, [2]) + op.Unsqueeze(x, [1]), axis=0)
     columns = op.Shape(patch, start=2, end=4)

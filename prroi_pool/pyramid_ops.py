@@ -68,11 +68,12 @@ def _gradients(ctx: Any, grad_output: Tensor) -> tuple[Any, ...]:
     rois, levels, *maps = ctx.saved_tensors
     with torch.enable_grad():
         rois, *maps = (tensor.detach().requires_grad_() for tensor in (rois, *maps))
-        pooled = [
-            ops.prroi_pool2d(features, rois.masked_fill((levels != level)[:, None], 0), *grad_output.shape[2:], scale)
-            for level, (features, scale) in enumerate(zip(maps, ctx.spatial_scales, strict=True))
-        ]
-        grad_rois, *grad_maps = torch.autograd.grad(sum(pooled), [rois, *maps], grad_output)
+        height, width = grad_output.shape[2:]
+        pooled = torch.zeros_like(grad_output)
+        for level, (features, scale) in enumerate(zip(maps, ctx.spatial_scales, strict=True)):
+            of_level = rois.masked_fill((levels != level)[:, None], 0)
+            pooled = pooled + ops.prroi_pool2d(features, of_level, height, width, scale)
+        grad_rois, *grad_maps = torch.autograd.grad(pooled, [rois, *maps], grad_output)
     return grad_maps, grad_rois, None, None, None, None
 
 

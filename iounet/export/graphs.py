@@ -59,13 +59,14 @@ def run_in_parts(graph: ir.Graph, rows: Sequence[ir.Value], at_once: int) -> Non
         for value, part in zip(rows, of_part, strict=True)
     ]
     results = list(graph.outputs)
-    lists = [ir.Value(name=f"{value.name}_so_far", type=ir.SequenceType(value.type)) for value in results]
+    sequences = [ir.SequenceType(value.type) for value in results if value.type is not None]
+    lists = [ir.Value(name=f"{value.name}_so_far", type=type_) for value, type_ in zip(results, sequences, strict=True)]
     longer = [ir.node("SequenceInsert", pair) for pair in zip(lists, results, strict=True)]
     still = ir.node("Identity", [go_on])
     names = [value.name for value in results]
-    for value, node in zip(results, longer, strict=True):
+    for value, node, type_ in zip(results, longer, sequences, strict=True):
         value.name = f"{value.name}_of_part"
-        node.outputs[0].type = ir.SequenceType(value.type)
+        node.outputs[0].type = type_
     still.outputs[0].type = go_on.type
     graph.outputs.clear()
     body = ir.Graph(
@@ -77,7 +78,8 @@ def run_in_parts(graph: ir.Graph, rows: Sequence[ir.Value], at_once: int) -> Non
 
     # Of no rows one empty part, as a sequence of none cannot be concatenated.
     count = ir.node("Shape", [rows[0]], {"start": 0, "end": 1})
-    rounded = ir.node("Sub", [ir.node("Add", [count.outputs[0], size.outputs[0]]).outputs[0], one.outputs[0]])
+    increased = ir.node("Add", [count.outputs[0], size.outputs[0]])
+    rounded = ir.node("Sub", [increased.outputs[0], one.outputs[0]])
     at_least = ir.node("Max", [rounded.outputs[0], size.outputs[0]])
     num_parts = ir.node("Div", [at_least.outputs[0], size.outputs[0]])
     trips = ir.node("Squeeze", [num_parts.outputs[0]])
@@ -85,7 +87,7 @@ def run_in_parts(graph: ir.Graph, rows: Sequence[ir.Value], at_once: int) -> Non
     starts = [node.outputs[0] for node in empty]
     loop = ir.node("Loop", [trips.outputs[0], None, *starts], {"body": body}, num_outputs=len(results))
     together = [ir.node("ConcatFromSequence", [value], {"axis": 0}) for value in loop.outputs]
-    graph.extend([size, axis, one, count, rounded.inputs[0].producer(), rounded, at_least, num_parts, trips])
+    graph.extend([size, axis, one, count, increased, rounded, at_least, num_parts, trips])
     graph.extend([*empty, loop, *together])
     for node, value, name, shape in zip(together, results, names, shapes, strict=True):
         node.outputs[0].name, node.outputs[0].type, node.outputs[0].shape = name, value.type, shape
@@ -101,9 +103,7 @@ def all_nodes(graph: ir.Graph) -> Iterator[ir.Node]:
 
 
 def _subgraphs(node: ir.Node) -> list[ir.Graph]:
-    return [
-        attribute.as_graph() for attribute in node.attributes.values() if attribute.type == ir.AttributeType.GRAPH
-    ]
+    return [attribute.as_graph() for attribute in node.attributes.values() if attribute.type == ir.AttributeType.GRAPH]
 
 
 def _defined_in(graph: ir.Graph) -> set[ir.Value]:

@@ -12,6 +12,7 @@ from onnx_ir.passes import common as passes
 from prroi_pool.onnx import translations
 
 from ..modeling import ImageTransform
+from ..onnx import FORMAT, METADATA_KEY
 from ..refiner import IoURefiner
 from .graphs import hoist_invariants, merge_equal_nodes, run_in_parts
 from .refiner import INPUTS, OUTPUTS, export_refiner
@@ -19,8 +20,6 @@ from .refiner import INPUTS, OUTPUTS, export_refiner
 OPSET = 18
 # Boxes that are refined at once. The pixels below all of them are in memory.
 BOXES_AT_ONCE = 64
-# Of the metadata that `iounet.onnx` reads.
-FORMAT = 1
 
 
 def export_onnx(refiner: IoURefiner, path: str | Path) -> None:
@@ -54,7 +53,7 @@ def export_onnx(refiner: IoURefiner, path: str | Path) -> None:
     )
     between = [(name, name) for name in ("resized", "size", "resized_size")]
     proto = onnx.compose.merge_models(resizing, ir.to_proto(_tidied(model)), between, outputs=list(OUTPUTS))
-    onnx.helper.set_model_props(proto, {"iounet": json.dumps(_description(refiner))})
+    onnx.helper.set_model_props(proto, {METADATA_KEY: json.dumps(_description(refiner))})
     onnx.checker.check_model(proto, full_check=True)
     onnx.save(proto, path)
 

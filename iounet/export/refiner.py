@@ -82,7 +82,7 @@ class ExportableRefiner(nn.Module):
 
 
 def export_refiner(detector: IoUNet) -> torch.export.ExportedProgram:
-    """Traces :class:`ExportableRefiner`; the sides of the image, multiples of 32, and the number of boxes are dynamic."""
+    """Traces :class:`ExportableRefiner`. The image's sides, multiples of 32, and the number of boxes are dynamic."""
     example = (
         torch.zeros(1, 3, 96, 128),
         torch.tensor([90.0, 120.0]),
