@@ -230,14 +230,19 @@ def _maps(x: Mapping[str, Tensor], featmap_names: Sequence[str]) -> list[Tensor]
 
 
 def _scales(maps: Sequence[Tensor], image_shapes: Sequence[tuple[int, int]]) -> list[float]:
-    """1 / stride of each map. Padding blurs map size / image size, so it is rounded to a power of two."""
-    height = max(shape[0] for shape in image_shapes)
-    return [_nearest_power_of_two(features.shape[-2], height) for features in maps]
+    """1 / stride of each map. Padding blurs map size / image size, so it is rounded to a power of two.
+
+    torchvision goes by the height alone, which is blurred beyond recognition where an image is wide and 43 pixels high.
+    """
+    height, width = (max(shape[side] for shape in image_shapes) for side in (0, 1))
+    return [_nearest_power_of_two(features.shape[-2] + features.shape[-1], height + width) for features in maps]
 
 
-def _nearest_power_of_two(map_height: int, image_height: int) -> float:
+def _nearest_power_of_two(map_sides: int, image_sides: int) -> float:
     """To their ratio. In integers, as torch.compile up to PyTorch 2.11 knows no logarithm of a dynamic size."""
     for exponent in range(24):
-        if (256 * image_height) ** 2 < 2 * (map_height * 2**exponent) ** 2:
+        if (256 * image_sides) ** 2 < 2 * (map_sides * 2**exponent) ** 2:
             return 256 / 2**exponent
-    raise ValueError(f"a map of height {map_height} is no level of a pyramid for images of height {image_height}")
+    raise ValueError(
+        f"a map with sides of {map_sides} pixels together is no level of a pyramid for images with {image_sides}"
+    )

@@ -1,28 +1,72 @@
-"""Exports a checkpoint's refiner as one ONNX file of standard operators.
+"""Exports a checkpoint's refiner as one ONNX file of standard operators, or checks such a file.
 
     python tools/export_onnx.py --weights weights/cards.pth --output refiner.onnx
-    python tools/export_onnx.py --weights weights/cards.pth --check refiner.onnx [--images FOLDER]
+    python tools/export_onnx.py --weights weights/cards.pth --check refiner.onnx
 
-The file takes an image, boxes and labels, and gives refined boxes and predicted IoUs; iounet.onnx.OnnxRefiner runs it
-without PyTorch. docs/deployment.md tells how to use it from C++, C# and JavaScript.
+The file takes an image, boxes and labels, and gives refined boxes and predicted IoUs. iounet.onnx.OnnxRefiner runs it
+without PyTorch; docs/deployment.md shows how to use it from C++, C# and JavaScript. Exporting needs
+pip install 'iounet[export]'.
 """
 
 import argparse
 import sys
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
 from iounet import IoURefiner
+from iounet.checks import BoxWarning
 from iounet.errors import UserError
-from iounet.export.onnx_file import export_onnx
+from iounet.refiner.results import find_images
+
+PHOTOS = Path(__file__).parents[1] / "examples" / "photos"
+
+
+def check(refiner: IoURefiner, path: Path, folder: Path) -> int:
+    """Prints how far the file's answers lie from PyTorch's; returns 1 if that is too far."""
+    from iounet.export.checking import MAX_IOU, MAX_PIXELS, compare, random_images
+    from iounet.onnx import OnnxRefiner
+
+    def photographs() -> Iterator[np.ndarray]:
+        for file in find_images([folder]):
+            with Image.open(file) as image:
+                yield np.asarray(image.convert("RGB"))
+
+    exported = OnnxRefiner(path)
+    print(f"{'':<14}{'boxes':>7}{'largest difference of boxes':>30}{'of predicted IoUs':>20}{'other stops':>14}")
+    fails = False
+    for name, images in (("random images", random_images()), ("photographs", photographs())):
+        difference = compare(refiner, exported, images)
+        fails |= not difference.passes
+        print(
+            f"{name:<14}{difference.boxes:>7}{difference.pixels:>27.4f} px{difference.ious:>20.5f}"
+            f"{difference.other_stops:>14}"
+        )
+    print(f"{'FAILED' if fails else 'passed'}: at most {MAX_PIXELS} px and {MAX_IOU} are expected")
+    return int(fails)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", required=True, type=Path, metavar="FILE", help="checkpoint of iounet-train")
-    parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="the ONNX file")
+    task = parser.add_mutually_exclusive_group(required=True)
+    task.add_argument("--output", type=Path, metavar="FILE", help="the ONNX file to write")
+    task.add_argument("--check", type=Path, metavar="FILE", help="an exported file, to be compared with PyTorch")
+    parser.add_argument(
+        "--images", type=Path, default=PHOTOS, metavar="FOLDER", help="photographs for --check (default: %(default)s)"
+    )
     args = parser.parse_args()
     try:
-        export_onnx(IoURefiner.from_checkpoint(args.weights), args.output)
+        refiner = IoURefiner.from_checkpoint(args.weights)
+        if args.check:
+            warnings.simplefilter("ignore", BoxWarning)  # some of the boxes are odd on purpose
+            sys.exit(check(refiner, args.check, args.images))
+        from iounet.export.onnx_file import export_onnx
+
+        export_onnx(refiner, args.output)
     except UserError as error:
         sys.exit(f"{type(error).__name__}: {error}")
     print(f"{args.output}: {args.output.stat().st_size / 1e6:.1f} MB")

@@ -19,7 +19,7 @@ from .refiner import INPUTS, OUTPUTS, export_refiner
 
 OPSET = 18
 # Boxes that are refined at once. The pixels below all of them are in memory.
-BOXES_AT_ONCE = 64
+BOXES_AT_ONCE = 100
 
 
 def export_onnx(refiner: IoURefiner, path: str | Path) -> None:

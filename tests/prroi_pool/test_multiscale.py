@@ -34,14 +34,23 @@ def make_boxes(dtype=torch.float32):
 
 
 def test_scales_are_powers_of_two_despite_padding():
-    def scale(map_height, image_height):
-        return _scales([torch.empty(1, 1, map_height, 1)], [(image_height, 1)])[0]
+    def scale(map_side, image_side):
+        return _scales([torch.empty(1, 1, map_side, map_side)], [(image_side, image_side)])[0]
 
-    assert [scale(height, 800) for height in (200, 208, 104, 52, 25, 1, 800, 1600)] == [
+    assert [scale(side, 800) for side in (200, 208, 104, 52, 25, 1, 800, 1600)] == [
         *(1 / 4, 1 / 4, 1 / 8, 1 / 16, 1 / 32, 1 / 1024, 1, 2)
     ]
-    with pytest.raises(ValueError, match="a map of height 0 is no level of a pyramid for images of height 800"):
+    with pytest.raises(ValueError, match="a map with sides of 0 pixels together is no level .* images with 1600"):
         scale(0, 800)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_scales_of_a_thin_image(transposed):
+    # Padded to 64 rows, 43 rows look like a stride of 2.67 on maps of stride 4.
+    image_size, maps = (43, 448), [torch.empty(1, 1, 16, 112), torch.empty(1, 1, 8, 56)]
+    if transposed:
+        image_size, maps = image_size[::-1], [features.mT for features in maps]
+    assert _scales(maps, [image_size]) == [1 / 4, 1 / 8]
 
 
 def test_levels_are_those_of_torchvision():
