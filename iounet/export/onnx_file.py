@@ -53,6 +53,7 @@ def export_onnx(refiner: IoURefiner, path: str | Path) -> None:
     )
     between = [(name, name) for name in ("resized", "size", "resized_size")]
     proto = onnx.compose.merge_models(resizing, ir.to_proto(_tidied(model)), between, outputs=list(OUTPUTS))
+    del proto.opset_import[1:]  # the same of both
     onnx.helper.set_model_props(proto, {METADATA_KEY: json.dumps(_description(refiner))})
     onnx.checker.check_model(proto, full_check=True)
     onnx.save(proto, path)

@@ -160,10 +160,10 @@ def refine_in_loop(
         return (step < options.num_steps) & (_Ascent(*state).stops == int(Stop.STEPS)).any()
 
     def take_step(step: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-        return step + 1, *_stepped(_Ascent(*state), in_image, options)
+        # A loop may neither be given one tensor twice nor return what it was given.
+        return step + 1, *(tensor.clone() for tensor in _stepped(_Ascent(*state), in_image, options))
 
     start = _Ascent.at(boxes, *in_image(boxes))
-    # A loop may not be given one tensor twice.
     state = [tensor.clone() for tensor in start]
     first_step = torch.zeros((), dtype=torch.int64, device=boxes.device)
     _, *end = torch.while_loop(goes_on, take_step, (first_step, *state))
