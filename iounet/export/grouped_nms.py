@@ -44,7 +44,7 @@ def _(
 
 def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     """The ``custom_translation_table`` of torch.onnx.export for :func:`grouped_nms`."""
-    return {torch.ops.iounet.grouped_nms.default: _grouped_nms}
+    return {torch.ops.iounet.grouped_nms.default: _grouped_nms, torch.ops.aten.sort.stable: _stable_sort}
 
 
 def _grouped_nms(boxes, scores, groups, num_groups: int, iou_threshold: float, max_in_group: int):
@@ -60,3 +60,9 @@ def _grouped_nms(boxes, scores, groups, num_groups: int, iou_threshold: float, m
     )
     # (image, group, box) of each
     return op.Squeeze(op.Slice(kept, [2], [3], [1]), [1])
+
+
+def _stable_sort(values, *, stable: bool = True, dim: int = -1, descending: bool = False):
+    length = op.Gather(op.Shape(values), op.Constant(value_ints=[dim]))
+    # Of equal values TopK takes the first first.
+    return op.TopK(values, length, axis=dim, largest=int(descending))

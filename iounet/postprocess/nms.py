@@ -97,8 +97,9 @@ def cluster_scores(iou: Tensor, keep: Tensor, scores: Tensor, iou_threshold: flo
     # Each box belongs to the first kept box that overlaps it: once suppressed it is no longer in B for the next.
     # The largest IoU counts in any case: nms may round an IoU at the threshold to its other side.
     overlaps = (iou > iou_threshold) | (iou == iou.amax(0))
-    itself = keep[:, None] == torch.arange(len(scores), device=keep.device)
-    overlaps = torch.where(itself.any(0), itself, overlaps)
+    # Not len(scores), which torch.export cannot trace.
+    itself = keep[:, None] == torch.arange(scores.shape[0], device=keep.device)
+    overlaps = itself | (overlaps & ~itself.any(0))
     first_overlap = overlaps & (overlaps.cumsum(0) == 1)
     return torch.where(first_overlap, scores, -torch.inf).amax(1)
 
