@@ -8,9 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from onnxscript.onnx_opset import opset18 as op
+from onnxscript.onnx_opset import opset18
 from torch import Tensor
 from torchvision.ops import nms
+
+# Its types don't know that it takes lists for constants.
+op: Any = opset18
 
 
 @torch.library.custom_op("iounet::grouped_nms", mutates_args=())
@@ -47,7 +50,7 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     return {torch.ops.iounet.grouped_nms.default: _grouped_nms, torch.ops.aten.sort.stable: _stable_sort}
 
 
-def _grouped_nms(boxes, scores, groups, num_groups: int, iou_threshold: float, max_in_group: int):
+def _grouped_nms(boxes: Any, scores: Any, groups: Any, num_groups: int, iou_threshold: float, max_in_group: int) -> Any:
     # A row of scores for each group, in which boxes of other groups are left out.
     of_group = op.Equal(op.Constant(value_ints=list(range(num_groups))), op.Unsqueeze(groups, [1]))
     by_group = op.Where(op.Transpose(of_group), scores, op.Constant(value_float=float("-inf")))
@@ -62,7 +65,7 @@ def _grouped_nms(boxes, scores, groups, num_groups: int, iou_threshold: float, m
     return op.Squeeze(op.Slice(kept, [2], [3], [1]), [1])
 
 
-def _stable_sort(values, *, stable: bool = True, dim: int = -1, descending: bool = False):
+def _stable_sort(values: Any, *, stable: bool = True, dim: int = -1, descending: bool = False) -> Any:
     length = op.Gather(op.Shape(values), op.Constant(value_ints=[dim]))
     # Of equal values TopK takes the first first.
     return op.TopK(values, length, axis=dim, largest=int(descending))

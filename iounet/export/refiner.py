@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from ..boxes import box_sizes
 from ..modeling import IoUNet
-from ..postprocess import Refined, RefinementOptions, Stop
+from ..postprocess import Refined, Stop
 from ..postprocess.refinement import refine_in_loop
 
 # Of ExportableRefiner's forward.
@@ -53,13 +53,20 @@ class ExportableRefiner(nn.Module):
 
         maps = detector.backbone(image)
         sizes = [(image.shape[2], image.shape[3])]  # those of the padded image: they only tell the strides
-        ious_before, refined = refine_on_maps(detector, maps, start, labels, image_ends, sizes, options)
+        known_labels = labels
+        if options.objective == "energy":
+            outputs = detector.iou_head.all_classes(maps, [start], sizes)
+            known_labels = torch.where(labels == 0, outputs[:, 1:].argmax(1) + 1, labels)
+        ious_before, refined = refine_on_maps(detector, maps, start, known_labels, image_ends, sizes)
         ious = refined.values
+        if options.objective == "energy":
+            ious_before = detector.iou_head(maps, [start], labels, sizes)
+            ious = detector.iou_head(maps, [refined.boxes], labels, sizes)
         in_image = refined.boxes * ends / resized_size.flip(0).repeat(2)
         moved = (refined.boxes != start).any(1) & (box_sizes(in_image) > 0).all(1)
         boxes = torch.where(visible[:, None], torch.where(moved[:, None], in_image, clipped), boxes)
         ious_before, ious = (
-            torch.where(visible, values, 0) for values in (ious_before, ious)
+            torch.where(visible, detector.iou_head.calibrated(values), 0) for values in (ious_before, ious)
         )
         return boxes, ious_before, ious, refined.stops.masked_fill(~visible, int(Stop.UNPLACED))
 
@@ -71,27 +78,30 @@ def refine_on_maps(
     labels: Tensor,
     image_ends: Tensor,
     sizes: list[tuple[int, int]],
-    options: RefinementOptions,
 ) -> tuple[Tensor, Refined]:
+    """Refines boxes of one image by the options of its detector.
+
+    Args:
+        maps: the features.
+        boxes (Tensor[N, 4]): xyxy in pixels of the resized image, inside it.
+        labels (Tensor[N]): int64; 0, not known, only where the predicted IoU is climbed.
+        image_ends (Tensor[4]): (width, height, width, height) of the resized image.
+        sizes: (height, width) of the padded image.
+
+    Returns:
+        values (Tensor[N]): before refinement, of the head that is climbed, as :func:`refine_in_loop` returns them.
+        refined: after it.
+    """
+    options = detector.postprocessing.refinement
     climbed = detector.iou_head if options.objective == "iou" else detector.energy_head
     assert climbed is not None, "IoUNet has checked it"
-    if options.objective == "energy":
-        outputs = detector.iou_head.all_classes(maps, [boxes], sizes)
-        climbed_labels = torch.where(labels == 0, outputs[:, 1:].argmax(1) + 1, labels)
-    else:
-        climbed_labels = labels
     levels = climbed.assign_levels(maps, [boxes], sizes)
-    before, refined = refine_in_loop(
-        lambda boxes: climbed.value_and_gradient(maps, [boxes], climbed_labels, sizes, levels),
+    return refine_in_loop(
+        lambda boxes: climbed.value_and_gradient(maps, [boxes], labels, sizes, levels),
         boxes,
         options,
         image_ends=image_ends.expand_as(boxes),
     )
-    ious = refined.values
-    if options.objective == "energy":
-        before, ious = (detector.iou_head(maps, [at], labels, sizes) for at in (boxes, refined.boxes))
-    before, ious = (detector.iou_head.calibrated(values) for values in (before, ious))
-    return before, refined._replace(values=ious)
 
 
 def export_refiner(detector: IoUNet) -> torch.export.ExportedProgram:
