@@ -160,7 +160,9 @@ def refine_in_loop(
         return (step < options.num_steps) & (_Ascent(*state).stops == int(Stop.STEPS)).any()
 
     def take_step(step: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-        return step + 1, *_stepped(_Ascent(*state), in_image, options)
+        stepped = _stepped(_Ascent(*state), in_image, options)
+        # A loop may not return a tensor that it was given; all but "backtracking" leave the lengths as they are.
+        return step + 1, *(tensor.clone() for tensor in stepped)
 
     start = _Ascent.at(boxes, *in_image(boxes))
     # A loop may not be given one tensor twice.
