@@ -9,6 +9,7 @@ from PIL import Image
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
 
 from iounet import IoURefiner  # noqa: E402
 from iounet.errors import CheckpointError, ConfigError  # noqa: E402
@@ -27,7 +28,7 @@ BY_BOTH = {"TEST.NMS_RANKING": "score_times_iou", "TEST.REFINE.NUM_STEPS": 0, "T
 
 @pytest.fixture
 def detector(build_tiny):
-    """Settings → a tiny detector that finds some dozen objects of all classes, of clearly different scores and IoUs."""
+    """Settings → a tiny detector that finds some objects anywhere, of clearly different scores and predicted IoUs."""
 
     def build(settings):
         detector = build_tiny({"TEST.SCORE_THRESHOLD": 0.2} | settings)
