@@ -38,6 +38,7 @@ def detector(build_tiny):
             for layer in (*heads, *detector.rpn.head.children()):
                 last = layer[0][0] if isinstance(layer, torch.nn.Sequential) else layer
                 last.weight.normal_(std=0.1)
+        detector.rpn.nms_thresh = 0.1  # so that boxes of one level suppress each other, and would those of another
         return detector
 
     return build
