@@ -6,9 +6,10 @@ The model file holds, besides the network:
   [N], 0 for an unknown class.
 - outputs: refined_boxes float32 [N, 4], inside the image, and to the bit as given where a box did not move;
   ious_before and ious float32 [N], calibrated; stops int64 [N], numbers of :class:`iounet.stops.Stop`.
-- metadata: under :data:`METADATA_KEY` a JSON object with ``format`` (:data:`FORMAT`), ``categories`` (``{"id",
-  "name"}`` in label order), ``min_size`` and ``max_size`` of the images' resizing, and ``nms``: fields of
-  :class:`iounet.nms_options.NMSOptions`. Other keys are ignored.
+- metadata: under :data:`METADATA_KEY` a JSON object with ``format`` (:data:`FORMAT`), ``kind`` ("refiner"; "detector"
+  of an exported detector, which takes no boxes), ``categories`` (``{"id", "name"}`` in label order), ``min_size`` and
+  ``max_size`` of the images' resizing, and ``nms``: fields of :class:`iounet.nms_options.NMSOptions`. Other keys are
+  ignored.
 """
 
 from __future__ import annotations
@@ -171,6 +172,10 @@ class _Facts:
             if content["format"] > FORMAT:
                 newer = f"is of format {content['format']}, newer than this version of iounet reads ({FORMAT})"
                 raise CheckpointError(f"{path}: {newer}; update iounet")
+            if content["kind"] != "refiner":
+                raise CheckpointError(
+                    f"{path}: is an exported {content['kind']}, which takes no boxes; export a refiner"
+                )
             categories = [{"id": category["id"], "name": str(category["name"])} for category in content["categories"]]
             return cls(categories, int(content["min_size"]), int(content["max_size"]), NMSOptions(**content["nms"]))
         except (ValueError, KeyError, TypeError) as error:

@@ -18,6 +18,7 @@ pytest.importorskip("onnxruntime")
 CATEGORIES = [{"id": 3, "name": "cross"}, {"id": 7, "name": "star"}, {"id": 90, "name": "triangle"}]
 METADATA = {
     "format": 1,
+    "kind": "refiner",
     "categories": CATEGORIES,
     "min_size": 96,
     "max_size": 96,

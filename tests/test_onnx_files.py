@@ -20,6 +20,7 @@ def model(tmp_path):
     ("changes", "message"),
     [
         ({"format": 2}, "is of format 2, newer than this version of iounet reads"),
+        ({"kind": "detector"}, "is an exported detector, which takes no boxes; export a refiner"),
         ({"format": "one"}, "its metadata 'iounet' cannot be used"),
         ({"min_size": None}, "its metadata 'iounet' cannot be used .*; export the model again"),
         ({"categories": [{"id": 1}]}, r"cannot be used \(KeyError: 'name'\)"),

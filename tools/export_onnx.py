@@ -1,11 +1,12 @@
-"""Exports a checkpoint's refiner as one ONNX file of standard operators, or checks such a file.
+"""Exports a checkpoint's refiner, or its detector, as one ONNX file of standard operators, or checks such a file.
 
     python tools/export_onnx.py --weights weights/cards.pth --output refiner.onnx
+    python tools/export_onnx.py --weights weights/cards.pth --output detector.onnx --detector
     python tools/export_onnx.py --weights weights/cards.pth --check refiner.onnx
 
-The file takes an image, boxes and labels, and gives refined boxes and predicted IoUs. iounet.onnx.OnnxRefiner runs it
-without PyTorch; docs/deployment.md shows how to use it from C++, C# and JavaScript. Exporting needs
-pip install 'iounet[export]'.
+A refiner's file takes an image, boxes and labels, and gives refined boxes and predicted IoUs; iounet.onnx.OnnxRefiner
+runs it without PyTorch. A detector's file takes an image alone, and gives boxes, labels, scores and predicted IoUs.
+docs/deployment.md shows how to use them from C++, C# and JavaScript. Exporting needs pip install 'iounet[export]'.
 """
 
 import argparse
@@ -55,6 +56,7 @@ def main() -> None:
     task = parser.add_mutually_exclusive_group(required=True)
     task.add_argument("--output", type=Path, metavar="FILE", help="the ONNX file to write")
     task.add_argument("--check", type=Path, metavar="FILE", help="an exported file, to be compared with PyTorch")
+    parser.add_argument("--detector", action="store_true", help="export the whole detector, which needs no boxes")
     parser.add_argument(
         "--images", type=Path, default=PHOTOS, metavar="FOLDER", help="photographs for --check (default: %(default)s)"
     )
@@ -64,9 +66,9 @@ def main() -> None:
         if args.check:
             warnings.simplefilter("ignore", BoxWarning)  # some of the boxes are odd on purpose
             sys.exit(check(refiner, args.check, args.images))
-        from iounet.export.onnx_file import export_onnx
+        from iounet.export.onnx_file import export_detector_onnx, export_onnx
 
-        export_onnx(refiner, args.output)
+        (export_detector_onnx if args.detector else export_onnx)(refiner, args.output)
     except UserError as error:
         sys.exit(f"{type(error).__name__}: {error}")
     print(f"{args.output}: {args.output.stat().st_size / 1e6:.1f} MB")

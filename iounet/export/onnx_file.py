@@ -1,6 +1,7 @@
-"""The refiner as one ONNX file of standard operators."""
+"""The refiner, or the detector, as one ONNX file of standard operators."""
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,19 @@ import onnx_ir as ir
 import torch
 from onnx_ir.passes import common as passes
 
-from prroi_pool.onnx import translations
+from prroi_pool.onnx import translations as pooling
 
 from ..modeling import ImageTransform
 from ..onnx import FORMAT, METADATA_KEY
 from ..refiner import IoURefiner
+from . import grouped_nms
+from .detector import INPUTS as detector_inputs
+from .detector import OUTPUTS as detector_outputs
+from .detector import export_detector
 from .graphs import hoist_invariants, merge_equal_nodes, run_in_parts
-from .refiner import INPUTS, OUTPUTS, export_refiner
+from .refiner import INPUTS as refiner_inputs
+from .refiner import OUTPUTS as refiner_outputs
+from .refiner import export_refiner
 
 OPSET = 18
 # Boxes that are refined at once. The pixels below all of them are in memory.
@@ -30,31 +37,59 @@ def export_onnx(refiner: IoURefiner, path: str | Path) -> None:
     are dynamic, and N may be 0. All operators are of ONNX's standard domain. The metadata "iounet" holds, as JSON, what
     :class:`iounet.onnx.OnnxRefiner` needs to know.
     """
-    detector = refiner.detector
-    with torch.no_grad():
-        program = torch.onnx.export(
-            export_refiner(detector),
-            dynamo=True,
-            custom_translation_table=translations(rois_at_once=None),
-            opset_version=OPSET,
-            input_names=list(INPUTS),
-            output_names=list(OUTPUTS),
-            verbose=False,
-        )
-    assert program is not None, "given no path, the exporter returns the model"
-    model = program.model
+    model = _translated(export_refiner(refiner.detector), refiner_inputs, refiner_outputs, pooling(rois_at_once=None))
     rows = [value for value in model.graph.inputs if value.name in ("boxes", "labels")]
     run_in_parts(model.graph, rows, BOXES_AT_ONCE)
+    _save(model, refiner, "refiner", path)
+
+
+def export_detector_onnx(refiner: IoURefiner, path: str | Path) -> None:
+    """Writes what the detector of a refiner finds in an image to an ONNX file.
+
+    Input: ``image`` as in :func:`export_onnx`. Outputs: those of :class:`iounet.export.detector.ExportableDetector`; of
+    an image without detections, they have no rows.
+
+    Raises:
+        ConfigError: the detector's NMS is soft.
+    """
+    table = pooling() | grouped_nms.translations()
+    model = _translated(export_detector(refiner.detector), detector_inputs, detector_outputs, table)
+    _save(model, refiner, "detector", path)
+
+
+def _translated(
+    program: torch.export.ExportedProgram,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    table: dict[Callable[..., Any], Callable[..., Any]],
+) -> ir.Model:
+    with torch.no_grad():
+        translated = torch.onnx.export(
+            program,
+            dynamo=True,
+            custom_translation_table=table,
+            opset_version=OPSET,
+            input_names=list(inputs),
+            output_names=list(outputs),
+            verbose=False,
+        )
+    assert translated is not None, "given no path, the exporter returns the model"
+    return translated.model
+
+
+def _save(model: ir.Model, refiner: IoURefiner, kind: str, path: str | Path) -> None:
+    """Resizing, ``model`` and the description of both in one file."""
     hoist_invariants(model.graph)
     merge_equal_nodes(model.graph)
+    outputs = [str(value.name) for value in model.graph.outputs]
     # Names within it must not occur in the other graph.
     resizing = onnx.compose.add_prefix(
-        _resizing(detector.transform, model.ir_version), "resizing_", rename_inputs=False, rename_outputs=False
+        _resizing(refiner.detector.transform, model.ir_version), "resizing_", rename_inputs=False, rename_outputs=False
     )
     between = [(name, name) for name in ("resized", "size", "resized_size")]
-    proto = onnx.compose.merge_models(resizing, ir.to_proto(_tidied(model)), between, outputs=list(OUTPUTS))
+    proto = onnx.compose.merge_models(resizing, ir.to_proto(_tidied(model)), between, outputs=outputs)
     del proto.opset_import[1:]  # the same of both
-    onnx.helper.set_model_props(proto, {METADATA_KEY: json.dumps(_description(refiner))})
+    onnx.helper.set_model_props(proto, {METADATA_KEY: json.dumps(_description(refiner, kind))})
     onnx.checker.check_model(proto, full_check=True)
     onnx.save(proto, path)
 
@@ -115,12 +150,13 @@ def _resizing(transform: ImageTransform, ir_version: int) -> onnx.ModelProto:
     """)
 
 
-def _description(refiner: IoURefiner) -> dict[str, Any]:
+def _description(refiner: IoURefiner, kind: str) -> dict[str, Any]:
     """What :class:`iounet.onnx.OnnxRefiner` cannot see in the graph."""
     detector = refiner.detector
     nms, refinement = detector.postprocessing.nms, detector.postprocessing.refinement
     return {
         "format": FORMAT,
+        "kind": kind,
         "categories": refiner.categories,
         "min_size": detector.transform.min_size[-1],
         "max_size": detector.transform.max_size,

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from ..boxes import box_sizes
 from ..modeling import IoUNet
-from ..postprocess import Stop
+from ..postprocess import Refined, Stop
 from ..postprocess.refinement import refine_in_loop
 
 # Of ExportableRefiner's forward.
@@ -50,25 +50,15 @@ class ExportableRefiner(nn.Module):
         # A box without area takes part as one of a pixel, so that nothing is divided by zero.
         pixel = torch.cat([torch.zeros_like(size), torch.ones_like(size)])
         start = torch.where(visible[:, None], clipped * image_ends / ends, pixel)
-        image_ends = image_ends.expand_as(start)
 
         maps = detector.backbone(image)
         sizes = [(image.shape[2], image.shape[3])]  # those of the padded image: they only tell the strides
-        climbed = detector.iou_head if options.objective == "iou" else detector.energy_head
-        assert climbed is not None, "IoUNet has checked it"
+        known_labels = labels
         if options.objective == "energy":
             outputs = detector.iou_head.all_classes(maps, [start], sizes)
-            climbed_labels = torch.where(labels == 0, outputs[:, 1:].argmax(1) + 1, labels)
-        else:
-            climbed_labels = labels
-        levels = climbed.assign_levels(maps, [start], sizes)
-        before, refined = refine_in_loop(
-            lambda boxes: climbed.value_and_gradient(maps, [boxes], climbed_labels, sizes, levels),
-            start,
-            options,
-            image_ends=image_ends,
-        )
-        ious_before, ious = before, refined.values
+            known_labels = torch.where(labels == 0, outputs[:, 1:].argmax(1) + 1, labels)
+        ious_before, refined = refine_on_maps(detector, maps, start, known_labels, image_ends, sizes)
+        ious = refined.values
         if options.objective == "energy":
             ious_before = detector.iou_head(maps, [start], labels, sizes)
             ious = detector.iou_head(maps, [refined.boxes], labels, sizes)
@@ -79,6 +69,39 @@ class ExportableRefiner(nn.Module):
             torch.where(visible, detector.iou_head.calibrated(values), 0) for values in (ious_before, ious)
         )
         return boxes, ious_before, ious, refined.stops.masked_fill(~visible, int(Stop.UNPLACED))
+
+
+def refine_on_maps(
+    detector: IoUNet,
+    maps: dict[str, Tensor],
+    boxes: Tensor,
+    labels: Tensor,
+    image_ends: Tensor,
+    sizes: list[tuple[int, int]],
+) -> tuple[Tensor, Refined]:
+    """Refines boxes of one image by the options of its detector.
+
+    Args:
+        maps: the features.
+        boxes (Tensor[N, 4]): xyxy in pixels of the resized image, inside it.
+        labels (Tensor[N]): int64; 0, not known, only where the predicted IoU is climbed.
+        image_ends (Tensor[4]): (width, height, width, height) of the resized image.
+        sizes: (height, width) of the padded image.
+
+    Returns:
+        values (Tensor[N]): before refinement, of the head that is climbed, as :func:`refine_in_loop` returns them.
+        refined: after it.
+    """
+    options = detector.postprocessing.refinement
+    climbed = detector.iou_head if options.objective == "iou" else detector.energy_head
+    assert climbed is not None, "IoUNet has checked it"
+    levels = climbed.assign_levels(maps, [boxes], sizes)
+    return refine_in_loop(
+        lambda boxes: climbed.value_and_gradient(maps, [boxes], labels, sizes, levels),
+        boxes,
+        options,
+        image_ends=image_ends.expand_as(boxes),
+    )
 
 
 def export_refiner(detector: IoUNet) -> torch.export.ExportedProgram:

@@ -73,20 +73,35 @@ def iou_guided_nms(
     kept, kept_scores = [], []
     for index, grouped in _groups(boxes, labels):
         keep = nms(grouped, ious[index].to(grouped.dtype), iou_threshold)  # by falling predicted IoU
-        # Each box belongs to the first kept box that overlaps it: once suppressed it is no longer in B for the next.
         iou = box_iou(grouped[keep], grouped)
-        # The largest counts in any case: nms may round an IoU at the threshold to its other side.
-        overlaps = (iou > iou_threshold) | (iou == iou.amax(0))
-        overlaps[:, keep] = torch.eye(len(keep), dtype=torch.bool, device=boxes.device)
-        first_overlap = overlaps & (overlaps.cumsum(0) == 1)
-        cluster_scores = torch.where(first_overlap, scores[index], -torch.inf).amax(1)
         kept.append(index[keep])
-        kept_scores.append(cluster_scores)
+        kept_scores.append(cluster_scores(iou, keep, scores[index], iou_threshold))
     if not kept:
         return labels.new_zeros(0), scores.new_zeros(0)
-    keep, cluster_scores = torch.cat(kept), torch.cat(kept_scores)
-    order = torch.argsort(cluster_scores, descending=True, stable=True)
-    return keep[order], cluster_scores[order]
+    keep, inherited = torch.cat(kept), torch.cat(kept_scores)
+    order = torch.argsort(inherited, descending=True, stable=True)
+    return keep[order], inherited[order]
+
+
+def cluster_scores(iou: Tensor, keep: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
+    """The highest class score among each box that NMS kept and those that it suppressed.
+
+    Args:
+        iou (Tensor[M, N]): of the boxes kept with all boxes; negative for boxes of different classes.
+        keep (Tensor[M]): indices of the boxes kept, those of one class by falling rank.
+        scores (Tensor[N]): of all boxes.
+
+    Returns:
+        Tensor[M].
+    """
+    # Each box belongs to the first kept box that overlaps it: once suppressed it is no longer in B for the next.
+    # The largest IoU counts in any case: nms may round an IoU at the threshold to its other side.
+    overlaps = (iou > iou_threshold) | (iou == iou.amax(0))
+    # Not len(scores), which torch.export cannot trace.
+    itself = keep[:, None] == torch.arange(scores.shape[0], device=keep.device)
+    overlaps = itself | (overlaps & ~itself.any(0))
+    first_overlap = overlaps & (overlaps.cumsum(0) == 1)
+    return torch.where(first_overlap, scores, -torch.inf).amax(1)
 
 
 def soft_nms(
