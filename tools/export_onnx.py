@@ -3,6 +3,7 @@
     python tools/export_onnx.py --weights weights/cards.pth --output refiner.onnx
     python tools/export_onnx.py --weights weights/cards.pth --output detector.onnx --detector
     python tools/export_onnx.py --weights weights/cards.pth --check refiner.onnx
+    python tools/export_onnx.py --weights weights/cards.pth --check detector.onnx --detector
 
 A refiner's file takes an image, boxes and labels, and gives refined boxes and predicted IoUs; iounet.onnx.OnnxRefiner
 runs it without PyTorch. A detector's file takes an image alone, and gives boxes, labels, scores and predicted IoUs.
@@ -26,24 +27,29 @@ from iounet.refiner.results import find_images
 PHOTOS = Path(__file__).parents[1] / "examples" / "photos"
 
 
-def check(refiner: IoURefiner, path: Path, folder: Path) -> int:
+def check(refiner: IoURefiner, path: Path, folder: Path, detector: bool) -> int:
     """Prints how far the file's answers lie from PyTorch's; returns 1 if that is too far."""
-    from iounet.export.checking import MAX_IOU, MAX_PIXELS, compare, random_images
+    from iounet.export.checking import MAX_IOU, MAX_PIXELS, compare, compare_detections, random_images
     from iounet.onnx import OnnxRefiner
 
     def photographs() -> Iterator[np.ndarray]:
         for file in find_images([folder]):
             with Image.open(file) as image:
-                yield np.asarray(image.convert("RGB"))
+                yield np.array(image.convert("RGB"))
 
-    exported = OnnxRefiner(path)
-    print(f"{'':<14}{'boxes':>7}{'largest difference of boxes':>30}{'of predicted IoUs':>20}{'other stops':>14}")
+    exported = None if detector else OnnxRefiner(path)
+    columns = ("boxes", "px", "score, IoU" if detector else "IoU", "other boxes" if detector else "other stops")
+    print("largest differences:\n" + "".join(f"{column:>14}" for column in ("", *columns)))
     fails = False
     for name, images in (("random images", random_images()), ("photographs", photographs())):
-        difference = compare(refiner, exported, images)
+        if exported is None:
+            difference = compare_detections(refiner, path, images)
+            fails |= difference.other_stops > 0
+        else:
+            difference = compare(refiner, exported, images)
         fails |= not difference.passes
         print(
-            f"{name:<14}{difference.boxes:>7}{difference.pixels:>27.4f} px{difference.ious:>20.5f}"
+            f"{name:>14}{difference.boxes:>14}{difference.pixels:>14.4f}{difference.ious:>14.5f}"
             f"{difference.other_stops:>14}"
         )
     print(f"{'FAILED' if fails else 'passed'}: at most {MAX_PIXELS} px and {MAX_IOU} are expected")
@@ -56,7 +62,7 @@ def main() -> None:
     task = parser.add_mutually_exclusive_group(required=True)
     task.add_argument("--output", type=Path, metavar="FILE", help="the ONNX file to write")
     task.add_argument("--check", type=Path, metavar="FILE", help="an exported file, to be compared with PyTorch")
-    parser.add_argument("--detector", action="store_true", help="export the whole detector, which needs no boxes")
+    parser.add_argument("--detector", action="store_true", help="the file is the whole detector, which needs no boxes")
     parser.add_argument(
         "--images", type=Path, default=PHOTOS, metavar="FOLDER", help="photographs for --check (default: %(default)s)"
     )
@@ -65,7 +71,7 @@ def main() -> None:
         refiner = IoURefiner.from_checkpoint(args.weights)
         if args.check:
             warnings.simplefilter("ignore", BoxWarning)  # some of the boxes are odd on purpose
-            sys.exit(check(refiner, args.check, args.images))
+            sys.exit(check(refiner, args.check, args.images, args.detector))
         from iounet.export.onnx_file import export_detector_onnx, export_onnx
 
         (export_detector_onnx if args.detector else export_onnx)(refiner, args.output)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import torch
 from torch import Tensor
 
@@ -61,6 +62,28 @@ def compare(refiner: IoURefiner, exported: OnnxRefiner, images: Iterable[np.ndar
     return Difference(boxes_seen, pixels, ious, other_stops)
 
 
+def compare_detections(refiner: IoURefiner, path: str | Path, images: Iterable[np.ndarray]) -> Difference:
+    """Detects in the same images by a detector's ONNX file and by PyTorch.
+
+    Returns:
+        The differences of boxes, scores and predicted IoUs, scores among the latter. ``other_stops`` counts detections
+        that the other does not have; those of an image are compared if both have the same labels.
+    """
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    count, pixels, values, others = 0, 0.0, 0.0, 0
+    for image in images:
+        floats = torch.from_numpy(image).permute(2, 0, 1) / 255
+        (expected,) = refiner.detector([floats.to(refiner.device)])
+        boxes, labels, scores, ious = session.run(None, {"image": floats[None].numpy()})
+        count += len(expected)
+        if not np.array_equal(expected.labels.numpy(), labels):
+            others += max(len(labels), len(expected))
+            continue
+        pixels = max(pixels, _largest(expected.boxes, boxes))
+        values = max(values, _largest(expected.scores, scores), _largest(expected.ious, ious))
+    return Difference(count, pixels, values, others)
+
+
 def random_images(seed: int = 0) -> Iterator[np.ndarray]:
     """Smooth noise of the sizes :data:`RANDOM_SIZES`."""
     generator = torch.Generator().manual_seed(seed)
@@ -68,14 +91,6 @@ def random_images(seed: int = 0) -> Iterator[np.ndarray]:
         coarse = torch.rand(1, 3, 12, 12, generator=generator)
         smooth = torch.nn.functional.interpolate(coarse, size, mode="bicubic").clamp(0, 1)[0]
         yield (smooth * 255).byte().permute(1, 2, 0).numpy()
-
-
-def check_export(
-    refiner: IoURefiner, path: str | Path, photographs: Iterable[np.ndarray]
-) -> tuple[Difference, Difference]:
-    """The differences on random images, and on photographs."""
-    exported = OnnxRefiner(path)
-    return compare(refiner, exported, random_images()), compare(refiner, exported, photographs)
 
 
 def _some_boxes(refiner: IoURefiner, image: np.ndarray, generator: torch.Generator) -> Tensor:

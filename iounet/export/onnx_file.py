@@ -1,6 +1,7 @@
 """The refiner, or the detector, as one ONNX file of standard operators."""
 
 import json
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from onnx_ir.passes import common as passes
 
 from prroi_pool.onnx import translations as pooling
 
+from ..files import make_folder, replacing
 from ..modeling import ImageTransform
 from ..onnx import FORMAT, METADATA_KEY
 from ..refiner import IoURefiner
@@ -63,6 +65,8 @@ def _translated(
     outputs: Sequence[str],
     table: dict[Callable[..., Any], Callable[..., Any]],
 ) -> ir.Model:
+    # It warns, once for each, of nodes that it leaves as they are.
+    logging.getLogger("onnxscript.optimizer").setLevel(logging.ERROR)
     with torch.no_grad():
         translated = torch.onnx.export(
             program,
@@ -91,7 +95,9 @@ def _save(model: ir.Model, refiner: IoURefiner, kind: str, path: str | Path) -> 
     del proto.opset_import[1:]  # the same of both
     onnx.helper.set_model_props(proto, {METADATA_KEY: json.dumps(_description(refiner, kind))})
     onnx.checker.check_model(proto, full_check=True)
-    onnx.save(proto, path)
+    make_folder(Path(path).parent)
+    with replacing(path, "wb") as file:
+        file.write(proto.SerializeToString())
 
 
 def _tidied(model: ir.Model) -> ir.Model:
