@@ -4,9 +4,11 @@ import * as ort from "onnxruntime-web";
 import sharp from "sharp";
 
 const [photo, ...boxes] = process.argv.slice(2);
-const { data, info } = await sharp(photo).removeAlpha().raw().toBuffer({ resolveWithObject: true }); // [height, width, RGB]
+// data: uint8 [height, width, 3], RGB; the model takes float32 [1, 3, height, width] in [0, 1].
+const { data, info } = await sharp(photo).removeAlpha().raw().toBuffer({ resolveWithObject: true });
 const pixels = info.width * info.height;
-const image = Float32Array.from({ length: 3 * pixels }, (_, i) => data[3 * (i % pixels) + Math.floor(i / pixels)] / 255);
+const image = new Float32Array(3 * pixels);
+data.forEach((value, i) => { image[(i % 3) * pixels + Math.floor(i / 3)] = value / 255; });
 const session = await ort.InferenceSession.create(await readFile(new URL("refiner.onnx", import.meta.url)));
 const { refined_boxes, ious_before, ious } = await session.run({
   image: new ort.Tensor("float32", image, [1, 3, info.height, info.width]),
