@@ -93,11 +93,20 @@ def _save(model: ir.Model, refiner: IoURefiner, kind: str, path: str | Path) -> 
     between = [(name, name) for name in ("resized", "size", "resized_size")]
     proto = onnx.compose.merge_models(resizing, ir.to_proto(_tidied(model)), between, outputs=outputs)
     del proto.opset_import[1:]  # the same of both
+    _name_rows(proto.graph, "N" if kind == "refiner" else "D")
     onnx.helper.set_model_props(proto, {METADATA_KEY: json.dumps(_description(refiner, kind))})
     onnx.checker.check_model(proto, full_check=True)
     make_folder(Path(path).parent)
     with replacing(path, "wb") as file:
         file.write(proto.SerializeToString())
+
+
+def _name_rows(graph: onnx.GraphProto, name: str) -> None:
+    """Gives the number of boxes, which the exporter calls s97 or so, the name that it has in the documentation."""
+    del graph.value_info[:]  # which has the old one; runtimes infer shapes by themselves
+    for value in (*graph.input, *graph.output):
+        if value.name != "image":
+            value.type.tensor_type.shape.dim[0].dim_param = name
 
 
 def _tidied(model: ir.Model) -> ir.Model:

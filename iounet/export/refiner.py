@@ -34,7 +34,7 @@ class ExportableRefiner(nn.Module):
             size, resized_size (Tensor[2]): (height, width) of the image before resizing, and after, without padding;
                 0 after it for an image that is too thin.
             boxes (Tensor[N, 4]): xyxy in pixels of the image before resizing.
-            labels (Tensor[N]): int64; 0: not known.
+            labels (Tensor[N]): int64; 0, and any that is no class: not known.
 
         Returns:
             boxes (Tensor[N, 4]): refined, inside the image, in the frame of ``boxes``. A box that refinement did not
@@ -53,6 +53,7 @@ class ExportableRefiner(nn.Module):
 
         maps = detector.backbone(image)
         sizes = [(image.shape[2], image.shape[3])]  # those of the padded image: they only tell the strides
+        labels = torch.where((labels < 0) | (labels >= detector.iou_head.num_classes), 0, labels)
         known_labels = labels
         if options.objective == "energy":
             outputs = detector.iou_head.all_classes(maps, [start], sizes)

@@ -124,6 +124,29 @@ def test_only_standard_operators_and_each_weight_once(exported):
     assert 4 * weights < path.stat().st_size < 4 * weights + 300_000
 
 
+def test_labels_that_are_no_class_are_not_known(exported, image):
+    _, path = exported("energy")
+    pixels = (image.astype(np.float32) / 255).transpose(2, 0, 1)[None]
+    boxes = np.array(OF_IMAGE[:3], np.float32)
+    session = onnxruntime.InferenceSession(path)
+    unknown, other = (
+        session.run(None, {"image": pixels, "boxes": boxes, "labels": np.array(labels)})
+        for labels in ([0, 0, 0], [-1, 4, 10**9])
+    )
+    for one, two in zip(unknown, other, strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_names_of_dimensions(exported):
+    _, path = exported("energy")
+    session = onnxruntime.InferenceSession(path)
+    shapes = {value.name: value.shape for value in (*session.get_inputs(), *session.get_outputs())}
+    assert shapes == {
+        **{"image": [1, 3, "H", "W"], "boxes": ["N", 4], "labels": ["N"]},
+        **{"refined_boxes": ["N", 4], "ious_before": ["N"], "ious": ["N"], "stops": ["N"]},
+    }
+
+
 def test_metadata(exported):
     refiner, path = exported("energy")
     metadata = onnxruntime.InferenceSession(path).get_modelmeta().custom_metadata_map
