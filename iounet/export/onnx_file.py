@@ -97,7 +97,7 @@ def _save(model: ir.Model, refiner: IoURefiner, kind: str, path: str | Path) -> 
     onnx.helper.set_model_props(proto, {METADATA_KEY: json.dumps(_description(refiner, kind))})
     onnx.checker.check_model(proto, full_check=True)
     make_folder(Path(path).parent)
-    with replacing(path, "wb") as file:
+    with replacing(Path(path), "wb") as file:
         file.write(proto.SerializeToString())
 
 
