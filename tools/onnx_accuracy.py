@@ -1,0 +1,126 @@
+"""What exported refiners cost in accuracy, against the checkpoint in PyTorch that they were exported from.
+
+    python tools/onnx_accuracy.py runs/cards/data/test.json --images cards --weights weights/cards.pth \\
+        --onnx float32.onnx float16.onnx int8.onnx --output docs/results/onnx_weights.json
+
+AP is that of the detector's own detections: found once, in PyTorch, and refined by each file. Loose boxes are jittered
+from every object so that their IoUs are uniform over [0.6, 0.9].
+"""
+
+import argparse
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from iounet import Detections, IoURefiner
+from iounet.boxes import elementwise_iou
+from iounet.data import CocoDataset, check_categories, open_dataset
+from iounet.errors import UserError
+from iounet.evaluation import CocoEvaluator, without_nan
+from iounet.evaluation.tables import markdown
+from iounet.files import write_text
+from iounet.onnx import OnnxRefiner
+from iounet.postprocess import postprocess
+from iounet.training import jitter_boxes
+
+BOXES_PER_OBJECT = 16
+MIN_IOU, MAX_IOU = 0.6, 0.9
+DIGITS = {"MB": 1, "AP": 2, "AP75": 2, "AP90": 2, "IoU of loose boxes": 4, "error of the predicted IoU": 4}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", metavar="SOURCE", type=Path, help="the data set, in COCO, VOC or YOLO form")
+    parser.add_argument("--weights", required=True, metavar="FILE", help="the checkpoint")
+    parser.add_argument("--onnx", required=True, nargs="+", type=Path, metavar="FILE", help="exported from it")
+    parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="the figures, as JSON")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="folder of the images, if the labels do not tell")
+    parser.add_argument("--split", default="test", metavar="NAME", help="of a data set of several (default: test)")
+    parser.add_argument("--seed", type=int, default=0, help="of the loose boxes")
+    args = parser.parse_args()
+    try:
+        torch_refiner = IoURefiner.from_checkpoint(args.weights)
+        refiners = {"PyTorch": torch_refiner} | {path.name: OnnxRefiner(path) for path in args.onnx}
+        dataset = open_dataset(args.source, args.images, split=args.split)
+        check_categories(torch_refiner.categories, dataset, args.weights)
+        table = measure(torch_refiner, refiners, dataset, args.seed)
+    except UserError as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+    for path in args.onnx:
+        table[path.name]["MB"] = path.stat().st_size / 1e6
+    facts = {"images": len(dataset), "seed": args.seed, "table": table}
+    write_text(args.output, json.dumps(without_nan(facts), indent=1) + "\n")
+    rows = [
+        [name, *(f"{row[column]:.{digits}f}" if column in row else "" for column, digits in DIGITS.items())]
+        for name, row in table.items()
+    ]
+    print(markdown(["", *DIGITS], rows))
+
+
+def measure(
+    detector: IoURefiner, refiners: dict[str, Any], dataset: CocoDataset, seed: int
+) -> dict[str, dict[str, float]]:
+    """Row → column of the table → value; the first row is of the boxes before refinement.
+
+    Args:
+        refiners: row → an IoURefiner or OnnxRefiner.
+    """
+    # As the checkpoint scores and orders detections, after NMS.
+    options = replace(detector.detector.postprocessing, refine_before_nms=False)
+    generator = torch.Generator().manual_seed(seed)
+    rows = ("not refined", *refiners)
+    results: dict[str, list[dict]] = {row: [] for row in rows}
+    true: dict[str, list[Tensor]] = {row: [] for row in rows}
+    predicted: dict[str, list[Tensor]] = {row: [] for row in rows}
+    for image, target in map(dataset.__getitem__, range(len(dataset))):
+        found = detector.detect(image)[0]
+        loose, objects = jittered(target, (image.shape[1], image.shape[2]), generator)
+        loose = replace(loose, ious=detector.score(image, loose.boxes, loose.labels))
+        for row in rows:
+
+            def refine(detections: Detections, refiner: Any = refiners.get(row)) -> Detections:
+                if refiner is None:
+                    return detections
+                pixels = image.permute(1, 2, 0).numpy()
+                columns = (detections.boxes.numpy(), detections.labels.numpy(), detections.scores.numpy())
+                refined = refiner.refine(pixels, *columns)
+                boxes, ious = torch.as_tensor(refined.boxes), torch.as_tensor(refined.ious)
+                return replace(detections, boxes=boxes, ious=ious)
+
+            final = postprocess([found], options, lambda given, _: [refine(given[0])], lambda given, _: given)
+            results[row] += final[0].to_coco(target["image_id"], dataset.category_ids)
+            there = refine(loose)
+            true[row].append(elementwise_iou(there.boxes, objects))
+            predicted[row].append(there.ious)
+    evaluate = CocoEvaluator(dataset.as_coco(), by_size=False)
+    table = {}
+    for row in rows:
+        of_loose = torch.cat(true[row])
+        table[row] = evaluate(results[row]) | {
+            "IoU of loose boxes": of_loose.mean().item(),
+            "error of the predicted IoU": (torch.cat(predicted[row]) - of_loose).abs().mean().item(),
+        }
+    return table
+
+
+def jittered(
+    target: dict[str, Any], image_size: tuple[int, int], generator: torch.Generator
+) -> tuple[Detections, Tensor]:
+    """Loose boxes of an image, and the object of each: Tensor[N, 4]."""
+    boxes, ious = jitter_boxes(
+        target["boxes"], BOXES_PER_OBJECT, min_iou=MIN_IOU, image_size=image_size, generator=generator
+    )
+    chosen = ious < MAX_IOU
+    objects = target["boxes"][:, None].expand_as(boxes)[chosen]
+    labels = target["labels"][:, None].expand_as(ious)[chosen]
+    ones = torch.ones(len(labels))
+    return Detections(boxes[chosen], labels, ones, ones), objects
+
+
+if __name__ == "__main__":
+    main()
