@@ -11,6 +11,7 @@ import argparse
 import json
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,8 @@ def main() -> None:
     args = parser.parse_args()
     try:
         torch_refiner = IoURefiner.from_checkpoint(args.weights)
-        refiners = {"PyTorch": torch_refiner} | {path.name: OnnxRefiner(path) for path in args.onnx}
+        refiners: dict[str, IoURefiner | OnnxRefiner] = {"PyTorch": torch_refiner}
+        refiners |= {path.name: OnnxRefiner(path) for path in args.onnx}
         dataset = open_dataset(args.source, args.images, split=args.split)
         check_categories(torch_refiner.categories, dataset, args.weights)
         table = measure(torch_refiner, refiners, dataset, args.seed)
@@ -63,12 +65,14 @@ def main() -> None:
 
 
 def measure(
-    detector: IoURefiner, refiners: dict[str, Any], dataset: CocoDataset, seed: int
+    detector: IoURefiner, refiners: dict[str, IoURefiner | OnnxRefiner], dataset: CocoDataset, seed: int
 ) -> dict[str, dict[str, float]]:
     """Row → column of the table → value; the first row is of the boxes before refinement.
 
     Args:
-        refiners: row → an IoURefiner or OnnxRefiner.
+        detector: finds the detections; scores the loose boxes of the first row.
+        refiners: of the other rows.
+        seed: of the loose boxes.
     """
     # As the checkpoint scores and orders detections, after NMS.
     options = replace(detector.detector.postprocessing, refine_before_nms=False)
@@ -82,17 +86,8 @@ def measure(
         loose, objects = jittered(target, (image.shape[1], image.shape[2]), generator)
         loose = replace(loose, ious=detector.score(image, loose.boxes, loose.labels))
         for row in rows:
-
-            def refine(detections: Detections, refiner: Any = refiners.get(row)) -> Detections:
-                if refiner is None:
-                    return detections
-                pixels = image.permute(1, 2, 0).numpy()
-                columns = (detections.boxes.numpy(), detections.labels.numpy(), detections.scores.numpy())
-                refined = refiner.refine(pixels, *columns)
-                boxes, ious = torch.as_tensor(refined.boxes), torch.as_tensor(refined.ious)
-                return replace(detections, boxes=boxes, ious=ious)
-
-            final = postprocess([found], options, lambda given, _: [refine(given[0])], lambda given, _: given)
+            refine = partial(refined, image=image, refiner=refiners.get(row))
+            final = postprocess([found], options, lambda given, _, by=refine: [by(given[0])], lambda given, _: given)
             results[row] += final[0].to_coco(target["image_id"], dataset.category_ids)
             there = refine(loose)
             true[row].append(elementwise_iou(there.boxes, objects))
@@ -106,6 +101,15 @@ def measure(
             "error of the predicted IoU": (torch.cat(predicted[row]) - of_loose).abs().mean().item(),
         }
     return table
+
+
+def refined(detections: Detections, image: Tensor, refiner: IoURefiner | OnnxRefiner | None) -> Detections:
+    """Detections where a refiner moves them, with its predicted IoUs; None leaves them."""
+    if refiner is None:
+        return detections
+    columns = (detections.boxes.numpy(), detections.labels.numpy(), detections.scores.numpy())
+    found = refiner.refine(image.permute(1, 2, 0).numpy(), *columns)
+    return replace(detections, boxes=torch.as_tensor(found.boxes), ious=torch.as_tensor(found.ious))
 
 
 def jittered(

@@ -16,19 +16,28 @@ from ..onnx import FORMAT, METADATA_KEY
 from ..refiner import IoURefiner
 from .graphs import hoist_invariants, merge_equal_nodes, run_in_parts
 from .refiner import INPUTS, OUTPUTS, export_refiner
+from .weights import shrink_weights
 
 OPSET = 18
 # Boxes that are refined at once. The pixels below all of them are in memory.
 BOXES_AT_ONCE = 64
 
 
-def export_onnx(refiner: IoURefiner, path: str | Path) -> None:
+def export_onnx(refiner: IoURefiner, path: str | Path, *, weights_dtype: str = "float32") -> None:
     """Writes what :meth:`iounet.IoURefiner.refine` computes to an ONNX file.
 
     Inputs: ``image`` float32 [1, 3, H, W], RGB in [0, 1]; ``boxes`` float32 [N, 4], xyxy in pixels of it; ``labels``
     int64 [N], 0 for a class that is not known. Outputs: those of :class:`iounet.export.ExportableRefiner`. H, W and N
     are dynamic, and N may be 0. All operators are of ONNX's standard domain. The metadata "iounet" holds, as JSON, what
     :class:`iounet.onnx.OnnxRefiner` needs to know.
+
+    Args:
+        weights_dtype: "float32", "float16" or "int8": how the file stores its weights, as :func:`shrink_weights` does.
+            Inputs, outputs and computation are float32 in any case.
+
+    Raises:
+        OptionError: another ``weights_dtype``.
+        CheckpointError: float16 cannot hold the weights.
     """
     detector = refiner.detector
     with torch.no_grad():
@@ -47,6 +56,7 @@ def export_onnx(refiner: IoURefiner, path: str | Path) -> None:
     run_in_parts(model.graph, rows, BOXES_AT_ONCE)
     hoist_invariants(model.graph)
     merge_equal_nodes(model.graph)
+    shrink_weights(model.graph, weights_dtype)
     # Names within it must not occur in the other graph.
     resizing = onnx.compose.add_prefix(
         _resizing(detector.transform, model.ir_version), "resizing_", rename_inputs=False, rename_outputs=False
