@@ -10,6 +10,7 @@ from every object so that their IoUs are uniform over [0.6, 0.9].
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -29,7 +30,7 @@ from iounet.onnx import OnnxRefiner
 from iounet.postprocess import postprocess
 from iounet.training import jitter_boxes
 
-BOXES_PER_OBJECT = 16
+PER_OBJECT = 16
 MIN_IOU, MAX_IOU = 0.6, 0.9
 DIGITS = {"MB": 1, "AP": 2, "AP75": 2, "AP90": 2, "IoU of loose boxes": 4, "error of the predicted IoU": 4}
 
@@ -45,12 +46,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the loose boxes")
     args = parser.parse_args()
     try:
-        torch_refiner = IoURefiner.from_checkpoint(args.weights)
-        refiners: dict[str, IoURefiner | OnnxRefiner] = {"PyTorch": torch_refiner}
-        refiners |= {path.name: OnnxRefiner(path) for path in args.onnx}
+        detector = IoURefiner.from_checkpoint(args.weights)
+        exported = {path.name: OnnxRefiner(path) for path in args.onnx}
         dataset = open_dataset(args.source, args.images, split=args.split)
-        check_categories(torch_refiner.categories, dataset, args.weights)
-        table = measure(torch_refiner, refiners, dataset, args.seed)
+        check_categories(detector.categories, dataset, args.weights)
+        table = measure(detector, {"PyTorch": detector, **exported}, dataset, args.seed)
     except UserError as error:
         sys.exit(f"{type(error).__name__}: {error}")
     for path in args.onnx:
@@ -74,21 +74,25 @@ def measure(
         refiners: of the other rows.
         seed: of the loose boxes.
     """
-    # As the checkpoint scores and orders detections, after NMS.
-    options = replace(detector.detector.postprocessing, refine_before_nms=False)
+
+    def unchanged(detections: Sequence[Detections], _: object) -> Sequence[Detections]:
+        return detections
+
     generator = torch.Generator().manual_seed(seed)
     rows = ("not refined", *refiners)
     results: dict[str, list[dict]] = {row: [] for row in rows}
     true: dict[str, list[Tensor]] = {row: [] for row in rows}
     predicted: dict[str, list[Tensor]] = {row: [] for row in rows}
+    # Of postprocessing, final scores and their order are left.
+    options = detector.detector.postprocessing
     for image, target in map(dataset.__getitem__, range(len(dataset))):
         found = detector.detect(image)[0]
         loose, objects = jittered(target, (image.shape[1], image.shape[2]), generator)
         loose = replace(loose, ious=detector.score(image, loose.boxes, loose.labels))
         for row in rows:
             refine = partial(refined, image=image, refiner=refiners.get(row))
-            final = postprocess([found], options, lambda given, _, by=refine: [by(given[0])], lambda given, _: given)
-            results[row] += final[0].to_coco(target["image_id"], dataset.category_ids)
+            (final,) = postprocess([refine(found)], options, unchanged, unchanged)
+            results[row] += final.to_coco(target["image_id"], dataset.category_ids)
             there = refine(loose)
             true[row].append(elementwise_iou(there.boxes, objects))
             predicted[row].append(there.ious)
@@ -112,13 +116,9 @@ def refined(detections: Detections, image: Tensor, refiner: IoURefiner | OnnxRef
     return replace(detections, boxes=torch.as_tensor(found.boxes), ious=torch.as_tensor(found.ious))
 
 
-def jittered(
-    target: dict[str, Any], image_size: tuple[int, int], generator: torch.Generator
-) -> tuple[Detections, Tensor]:
-    """Loose boxes of an image, and the object of each: Tensor[N, 4]."""
-    boxes, ious = jitter_boxes(
-        target["boxes"], BOXES_PER_OBJECT, min_iou=MIN_IOU, image_size=image_size, generator=generator
-    )
+def jittered(target: dict[str, Any], size: tuple[int, int], generator: torch.Generator) -> tuple[Detections, Tensor]:
+    """Loose boxes of an image of this (height, width), and the object of each: Tensor[N, 4]."""
+    boxes, ious = jitter_boxes(target["boxes"], PER_OBJECT, min_iou=MIN_IOU, image_size=size, generator=generator)
     chosen = ious < MAX_IOU
     objects = target["boxes"][:, None].expand_as(boxes)[chosen]
     labels = target["labels"][:, None].expand_as(ious)[chosen]

@@ -31,9 +31,9 @@ def shrink_weights(graph: ir.Graph, dtype: str) -> None:
     for name, weights in [item for item in graph.initializers.items() if _is_weight(item[1])]:
         stored, nodes = _as_float16(weights) if dtype == "float16" else _as_int8(weights)
         restored = nodes[-1].outputs[0]
-        restored.type, restored.shape = weights.type, weights.shape
         ir.convenience.replace_all_uses_with(weights, restored)
         del graph.initializers[name]
+        restored.name, restored.type, restored.shape = name, weights.type, weights.shape
         for value in stored:
             graph.register_initializer(value)
         graph.insert_before(graph[0], nodes)

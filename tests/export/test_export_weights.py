@@ -1,5 +1,7 @@
 """Exported files whose weights take fewer bits: what they hold, and what they answer."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -13,8 +15,8 @@ from iounet.errors import CheckpointError, OptionError  # noqa: E402
 from iounet.export.onnx_file import export_onnx  # noqa: E402
 from iounet.export.weights import shrink_weights  # noqa: E402
 from iounet.onnx import OnnxRefiner  # noqa: E402
-
-CATEGORIES = [{"id": number, "name": name} for number, name in enumerate(("cross", "star", "triangle"), 1)]
+from iounet.refiner.pretrained import MODEL_FILE  # noqa: E402
+from tools import onnx_accuracy  # noqa: E402
 
 
 def a_model(weights):
@@ -71,9 +73,17 @@ def test_another_dtype_is_refused():
 
 
 @pytest.fixture(scope="module")
-def files(build_tiny, one_thread, tmp_path_factory):
-    """dtype → the tiny detector's refiner, exported."""
-    refiner = IoURefiner(build_tiny({"MODEL.ENERGY_HEAD.LOSS": "nce", "TEST.REFINE.OBJECTIVE": "energy"}), CATEGORIES)
+def refiner(build_tiny, tiny_cfg, dataset):
+    """A tiny one with random weights, for the categories of the synthetic set."""
+    categories = json.loads((dataset / "annotations" / "val.json").read_text())["categories"]
+    settings = {"MODEL.ENERGY_HEAD.LOSS": "nce", "TEST.REFINE.OBJECTIVE": "energy"}
+    settings |= {"TEST.REFINE.STEP_POLICY": "backtracking", "MODEL.NUM_CLASSES": len(categories)}
+    return IoURefiner(build_tiny(settings), categories, tiny_cfg(settings).dump())
+
+
+@pytest.fixture(scope="module")
+def files(refiner, one_thread, tmp_path_factory):
+    """dtype → the refiner, exported."""
     paths = {dtype: tmp_path_factory.mktemp("files") / f"{dtype}.onnx" for dtype in ("float32", "float16", "int8")}
     for dtype, path in paths.items():
         export_onnx(refiner, path, weights_dtype=dtype)
@@ -81,7 +91,7 @@ def files(build_tiny, one_thread, tmp_path_factory):
 
 
 def weights_of(path):
-    """Arrays of the initializers with two dimensions or more that are not float32 constants of arithmetic."""
+    """Name → values of the initializers that are no vectors."""
     graph = onnx.load(path).graph
     return {value.name: onnx.numpy_helper.to_array(value) for value in graph.initializer if len(value.dims) > 1}
 
@@ -124,3 +134,20 @@ def test_weights_are_restored_once_when_the_file_is_loaded(files, dtype, tmp_pat
     loaded = weights_of(tmp_path / "optimized.onnx")
     assert not {name for name in loaded if name.endswith(f"_{dtype}")}
     assert {str(values.dtype) for name, values in loaded.items() if "weight" in name} == {"float32"}
+
+
+@pytest.mark.slow
+def test_accuracy_of_files_beside_that_of_the_checkpoint(refiner, files, dataset, call, tmp_path, capsys):
+    refiner.save_pretrained(tmp_path)
+    words = [dataset / "annotations" / "val.json", "--images", dataset / "val", "--weights", tmp_path / MODEL_FILE]
+    words += ["--onnx", files["float32"], files["int8"], "--output", tmp_path / "table.json"]
+    assert call(onnx_accuracy, *words) is None
+    table = json.loads((tmp_path / "table.json").read_text())["table"]
+    assert list(table) == ["not refined", "PyTorch", "float32.onnx", "int8.onnx"]
+    assert table["float32.onnx"]["MB"] == files["float32"].stat().st_size / 1e6
+    # Jittered to IoUs that are uniform over [0.6, 0.9].
+    assert table["not refined"]["IoU of loose boxes"] == pytest.approx(0.75, abs=0.02)
+    for column in ("IoU of loose boxes", "error of the predicted IoU"):
+        assert table["float32.onnx"][column] == pytest.approx(table["PyTorch"][column], abs=1e-4)
+        assert table["int8.onnx"][column] != table["float32.onnx"][column]
+    assert "| int8.onnx | " in capsys.readouterr().out
