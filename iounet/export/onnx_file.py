@@ -25,38 +25,51 @@ from .graphs import hoist_invariants, merge_equal_nodes, run_in_parts
 from .refiner import INPUTS as refiner_inputs
 from .refiner import OUTPUTS as refiner_outputs
 from .refiner import export_refiner
+from .weights import shrink_weights
 
 OPSET = 18
 # Boxes that are refined at once. The pixels below all of them are in memory.
 BOXES_AT_ONCE = 100
 
 
-def export_onnx(refiner: IoURefiner, path: str | Path) -> None:
+def export_onnx(refiner: IoURefiner, path: str | Path, *, weights_dtype: str = "float32") -> None:
     """Writes what :meth:`iounet.IoURefiner.refine` computes to an ONNX file.
 
     Inputs: ``image`` float32 [1, 3, H, W], RGB in [0, 1]; ``boxes`` float32 [N, 4], xyxy in pixels of it; ``labels``
     int64 [N], 0 for a class that is not known. Outputs: those of :class:`iounet.export.ExportableRefiner`. H, W and N
     are dynamic, and N may be 0. All operators are of ONNX's standard domain. The metadata "iounet" holds, as JSON, what
     :class:`iounet.onnx.OnnxRefiner` needs to know.
+
+    Args:
+        weights_dtype: "float32", "float16" or "int8": how the file stores its weights, as :func:`shrink_weights` does.
+            Inputs, outputs and computation are float32 in any case.
+
+    Raises:
+        OptionError: another ``weights_dtype``.
+        CheckpointError: float16 cannot hold the weights.
     """
     model = _translated(export_refiner(refiner.detector), refiner_inputs, refiner_outputs, pooling(rois_at_once=None))
     rows = [value for value in model.graph.inputs if value.name in ("boxes", "labels")]
     run_in_parts(model.graph, rows, BOXES_AT_ONCE)
-    _save(model, refiner, "refiner", path)
+    _save(model, refiner, "refiner", path, weights_dtype)
 
 
-def export_detector_onnx(refiner: IoURefiner, path: str | Path) -> None:
+def export_detector_onnx(refiner: IoURefiner, path: str | Path, *, weights_dtype: str = "float32") -> None:
     """Writes what the detector of a refiner finds in an image to an ONNX file.
 
     Input: ``image`` as in :func:`export_onnx`. Outputs: those of :class:`iounet.export.detector.ExportableDetector`; of
     an image without detections, they have no rows.
 
+    Args:
+        weights_dtype: as in :func:`export_onnx`.
+
     Raises:
         ConfigError: the detector's NMS is soft.
+        OptionError, CheckpointError: as :func:`export_onnx`.
     """
     table = pooling() | grouped_nms.translations()
     model = _translated(export_detector(refiner.detector), detector_inputs, detector_outputs, table)
-    _save(model, refiner, "detector", path)
+    _save(model, refiner, "detector", path, weights_dtype)
 
 
 def _translated(
@@ -81,10 +94,11 @@ def _translated(
     return translated.model
 
 
-def _save(model: ir.Model, refiner: IoURefiner, kind: str, path: str | Path) -> None:
+def _save(model: ir.Model, refiner: IoURefiner, kind: str, path: str | Path, weights_dtype: str) -> None:
     """Resizing, ``model`` and the description of both in one file."""
     hoist_invariants(model.graph)
     merge_equal_nodes(model.graph)
+    shrink_weights(model.graph, weights_dtype)
     outputs = [str(value.name) for value in model.graph.outputs]
     # Names within it must not occur in the other graph.
     resizing = onnx.compose.add_prefix(

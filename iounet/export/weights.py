@@ -1,0 +1,73 @@
+"""Smaller ONNX files: weights stored in fewer bits than they are computed in."""
+
+import numpy as np
+import onnx_ir as ir
+
+from ..errors import CheckpointError, check_choice
+
+WEIGHT_DTYPES = ("float32", "float16", "int8")
+
+
+def shrink_weights(graph: ir.Graph, dtype: str) -> None:
+    """Stores, in place, the weights of a graph's matrix products and convolutions in fewer bits.
+
+    The graph still computes in float32: its first nodes, ``Cast`` of float16, and ``Mul`` by a scale of int8, restore
+    the weights. Runtimes fold them when they load the file, so that speed and memory are those of float32.
+    ``DequantizeLinear`` would be the shorter notation of ``Mul``, but ONNX Runtime does not fold it: it runs in each
+    call, and the products cannot arrange its result for the processor beforehand, as they do with constants.
+
+    Args:
+        graph: its weights are initializers, of float32. Biases stay as they are: they are few.
+        dtype: one of :data:`WEIGHT_DTYPES`. "int8" rounds w of each output channel (the first dimension, as Gemm with
+            transB and Conv have it) to a multiple of max |w| / 127.
+
+    Raises:
+        OptionError: another dtype.
+        CheckpointError: a weight is too large for float16.
+    """
+    check_choice("weights_dtype", dtype, WEIGHT_DTYPES)
+    if dtype == "float32":
+        return
+    for name, weights in [item for item in graph.initializers.items() if _is_weight(item[1])]:
+        stored, nodes = _as_float16(weights) if dtype == "float16" else _as_int8(weights)
+        restored = nodes[-1].outputs[0]
+        ir.convenience.replace_all_uses_with(weights, restored)
+        del graph.initializers[name]
+        restored.name, restored.type, restored.shape = name, weights.type, weights.shape
+        for value in stored:
+            graph.register_initializer(value)
+        graph.insert_before(graph[0], nodes)
+
+
+def _is_weight(value: ir.Value) -> bool:
+    assert value.shape is not None, "an initializer has one"
+    products = ("Gemm", "MatMul", "Conv")
+    return value.shape.rank() > 1 and any(node.op_type in products for node in value.consumers())
+
+
+def _as_float16(weights: ir.Value) -> tuple[list[ir.Value], list[ir.Node]]:
+    with np.errstate(over="ignore"):  # refused below
+        numbers = _numbers(weights).astype(np.float16)
+    if np.isinf(numbers).any():
+        raise CheckpointError(f"{weights.name} has values that float16 cannot hold; choose int8 or float32")
+    rounded = _initializer(f"{weights.name}_float16", numbers)
+    return [rounded], [ir.node("Cast", [rounded], {"to": ir.DataType.FLOAT})]
+
+
+def _as_int8(weights: ir.Value) -> tuple[list[ir.Value], list[ir.Node]]:
+    numbers = _numbers(weights)
+    scales = np.abs(numbers).max(axis=tuple(range(1, numbers.ndim)), keepdims=True) / np.float32(127)
+    scales[scales == 0] = 1  # of a channel without weights
+    rounded = _initializer(f"{weights.name}_int8", np.rint(numbers / scales).astype(np.int8))
+    scale = _initializer(f"{weights.name}_scale", scales)
+    cast = ir.node("Cast", [rounded], {"to": ir.DataType.FLOAT})
+    return [rounded, scale], [cast, ir.node("Mul", [cast.outputs[0], scale])]
+
+
+def _numbers(weights: ir.Value) -> np.ndarray:
+    assert weights.const_value is not None, "an initializer has one"
+    return weights.const_value.numpy()
+
+
+def _initializer(name: str, numbers: np.ndarray) -> ir.Value:
+    return ir.val(name, const_value=ir.tensor(numbers, name=name))
