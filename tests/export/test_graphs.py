@@ -150,6 +150,14 @@ def test_a_loop_that_is_the_same_in_each_step_is_hoisted_whole():
     np.testing.assert_array_equal(*results)
 
 
+def test_a_loop_whose_body_alone_reads_the_steps_number_stays():
+    model = read(NESTED.replace("Loop (steps, condition, before)", "Loop (steps, go_on, x)"))
+    hoisted = changed(model, hoist_invariants)
+    assert operators(body(hoisted.graph)).count("Loop") == 1
+    results = [run(tested, x=X, steps=np.int64(3)) for tested in (model, hoisted)]
+    np.testing.assert_allclose(*results, rtol=1e-6)
+
+
 # ---- run_in_parts
 
 # Rows of both inputs, and what does not depend on them; the second output is a whole number.
@@ -209,6 +217,8 @@ def test_only_what_depends_on_the_rows_is_in_the_loop_and_no_more_rows_at_once()
     assert [list(map(str, value.shape)) for value in model.graph.outputs] == [["N", "3"], ["N"]]
     rows = {node.inputs[0].producer().op_type for node in body(model.graph) if node.op_type == "ReduceSum"}
     assert rows == {"Slice"}
+    shapes = [value.shape for node in body(model.graph) for value in node.outputs if value.shape is not None]
+    assert not any("N" in map(str, shape) for shape in shapes), "a part has not N rows"
 
 
 # ---- merge_equal_nodes
