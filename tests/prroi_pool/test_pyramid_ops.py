@@ -134,6 +134,15 @@ def test_boxes_backward_is_the_gradient_of_the_boxes(package):
     torch.testing.assert_close(found, torch.cat(expected))
 
 
+@pytest.mark.parametrize("shape", [(4, 3, 3, 2), (6, 3, 3, 2), (5, 2, 3, 2), (5, 3, 2, 3)])
+def test_boxes_backward_takes_a_gradient_of_the_outputs_shape(shape):
+    pool = MultiScalePrRoIPool(["a", "b", "c"], BINS)
+    maps, rois, levels = make_inputs()
+    with pytest.raises(ValueError, match=r"grad_output must be \[5, 3, 3, 2\]"):
+        x = dict(zip("abc", maps, strict=True))
+        pool.boxes_backward(torch.zeros(shape), x, [rois[:, 1:]], [(16, 24)], levels)
+
+
 class Head(nn.Module):
     """A detector's second stage: pooled boxes, a linear layer."""
 
