@@ -115,9 +115,16 @@ class MultiScalePrRoIPool(nn.Module):
         Args:
             grad_output: Tensor[K, C, *output_size], the gradient of what `forward` returns.
             x, boxes, image_shapes, levels: as in `forward`.
+
+        Raises:
+            ValueError: a shape or a device does not fit.
         """
         maps = _maps(x, self.featmap_names)
         rois = checked_rois(rois_of_images(boxes), maps[0].device)
+        # The kernels do not look: they would read what is no gradient.
+        expected = (rois.shape[0], maps[0].shape[1], *self.output_size)
+        if grad_output.shape != expected:
+            raise ValueError(f"grad_output must be {list(expected)}, as the output is, got {list(grad_output.shape)}")
         scales = _scales(maps, image_shapes)
         return pyramid_ops.pyramid_rois_backward(grad_output, maps, rois, _checked_levels(levels, rois), scales)[:, 1:]
 

@@ -4,6 +4,7 @@ Exported programs hold these. In ONNX a RoI then costs what it does on its own l
 would pool all RoIs from all levels.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,9 +23,13 @@ Maps = Sequence[Tensor]
 def pyramid_pool(
     maps: Maps, rois: Tensor, levels: Tensor, pooled_height: int, pooled_width: int, spatial_scales: Sequence[float]
 ) -> Tensor:
-    """Return the Precise RoI Pooling of each RoI from its level; arguments as `pyramid.pool_pyramid`."""
+    """Return the Precise RoI Pooling of each RoI from its level; arguments as `pyramid.pool_pyramid`, but maps may have
+    several dtypes, the widest of which the result has."""
     operator = getattr(torch.ops, NAMESPACE).pyramid_pool
-    return operator(list(maps), rois, levels, pooled_height, pooled_width, list(spatial_scales))
+    dtype = functools.reduce(torch.promote_types, (features.dtype for features in maps))
+    return operator(
+        [features.to(dtype) for features in maps], rois, levels, pooled_height, pooled_width, list(spatial_scales)
+    )
 
 
 def pyramid_rois_backward(
@@ -64,16 +69,16 @@ def _save_for_gradients(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> No
 
 
 def _gradients(ctx: Any, grad_output: Tensor) -> tuple[Any, ...]:
-    # Rarely needed: who trains calls the operators of the levels.
+    # Rarely needed: who trains calls the operators of the levels. These can be differentiated themselves.
     rois, levels, *maps = ctx.saved_tensors
-    with torch.enable_grad():
-        rois, *maps = (tensor.detach().requires_grad_() for tensor in (rois, *maps))
-        height, width = grad_output.shape[2:]
-        pooled = torch.zeros_like(grad_output)
-        for level, (features, scale) in enumerate(zip(maps, ctx.spatial_scales, strict=True)):
-            of_level = rois.masked_fill((levels != level)[:, None], 0)
-            pooled = pooled + ops.prroi_pool2d(features, of_level, height, width, scale)
-        grad_rois, *grad_maps = torch.autograd.grad(pooled, [rois, *maps], grad_output)
+    grad_maps, grad_rois = [], torch.zeros_like(rois)
+    operators = getattr(torch.ops, NAMESPACE)
+    for level, (features, scale) in enumerate(zip(maps, ctx.spatial_scales, strict=True)):
+        # RoIs of other levels as RoIs without area, so that sizes do not depend on values.
+        of_level = rois.masked_fill((levels != level)[:, None], 0)
+        channels_last = ops.is_channels_last(features)
+        grad_maps.append(operators.features_backward(grad_output, of_level, features.shape, channels_last, scale))
+        grad_rois = grad_rois + operators.rois_backward(grad_output, features, of_level, scale)
     return grad_maps, grad_rois, None, None, None, None
 
 
