@@ -16,7 +16,10 @@ def merge_equal_nodes(graph: ir.Graph) -> None:
 
 
 def hoist_invariants(graph: ir.Graph) -> None:
-    """Moves out of the Loops of a graph, in place, what is the same in each of their iterations."""
+    """Moves out of the Loops of a graph, in place, what is the same in each of their iterations.
+
+    Two values may then have one name, until onnx_ir's ``NameFixPass``.
+    """
     for loop in [node for node in graph if node.op_type == "Loop"]:
         (body,) = _subgraphs(loop)
         hoist_invariants(body)
@@ -85,10 +88,11 @@ def run_in_parts(graph: ir.Graph, rows: Sequence[ir.Value], at_once: int) -> Non
     trips = ir.node("Squeeze", [num_parts.outputs[0]])
     empty = [ir.node("SequenceEmpty", [], {"dtype": value.dtype}) for value in results]
     starts = [node.outputs[0] for node in empty]
-    loop = ir.node("Loop", [trips.outputs[0], None, *starts], {"body": body}, num_outputs=len(results))
+    always = _constant(True)  # optional, but one of ONNX's runtimes takes none for never
+    loop = ir.node("Loop", [trips.outputs[0], always.outputs[0], *starts], {"body": body}, num_outputs=len(results))
     together = [ir.node("ConcatFromSequence", [value], {"axis": 0}) for value in loop.outputs]
     graph.extend([size, axis, one, count, increased, rounded, at_least, num_parts, trips])
-    graph.extend([*empty, loop, *together])
+    graph.extend([always, *empty, loop, *together])
     for node, value, name, shape in zip(together, results, names, shapes, strict=True):
         node.outputs[0].name, node.outputs[0].type, node.outputs[0].shape = name, value.type, shape
         graph.outputs.append(node.outputs[0])
@@ -122,5 +126,5 @@ def _input(name: str, dtype: ir.DataType) -> ir.Value:
     return ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape([]))
 
 
-def _constant(value: int | list[int]) -> ir.Node:
-    return ir.node("Constant", [], {"value": ir.tensor(np.asarray(value, dtype=np.int64))})
+def _constant(value: bool | int | list[int]) -> ir.Node:
+    return ir.node("Constant", [], {"value": ir.tensor(np.asarray(value))})
