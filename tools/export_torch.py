@@ -4,8 +4,8 @@
     python tools/export_torch.py --weights weights/cards.pth --output refiner.pt2 --compile
     python tools/export_torch.py --weights weights/cards.pth --check refiner.pt2
 
-PyTorch's own kernels run the file. With --compile it holds machine code by AOTInductor, for CPUs of this machine's kind;
-that takes a C++ compiler and a minute. Either is called with an image, boxes and labels:
+PyTorch's own kernels run the file. With --compile it holds machine code by AOTInductor, for CPUs of this machine's
+kind, which takes a C++ compiler and a minute. Either is called with an image, boxes and labels:
 
     refine = iounet.export.program.load_program("refiner.pt2")
     # image: float32 [1, 3, H, W], RGB in [0, 1]; boxes: float32 [N, 4]; labels: int64 [N], 0 for an unknown class

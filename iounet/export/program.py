@@ -1,8 +1,8 @@
 """The refiner as a program of torch.export: saved, or compiled by AOTInductor.
 
-Both kinds of file are called with an image, boxes and labels, as :meth:`ImageRefiner.forward`. Both name the operators of
-prroi_pool, which do the pooling. ``import prroi_pool`` registers them in Python. No C++ library does, so a C++ program
-cannot load these files: AOTInductor's loader raises "Could not find schema for prroi_pool::pyramid_pool".
+Both kinds of file are called with an image, boxes and labels, as :meth:`ImageRefiner.forward`. Both name the operators
+of prroi_pool, which do the pooling. ``import prroi_pool`` registers them in Python. No C++ library does, so C++ cannot
+load these files: AOTInductor's loader raises "Could not find schema for prroi_pool::pyramid_pool".
 """
 
 import warnings
