@@ -29,7 +29,7 @@ from PIL import Image
 from iounet import IoURefiner
 from iounet.evaluation.tables import markdown
 from iounet.export.onnx_file import export_onnx
-from iounet.export.program import compile_program
+from iounet.export.program import compile_program, cxx
 from iounet.files import read_json
 
 from .refiner_footprint import AOT, LOADERS, ONNX, PYTORCH, Refine, num_threads
@@ -65,7 +65,7 @@ def export(weights: Path, folder: Path) -> dict[str, Path]:
     refiner = IoURefiner.from_checkpoint(weights)
     files = {PYTORCH: weights, ONNX: folder / "refiner.onnx"}
     export_onnx(refiner, files[ONNX])
-    if shutil.which(os.environ.get("CXX") or "g++"):
+    if shutil.which(cxx()):
         files[AOT] = folder / "refiner.pt2"
         compile_program(refiner, files[AOT])
     return files

@@ -5,15 +5,19 @@ of prroi_pool, which do the pooling. ``import prroi_pool`` registers them in Pyt
 load these files: AOTInductor's loader raises "Could not find schema for prroi_pool::pyramid_pool".
 """
 
+import os
+import shutil
+import sys
 import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, ConfigError
 from ..modeling import IoUNet
 from ..refiner import IoURefiner
 from .refiner import ExportableRefiner
@@ -25,6 +29,9 @@ class ImageRefiner(nn.Module):
     Args:
         detector: a trained IoU-Net.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, detector: IoUNet):
         super().__init__()
@@ -52,13 +59,11 @@ class ImageRefiner(nn.Module):
             self.min_size / torch.sym_min(height, width), self.max_size / torch.sym_max(height, width)
         )
         whole = [torch.sym_int(side * scale) for side in (height, width)]
-        resized_height, resized_width = (torch.sym_max(side, 1) for side in whole)
-        padding = [-side % self.divisor for side in (resized_width, resized_height)]
+        visible: list[Any] = [torch.sym_max(side, 1) for side in whole]  # integers, or PyTorch's symbols of such
+        below, right = (-side % self.divisor for side in visible)
         image = (image - self.mean) / self.std
-        image = nn.functional.interpolate(
-            image, size=(resized_height, resized_width), mode="bilinear", align_corners=False
-        )
-        image = nn.functional.pad(image, (0, padding[0], 0, padding[1]))
+        image = nn.functional.interpolate(image, size=visible, mode="bilinear", align_corners=False)
+        image = nn.functional.pad(image, (0, right, 0, below))
         size, resized_size = (
             torch.stack([torch.scalar_tensor(side, device=image.device) for side in sides])
             for sides in ((height, width), whole)
@@ -93,12 +98,24 @@ def save_program(refiner: IoURefiner, path: str | Path) -> None:
         torch.export.save(export_program(refiner), path)
 
 
+def cxx() -> str:
+    """The command of the C++ compiler that AOTInductor takes."""
+    return os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
+
+
 def compile_program(refiner: IoURefiner, path: str | Path) -> None:
-    """Compiles the program by AOTInductor, for CPUs of this machine's kind. It needs a C++ compiler: g++, or CXX.
+    """Compiles the program by AOTInductor, for CPUs of this machine's kind.
 
     Args:
         path: ends in ".pt2".
+
+    Raises:
+        ConfigError: there is no C++ compiler.
     """
+    if shutil.which(cxx()) is None:
+        raise ConfigError(
+            f"AOTInductor needs a C++ compiler: `{cxx()}` is not on PATH; install it, or name another in CXX"
+        )
     # By default the number of threads of this process is compiled in.
     configs = {"cpp.dynamic_threads": True}
     torch._inductor.aoti_compile_and_package(export_program(refiner), package_path=str(path), inductor_configs=configs)

@@ -1,6 +1,5 @@
 """The refiner traced by torch.export, saved and compiled, beside IoURefiner.refine, which needs neither."""
 
-import os
 import shutil
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from PIL import Image
 
 from iounet import IoURefiner
 from iounet.errors import CheckpointError
-from iounet.export.program import ImageRefiner, compile_program, load_program, save_program
+from iounet.export.program import ImageRefiner, compile_program, cxx, load_program, save_program
 from iounet.training.checkpoint import save_checkpoint
 from tools import export_torch
 
@@ -49,7 +48,7 @@ def saved(refiner, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def compiled(refiner, tmp_path_factory):
-    if shutil.which(os.environ.get("CXX", "g++")) is None:
+    if shutil.which(cxx()) is None:
         pytest.skip("needs a C++ compiler")
     path = tmp_path_factory.mktemp("aot") / "refiner.pt2"
     compile_program(refiner, path)
@@ -161,3 +160,11 @@ def test_the_tool_names_the_file_that_is_missing(call, checkpoint, tmp_path):
 def test_the_tool_wants_the_suffix_of_a_program(call, checkpoint, capsys):
     assert call(export_torch, "--weights", checkpoint, "--output", Path("refiner.pth")) == 2
     assert "--output refiner.pth: a program's name ends in .pt2" in capsys.readouterr().err
+
+
+def test_without_a_compiler(call, checkpoint, monkeypatch, tmp_path):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert call(export_torch, "--weights", checkpoint, "--output", tmp_path / "refiner.pt2", "--compile") == (
+        "ConfigError: AOTInductor needs a C++ compiler: `no-such-compiler` is not on PATH; install it, or name another in "
+        "CXX"
+    )
