@@ -51,7 +51,7 @@ MAY_IMPORT = {
         *("boxes", "build", "categories", "data", "detections", "devices", "engine", "errors", "evaluation", "files"),
         *("jobs", "modeling", "progress", "refiner", "training", "visualization", "wording"),
     },
-    "export": {"boxes", "detections", "errors", "modeling", "onnx", "postprocess", "refiner"},
+    "export": {"boxes", "modeling", "onnx", "postprocess", "refiner"},
     "demo": {"data", "errors", "refiner"},
     "commands": {
         *("build", "config", "data", "demo", "engine", "errors", "jobs", "refiner", "terminal", "tightening"),
