@@ -1,0 +1,146 @@
+"""The refiner as a program of torch.export: saved, or compiled by AOTInductor.
+
+Both kinds of file are called with an image, boxes and labels, as :meth:`ImageRefiner.forward`. Both name the operators
+of prroi_pool, which do the pooling. ``import prroi_pool`` registers them in Python. No C++ library does, so C++ cannot
+load these files: AOTInductor's loader raises "Could not find schema for prroi_pool::pyramid_pool".
+"""
+
+import os
+import shutil
+import sys
+import warnings
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import CheckpointError, ConfigError
+from ..modeling import IoUNet
+from ..refiner import IoURefiner
+from .refiner import ExportableRefiner
+
+
+class ImageRefiner(nn.Module):
+    """:class:`iounet.export.ExportableRefiner` for an image of any size, which it normalises, resizes and pads itself.
+
+    Args:
+        detector: a trained IoU-Net.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, detector: IoUNet):
+        super().__init__()
+        self.refiner = ExportableRefiner(detector)
+        transform = detector.transform
+        self.min_size, self.max_size = float(transform.min_size[-1]), float(transform.max_size)
+        self.divisor = transform.size_divisible
+        self.register_buffer("mean", torch.tensor(transform.image_mean)[:, None, None])
+        self.register_buffer("std", torch.tensor(transform.image_std)[:, None, None])
+
+    def forward(self, image: Tensor, boxes: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Refines boxes.
+
+        Args:
+            image (Tensor[1, 3, H, W]): float32, RGB in [0, 1].
+            boxes (Tensor[N, 4]): float32, xyxy in pixels of the image.
+            labels (Tensor[N]): int64; 0: not known.
+
+        Returns:
+            boxes, ious_before, ious, stops: as :meth:`iounet.export.ExportableRefiner.forward`.
+        """
+        # What iounet.modeling.ImageTransform does, in functions that torch.export traces for all sizes.
+        height, width = image.shape[-2:]
+        scale = torch.sym_min(
+            self.min_size / torch.sym_min(height, width), self.max_size / torch.sym_max(height, width)
+        )
+        whole = [torch.sym_int(side * scale) for side in (height, width)]
+        visible: list[Any] = [torch.sym_max(side, 1) for side in whole]  # integers, or PyTorch's symbols of such
+        below, right = (-side % self.divisor for side in visible)
+        image = (image - self.mean) / self.std
+        image = nn.functional.interpolate(image, size=visible, mode="bilinear", align_corners=False)
+        image = nn.functional.pad(image, (0, right, 0, below))
+        size, resized_size = (
+            torch.stack([torch.scalar_tensor(side, device=image.device) for side in sides])
+            for sides in ((height, width), whole)
+        )
+        return self.refiner(image, size, resized_size, boxes, labels)
+
+
+def export_program(refiner: IoURefiner) -> torch.export.ExportedProgram:
+    """Traces :class:`ImageRefiner`. The image's sides and the number of boxes are dynamic."""
+    example = (
+        torch.zeros(1, 3, 90, 120),
+        torch.tensor([[10.0, 10.0, 60.0, 50.0], [0.0, 0.0, 100.0, 90.0], [20.0, 30.0, 40.0, 60.0]]),
+        torch.zeros(3, dtype=torch.int64),
+    )
+    height, width = (torch.export.Dim(name, min=1, max=100_000) for name in ("height", "width"))
+    count = torch.export.Dim("boxes")
+    with torch.no_grad():
+        return torch.export.export(
+            ImageRefiner(refiner.detector), example, dynamic_shapes=({2: height, 3: width}, {0: count}, {0: count})
+        )
+
+
+def save_program(refiner: IoURefiner, path: str | Path) -> None:
+    """Saves the traced program, which PyTorch's own kernels run.
+
+    Args:
+        path: ends in ".pt2".
+    """
+    with warnings.catch_warnings():
+        # PyTorch warns of constants that are slices of a larger tensor; their values are saved right.
+        warnings.filterwarnings("ignore", message="No complete tensor found in the group")
+        torch.export.save(export_program(refiner), path)
+
+
+def cxx() -> str:
+    """The command of the C++ compiler that AOTInductor takes."""
+    return os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
+
+
+def compile_program(refiner: IoURefiner, path: str | Path) -> None:
+    """Compiles the program by AOTInductor, for CPUs of this machine's kind.
+
+    Args:
+        path: ends in ".pt2".
+
+    Raises:
+        ConfigError: there is no C++ compiler.
+    """
+    if shutil.which(cxx()) is None:
+        raise ConfigError(
+            f"AOTInductor needs a C++ compiler: `{cxx()}` is not on PATH; install it, or name another in CXX"
+        )
+    # By default the number of threads of this process is compiled in.
+    configs = {"cpp.dynamic_threads": True}
+    torch._inductor.aoti_compile_and_package(export_program(refiner), package_path=str(path), inductor_configs=configs)
+
+
+def load_program(path: str | Path) -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """Loads what :func:`save_program` or :func:`compile_program` wrote. Load only files that you trust: they hold code.
+
+    Returns:
+        :meth:`ImageRefiner.forward` as a function.
+
+    Raises:
+        CheckpointError: there is no such file, or it is no program.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            is_compiled = any("/data/aotinductor/" in name for name in archive.namelist())
+        if is_compiled:
+            return torch._inductor.aoti_load_package(str(path))
+        # The guards refuse images that are at most 32 pixels wide or high after resizing; the program itself runs them.
+        return torch.export.load(path).module(check_guards=False)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file; check the path") from None
+    except (OSError, zipfile.BadZipFile, RuntimeError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise CheckpointError(
+            f"{path}: cannot be loaded as a program of torch.export ({reason}); export it again"
+        ) from None
