@@ -13,49 +13,28 @@ docs/deployment.md shows how to use them from C++, C# and JavaScript. Exporting 
 import argparse
 import sys
 import warnings
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-
-import numpy as np
-from PIL import Image
 
 from iounet import IoURefiner
 from iounet.checks import BoxWarning
 from iounet.errors import UserError
-from iounet.refiner.results import find_images
 
 PHOTOS = Path(__file__).parents[1] / "examples" / "photos"
 
 
-def check(refiner: IoURefiner, path: Path, folder: Path, detector: bool) -> int:
-    """Prints how far the file's answers lie from PyTorch's; returns 1 if that is too far."""
-    from iounet.export.checking import MAX_BEYOND, MAX_IOU, MAX_PIXELS, compare, compare_detections, random_images
+def check(refiner: IoURefiner, path: Path, folder: Path, detector: bool) -> bool:
+    """Prints how far the file's answers lie from PyTorch's; returns whether they are near enough."""
+    from iounet.export.checking import answers_of, compare, compare_detections, print_comparison
     from iounet.onnx import OnnxRefiner
 
-    def photographs() -> Iterator[np.ndarray]:
-        for file in find_images([folder]):
-            with Image.open(file) as image:
-                yield np.array(image.convert("RGB"))
-
-    exported = None if detector else OnnxRefiner(path)
-    columns = ("boxes", "largest px", "score, IoU" if detector else "IoU", "beyond", "others" if detector else "stops")
-    print("".join(f"{column:>15}" for column in ("", *columns)))
-    fails = False
-    for name, images in (("random images", random_images()), ("photographs", photographs())):
-        if exported is None:
-            difference = compare_detections(refiner, path, images)
-        else:
-            difference = compare(refiner, exported, images)
-        fails |= not difference.passes
-        print(
-            f"{name:>15}{difference.boxes:>15}{difference.pixels:>15.4f}{difference.ious:>15.5f}"
-            f"{difference.beyond:>15}{difference.others:>15}"
-        )
-    verdict = "FAILED" if fails else "passed"
-    print(f"{verdict}: at most {MAX_BEYOND:.1%} of the boxes may be beyond {MAX_PIXELS} px or {MAX_IOU}")
-    if fails:
+    if detector:
+        passes = print_comparison(partial(compare_detections, refiner, path), folder)
+    else:
+        passes = print_comparison(partial(compare, refiner, answers_of(OnnxRefiner(path))), folder)
+    if not passes:
         print("float16 and int8 weights move boxes further: tools/onnx_accuracy.py measures what they cost")
-    return int(fails)
+    return passes
 
 
 def main() -> None:
@@ -79,7 +58,7 @@ def main() -> None:
         refiner = IoURefiner.from_checkpoint(args.weights)
         if args.check:
             warnings.simplefilter("ignore", BoxWarning)  # some of the boxes are odd on purpose
-            sys.exit(check(refiner, args.check, args.images, args.detector))
+            sys.exit(0 if check(refiner, args.check, args.images, args.detector) else 1)
         from iounet.export.onnx_file import export_detector_onnx, export_onnx
 
         export = export_detector_onnx if args.detector else export_onnx

@@ -1,16 +1,17 @@
 """How far an exported file's answers lie from PyTorch's."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ..onnx import OnnxRefiner
 from ..refiner import IoURefiner
+from ..refiner.results import find_images
 
 # What an edge of a box, and a predicted IoU, may differ by.
 MAX_PIXELS = 0.05
@@ -59,12 +60,25 @@ class Difference:
         return cls(len(pixels), float(pixels.max(initial=0)), float(by_box.max(initial=0)), beyond, others)
 
 
-def compare(refiner: IoURefiner, exported: OnnxRefiner, images: Iterable[np.ndarray], seed: int = 0) -> Difference:
+# An image, uint8 [H, W, 3]; boxes [N, 4]; labels [N] → refined boxes, IoUs before and after, stops.
+Answers = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, ...]]
+
+
+def answers_of(exported: OnnxRefiner) -> Answers:
+    def answers(image: np.ndarray, boxes: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, ...]:
+        refined = exported.refine(image, boxes, labels)
+        return refined.boxes, refined.ious_before, refined.ious, refined.stops
+
+    return answers
+
+
+def compare(refiner: IoURefiner, answers: Answers, images: Iterable[np.ndarray], seed: int = 0) -> Difference:
     """Refines the same boxes by both: half of them anywhere, half of them around the detector's own detections.
 
     Labels are drawn at random, "not known" among them; some boxes reach beyond the image or have no area inside it.
 
     Args:
+        answers: the exported refiner's.
         images: uint8 [H, W, 3], RGB.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -73,13 +87,39 @@ def compare(refiner: IoURefiner, exported: OnnxRefiner, images: Iterable[np.ndar
         boxes = _some_boxes(refiner, image, generator)
         labels = torch.randint(len(refiner.categories) + 1, (len(boxes),), generator=generator)
         expected = refiner.refine(image, boxes, labels)
-        found = exported.refine(image, boxes.numpy(), labels.numpy())
+        found, ious_before, ious, stops = answers(image, boxes.numpy(), labels.numpy())
         total += Difference.of(
-            [expected.boxes.numpy(), found.boxes],
-            [(expected.ious_before.numpy(), found.ious_before), (expected.ious.numpy(), found.ious)],
-            int((expected.stops.numpy() != found.stops).sum()),
+            [expected.boxes.numpy(), found],
+            [(expected.ious_before.numpy(), ious_before), (expected.ious.numpy(), ious)],
+            int((expected.stops.numpy() != stops).sum()),
         )
     return total
+
+
+def print_comparison(compare_images: Callable[[Iterable[np.ndarray]], Difference], folder: Path) -> bool:
+    """Prints the differences on random images and on the photographs of a folder; returns whether both pass.
+
+    Raises:
+        DataError: there is no such folder, or no image in it.
+    """
+    names = ("boxes", "largest px", "largest IoU", "beyond", "others")
+    print("".join(f"{name:>14}" for name in ("", *names)))
+    passes = True
+    for name, images in (("random images", random_images()), ("photographs", _photographs(find_images([folder])))):
+        found = compare_images(images)
+        passes &= found.passes
+        print(
+            f"{name:>14}{found.boxes:>14}{found.pixels:>14.4f}{found.ious:>14.5f}{found.beyond:>14}{found.others:>14}"
+        )
+    verdict = "passed" if passes else "FAILED"
+    print(f"{verdict}: at most {MAX_BEYOND:.1%} of the boxes may be beyond {MAX_PIXELS} px or an IoU of {MAX_IOU}")
+    return passes
+
+
+def _photographs(files: Iterable[Path]) -> Iterator[np.ndarray]:
+    for file in files:
+        with Image.open(file) as image:
+            yield np.array(image.convert("RGB"))
 
 
 def compare_detections(refiner: IoURefiner, path: str | Path, images: Iterable[np.ndarray]) -> Difference:
@@ -89,6 +129,8 @@ def compare_detections(refiner: IoURefiner, path: str | Path, images: Iterable[n
         The differences, those of scores with those of predicted IoUs. The detections of an image are compared if both
         have the same labels; else all of them are ``others``.
     """
+    import onnxruntime
+
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     total = Difference()
     for image in images:

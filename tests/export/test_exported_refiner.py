@@ -69,7 +69,7 @@ def test_answers_are_pytorchs(name, exported, image):
 
 def test_images_of_any_size(exported):
     refiner, path = exported("energy")
-    difference = checking.compare(refiner, OnnxRefiner(path), checking.random_images())
+    difference = checking.compare(refiner, checking.answers_of(OnnxRefiner(path)), checking.random_images())
     assert difference.passes and difference.boxes == 4 * checking.BOXES_PER_IMAGE, difference
 
 
@@ -161,7 +161,7 @@ def test_a_wrong_file_fails_the_check(exported, make_refiner):
     refiner.detector.postprocessing = replace(
         refiner.detector.postprocessing, refinement=replace(refiner.detector.postprocessing.refinement, num_steps=5)
     )
-    assert not checking.compare(refiner, OnnxRefiner(path), checking.random_images()).passes
+    assert not checking.compare(refiner, checking.answers_of(OnnxRefiner(path)), checking.random_images()).passes
 
 
 def test_loops_hold_nothing_that_is_the_same_in_each_step(exported):
