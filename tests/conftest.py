@@ -3,6 +3,7 @@ commands as a user runs them, and a run of four iterations on six synthetic imag
 """
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -17,6 +18,9 @@ from iounet.config import load_config
 from iounet.data.synthetic import make_synthetic
 
 ROOT = Path(__file__).parents[1]
+
+# torch.export writes gigabytes of what it does to this log, which pytest would keep for its report.
+logging.getLogger("torch.__trace").propagate = False
 
 TINY = {
     "MODEL.DEVICE": "cpu",

@@ -21,15 +21,7 @@ ENERGY = {
 SETTINGS = {
     "energy": ENERGY,
     "energy of all classes": ENERGY | {"MODEL.ENERGY_HEAD.CLASS_AGNOSTIC": True, "MODEL.IOU_HEAD.CLASS_AGNOSTIC": True},
-    "iou as in the paper": {"TEST.REFINE.STEP_SIZE": 4.0},
-    "best iou": {
-        "MODEL.IOU_HEAD.LOSS": "bce",
-        "TEST.REFINE.COORDINATES": "relative",
-        "TEST.REFINE.STEP_POLICY": "best",
-        "TEST.REFINE.STEP_SIZE": 0.1,
-        "TEST.REFINE.EARLY_STOP": 0.0002,
-    },
-    "no steps": {"TEST.REFINE.NUM_STEPS": 0},
+    "iou as in the paper": {"MODEL.IOU_HEAD.LOSS": "bce", "TEST.REFINE.STEP_SIZE": 4.0},
 }
 
 

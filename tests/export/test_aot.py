@@ -134,7 +134,8 @@ def photographs(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_the_tool_exports_and_checks(call, checkpoint, photographs, tmp_path, capsys):
+def test_the_tool_exports_and_checks(call, checkpoint, saved, photographs, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(export_torch, "save_program", lambda refiner, path: shutil.copy(saved, path))
     path = tmp_path / "refiner.pt2"
     assert call(export_torch, "--weights", checkpoint, "--output", path) is None
     assert capsys.readouterr().out == f"{path}: {path.stat().st_size / 1e6:.1f} MB\n"
