@@ -36,9 +36,9 @@ def export_onnx(refiner: IoURefiner, path: str | Path, *, weights_dtype: str = "
     """Writes what :meth:`iounet.IoURefiner.refine` computes to an ONNX file.
 
     Inputs: ``image`` float32 [1, 3, H, W], RGB in [0, 1]; ``boxes`` float32 [N, 4], xyxy in pixels of it; ``labels``
-    int64 [N], 0 for a class that is not known. Outputs: those of :class:`iounet.export.ExportableRefiner`. H, W and N
-    are dynamic, and N may be 0. All operators are of ONNX's standard domain. The metadata "iounet" holds, as JSON, what
-    :class:`iounet.onnx.OnnxRefiner` needs to know.
+    int64 [N], 0 for a class that is not known. Outputs: those of
+    :class:`iounet.export.refiner.ExportableRefiner`. H, W and N are dynamic, and N may be 0. All operators are of
+    ONNX's standard domain. The metadata "iounet" holds, as JSON, what :class:`iounet.onnx.OnnxRefiner` needs to know.
 
     Args:
         weights_dtype: "float32", "float16" or "int8": how the file stores its weights, as :func:`shrink_weights` does.

@@ -24,7 +24,7 @@ from .refiner import ExportableRefiner
 
 
 class ImageRefiner(nn.Module):
-    """:class:`iounet.export.ExportableRefiner` for an image of any size, which it normalises, resizes and pads itself.
+    """:class:`ExportableRefiner` for an image of any size, which it normalises, resizes and pads itself.
 
     Args:
         detector: a trained IoU-Net.
@@ -51,7 +51,7 @@ class ImageRefiner(nn.Module):
             labels (Tensor[N]): int64; 0: not known.
 
         Returns:
-            boxes, ious_before, ious, stops: as :meth:`iounet.export.ExportableRefiner.forward`.
+            boxes, ious_before, ious, stops: as :meth:`ExportableRefiner.forward`.
         """
         # What iounet.modeling.ImageTransform does, in functions that torch.export traces for all sizes.
         height, width = image.shape[-2:]
