@@ -65,6 +65,8 @@ def main() -> None:
         export(refiner, args.output, weights_dtype=args.weights_dtype)
     except UserError as error:
         sys.exit(f"{type(error).__name__}: {error}")
+    except ModuleNotFoundError as error:
+        sys.exit(f"{error.name} is not installed, which exporting needs: pip install 'iounet[export]'")
     print(f"{args.output}: {args.output.stat().st_size / 1e6:.1f} MB")
 
 

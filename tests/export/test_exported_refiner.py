@@ -1,8 +1,11 @@
 """A refiner's ONNX file: in ONNX Runtime it answers as PyTorch does, and it holds standard operators alone."""
 
 import json
+import shutil
+import sys
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -169,3 +172,28 @@ def test_loops_hold_nothing_that_is_the_same_in_each_step(exported):
     before = len(list(graph))
     graphs.hoist_invariants(graph)
     assert len(list(graph)) == before
+
+
+def test_the_tool_names_what_is_missing(call, monkeypatch, tmp_path):
+    from tools import export_onnx as tool
+
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    monkeypatch.delitem(sys.modules, "iounet.export.onnx_file")
+    monkeypatch.delitem(sys.modules, "prroi_pool.onnx")
+    weights = Path(__file__).parents[2] / "weights" / "cards.pth"
+    message = call(tool, "--weights", weights, "--output", tmp_path / "x.onnx")
+    assert message == "onnxscript is not installed, which exporting needs: pip install 'iounet[export]'"
+
+
+def test_the_tool_exports_and_checks(call, exported, monkeypatch, tmp_path, capsys):
+    from tools import export_onnx as tool
+
+    refiner, path = exported("energy")
+    monkeypatch.setattr(tool.IoURefiner, "from_checkpoint", lambda path: refiner)
+    monkeypatch.setattr(onnx_file, "export_onnx", lambda refiner, target, **options: shutil.copy(path, target))
+    output = tmp_path / "refiner.onnx"
+    assert call(tool, "--weights", "x", "--output", output) is None
+    assert call(tool, "--weights", "x", "--check", output) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"{output}: {path.stat().st_size / 1e6:.1f} MB"
+    assert [line.split()[-1] for line in lines[2:4]] == ["0", "0"] and lines[-1].startswith("passed: ")
