@@ -5,6 +5,7 @@ commands as a user runs them, and a run of four iterations on six synthetic imag
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -69,6 +70,29 @@ class TouchesAFile:
 
     def __reduce__(self):
         return Path.touch, (self.marker,)
+
+
+@pytest.fixture(scope="session")
+def start_chromium(tmp_path_factory):
+    """Further arguments of Chromium → a browser without a window, driven by selenium; skips where there is none."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
+    programs = [shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")]
+    if None in programs:
+        pytest.skip("needs chromium and chromedriver")
+
+    def start(*arguments):
+        options = webdriver.ChromeOptions()
+        options.binary_location = programs[0]
+        for argument in (
+            *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
+            *("--disable-component-update", "--disable-sync", "--window-size=1300,900"),
+            *(f"--user-data-dir={tmp_path_factory.mktemp('chromium')}", *arguments),
+        ):
+            options.add_argument(argument)
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+        return webdriver.Chrome(options=options, service=webdriver.ChromeService(programs[1]))
+
+    return start
 
 
 @pytest.fixture(scope="session")

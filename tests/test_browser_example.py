@@ -55,28 +55,15 @@ def loose():
 
 
 @pytest.fixture
-def page(folder, tmp_path):
+def page(folder, start_chromium):
     """The page, as it is when the first photo's boxes are refined; nothing moves on it."""
-    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
     from selenium.webdriver.support.ui import WebDriverWait
 
-    programs = [shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")]
-    if None in programs:
-        pytest.skip("needs chromium and chromedriver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = programs[0]
-    for argument in (
-        *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
-        *("--disable-component-update", "--disable-sync", "--window-size=1300,900"),
-        *("--force-prefers-reduced-motion", f"--user-data-dir={tmp_path}"),
-    ):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     handler = functools.partial(_QuietHandler, directory=folder.parent)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(programs[1]))
+        browser = start_chromium("--force-prefers-reduced-motion")
         try:
             browser.get(f"http://127.0.0.1:{server.server_port}/browser/")
             page = _Page(browser, WebDriverWait(browser, 120))
