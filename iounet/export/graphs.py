@@ -1,6 +1,6 @@
 """Changes of ONNX graphs that neither PyTorch's exporter nor its optimiser makes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -98,14 +98,6 @@ def run_in_parts(graph: ir.Graph, rows: Sequence[ir.Value], at_once: int) -> Non
         graph.outputs.append(node.outputs[0])
 
 
-def all_nodes(graph: ir.Graph) -> Iterator[ir.Node]:
-    """The nodes of a graph and of its subgraphs."""
-    for node in graph:
-        yield node
-        for subgraph in _subgraphs(node):
-            yield from all_nodes(subgraph)
-
-
 def _subgraphs(node: ir.Node) -> list[ir.Graph]:
     return [attribute.as_graph() for attribute in node.attributes.values() if attribute.type == ir.AttributeType.GRAPH]
 
@@ -115,11 +107,9 @@ def _defined_in(graph: ir.Graph) -> set[ir.Value]:
 
 
 def _read_by(node: ir.Node) -> set[ir.Value]:
-    """Inputs of a node, and the values of outer graphs that its subgraphs read."""
-    read = {value for value in node.inputs if value is not None}
-    for subgraph in _subgraphs(node):
-        read |= {value for inner in subgraph for value in _read_by(inner)} - _defined_in(subgraph)
-    return read
+    """Inputs of a node, and of the nodes of its subgraphs."""
+    nodes = [node, *(inner for subgraph in _subgraphs(node) for inner in ir.traversal.RecursiveGraphIterator(subgraph))]
+    return {value for each in nodes for value in each.inputs if value is not None}
 
 
 def _input(name: str, dtype: ir.DataType) -> ir.Value:

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from ..boxes import box_sizes
 from ..modeling import IoUNet
+from ..modeling.box_function import known_labels
 from ..postprocess import Refined, Stop
 from ..postprocess.refinement import refine_in_loop
 
@@ -54,16 +55,15 @@ class ExportableRefiner(nn.Module):
         maps = detector.backbone(image)
         sizes = [(image.shape[2], image.shape[3])]  # those of the padded image: they only tell the strides
         labels = torch.where((labels < 0) | (labels >= detector.iou_head.num_classes), 0, labels)
-        known_labels = labels
+        climbed_labels = labels
         if options.objective == "energy":
-            outputs = detector.iou_head.all_classes(maps, [start], sizes)
-            known_labels = torch.where(labels == 0, outputs[:, 1:].argmax(1) + 1, labels)
-        ious_before, refined = refine_on_maps(detector, maps, start, known_labels, image_ends, sizes)
+            climbed_labels = known_labels(labels, detector.iou_head.all_classes(maps, [start], sizes))
+        ious_before, refined = refine_on_maps(detector, maps, start, climbed_labels, image_ends, sizes)
         ious = refined.values
         if options.objective == "energy":
             ious_before = detector.iou_head(maps, [start], labels, sizes)
             ious = detector.iou_head(maps, [refined.boxes], labels, sizes)
-        in_image = refined.boxes * ends / resized_size.flip(0).repeat(2)
+        in_image = refined.boxes * ends / image_ends
         moved = (refined.boxes != start).any(1) & (box_sizes(in_image) > 0).all(1)
         boxes = torch.where(visible[:, None], torch.where(moved[:, None], in_image, clipped), boxes)
         ious_before, ious = (

@@ -117,7 +117,7 @@ class BoxFunction(nn.Module):
         if outputs.shape[1] == 1:
             rows = torch.zeros_like(labels)
         else:
-            rows = torch.where(labels == 0, outputs[:, 1:].argmax(1) + 1, labels)
+            rows = known_labels(labels, outputs)
         values = self.decoded(outputs.gather(1, rows[:, None])[:, 0])
         by_hidden7 = self.predictor.weight[rows] * self.slope(values)[:, None]
         by_hidden6 = torch.where(hidden7 > 0, by_hidden7, 0) @ fc7.weight
@@ -151,3 +151,8 @@ class BoxFunction(nn.Module):
     ) -> Tensor:
         """Pyramid level of each box by its size, for ``output(..., levels=...)``: Tensor[K]."""
         return self.roi_pool.assign_levels(features, boxes, image_sizes)
+
+
+def known_labels(labels: Tensor, all_classes: Tensor) -> Tensor:
+    """The labels [K]; where a class is not known, that of the highest output: of all classes, [K, C + 1]."""
+    return torch.where(labels == 0, all_classes[:, 1:].argmax(1) + 1, labels)

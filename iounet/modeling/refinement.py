@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..detections import Detections, RefinedDetections
 from ..postprocess import Refined, RefinementOptions, refinement_path
-from .box_function import BoxFunction
+from .box_function import BoxFunction, known_labels
 from .cuda_graphs import CudaGraphs
 from .energy_head import EnergyHead
 from .iou_head import IoUHead
@@ -108,7 +108,7 @@ class Ascent:
             return start.labels
         boxes = list(start.boxes.split(start.counts))
         outputs = self._iou_head.all_classes(self._maps, boxes, start.image_sizes)
-        return torch.where(unknown, outputs[:, 1:].argmax(1) + 1, start.labels)
+        return known_labels(start.labels, outputs)
 
     def path(self) -> Iterator[Refined]:
         """The boxes after 0, 1, ..., ``options.num_steps`` steps, inside their images."""

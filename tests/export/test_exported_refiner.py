@@ -16,6 +16,7 @@ from iounet.onnx import METADATA_KEY, OnnxRefiner
 from iounet.postprocess import Stop
 
 onnx = pytest.importorskip("onnx")
+onnx_ir = pytest.importorskip("onnx_ir")
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
@@ -110,13 +111,8 @@ def test_only_standard_operators_and_each_weight_once(exported):
     assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", onnx_file.OPSET)]
     assert len(model.functions) == 0
 
-    def nodes(graph):
-        for node in graph.node:
-            yield node
-            for attribute in node.attribute:
-                yield from nodes(attribute.g)
-
-    assert {node.domain for node in nodes(model.graph)} == {""}
+    nodes = onnx_ir.traversal.RecursiveGraphIterator(onnx_ir.from_proto(model).graph)
+    assert {node.domain for node in nodes} == {""}
     detector = refiner.detector
     used = (detector.backbone, detector.iou_head, detector.energy_head)
     weights = sum(parameter.numel() for module in used for parameter in module.parameters())
@@ -165,8 +161,6 @@ def test_a_wrong_file_fails_the_check(exported, make_refiner):
 
 
 def test_loops_hold_nothing_that_is_the_same_in_each_step(exported):
-    import onnx_ir
-
     _, path = exported("energy")
     graph = onnx_ir.load(path).graph
     before = len(list(graph))

@@ -9,7 +9,7 @@ ort = pytest.importorskip("onnxruntime")
 
 from onnx_ir.passes.common import NameFixPass  # noqa: E402
 
-from iounet.export.graphs import all_nodes, hoist_invariants, merge_equal_nodes, run_in_parts  # noqa: E402
+from iounet.export.graphs import hoist_invariants, merge_equal_nodes, run_in_parts  # noqa: E402
 
 
 def read(text):
@@ -257,7 +257,10 @@ def test_equal_nodes_are_computed_once_in_every_graph(steps):
     for tested in (model, merged):
         np.testing.assert_allclose(run(tested, x=X, steps=np.int64(steps))[0], y, rtol=1e-5)
     for name in ("Exp", "Sin", "Cast"):
-        counts = [[node.op_type for node in all_nodes(tested.graph)].count(name) for tested in (model, merged)]
+        counts = [
+            [node.op_type for node in ir.traversal.RecursiveGraphIterator(tested.graph)].count(name)
+            for tested in (model, merged)
+        ]
         assert counts == [2, 1], name
     assert operators(merged.graph).count("Neg") == 1
 
