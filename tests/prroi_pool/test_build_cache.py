@@ -55,21 +55,26 @@ def test_threads_build_once():
     assert build.calls == 1
 
 
-def test_processes_build_once_and_say_that_they_wait():
-    code = """
+def test_processes_build_once_and_say_that_they_wait(tmp_path):
+    code = f"""
 import time
+from pathlib import Path
 from prroi_pool.build_cache import built
 def build(folder):
     print("building", flush=True)
-    time.sleep(3)
+    deadline = time.monotonic() + 60
+    while not Path({str(tmp_path / "go on")!r}).exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
     (folder / "library").touch()
 print(built("x_1", build))
 """
     first = start(code)
     assert first.stdout.readline() == "building\n"
-    second = run(code)
-    assert "building" not in second[0] and f"waiting for process {first.pid} on" in second[1]
-    assert finish(first)[0] == second[0]
+    second = start(code)
+    assert f"waiting for process {first.pid} on" in second.stderr.readline()
+    (tmp_path / "go on").touch()
+    first_output, second_output = finish(first)[0], finish(second)[0]
+    assert first_output == second_output == f"{tmp_path / 'cache' / 'x_1'}\n"
 
 
 @pytest.mark.parametrize(
