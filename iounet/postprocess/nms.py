@@ -137,7 +137,7 @@ def soft_nms(
             break
         keep.append(best)
         kept_scores.append(current[best].clone())
-        iou = box_iou(boxes[best, None], boxes)[0]
+        iou = box_iou(boxes[best, None], boxes)[0].nan_to_num()  # of two boxes without area: NaN
         current *= torch.where(labels == labels[best], torch.exp(-iou.square() / sigma), 1.0)
         current[best] = -torch.inf  # taken
     if not keep:

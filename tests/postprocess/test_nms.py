@@ -174,6 +174,13 @@ class TestAll:
         method(*inputs)
         assert all(torch.equal(values, copy) for values, copy in zip(inputs, copies, strict=True))
 
+    def test_boxes_without_area_overlap_nothing(self, method):
+        boxes = torch.tensor([[5.0, 5, 5, 5], [5, 5, 5, 5], [7, 0, 7, 9], [0, 0, 9, 9]])
+        scores = torch.tensor([0.6, 0.9, 0.8, 0.7])
+        keep, kept_scores = method(boxes, scores, scores, torch.ones(4, dtype=torch.int64))
+        assert keep.tolist() == [1, 2, 3, 0]
+        assert kept_scores.tolist() == scores[keep].tolist()
+
     def test_no_boxes(self, method):
         keep, scores = method(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
         assert keep.shape == scores.shape == (0,)
