@@ -26,6 +26,9 @@ export OMP_WAIT_POLICY ?= PASSIVE
 # With RUN=python the Python at hand is used, with what it has installed.
 INSTALLED := $(if $(filter command line,$(origin RUN)),,$(VENV)/installed)
 ROIS ?= 1000000
+# A worker takes up to 3 GB of memory. The tests of a file share what is slow to make, so one worker runs them all.
+WORKERS ?= 2
+PARALLEL := --numprocesses $(WORKERS) --dist loadfile
 
 # Of a CUDA toolkit that is not on PATH, too; only gpu-sanitize and gpu-profile need one.
 SANITIZER ?= $(firstword $(wildcard $(CUDA_HOME)/bin/compute-sanitizer /usr/local/cuda/bin/compute-sanitizer) compute-sanitizer)
@@ -53,10 +56,10 @@ demo: $(VENV)/installed
 	$(RUN) tools/train.py --config-file configs/synthetic_energy.yaml --resume OUTPUT_DIR $(DEMO) SEED $(SEED)
 
 test: $(VENV)/installed
-	$(RUN) -m pytest -m 'not slow'
+	$(RUN) -m pytest $(PARALLEL) -m 'not slow'
 
 test-all: $(VENV)/installed
-	$(RUN) -m pytest
+	$(RUN) -m pytest $(PARALLEL)
 
 # The oldest PyTorch with torch.library.register_autograd, on the oldest Python with the syntax that prroi_pool uses. The
 # project as a whole needs more: see pyproject.toml. (--confcutdir leaves out tests/conftest.py, which needs iounet.)
@@ -67,8 +70,8 @@ ifeq ($(PYTHON_OLDEST),)
 	@echo 'test-oldest: skipped, as there is no Python 3.10 to 3.12; name one with make PYTHON_OLDEST=...'
 else
 	test -e .venv-oldest/installed || { $(PYTHON_OLDEST) -m venv .venv-oldest && .venv-oldest/bin/python -m pip install --quiet \
-	    --disable-pip-version-check --no-compile torch==2.4.0 torchvision==0.19.0 numpy pytest pytest-timeout && touch .venv-oldest/installed; }
-	.venv-oldest/bin/python -m pytest tests/prroi_pool --confcutdir tests/prroi_pool -m 'not slow and not gpu'
+	    --disable-pip-version-check --no-compile torch==2.4.0 torchvision==0.19.0 numpy pytest pytest-timeout pytest-xdist && touch .venv-oldest/installed; }
+	.venv-oldest/bin/python -m pytest $(PARALLEL) tests/prroi_pool --confcutdir tests/prroi_pool -m 'not slow and not gpu'
 endif
 
 fuzz: $(INSTALLED)

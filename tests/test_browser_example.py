@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from iounet import IoURefiner
 from iounet.onnx import OnnxRefiner
 
 ROOT = Path(__file__).parents[1]
@@ -23,13 +22,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, run_tool):
     """A copy of examples/ with the model and the packages that its README asks for."""
     if shutil.which("npm") is None:
         pytest.skip("needs npm")
     pytest.importorskip("onnxscript", reason="needs onnxscript")
-    from iounet.export.onnx_file import export_onnx
-
     examples = tmp_path_factory.mktemp("web") / "examples"
     for name in ("browser", "photos"):
         ignored = shutil.ignore_patterns("node_modules", "*.onnx", "package*.json")
@@ -38,7 +35,9 @@ def folder(tmp_path_factory):
     installed = subprocess.run(install, cwd=examples / "browser", capture_output=True, text=True, timeout=300)
     if installed.returncode:
         pytest.skip(f"npm cannot install onnxruntime-web: {installed.stderr[-300:]}")
-    export_onnx(IoURefiner.from_checkpoint(ROOT / "weights" / "cards.pth"), examples / "browser" / "refiner.onnx")
+    weights, file = ROOT / "weights" / "cards.pth", examples / "browser" / "refiner.onnx"
+    exported = run_tool("export_onnx.py", "--weights", weights, "--output", file)
+    assert exported.returncode == 0, exported.stderr
     return examples / "browser"
 
 

@@ -17,7 +17,7 @@ from ..refiner.results import find_images
 MAX_PIXELS = 0.05
 MAX_IOU = 1e-3
 # Of the boxes, those that may differ by more. Where a box lies on nothing, rounding can decide which way it goes: then
-# PyTorch itself answers otherwise for a box a ten-thousandth of a pixel beside it.
+# PyTorch itself answers otherwise for a box a thousandth of a pixel beside it.
 MAX_BEYOND = 0.005
 BOXES_PER_IMAGE = 60
 # Of pixels that show nothing: (height, width).
