@@ -3,6 +3,7 @@
 import threading
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -19,8 +20,10 @@ def photos(tmp_path_factory):
     exif = Image.Exif()
     exif[0x0112] = 6
     paths = [tmp_path_factory.mktemp("photos") / name for name in ("first.jpg", "second.jpg")]
+    generator = np.random.default_rng(0)
     for path in paths:
-        Image.effect_noise((64, 48), 80).convert("RGB").save(path, exif=exif)
+        noise = Image.fromarray(generator.integers(256, size=(48, 64), dtype=np.uint8))
+        noise.convert("RGB").save(path, exif=exif)
     return paths
 
 
