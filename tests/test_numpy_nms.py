@@ -68,8 +68,10 @@ def test_inputs_are_left_as_they_were(kind):
 def test_boxes_without_area_stay(kind):
     """The IoU of such boxes is 0/0."""
     boxes = np.array([[5.0, 5.0, 5.0, 9.0], [5.0, 5.0, 5.0, 9.0], [0.0, 0.0, 20.0, 20.0]])
-    keep, scores = suppress(boxes, np.ones(3, int), np.array([0.25, 0.5, 0.75]), np.ones(3), NMSOptions(kind=kind))
-    assert (keep.tolist(), scores.tolist()) == ([2, 1, 0], [0.75, 0.5, 0.25])
+    case = boxes, np.ones(3, int), np.array([0.25, 0.5, 0.75]), np.ones(3)
+    for suppressed in (suppress, in_torch):
+        keep, scores = suppressed(*case, NMSOptions(kind=kind))
+        assert (keep.tolist(), scores.tolist()) == ([2, 1, 0], [0.75, 0.5, 0.25])
 
 
 def test_an_overlap_that_rounds_to_the_threshold():
