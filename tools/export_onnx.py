@@ -7,7 +7,7 @@
 
 A refiner's file takes an image, boxes and labels, and gives refined boxes and predicted IoUs; iounet.onnx.OnnxRefiner
 runs it without PyTorch. A detector's file takes an image alone, and gives boxes, labels, scores and predicted IoUs.
-docs/deployment.md shows how to use them from C++, C# and JavaScript. Exporting needs pip install 'iounet[export]'.
+docs/guides/deploy.md shows how to use them from C++, C# and JavaScript. Exporting needs pip install 'iounet[export]'.
 """
 
 import argparse

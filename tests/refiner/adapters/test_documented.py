@@ -1,4 +1,4 @@
-"""The Python code in docs/other_detectors.md runs as it stands, but for the weights, which are random here.
+"""The Python code in docs/guides/refine.md runs as it stands, but for the weights, which are random here.
 
 That of detectron2 and FiftyOne would need a compiler, downloads and a database; only its syntax is checked.
 """
@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings(
 
 HEADING = re.compile(r"^##+ (.*)\n", re.MULTILINE)
 CODE = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
-SECTIONS = HEADING.split((Path(__file__).parents[3] / "docs/other_detectors.md").read_text())
+SECTIONS = HEADING.split((Path(__file__).parents[3] / "docs/guides/refine.md").read_text())
 CODE_UNDER = {name: CODE.findall(text) for name, text in zip(SECTIONS[1::2], SECTIONS[2::2], strict=True)}
 LABEL_OF = {"person": 1, "car": 2, "dog": 3}
 
