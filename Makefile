@@ -126,7 +126,7 @@ lint: $(VENV)/installed
 $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("Python 3.10 or newer is needed, this is " + sys.version.split()[0] + "; choose another with make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[test]' $(CONSTRAIN)
+	$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[test,docs]' $(CONSTRAIN)
 	$(RUN) -m prroi_pool > /dev/null || true
 	touch $@
 
