@@ -21,6 +21,7 @@ from .ranges import check_ranges
 
 _C = CfgNode()
 
+# --8<-- [start:keys]  (docs/reference/configuration.md shows the keys between the two marks)
 _C.SEED = 0
 _C.OUTPUT_DIR = "runs/iounet"  # the run folder: config, environment, logs, checkpoints, tables, pictures
 
@@ -144,6 +145,7 @@ _C.TEST.REFINE.DEGENERATION = -0.01  # Omega_2
 _C.TEST.REFINE.COORDINATES = "pixels"  # or "relative" to the box's size, or "center_size": other STEP_SIZEs
 _C.TEST.REFINE.SIZE_STEP_SIZE = 0.5  # of width and height in "center_size", where STEP_SIZE is the centre's
 _C.TEST.REFINE.STEP_POLICY = "every"  # step is taken; "best": the best box on the way is returned; or "backtracking"
+# --8<-- [end:keys]
 
 # Keys of earlier versions, in checkpoints and run folders → their names now; None: the key is ignored.
 RENAMED: dict[str, str | None] = {
