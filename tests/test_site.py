@@ -78,3 +78,17 @@ def test_the_readme_stays_short_and_its_links_lead_somewhere():
     targets = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", readme)
     assert len(targets) > 15
     assert [target for target in targets if not (ROOT / target).exists()] == []
+
+
+def test_the_first_example_runs_and_prints_what_is_shown(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    page = (ROOT / "docs/get_started.md").read_text()
+    code, printed = re.search(r"```python\n(from PIL.*?)```\s+```text\n(.*?)```", page, re.DOTALL).groups()
+    exec(code, {})
+    numbers = [
+        [float(number) for number in re.findall(r"\d+\.\d+", text)] for text in (capsys.readouterr().out, printed)
+    ]
+    assert len(numbers[1]) == 6
+    assert numbers[0] == pytest.approx(numbers[1], abs=0.05)
+    for other in ("README.md", "docs/index.md"):
+        assert code.rsplit("\n", 2)[0] in (ROOT / other).read_text(), other
