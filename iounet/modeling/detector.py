@@ -284,7 +284,7 @@ class IoUNet(nn.Module):
 
         Returns:
             The same detections in the same order, with refined boxes, clipped to the resized images, and their
-            predicted IoUs. Labels and scores do not change. Without steps, predicted IoUs do not change either.
+                predicted IoUs. Labels and scores do not change. Without steps, predicted IoUs do not change either.
         """
         if not options.num_steps or not any(map(len, detections)):
             return [RefinedDetections.unmoved(of_image) for of_image in detections]
