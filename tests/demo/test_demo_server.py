@@ -164,7 +164,7 @@ class TestCommand:
     def test_a_port_in_use(self, call, trained, served):
         port = served.server_address[1]
         message = call(command, "--weights", trained / "model_final.pth", "--port", port)
-        assert message.startswith(f"cannot listen at 127.0.0.1:{port} (") and "choose another --port" in message
+        assert message.startswith(f"cannot listen on 127.0.0.1:{port} (") and "choose another --port" in message
 
     def test_errors_name_the_file(self, call, trained, tmp_path):
         message = call(command, tmp_path / "none.jpg", "--weights", trained / "model_final.pth")
@@ -177,4 +177,4 @@ class TestCommand:
 
         monkeypatch.setattr(server.DemoServer, "serve_forever", interrupted)
         assert call(command, "--weights", trained / "model_final.pth", "--port", 0) is None
-        assert re.match(r"open http://127\.0\.0\.1:\d+ in a browser; Ctrl-C stops\n", capsys.readouterr().out)
+        assert re.match(r"open http://127\.0\.0\.1:\d+ in a browser; press Ctrl-C to stop\n", capsys.readouterr().out)

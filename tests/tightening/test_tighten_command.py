@@ -252,7 +252,7 @@ def test_ctrl_c_leaves_nothing(run, output, monkeypatch, capsys, stopped_in):
 
     monkeypatch.setattr(module, stopped_in, interrupt)
     assert run() == 130
-    assert not output.exists() and "is as it was" in capsys.readouterr().err
+    assert not output.exists() and "is unchanged" in capsys.readouterr().err
 
 
 def test_ctrl_c_leaves_the_earlier_run(run, output, monkeypatch):
