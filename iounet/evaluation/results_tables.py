@@ -35,7 +35,7 @@ def fill_blocks(text: str, tables: Mapping[str, Callable[[], str]]) -> str:
 
 
 def gains_table(sets: Mapping[str, Sequence[Run]]) -> str:
-    """AP of the plain detector and of this configuration, gains, calibration error and correlation, one row a data set."""
+    """AP of the plain detector and of this configuration, gains, calibration error and correlation, one row a set."""
     rows = []
     for name, runs in sets.items():
         plain, ours = ([run["table"][row] for run in runs] for row in (PLAIN, OWN))
