@@ -106,7 +106,7 @@ class Scan:
 def read_annotations(
     path: str | Path, *, bad_annotations: str = "error", content: dict[str, Any] | None = None
 ) -> Annotations:
-    """Reads and checks a COCO-form annotation file.
+    """Read and check a COCO-form annotation file.
 
     Args:
         path: JSON with ``images``, ``annotations`` and ``categories``. Ids may have gaps; 0 is allowed.
@@ -134,7 +134,7 @@ def read_annotations(
 
 
 def load_json(path: str | Path, needed: tuple[str, ...] = ("images", "annotations", "categories")) -> dict[str, Any]:
-    """Reads a COCO-form file and checks that it has the ``needed`` lists, but not their entries.
+    """Read a COCO-form file and check that it has the ``needed`` lists, but not their entries.
 
     Raises:
         DataError: if the file cannot be read, is not JSON, or lacks one of these lists, or if ``images`` or
@@ -157,7 +157,7 @@ def load_json(path: str | Path, needed: tuple[str, ...] = ("images", "annotation
 
 
 def scan_annotations(content: dict[str, Any]) -> Scan:
-    """Checks every entry of a file's content, as `load_json` returns it, against every rule.
+    """Check every entry of a file's content, as `load_json` returns it, against every rule.
 
     Each entry is reported for the first rule that it breaks, except that an annotation with a duplicate id may be
     reported for another rule as well. An annotation is not reported for referring to a faulty image or category.
@@ -169,7 +169,7 @@ def scan_annotations(content: dict[str, Any]) -> Scan:
 
 
 def id_in(item: Any, key: str = "id") -> int | None:
-    """Returns the integer under a key of an entry; None if there is none, or if the entry is not a JSON object."""
+    """Return the integer under a key of an entry; None if there is none, or if the entry is not a JSON object."""
     value = item.get(key) if isinstance(item, dict) else None
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
@@ -189,7 +189,7 @@ def _fault(error: DataError, section: str, position: int, item: Any) -> Finding:
 
 
 def _scan_images(items: list, faults: list[Finding]) -> dict[int, dict[str, Any]]:
-    """Returns the usable images by id and appends the faults of the others to ``faults``."""
+    """Return the usable images by id and append the faults of the others to ``faults``."""
     images: dict[int, dict[str, Any]] = {}
     seen: dict[int, dict[str, Any]] = {}
     for position, item in enumerate(items):

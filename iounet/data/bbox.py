@@ -19,7 +19,7 @@ def _is_number(value: Any) -> bool:
 
 
 def bbox_fault(bbox: Any, largest: float = sys.float_info.max) -> str | None:
-    """Says why a bbox is not four finite numbers, in words that follow "bbox"; None if it is valid."""
+    """Say why a bbox is not four finite numbers, in words that follow "bbox"; None if it is valid."""
     if not isinstance(bbox, list) or len(bbox) != 4 or not all(_is_number(value) for value in bbox):
         return "is not four numbers"
     return None if all(is_finite_number(value, largest) for value in bbox) else "is not finite"

@@ -81,7 +81,7 @@ class Report:
 def check_dataset(
     content: dict[str, Any], annotation_file: str | Path, image_folder: str | Path | None = None
 ) -> Report:
-    """Checks the ``content`` of an annotation file (`load_json`) and, if ``image_folder`` is given, its images."""
+    """Check the ``content`` of an annotation file (`load_json`) and, if ``image_folder`` is given, its images."""
     scan = scan_annotations(content)
     faults, notes = list(scan.faults), list(_notes(content, scan))
     image_sizes = {}
@@ -159,7 +159,7 @@ def _notes(content: dict[str, Any], scan: Scan) -> Iterator[Finding]:
 
 
 def _repetitions(content: dict[str, Any], usable: Annotations) -> Iterator[Finding]:
-    """Yields a note for each repeated file name and each repeated class name."""
+    """Yield a note for each repeated file name and each repeated class name."""
     entries: list[tuple[str, str, str, list[dict[str, Any]], str]] = [
         ("file listed twice", "images", "image", usable.images, "file_name"),
         ("two classes of one name", "categories", "category", usable.categories, "name"),
@@ -177,7 +177,7 @@ def _repetitions(content: dict[str, Any], usable: Annotations) -> Iterator[Findi
 def _examine_image(
     position: int, entry: dict[str, Any], folder: str | Path, annotation_file: str | Path
 ) -> tuple[tuple[int, int] | None, list[Finding], list[Finding]]:
-    """Returns the (width, height) of an image file, None if it cannot be used; its faults; its notes."""
+    """Return the (width, height) of an image file, None if it cannot be used; its faults; its notes."""
 
     def finding(rule: str, text: str) -> Finding:
         return Finding(rule, "images", position, entry["id"], f"image {entry['id']}: {text}")
@@ -219,7 +219,7 @@ def _examine_image(
 
 
 def _lines(report: Report) -> Iterator[str]:
-    """Yields the printed report line by line."""
+    """Yield the printed report line by line."""
     yield report.annotation_file
     yield (
         f"images in {report.image_folder}"
@@ -318,7 +318,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit code."""
+    """Run the command; return its exit code."""
     args = _parse(arguments)
     changes, refusal = None, None
     try:

@@ -123,7 +123,7 @@ class CocoDataset(torch.utils.data.Dataset):
             return self._load(key.position)
 
     def describe(self) -> str:
-        """Returns one line with the number of images, objects and classes, and of boxes left out or clipped."""
+        """Return one line with the number of images, objects and classes, and of boxes left out or clipped."""
         numbers = [
             counted(len(self), "image"),
             counted(self.num_objects, "object"),
@@ -137,7 +137,7 @@ class CocoDataset(torch.utils.data.Dataset):
         return "; ".join([f"{self.annotation_file}: {', '.join(numbers)}", *notes])
 
     def ground_truth(self, index: int) -> dict[str, Any]:
-        """Returns the target of an image before augmentation, boxes in stored pixels, without reading the image."""
+        """Return the target of an image before augmentation, boxes in stored pixels, without reading the image."""
         index = range(len(self))[index]  # a negative index counts from the end
         image, content = self.images[index], self._content
         objects = np.arange(content.first[index], content.first[index + 1])
@@ -152,7 +152,7 @@ class CocoDataset(torch.utils.data.Dataset):
         }
 
     def as_coco(self) -> dict[str, list[dict[str, Any]]]:
-        """Returns the file's content without skipped annotations, for pycocotools (``COCO().dataset``).
+        """Return the file's content without skipped annotations, for pycocotools (``COCO().dataset``).
 
         Crowds are included, and boxes are not clipped. Missing ``area`` and ``iscrowd``, which COCOeval needs, are
         filled in. Annotations are renumbered from 1, because COCOeval takes a match with id 0 for no match.
@@ -199,7 +199,7 @@ class CocoDataset(torch.utils.data.Dataset):
 
 
 def check_categories(categories: list[dict[str, Any]], dataset: CocoDataset, source: str) -> None:
-    """Raises DataError if the categories of ``source`` differ from those of the data set."""
+    """Raise DataError if the categories of ``source`` differ from those of the data set."""
     if categories != dataset.categories:
         raise DataError(
             f"the categories of {source} differ from those of {dataset.annotation_file} "

@@ -12,7 +12,7 @@ from .labels import LabeledBox, LabeledImage, LabelSet
 
 
 def as_coco(labels: LabelSet) -> tuple[dict[str, Any], Path]:
-    """Converts the usable labels to COCO form.
+    """Convert the usable labels to COCO form.
 
     Entries of a COCO-form file are kept as they are, with their ids and all keys, without the faulty entries. For other
     forms, category ids count from 1 in the order of the class names, which is the same for all splits of a data set;
@@ -30,7 +30,7 @@ def as_coco(labels: LabelSet) -> tuple[dict[str, Any], Path]:
 
 
 def boxes_as_coco(labels: LabelSet) -> tuple[dict[str, Any], Path]:
-    """Converts the usable labels as `as_coco` does, but from images, boxes and class names only, for every form.
+    """Convert the usable labels as `as_coco` does, but from images, boxes and class names only, for every form.
 
     Raises:
         DataError: if the images lie on several drives.
@@ -52,7 +52,7 @@ def boxes_as_coco(labels: LabelSet) -> tuple[dict[str, Any], Path]:
 def coco_content(
     class_names: Sequence[str], entries: Iterable[tuple[int, str, LabeledImage, Sequence[LabeledBox]]]
 ) -> dict[str, Any]:
-    """Builds the content of a COCO-form file.
+    """Build the content of a COCO-form file.
 
     Args:
         class_names: names of the categories 1, 2, ...

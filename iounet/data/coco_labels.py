@@ -58,7 +58,7 @@ def _move(annotation: dict[str, Any], box: Box) -> None:
 
 
 def read_coco(path: Path, image_folder: Path | None = None) -> CocoLabels:
-    """Reads the labels of a COCO-form file and collects its faults.
+    """Read the labels of a COCO-form file and collect its faults.
 
     Args:
         path: the file.
@@ -130,7 +130,7 @@ def _open(folder: Path, entry: dict[str, Any], annotation_file: Path) -> Labeled
 
 
 def find_images(path: Path, entries: list[Any]) -> Path:
-    """Finds the image folder of a COCO-form file: the first of the usual folders near the file that has its images.
+    """Find the image folder of a COCO-form file: the first of the usual folders near the file that has its images.
 
     Args:
         path: the file.

@@ -26,7 +26,7 @@ from .listing import listed_by_rule
 
 
 def _lines(labels: LabelSet) -> Iterator[str]:
-    """Yields the printed report line by line."""
+    """Yield the printed report line by line."""
     objects = Counter(label.class_name for label in labels.boxes if not label.crowd)
     images = {name: set[int]() for name in labels.class_names}
     for label in labels.boxes:
@@ -96,7 +96,7 @@ def _write(content: dict[str, Any], path: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit code."""
+    """Run the command; return its exit code."""
     args = _parse(arguments)
     print_any_name()
     try:

@@ -35,7 +35,7 @@ _UPRIGHT = {
 
 
 def read_image(path: str | Path, *, exif: bool = False) -> tv_tensors.Image:
-    """Reads an image file as RGB: uint8 ``[3, H, W]``.
+    """Read an image file as RGB: uint8 ``[3, H, W]``.
 
     Greyscale, palette, CMYK and RGBA images are converted; transparency is dropped. By default, the EXIF rotation is
     not applied, because boxes in COCO form refer to the pixels as stored. (TIFF files are an exception: Pillow applies
@@ -52,7 +52,7 @@ def read_image(path: str | Path, *, exif: bool = False) -> tv_tensors.Image:
 
 
 def as_viewers_show(file: Image.Image) -> Image.Image:
-    """Converts an opened image file to RGB and turns it upright by its EXIF orientation."""
+    """Convert an opened image file to RGB and turn it upright by its EXIF orientation."""
     image = file.convert("RGB")  # first, because Pillow rotates a TIFF when it decodes it, and then drops the tag
     turn = _UPRIGHT.get(exif_orientation(file))
     return image if turn is None else image.transpose(turn)
@@ -60,7 +60,7 @@ def as_viewers_show(file: Image.Image) -> Image.Image:
 
 @contextmanager
 def open_image(path: str | Path) -> Iterator[Image.Image]:
-    """Opens an image file and turns PIL's errors, also those of decoding in the ``with`` block, into `DataError`.
+    """Open an image file and turn PIL's errors, also those of decoding in the ``with`` block, into `DataError`.
 
     Raises:
         DataError: as `read_image`.
@@ -94,7 +94,7 @@ def open_image(path: str | Path) -> Iterator[Image.Image]:
 
 
 def exif_orientation(image: Image.Image) -> int:
-    """Returns the EXIF orientation, 1 to 8; 1 (upright) if the tag is missing or damaged."""
+    """Return the EXIF orientation, 1 to 8; 1 (upright) if the tag is missing or damaged."""
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
     except Exception:  # damaged EXIF fails in many ways (SyntaxError, struct.error), while the pixels are fine
@@ -119,7 +119,7 @@ def has_exif_rotation(path: str | Path) -> bool:
 
 
 def image_path(folder: str | Path, file_name: str) -> Path:
-    """Returns the path of an image of an annotation file.
+    """Return the path of an image of an annotation file.
 
     The folder may be a symbolic link, and links within it are followed.
 
@@ -143,7 +143,7 @@ def image_path(folder: str | Path, file_name: str) -> Path:
 def check_image_size(
     path: Path, width: int, height: int, annotated: dict[str, Any], annotation_file: str | Path
 ) -> None:
-    """Compares an image's size, ``width`` x ``height`` pixels as stored, with its entry in the annotation file.
+    """Compare an image's size, ``width`` x ``height`` pixels as stored, with its entry in the annotation file.
 
     Raises:
         DataError: if the sizes differ.

@@ -10,12 +10,12 @@ from .labels import Box, LabelSet
 
 
 def digest(data: bytes) -> str:
-    """Returns the digest of a file's content, for `read_unchanged`."""
+    """Return the digest of a file's content, for `read_unchanged`."""
     return hashlib.sha256(data).hexdigest()
 
 
 def read_unchanged(path: Path, digest_when_read: str | None) -> bytes:
-    """Reads a label file again and checks that it has not changed.
+    """Read a label file again and check that it has not changed.
 
     Args:
         path: the file.
@@ -34,7 +34,7 @@ def read_unchanged(path: Path, digest_when_read: str | None) -> bytes:
 
 
 def check_moves(labels: LabelSet, boxes: Mapping[str, Box]) -> None:
-    """Raises ValueError if a key does not belong to a movable label; the message names the key."""
+    """Raise ValueError if a key does not belong to a movable label; the message names the key."""
     movable = {label.key: label.movable for label in labels.boxes}
     for key in boxes:
         if key not in movable:
@@ -44,7 +44,7 @@ def check_moves(labels: LabelSet, boxes: Mapping[str, Box]) -> None:
 
 
 def refuse_overwriting(outputs: Iterable[Path], sources: Iterable[Path]) -> None:
-    """Raises DataError if an output file is one of the source files; links are followed."""
+    """Raise DataError if an output file is one of the source files; links are followed."""
     identities = {_identity(path): path for path in sources if path.exists()}
     for output in outputs:
         if output.exists() and _identity(output) in identities:
@@ -53,7 +53,7 @@ def refuse_overwriting(outputs: Iterable[Path], sources: Iterable[Path]) -> None
 
 
 def write_files(contents: Mapping[Path, bytes]) -> list[Path]:
-    """Writes each file completely or not at all; returns the paths.
+    """Write each file completely or not at all; return the paths.
 
     The caller collects all contents first, so that nothing is written if one of the sources has changed.
     """

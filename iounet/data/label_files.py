@@ -19,7 +19,7 @@ _ALSO_VAL = ("valid", "validation")
 
 
 def read_labels(source: Path, *, images: Path | None = None, split: str | None = None) -> LabelSet:
-    """Reads the label files of a data set in any form.
+    """Read the label files of a data set in any form.
 
     Args:
         source: a COCO-form .json file; a data.yaml of YOLO labels; or a folder in one of the layouts of
@@ -41,7 +41,7 @@ def read_labels(source: Path, *, images: Path | None = None, split: str | None =
 
 
 def list_splits(source: Path, *, images: Path | None = None) -> list[str]:
-    """Returns the names of a data set's splits in the order of its files; empty if it has no splits.
+    """Return the names of a data set's splits in the order of its files; empty if it has no splits.
 
     Args:
         source, images: as for `read_labels`.

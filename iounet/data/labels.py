@@ -86,7 +86,7 @@ class LabelSet(ABC):
 
     @abstractmethod
     def write_copy(self, output: Path, boxes: Mapping[str, Box]) -> list[Path]:
-        """Writes a copy of the label files with new boxes. All other content and its order stay the same.
+        """Write a copy of the label files with new boxes. All other content and its order stay the same.
 
         The files that were read are never opened for writing. Images are not copied.
 
@@ -107,7 +107,7 @@ class LabelSet(ABC):
 
 
 def repeated_boxes(boxes: Iterable[LabeledBox]) -> list[LabelFault]:
-    """Returns a fault for each label with the image, class and box of an earlier label. Both stay usable.
+    """Return a fault for each label with the image, class and box of an earlier label. Both stay usable.
 
     Labels with more than a box (``movable`` False) are not compared.
     """

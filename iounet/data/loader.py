@@ -27,7 +27,7 @@ def train_loader(
     rank: int = 0,
     world_size: int = 1,
 ) -> DataLoader:
-    """Returns a loader of batches ``(images, targets)``, two lists of ``batch_size``, for the rest of a run.
+    """Return a loader of batches ``(images, targets)``, two lists of ``batch_size``, for the rest of a run.
 
     Epochs follow each other without a break, each in a new random order; a batch may contain the end of one epoch and
     the beginning of the next. Iteration k of rank r takes batch ``k * world_size + r`` of that sequence.
@@ -53,7 +53,7 @@ def train_loader(
 def eval_loader(
     dataset: CocoDataset, *, batch_size: int, num_workers: int, rank: int = 0, world_size: int = 1
 ) -> DataLoader:
-    """Returns a loader of batches ``(images, targets)`` with every image once, in order.
+    """Return a loader of batches ``(images, targets)`` with every image once, in order.
 
     Rank r takes the images r, r + world_size, r + 2 * world_size, ... The last batch may be smaller: no image is
     repeated to pad batches or ranks.
@@ -122,7 +122,7 @@ def _loader(dataset: CocoDataset, num_workers: int, **batching: Any) -> DataLoad
 
 
 def _leave_process_group(worker: int) -> None:
-    """Moves a loading process to its own session, so that signals to the process group do not reach it.
+    """Move a loading process to its own session, so that signals to the process group do not reach it.
 
     Ctrl-C and torchrun signal whole process groups. A worker that exits would crash the training process in the middle
     of a step; a worker that ignores SIGTERM could not be terminated by the training process.

@@ -15,7 +15,7 @@ from .annotations import NO_SIZE, Finding, id_in, scan_annotations
 def repair(
     content: dict[str, Any], faults: list[Finding], image_sizes: dict[int, tuple[int, int]]
 ) -> tuple[dict[str, Any], list[Finding]]:
-    """Returns a copy of an annotation file's content without its faults.
+    """Return a copy of an annotation file's content without its faults.
 
     Unusable images are removed with their annotations, wrong widths and heights are corrected, unusable annotations are
     removed, and annotations without a unique id are renumbered. All other entries and their order stay the same.
@@ -60,7 +60,7 @@ def repair(
 
 
 def _repeated_entries(section: str, content: dict[str, Any], faults: list[Finding], changes: list[Finding]) -> set[int]:
-    """Returns the positions of entries that repeat an earlier entry exactly, as in merged files.
+    """Return the positions of entries that repeat an earlier entry exactly, as in merged files.
 
     Raises:
         DataError: if two different entries share an id, so that the annotations of this id are ambiguous.
@@ -82,7 +82,7 @@ def _repair_images(
     image_sizes: dict[int, tuple[int, int]],
     changes: list[Finding],
 ) -> tuple[list[dict[str, Any]], set[int]]:
-    """Returns the images to keep, and the ids of the images left out."""
+    """Return the images to keep, and the ids of the images left out."""
     repeated = _repeated_entries("images", content, faults, changes)
     # The last of several faults: the fault of the image file comes after those of its entry.
     fault_of = {fault.position: fault for fault in faults if fault.section == "images"}
@@ -116,7 +116,7 @@ def _repair_images(
 def _repair_annotations(
     annotations: list[Any], faults: list[Finding], removed: set[int], changes: list[Finding]
 ) -> None:
-    """Renumbers annotations without a unique id in place, and adds all other faulty annotations to ``removed``.
+    """Renumber annotations without a unique id in place, and add all other faulty annotations to ``removed``.
 
     Raises:
         DataError: if an annotation's ``iscrowd`` is ambiguous.

@@ -50,7 +50,7 @@ class Scene:
 
 
 def render_scene(rng: np.random.Generator, image_size: tuple[int, int]) -> Scene:
-    """Draws one scene of ``image_size`` = (height, width) pixels; all randomness comes from ``rng``."""
+    """Draw one scene of ``image_size`` = (height, width) pixels; all randomness comes from ``rng``."""
     canvas = _background(rng, image_size)
     instances = np.zeros(image_size, dtype=np.int64)
     labels: list[int] = []
@@ -108,7 +108,7 @@ def _all_recognisable(instances: np.ndarray, full_areas: list[int]) -> bool:
 
 
 def _background(rng: np.random.Generator, image_size: tuple[int, int]) -> np.ndarray:
-    """Draws soft shading, scribbles, and blobs too small for an object: float32 ``[H, W, 3]`` in [0, 1]."""
+    """Draw soft shading, scribbles, and blobs too small for an object: float32 ``[H, W, 3]`` in [0, 1]."""
     height, width = image_size
     base = _random_color(rng, saturation=(0.0, 0.15), value=(0.25, 0.85))
     canvas = np.broadcast_to(base, (height, width, 3)).copy()
@@ -148,7 +148,7 @@ def _paint(rng: np.random.Generator, canvas: np.ndarray, shape: Shape, label: in
 
 
 def _texture(rng: np.random.Generator, local: np.ndarray) -> np.ndarray:
-    """Returns the share of the second colour at each pixel: none, a ramp, stripes, checks, dots or speckle."""
+    """Return the share of the second colour at each pixel: none, a ramp, stripes, checks, dots or speckle."""
     x, y = local
     kind = rng.integers(6)
     period = rng.uniform(5, 14)
@@ -167,21 +167,21 @@ def _texture(rng: np.random.Generator, local: np.ndarray) -> np.ndarray:
 
 
 def _ramp(rng: np.random.Generator, local: np.ndarray) -> np.ndarray:
-    """Returns a linear ramp in a random direction, from -1 to 1 over the pixels."""
+    """Return a linear ramp in a random direction, from -1 to 1 over the pixels."""
     angle = rng.uniform(0, 2 * math.pi)
     height = math.cos(angle) * local[0] + math.sin(angle) * local[1]
     return height / np.abs(height).max()
 
 
 def _photograph(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
-    """Applies a camera's blur and noise; returns uint8."""
+    """Apply a camera's blur and noise; return uint8."""
     picture = Image.fromarray(_to_bytes(canvas)).filter(ImageFilter.GaussianBlur(rng.uniform(0.2, 0.9)))
     noise = rng.standard_normal(canvas.shape, dtype=np.float32) * np.float32(rng.uniform(0.005, 0.02))
     return _to_bytes(np.asarray(picture, dtype=np.float32) / 255 + noise)
 
 
 def _soft_noise(rng: np.random.Generator, cells: int, image_size: tuple[int, int]) -> np.ndarray:
-    """Returns noise with about ``cells`` bumps along each side: float32 ``[H, W, 3]`` around 0."""
+    """Return noise with about ``cells`` bumps along each side: float32 ``[H, W, 3]`` around 0."""
     height, width = image_size
     coarse = rng.integers(0, 256, size=(cells, cells, 3), dtype=np.uint8)
     smooth = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
@@ -201,14 +201,14 @@ def _random_color(
 
 
 def _apart(rng: np.random.Generator, color: np.ndarray, distance: float, hue: tuple[float, float]) -> np.ndarray:
-    """Returns a vivid colour of a hue in that range, at most at that RGB distance from ``color``."""
+    """Return a vivid colour of a hue in that range, at most at that RGB distance from ``color``."""
     vivid = [_random_color(rng, saturation=(0.6, 1.0), value=(0.4, 1.0), hue=hue) - color for _ in range(4)]
     direction = max(vivid, key=np.linalg.norm)
     return color + direction * min(1, distance / np.linalg.norm(direction))
 
 
 def _near(rng: np.random.Generator, color: np.ndarray, distance: float) -> np.ndarray:
-    """Returns a colour between ``color`` (distance 0) and a random vivid one (distance 1)."""
+    """Return a colour between ``color`` (distance 0) and a random vivid one (distance 1)."""
     vivid = _random_color(rng, saturation=(0.3, 1.0), value=(0.1, 1.0))
     return (color + np.float32(distance) * (vivid - color)).astype(np.float32)
 

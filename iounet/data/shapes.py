@@ -35,7 +35,7 @@ class Shape:
 
 
 def outline(class_name: str) -> np.ndarray:
-    """Returns the corners of a shape in its own frame: float64 ``[P, 2]``, x and y in [-0.5, 0.5]."""
+    """Return the corners of a shape in its own frame: float64 ``[P, 2]``, x and y in [-0.5, 0.5]."""
     if class_name == "cross":
         a, b = 0.5, 0.16
         top = np.array([(-b, -a), (b, -a), (b, -b)])
@@ -59,7 +59,7 @@ def rasterise(
     angle: float,
     image_size: tuple[int, int],
 ) -> Shape:
-    """Rasterises a shape of ``sides`` (width, height), rotated by ``angle`` radians and centred at (x, y)."""
+    """Rasterise a shape of ``sides`` (width, height), rotated by ``angle`` radians and centred at (x, y)."""
     turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     corners = outline(class_name) * sides @ turn.T + center
     x0, y0 = np.floor(corners.min(axis=0)).astype(int) - 1

@@ -25,7 +25,7 @@ def open_dataset(
     transforms: Callable[[Tensor, dict[str, Any]], tuple[Tensor, dict[str, Any]]] | None = None,
     bad_annotations: str = "error",
 ) -> CocoDataset:
-    """Opens a COCO-form file, or a split of Pascal VOC or YOLO labels, as a data set.
+    """Open a COCO-form file, or a split of Pascal VOC or YOLO labels, as a data set.
 
     Args:
         source: as for `iounet.data.label_files.read_labels`.
@@ -61,7 +61,7 @@ def open_dataset(
 
 
 def check_separate(train_set: CocoDataset, val_set: CocoDataset) -> None:
-    """Raises DataError if both data sets are the same split of the same labels, or the same labels without splits.
+    """Raise DataError if both data sets are the same split of the same labels, or the same labels without splits.
 
     A COCO-form file may be used twice: it is a single split, so naming it for both is deliberate.
     """

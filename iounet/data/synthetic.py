@@ -41,7 +41,7 @@ def make_synthetic(
     seed: int = 0,
     num_workers: int = 0,
 ) -> Path:
-    """Generates the set in the folder ``output``, unless it is there already, and returns the folder.
+    """Generate the set in the folder ``output``, unless it is there already, and return the folder.
 
     The set is written to a temporary folder that is renamed when complete, so ``output`` never contains a partial set.
 
@@ -125,7 +125,7 @@ def _write_split(
 
 
 def _ignore_ctrl_c() -> None:
-    """Ignores Ctrl-C in a worker: the main process handles it, and each worker would print a traceback."""
+    """Ignore Ctrl-C in a worker: the main process handles it, and each worker would print a traceback."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
@@ -159,7 +159,7 @@ def _annotations(scene: Scene) -> list[dict[str, Any]]:
 
 
 def _run_lengths(mask: np.ndarray) -> dict[str, Any]:
-    """Encodes the visible pixels in COCO's run-length format."""
+    """Encode the visible pixels in COCO's run-length format."""
     code = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
     return {"size": code["size"], "counts": code["counts"].decode()}
 

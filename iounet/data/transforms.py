@@ -7,7 +7,7 @@ from torchvision.transforms import v2
 def build_transforms(
     train: bool, *, horizontal_flip: float = 0.5, vertical_flip: float = 0.0, color_jitter: float = 0.0
 ) -> v2.Compose:
-    """Builds transforms ``(image, target) -> (image, target)`` from a uint8 `tv_tensors.Image` to float32 in [0, 1].
+    """Build transforms ``(image, target) -> (image, target)`` from a uint8 `tv_tensors.Image` to float32 in [0, 1].
 
     The transforms neither resize nor normalise: torchvision's `GeneralizedRCNNTransform` does both inside the model,
     which therefore takes images of any size and returns boxes in their pixels.

@@ -65,7 +65,7 @@ class ConvertedSplit:
 def convert_voc(
     root: str | Path, output: str | Path, *, classes: Sequence[str] | None = None, val_share: float = 0.0
 ) -> dict[str, ConvertedSplit]:
-    """Writes ``output/<split>.json`` for each split of a Pascal VOC folder; returns the result of each split.
+    """Write ``output/<split>.json`` for each split of a Pascal VOC folder; return the result of each split.
 
     Image ids and category ids are consistent across splits. Empty split files, and split files that list images by
     class, are skipped.
@@ -110,7 +110,7 @@ def convert_voc(
 
 
 def _with_val(splits: dict[str, list[VocSource]], share: float) -> dict[str, list[VocSource]]:
-    """Returns the splits with a share of train moved to val."""
+    """Return the splits with a share of train moved to val."""
     if "train" not in splits or "val" in splits:
         raise DataError(
             f"a share for val (--val-share) needs a split train and no split val; the splits are {', '.join(splits)}"
@@ -132,7 +132,7 @@ class _Image:
 
 
 def _read(folder: VocFolder, source: VocSource) -> _Image:
-    """Reads an annotation file; raises DataError if the file or its image cannot be used."""
+    """Read an annotation file; raise DataError if the file or its image cannot be used."""
     record = read_record(folder, source)
     if record.error is not None:
         raise record.error

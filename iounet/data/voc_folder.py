@@ -51,7 +51,7 @@ class VocFolder:
 
 
 def find_voc(root: Path, image_root: Path | None = None) -> VocFolder | None:
-    """Finds the data set in a folder; returns None if no layout matches.
+    """Find the data set in a folder; return None if no layout matches.
 
     Images without an annotation file are not part of the data set.
 
@@ -104,7 +104,7 @@ def _devkit(root: Path, image_root: Path) -> VocFolder:
 
 
 def _image_folder(root: Path, image_root: Path, name: str) -> Path:
-    """Returns the image folder; ``image_root`` may be that folder or its parent."""
+    """Return the image folder; ``image_root`` may be that folder or its parent."""
     return image_root if image_root != root and not (image_root / name).is_dir() else image_root / name
 
 
@@ -123,7 +123,7 @@ def _label_files(folder: Path) -> list[Path]:
 
 
 def _images_by_name(folder: Path) -> dict[str, list[Path]]:
-    """Returns name without suffix → paths for the images in a folder."""
+    """Return name without suffix → paths for the images in a folder."""
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; expected the images of the VOC data set there")
     images: dict[str, list[Path]] = {}

@@ -39,18 +39,18 @@ class VocRecord:
     digest: str | None
 
     def key(self, number: int) -> str:
-        """Returns the key of the label that is the ``number``-th object."""
+        """Return the key of the label that is the ``number``-th object."""
         return f"{self.source.label} object {number}"
 
     def labels(self, image: int) -> list[LabeledBox]:
-        """Returns the usable objects as labels of the ``image``-th image."""
+        """Return the usable objects as labels of the ``image``-th image."""
         return [
             LabeledBox(self.key(item.number), image, item.class_name, box, item.difficult, item.movable)
             for item, box in self.boxes
         ]
 
     def faults(self, path: Path) -> list[LabelFault]:
-        """Returns the faults of the file at ``path``."""
+        """Return the faults of the file at ``path``."""
         faults = [LabelFault(self.key(number), error.rule, str(error)) for number, error in self.bad_objects.items()]
         if self.error is not None:
             text = str(self.error).removeprefix(f"{path}: ")
@@ -93,7 +93,7 @@ class VocLabels(LabelSet):
 
 
 def read_voc(folder: VocFolder, split: str | None = None) -> VocLabels:
-    """Reads the labels of a split, or of all splits, and collects their faults.
+    """Read the labels of a split, or of all splits, and collect their faults.
 
     The class names are those of the whole data set in alphabetical order, so that all splits have the same classes.
 
@@ -133,7 +133,7 @@ def read_voc(folder: VocFolder, split: str | None = None) -> VocLabels:
 
 
 def read_record(folder: VocFolder, source: VocSource, *, open_the_image: bool = True) -> VocRecord:
-    """Reads an annotation file and collects its faults; if the image is not opened, reads only the class names."""
+    """Read an annotation file and collect its faults; if the image is not opened, read only the class names."""
     path = folder.root / source.label
     found = image = error = None
     class_names: set[str] = set()
@@ -199,6 +199,6 @@ def _open(folder: VocFolder, source: VocSource, annotation: VocAnnotation) -> La
 
 
 def _image_of(source: VocSource, annotation: VocAnnotation) -> Path | None:
-    """Returns the image with the name of the annotation file; of several, the one that the file names."""
+    """Return the image with the name of the annotation file; of several, the one that the file names."""
     named = PureWindowsPath(annotation.filename).name
     return next((path for path in source.images if path.name == named), source.images[0] if source.images else None)

@@ -45,7 +45,7 @@ class VocObject:
         return len(self.spans) == len(_CORNERS)
 
     def box(self, width: int, height: int) -> Box:
-        """Returns the box in an image of this size in pixels.
+        """Return the box in an image of this size in pixels.
 
         Raises:
             DataError: if the box cannot be used.
@@ -92,7 +92,7 @@ class VocAnnotation:
 
 
 def parse_voc(data: bytes, path: Path) -> VocAnnotation:
-    """Parses the content of an annotation file; ``path`` is used in messages only.
+    """Parse the content of an annotation file; ``path`` is used in messages only.
 
     Raises:
         DataError: if the content is not XML, or its root element is not ``annotation``.
@@ -169,7 +169,7 @@ class _Reader:
 
 
 def with_boxes(data: bytes, boxes: Iterable[tuple[VocObject, Box]], width: int, height: int) -> bytes:
-    """Returns the content of an annotation file with new boxes; only the bytes of their corners change.
+    """Return the content of an annotation file with new boxes; only the bytes of their corners change.
 
     If the corners of a box are integers, the new ones are, too; otherwise they have two decimals.
 
@@ -196,7 +196,7 @@ def _corner_texts(item: VocObject, box: Box, width: int, height: int) -> list[st
 
 
 def _pixels(low: float, high: float, size: int) -> tuple[int, int]:
-    """Rounds two edges to the first and last pixel, from 1; at least two pixels, since readers require max > min."""
+    """Round two edges to the first and last pixel, from 1; at least two pixels, since readers require max > min."""
     first, last = math.floor(low + 0.5) + 1, math.floor(high + 0.5)
     if last <= first:
         first = max(1, min(math.floor(low) + 1, size - 1))

@@ -76,7 +76,7 @@ def _classes_files(base: Path) -> tuple[Path, ...]:
 
 
 def find_yolo(source: Path, images: Path | None = None) -> YoloFolder | None:
-    """Finds the data set of a data.yaml or of a folder; returns None if the folder has no YOLO labels.
+    """Find the data set of a data.yaml or of a folder; return None if the folder has no YOLO labels.
 
     Args:
         source: a .yaml file or a folder.
@@ -156,7 +156,7 @@ def _from_yaml(path: Path, images: Path | None) -> YoloFolder:
 
 
 def _base(path: Path, content: dict[str, Any]) -> Path:
-    """Returns the folder that entries of data.yaml are relative to: ``path``, relative to the file or to the cwd."""
+    """Return the folder that entries of data.yaml are relative to: ``path``, relative to the file or to the cwd."""
     stated = content.get("path")
     beside = Path(os.path.abspath(path.parent))
     candidates = [beside / str(stated), Path(os.path.abspath(str(stated)))] if stated else [beside]
@@ -179,7 +179,7 @@ def _names(path: Path, content: dict[str, Any]) -> dict[int, str] | None:
 
 
 def _images_of(folder: YoloFolder, entry: str, faults: list[LabelFault]) -> list[Path]:
-    """Returns the images of an entry of data.yaml, a folder or a text file; appends its faults to ``faults``.
+    """Return the images of an entry of data.yaml, a folder or a text file; append its faults to ``faults``.
 
     Raises:
         DataError: if there is no such folder or file.

@@ -59,7 +59,7 @@ class YoloLabels(LabelSet):
 
 
 def read_yolo(folder: YoloFolder, split: str | None = None) -> YoloLabels:
-    """Reads the labels of a split, or of all splits, and collects their faults.
+    """Read the labels of a split, or of all splits, and collect their faults.
 
     Args:
         folder: the data set.
@@ -98,7 +98,7 @@ def _name(root: Path, path: Path) -> str:
 
 
 def _common_folder(base: Path, paths: Iterable[Path]) -> Path:
-    """Returns the base, or the common parent folder if some of the paths are outside the base."""
+    """Return the base, or the common parent folder if some of the paths are outside the base."""
     outside = [path for path in paths if not path.is_relative_to(base)]
     return Path(os.path.commonpath([base, *outside])) if outside else base
 
@@ -115,7 +115,7 @@ class _Reader:
         self._image_of: dict[Path, Path] = {}  # label file → its image
 
     def read_files(self, paths: Iterable[Path]) -> dict[Path, bytes]:
-        """Returns the contents of the files that exist; an image without a label file has no objects."""
+        """Return the contents of the files that exist; an image without a label file has no objects."""
         contents = {}
         for path in dict.fromkeys(paths):
             try:
@@ -128,7 +128,7 @@ class _Reader:
         return contents
 
     def read_image(self, source: YoloSource, content: bytes) -> None:
-        """Adds an image and the labels in the ``content`` of its label file."""
+        """Add an image and the labels in the ``content`` of its label file."""
         key = _name(self._image_root, source.image)
         other = self._image_of.setdefault(source.label, source.image)
         if other != source.image and content:
@@ -148,7 +148,7 @@ class _Reader:
         self.images.append(LabeledImage(key, source.image, frame.width, frame.height))
 
     def read_strays(self, sources: Iterable[YoloSource]) -> dict[Path, bytes]:
-        """Returns the contents of label files in the folders of these images that belong to no image."""
+        """Return the contents of label files in the folders of these images that belong to no image."""
         strays: dict[Path, bytes] = {}
         for labels, images in sorted({(source.label.parent, source.image.parent) for source in sources}):
             names = {path.stem for path in images.iterdir() if is_image(path)}
@@ -204,7 +204,7 @@ def _class_names(folder: YoloFolder, contents: Iterable[bytes]) -> list[str]:
 
 
 def _classes_in(content: bytes) -> set[int]:
-    """Returns the class indices in a label file; empty if the file has no labels."""
+    """Return the class indices in a label file; empty if the file has no labels."""
     found = set()
     for line in content.splitlines():
         with contextlib.suppress(DataError):
@@ -213,7 +213,7 @@ def _classes_in(content: bytes) -> set[int]:
 
 
 def _companions(folder: YoloFolder, root: Path) -> dict[str, tuple[Path, bytes]]:
-    """Returns name in a copy → source and content of the other files: data.yaml, classes.txt and lists of images.
+    """Return name in a copy → source and content of the other files: data.yaml, classes.txt and lists of images.
 
     In the copy, all names are relative to data.yaml, which has no ``path``. The copy can therefore be moved, and
     training on it reads the copied labels; an absolute name would lead to the original ones.
@@ -252,7 +252,7 @@ def _yaml_copy(folder: YoloFolder, root: Path) -> bytes:
 
 
 def _relative(folder: YoloFolder, root: Path, entry: str) -> str:
-    """Returns an entry of data.yaml relative to the copy; unchanged if it names nothing in the data set."""
+    """Return an entry of data.yaml relative to the copy; unchanged if it names nothing in the data set."""
     image_root = root if folder.image_base == folder.base else folder.image_base
     for name in (entry, entry.removeprefix("../")):
         for base, top in ((folder.base, root), (folder.image_base, image_root)):

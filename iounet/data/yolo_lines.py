@@ -43,7 +43,7 @@ class Frame:
     orientation: int = 1
 
     def to_pixels(self, box: Box) -> Box:
-        """Converts a normalised xyxy box of the displayed image to pixels of the stored image, without clipping."""
+        """Convert a normalised xyxy box of the displayed image to pixels of the stored image, without clipping."""
         swaps, mirrors_x, mirrors_y = _TO_STORED[self.orientation]
         x0, y0, x1, y1 = (box[1], box[0], box[3], box[2]) if swaps else box
         x0, x1 = (1 - x1, 1 - x0) if mirrors_x else (x0, x1)
@@ -51,7 +51,7 @@ class Frame:
         return x0 * self.width, y0 * self.height, x1 * self.width, y1 * self.height
 
     def from_pixels(self, box: Box) -> Box:
-        """Inverts `to_pixels`."""
+        """Invert `to_pixels`."""
         swaps, mirrors_x, mirrors_y = _TO_STORED[self.orientation]
         x0, x1 = box[0] / self.width, box[2] / self.width
         y0, y1 = box[1] / self.height, box[3] / self.height
@@ -76,7 +76,7 @@ class YoloLine:
 
 
 def parse_line(line: bytes) -> YoloLine:
-    """Parses a line that is not blank.
+    """Parse a line that is not blank.
 
     Raises:
         DataError: if the line is not a label. The message does not name file and line.
@@ -129,7 +129,7 @@ def _shown(line: bytes) -> str:
 
 
 def with_box(line: bytes, box: Box) -> bytes:
-    """Returns the line with another box; class, whitespace and line end stay the same.
+    """Return the line with another box; class, whitespace and line end stay the same.
 
     Args:
         line: ``class cx cy w h``.

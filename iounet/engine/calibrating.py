@@ -18,7 +18,7 @@ _MIN_IOU = 0.6
 
 
 def calibrate(job: EvaluationJob, process: Process) -> str:
-    """Fits the predicted IoU of the job's detector to the true IoU; all processes must call this function.
+    """Fit the predicted IoU of the job's detector to the true IoU; all processes must call this function.
 
     Returns:
         One line that reports the calibration.
@@ -41,7 +41,7 @@ def calibrate(job: EvaluationJob, process: Process) -> str:
 
 
 def _candidates(job: EvaluationJob, process: Process) -> tuple[Tensor, Tensor]:
-    """Returns the true and predicted IoUs of the detector's boxes before NMS."""
+    """Return the true and predicted IoUs of the detector's boxes before NMS."""
     progress = batches_of(job, process, "calibrate")
     matches = process.all_gather(candidate_matches(job.detector, progress, device=process.device))
     ious, _, predicted_ious = joined(matches)
@@ -49,7 +49,7 @@ def _candidates(job: EvaluationJob, process: Process) -> tuple[Tensor, Tensor]:
 
 
 def _labels(job: EvaluationJob, process: Process) -> tuple[Tensor, Tensor]:
-    """Returns the true and predicted IoUs of jittered boxes around every object, before and after refinement."""
+    """Return the true and predicted IoUs of jittered boxes around every object, before and after refinement."""
     generator = torch.Generator().manual_seed(process.rank)
 
     def jitter(boxes: Tensor, image_size: tuple[int, int]) -> Tensor:

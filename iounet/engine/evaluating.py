@@ -23,7 +23,7 @@ from .run_folder import RunFolder
 
 
 def batches_of(job: EvaluationJob, process: Process, description: str) -> tqdm:
-    """Returns batches of the process's share of a job's images, with a progress bar in the main process."""
+    """Return batches of the process's share of a job's images, with a progress bar in the main process."""
     batches = eval_loader(
         job.dataset,
         batch_size=job.batch_size,
@@ -35,7 +35,7 @@ def batches_of(job: EvaluationJob, process: Process, description: str) -> tqdm:
 
 
 def evaluate(job: EvaluationJob, process: Process) -> Evaluation | None:
-    """Evaluates the detector; all processes must call this function.
+    """Evaluate the detector; all processes must call this function.
 
     Each process predicts for its share of the images and scores its share of the categories.
 
@@ -58,7 +58,7 @@ def evaluate(job: EvaluationJob, process: Process) -> Evaluation | None:
 
 
 def _score(found: Found, dataset: CocoDataset, evaluator: CocoEvaluator, process: Process) -> dict[str, float]:
-    """Returns a row of the table in the main process, {} in the others."""
+    """Return a row of the table in the main process, {} in the others."""
     share = process.share(evaluator.category_ids)
     of_share = torch.tensor([category_id in share for category_id in dataset.category_ids])
     kept = [(image_id, of_image[of_share[of_image.labels - 1]]) for image_id, of_image in found]
@@ -69,7 +69,7 @@ def _score(found: Found, dataset: CocoDataset, evaluator: CocoEvaluator, process
 def evaluate_and_report(
     job: EvaluationJob, process: Process, folder: RunFolder | None = None, iteration: int = 0
 ) -> None:
-    """Evaluates with all processes; the main process writes the report, prints the table and logs it.
+    """Evaluate with all processes; the main process writes the report, prints the table and logs it.
 
     Args:
         folder: the run folder to log to; None logs nothing.

@@ -30,7 +30,7 @@ class Process:
         return self.rank == 0
 
     def gather(self, items: list[Item]) -> list[Item]:
-        """Gathers the items of all processes in the main process; returns an empty list in the others.
+        """Gather the items of all processes in the main process; return an empty list in the others.
 
         The first items of all processes come first, then the second ones, and so on. This restores the original order
         of items that were distributed round-robin, as `iounet.data.eval_loader` distributes images.
@@ -42,7 +42,7 @@ class Process:
         return _in_turns(parts or [])
 
     def all_gather(self, items: list[Item]) -> list[Item]:
-        """Gathers the items of all processes in every process, in the order of `gather`."""
+        """Gather the items of all processes in every process, in the order of `gather`."""
         if self.world_size == 1:
             return items
         parts: list[Any] = [None] * self.world_size
@@ -50,11 +50,11 @@ class Process:
         return _in_turns(parts)
 
     def share(self, items: Sequence[Item]) -> Sequence[Item]:
-        """Returns this process's round-robin share of items that all processes have; `gather` is the inverse."""
+        """Return this process's round-robin share of items that all processes have; `gather` is the inverse."""
         return items[self.rank :: self.world_size]
 
     def maximum(self, value: int) -> int:
-        """Returns the largest value of all processes, in every process."""
+        """Return the largest value of all processes, in every process."""
         if self.world_size == 1:
             return value
         largest = torch.tensor(value, device=self.device)
@@ -68,7 +68,7 @@ def _in_turns(parts: Iterable[list[Item]]) -> list[Item]:
 
 
 def init_process(device: torch.device) -> Process:
-    """Returns this process, after joining the process group if torchrun started it.
+    """Return this process, after joining the process group if torchrun started it.
 
     To leave the group, call ``torch.distributed.destroy_process_group``.
 
@@ -85,8 +85,8 @@ def init_process(device: torch.device) -> Process:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     timeout = timedelta(hours=1)  # other processes wait while the main process writes a report or builds the kernels
     store, rank, world_size = next(dist.rendezvous("env://", timeout=timeout))
-    # After a restart, the store still has the addresses of the previous processes; without a prefix, some processes would
-    # connect to them.
+    # After a restart, the store still has the addresses of the previous processes; without the prefix, some processes
+    # would connect to them.
     store = dist.PrefixStore(f"restart {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)

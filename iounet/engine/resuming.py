@@ -36,7 +36,7 @@ FIXED = (
 
 
 def resume_from(checkpoints: list[Path], job: TrainingJob, process: Process) -> int:
-    """Restores a run's state from the newest undamaged checkpoint.
+    """Restore a run's state from the newest undamaged checkpoint.
 
     Args:
         checkpoints: oldest first; damaged ones are renamed.
@@ -69,7 +69,7 @@ def resume_from(checkpoints: list[Path], job: TrainingJob, process: Process) -> 
 
 
 def compare_settings(before: str, now: str, source: str) -> list[str]:
-    """Returns the changed settings that affect training or evaluation, such as ``SOLVER.BASE_LR 0.01 → 0.02``.
+    """Return the changed settings that affect training or evaluation, such as ``SOLVER.BASE_LR 0.01 → 0.02``.
 
     Args:
         before, now: configurations as YAML. A key missing in ``before`` was added later and counts as its default.
@@ -101,7 +101,7 @@ def _matches(key: str, patterns: tuple[str, ...]) -> bool:
 
 
 def restore_optimizer(optimizer: Optimizer, schedule: LambdaLR, state: dict, iteration: int, source: str) -> None:
-    """Restores the state of a new optimizer and schedule after an iteration.
+    """Restore the state of a new optimizer and schedule after an iteration.
 
     Restores only learned state, such as momentum. Hyperparameters such as learning rate and weight decay keep the
     values of the current configuration, which ``load_state_dict`` of torch would silently replace by the old ones.
@@ -118,8 +118,8 @@ def restore_optimizer(optimizer: Optimizer, schedule: LambdaLR, state: dict, ite
         optimizer.load_state_dict(state)
     except ValueError as error:
         raise CheckpointError(
-            f"{source} has the optimizer state of another network ({error}); resume with the configuration and the code "
-            "of the original run"
+            f"{source} has the optimizer state of another network ({error}); resume with the configuration and the "
+            "code of the original run"
         ) from None
     schedule.last_epoch = iteration
     rates = zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)

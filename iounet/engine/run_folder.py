@@ -71,7 +71,7 @@ class RunFolder:
             changes.write_bytes(diff)
 
     def log(self, iteration: int, values: dict[str, float]) -> None:
-        """Appends a row to metrics.json and to the CSV file, and each value to TensorBoard under its name."""
+        """Append a row to metrics.json and to the CSV file, and each value to TensorBoard under its name."""
         row = {"iteration": iteration} | values
         with open(self._metrics, "a") as file:
             file.write(json.dumps(row) + "\n")
@@ -80,7 +80,7 @@ class RunFolder:
             self._tensorboard.add_scalar(name, value, iteration)
 
     def log_evaluation(self, iteration: int, summary: dict, candidates: dict[str, Tensor]) -> None:
-        """Logs the table, the correlations, the pictures of the report in this folder, and histograms.
+        """Log the table, the correlations, the pictures of the report in this folder, and histograms.
 
         Args:
             summary: as `iounet.evaluation.write_report` returns it.
@@ -100,7 +100,7 @@ class RunFolder:
         self.flush()
 
     def flush(self) -> None:
-        """Flushes TensorBoard, which buffers for up to two minutes and loses the buffer if the process is killed."""
+        """Flush TensorBoard, which buffers for up to two minutes and loses the buffer if the process is killed."""
         self._tensorboard.flush()
 
     def close(self) -> None:
@@ -119,7 +119,7 @@ def _table_of(row: dict) -> str:
 
 
 def _add_rows(path: Path, rows: list[dict]) -> None:
-    """Appends rows to a CSV file; for a new column, rewrites the file with empty cells in earlier rows."""
+    """Append rows to a CSV file; for a new column, rewrites the file with empty cells in earlier rows."""
     if not rows:
         return
     with open(path, "a+", newline="") as file:
@@ -138,7 +138,7 @@ def _add_rows(path: Path, rows: list[dict]) -> None:
 
 
 def environment() -> dict[str, str | int | None]:
-    """Returns the versions and the hardware that a result may depend on."""
+    """Return the versions and the hardware that a result may depend on."""
     cuda = torch.cuda.is_available()
     hardware: dict[str, str | int | None] = {
         "python": platform.python_version(),
@@ -155,7 +155,7 @@ def environment() -> dict[str, str | int | None]:
 
 
 def git_state(folder: Path) -> tuple[dict | None, bytes]:
-    """Returns the commit and the uncommitted changes of the code in a folder.
+    """Return the commit and the uncommitted changes of the code in a folder.
 
     Returns:
         state: ``{"commit": hash, "uncommitted": lines of git status}``; None if git is missing or the folder is not

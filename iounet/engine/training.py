@@ -30,7 +30,7 @@ KEPT_CHECKPOINTS = 2  # if the newest is damaged, the one before it remains
 
 
 def train(job: TrainingJob, process: Process, *, resume: bool) -> None:
-    """Trains, evaluates and saves; all processes must call this function.
+    """Train, evaluates and saves; all processes must call this function.
 
     On SIGTERM or Ctrl-C, the run saves a checkpoint and exits with 143 or 130.
 
@@ -61,7 +61,7 @@ def train(job: TrainingJob, process: Process, *, resume: bool) -> None:
 
 
 def _start(job: TrainingJob, process: Process, *, resume: bool) -> int:
-    """Loads the detector's weights; returns the number of iterations done."""
+    """Load the detector's weights; return the number of iterations done."""
     if process.is_main:
         for dataset in (job.dataset, job.evaluation.dataset):
             print(dataset.describe())

@@ -20,7 +20,7 @@ _NAME = re.compile(r"iteration_(\d+)\.pth")
 
 
 def save_checkpoint(path: Path, **content: Any) -> None:
-    """Writes a checkpoint under a temporary name and renames it, so that ``path`` is never a partial file.
+    """Write a checkpoint under a temporary name and rename it, so that ``path`` is never a partial file.
 
     Args:
         path: path of the checkpoint; its folder is created if needed.
@@ -45,7 +45,7 @@ def save_checkpoint(path: Path, **content: Any) -> None:
 
 
 def load_weights_file(path: str | Path) -> dict:
-    """Loads a file of ``torch.save`` to the CPU; accepts only tensors and plain values, so no pickled code runs.
+    """Load a file of ``torch.save`` to the CPU; accept only tensors and plain values, so no pickled code runs.
 
     Raises:
         CheckpointError: if the file does not exist, is damaged, or contains other objects. Changed bytes in a weight
@@ -94,7 +94,7 @@ def _verify_checksums(path: Path) -> None:
 
 
 def load_checkpoint(path: str | Path) -> dict:
-    """Loads a checkpoint of this project; see `save_checkpoint` for its content.
+    """Load a checkpoint of this project; see `save_checkpoint` for its content.
 
     Raises:
         CheckpointError: as `load_weights_file`, or if the file is not a checkpoint of this project.
@@ -113,13 +113,13 @@ def checkpoint_path(folder: Path, iteration: int) -> Path:
 
 
 def resumable_checkpoints(folder: Path) -> list[Path]:
-    """Returns the checkpoints of `checkpoint_path` in a folder, oldest first."""
+    """Return the checkpoints of `checkpoint_path` in a folder, oldest first."""
     found = [(int(match[1]), path) for path in folder.glob("*.pth") if (match := _NAME.fullmatch(path.name))]
     return [path for _, path in sorted(found)]
 
 
 def load_newest_checkpoint(paths: list[Path]) -> tuple[Path, dict, dict[Path, CheckpointError]]:
-    """Loads the newest checkpoint that can be read.
+    """Load the newest checkpoint that can be read.
 
     Args:
         paths: oldest first.
@@ -151,13 +151,13 @@ def load_newest_checkpoint(paths: list[Path]) -> tuple[Path, dict, dict[Path, Ch
 
 
 def prune_checkpoints(folder: Path, *, keep: int) -> None:
-    """Removes all but the newest ``keep`` checkpoints of a folder, and partial files left by killed processes."""
+    """Remove all but the newest ``keep`` checkpoints of a folder, and partial files left by killed processes."""
     for path in [*resumable_checkpoints(folder)[:-keep], *folder.glob(".*.tmp")]:
         path.unlink()
 
 
 def load_detector_weights(detector: nn.Module, weights: dict[str, Tensor], source: str, *, need_iou_head: bool) -> None:
-    """Loads a complete state dict, or nothing.
+    """Load a complete state dict, or nothing.
 
     Args:
         source: where the weights come from, for the message.
@@ -180,7 +180,7 @@ def load_detector_weights(detector: nn.Module, weights: dict[str, Tensor], sourc
 
 
 def load_backbone_weights(detector: IoUNet, weights: dict[str, Tensor], source: str) -> None:
-    """Loads only the backbone and the RPN, which do not depend on the classes.
+    """Load only the backbone and the RPN, which do not depend on the classes.
 
     Args:
         weights: state dict of a detector of any classes.
@@ -198,7 +198,7 @@ def load_backbone_weights(detector: IoUNet, weights: dict[str, Tensor], source: 
 
 
 def load_initial_weights(detector: IoUNet, path: str, categories: list[dict[str, Any]]) -> None:
-    """Loads the weights that training starts from.
+    """Load the weights that training starts from.
 
     Args:
         detector: a detector with random weights.
@@ -230,7 +230,7 @@ def load_initial_weights(detector: IoUNet, path: str, categories: list[dict[str,
 
 
 def select_categories(weights: dict[str, Tensor], category_ids: list[int]) -> dict[str, Tensor]:
-    """Selects the outputs of the given categories from the weights of a torchvision detector.
+    """Select the outputs of the given categories from the weights of a torchvision detector.
 
     torchvision's detectors have an output for every COCO category id, 0 to 90; detectors here have one per category.
 

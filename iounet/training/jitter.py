@@ -18,7 +18,7 @@ def jitter_boxes(
     image_size: tuple[int, int] | Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Displaces the four edges of each box at random so that its IoU with the original is uniform over [min_iou, 1].
+    """Displace the four edges of each box at random so that its IoU with the original is uniform over [min_iou, 1].
 
     Each jittered box gets a random IoU and a random direction, which says how far each edge moves relative to the
     others, in units of the box's width and height. Along this direction the IoU falls monotonically, even if the moved
@@ -87,7 +87,7 @@ def jitter_boxes(
 def sample_iou_boxes(
     boxes: list[Tensor], image_sizes: list[tuple[int, int]], *, num_boxes: int, min_iou: float
 ) -> tuple[list[Tensor], Tensor, Tensor]:
-    """Samples the IoU head's training boxes of a batch: jittered ground truth, equally many per object of an image.
+    """Sample the IoU head's training boxes of a batch: jittered ground truth, equally many per object of an image.
 
     Args:
         boxes (list of B Tensor[N_i, 4]): ground truth, xyxy in pixels of its image; N_i may be 0.

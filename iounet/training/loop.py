@@ -44,7 +44,7 @@ def train_steps(
     clip_gradient: float = 0.0,
     accumulation_steps: int = 1,
 ) -> Iterator[Step]:
-    """Trains on the batches, one step per batch, and yields after each step so that the caller can log or evaluate.
+    """Train on the batches, one step per batch, and yield after each step so that the caller can log or evaluate.
 
     Args:
         detector: maps images and targets to a dict of losses, which are summed; may be wrapped in

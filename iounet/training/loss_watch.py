@@ -15,7 +15,7 @@ class LossWatch:
         self._has_warned = False
 
     def add(self, loss: float) -> tuple[float, float] | None:
-        """Adds the loss of an iteration.
+        """Add the loss of an iteration.
 
         Returns:
             The lowest earlier mean over WINDOW iterations and the current mean, if the current mean is for the first

@@ -36,13 +36,13 @@ class BoxNoise:
             raise OptionError("stds", f"must be positive numbers; got {self.stds}")
 
     def sample(self, num_samples: int, like: Tensor) -> Tensor:
-        """Samples offsets with torch's global generator: Tensor[num_samples, 4] with dtype and device of ``like``."""
+        """Sample offsets with torch's global generator: Tensor[num_samples, 4] with dtype and device of ``like``."""
         stds = like.new_tensor(self.stds)
         of_mixture = torch.randint(len(stds), (num_samples, 1), device=like.device)
         return stds[of_mixture] * torch.randn(num_samples, 4, dtype=like.dtype, device=like.device)
 
     def log_density(self, offsets: Tensor) -> Tensor:
-        """Returns the log density at offsets Tensor[..., 4]: Tensor[...]."""
+        """Return the log density at offsets Tensor[..., 4]: Tensor[...]."""
         stds = offsets.new_tensor(self.stds)
         exponents = -offsets.square().sum(-1, keepdim=True) / (2 * stds.square())
         return (exponents - 4 * stds.log()).logsumexp(-1) - 2 * math.log(2 * math.pi) - math.log(len(stds))
@@ -52,7 +52,7 @@ class BoxNoise:
 def sample_energy_boxes(
     boxes: list[Tensor], *, num_boxes: int, noise: BoxNoise, target_noise: float = 0.0
 ) -> tuple[list[Tensor], Tensor, Tensor]:
-    """Samples the energy head's training boxes of a batch: each object's box, and boxes scattered around it.
+    """Sample the energy head's training boxes of a batch: each object's box, and boxes scattered around it.
 
     Args:
         boxes (list of B Tensor[N_i, 4]): objects of each image, xyxy with positive width and height; N_i may be 0.

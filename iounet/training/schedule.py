@@ -20,7 +20,7 @@ def learning_rate_schedule(
     warmup_iterations: int,
     warmup_factor: float,
 ) -> LambdaLR:
-    """Returns a schedule that scales the optimizer's learning rates; call its ``step`` after each iteration.
+    """Return a schedule that scales the optimizer's learning rates; call its ``step`` after each iteration.
 
     Args:
         decay: "step", or "linear": from 1 at the first iteration to 0 after the last of ``num_iterations``.
