@@ -197,7 +197,7 @@ class TestHub:
             IoURefiner.from_pretrained("user/card")
         assert str(error.value) == (
             "user/card: no such folder, and no model on the Hugging Face Hub with a file model_final.pth "
-            "(404 Client Error.); check the name, and the network"
+            "(404 Client Error.); check the name and the network"
         )
 
 
