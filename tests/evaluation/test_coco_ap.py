@@ -246,7 +246,7 @@ def test_the_error_names_a_file_that_is_not_ground_truth(tmp_path):
     with pytest.raises(DataError, match=r"truth\.json: no such ground truth; check the path"):
         CocoEvaluator(path)
     path.write_text('{"images": [')
-    with pytest.raises(DataError, match=r"truth\.json: is not JSON"):
+    with pytest.raises(DataError, match=r"truth\.json: not valid JSON"):
         CocoEvaluator(path)
     path.write_text(json.dumps([detection(SQUARE)]))
     with pytest.raises(ValueError, match=r"truth\.json needs the lists 'images', 'categories' and 'annotations'"):

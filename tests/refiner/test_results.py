@@ -51,12 +51,12 @@ class TestReadResults:
             read_results(tmp_path / "nowhere.json")
 
     def test_a_truncated_file(self, write):
-        with pytest.raises(DataError, match=r"detections\.json: is not JSON .*truncated"):
+        with pytest.raises(DataError, match=r"detections\.json: not valid JSON .*truncated"):
             read_results(write(json.dumps([ENTRY])[:-5]))
 
     def test_a_file_that_is_not_text(self, tmp_path):
         (tmp_path / "detections.json").write_bytes(b"\xff\xfe\x00\x9c")
-        with pytest.raises(DataError, match=r"detections\.json: is not JSON"):
+        with pytest.raises(DataError, match=r"detections\.json: not valid JSON"):
             read_results(tmp_path / "detections.json")
 
     @pytest.mark.parametrize("content", [{"annotations": [ENTRY]}, 5, "text", None])
