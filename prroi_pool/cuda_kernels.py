@@ -141,7 +141,7 @@ class CudaKernels:
     ) -> None:
         grid = (grid_width, _num_chunks(like.shape[1], like.dtype, at_once), 1)
         if grid[1] > MAX_CHUNKS:
-            raise ValueError(f"features have {like.shape[1]} channels, more than the CUDA kernels can pool")
+            raise ValueError(f"features have {like.shape[1]} channels, more than the CUDA kernels support")
         name = nvrtc.kernel_name(kernel, like.dtype, at_once)
         self._driver.launch(name, like.dtype, _index(like), grid, (WARP, warps, 1), arguments)
 
@@ -231,9 +231,11 @@ def _arguments(
 ) -> list[Argument]:
     """Pyramid and RoIs of tensors.cuh."""
     if len(maps) > MAX_LEVELS:
-        raise ValueError(f"a pyramid of {len(maps)} maps: at most {MAX_LEVELS} can be pooled from at once")
+        raise ValueError(f"the pyramid has {len(maps)} maps, but the CUDA kernels support at most {MAX_LEVELS}")
     if math.prod(output_shape[1:]) >= 2**31:
-        raise ValueError(f"a RoI of {list(output_shape[1:])} values is more than the CUDA kernels can pool")
+        raise ValueError(
+            f"an output of {list(output_shape[1:])} per RoI is too large for the CUDA kernels (2**31 elements or more)"
+        )
     double = rois.dtype == torch.float64
     pyramid = ctypes.create_string_buffer(MAX_LEVELS * (MAP_BYTES + (8 if double else 4)) + 16)
     for n, features in enumerate(maps):

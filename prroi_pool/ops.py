@@ -114,7 +114,8 @@ def _check_batch_index(rois: Tensor, num_images: int) -> None:
         row = int(wrong.nonzero()[0])
         raise ValueError(
             f"rois[{row}, 0], the batch index, is {batch_index[row].item():g}, but must be an integer in "
-            f"[0, {num_images}) for features of {num_images} image(s); are the columns (batch_index, x1, y1, x2, y2)?"
+            f"[0, {num_images}), as features holds {num_images} image(s); the columns of rois must be "
+            "(batch_index, x1, y1, x2, y2)"
         )
 
 

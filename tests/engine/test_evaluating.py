@@ -98,7 +98,7 @@ class TestEvalOnly:
         (output / ".table.md.tmp").symlink_to("/dev/full")
         words = arguments(output, {"MODEL.WEIGHTS": trained / "model_final.pth"})
         message = call(train, *words, "--eval-only")
-        assert "No space left on device" in message and message.endswith(f": make room for {output}")
+        assert "No space left on device" in message and message.endswith(f": free disk space for {output}")
 
 
 class TestByProcesses:

@@ -152,4 +152,4 @@ class TestErrors:
         (tmp_path / "out" / ".detections.json.tmp").symlink_to("/dev/full")
         message = detect(dataset / "val")
         assert "No space left on device" in message
-        assert message.endswith(f": make room for {tmp_path / 'out'}; --resume continues")
+        assert message.endswith(f": free disk space for {tmp_path / 'out'}, then add --resume to continue")

@@ -58,7 +58,7 @@ def test_ctrl_c_and_on(refine, write, tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         patch.setattr(IoURefiner, "refine_batch", interrupted)
         assert refine(path) == 130
-    assert "stopped; --resume continues" in capsys.readouterr().err
+    assert "interrupted; add --resume to continue" in capsys.readouterr().err
     assert isinstance(refine(path, "--resume"), list)
     whole, resumed = (tmp_path / name / "detections.json" for name in ("whole", "out"))
     assert resumed.read_bytes() == whole.read_bytes()
@@ -77,7 +77,7 @@ def test_the_own_detections_of_a_run_that_was_stopped(detect, dataset, tmp_path,
     with monkeypatch.context() as patch:
         patch.setattr(IoURefiner, "detect_batch", full)
         message = detect(dataset / "val")
-    assert message.startswith("[Errno 28] no space left on device: make room for ")
+    assert message.startswith("[Errno 28] no space left on device: free disk space for ")
     assert not (tmp_path / "out" / "detections.json").exists()
     detect(dataset / "val", more=["--resume"])
     for name in ("detections.json", "images.json"):
