@@ -63,7 +63,7 @@ def test_each_weight_is_rounded_to_what_is_stored(dtype, expected, forth):
 
 def test_weights_that_float16_cannot_hold_are_refused():
     model = a_model(np.full((3, 3), 1e5, np.float32))
-    with pytest.raises(CheckpointError, match="w has values that float16 cannot hold; choose int8 or float32"):
+    with pytest.raises(CheckpointError, match="w has values that overflow float16; choose int8 or float32"):
         shrink_weights(model.graph, "float16")
 
 
