@@ -70,7 +70,7 @@ def test_before_refinement(detector, settings, size):
 
 
 def test_soft_nms_is_refused(build_tiny):
-    with pytest.raises(ConfigError, match=r"TEST\.NMS: a detector with soft-NMS cannot be exported; .* iou_guided or greedy"):
+    with pytest.raises(ConfigError, match=r"TEST\.NMS: a detector with soft-NMS cannot be exported; .* greedy"):
         ExportableDetector(build_tiny({"TEST.NMS": "soft"}))
 
 
