@@ -9,8 +9,7 @@ from iounet.modeling import IMAGENET_MEAN, IMAGENET_STD, fpn_backbone
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-# Kernel size, stride, channels into the block, expansion and channels out of it of the blocks 0 to 11, and how many
-# there are in all.
+# Kernel size, stride, input channels, expansion and output channels of the blocks 0 to 11.
 BLOCKS = [
     *[(3, 1, 32, 1, 16)],
     *[(3, 2, 16, 6, 24), (3, 1, 24, 6, 24)],
