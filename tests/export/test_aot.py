@@ -166,6 +166,6 @@ def test_the_tool_requires_the_suffix_pt2(call, checkpoint, capsys):
 def test_without_a_compiler(call, checkpoint, monkeypatch, tmp_path):
     monkeypatch.setenv("CXX", "no-such-compiler")
     assert call(export_torch, "--weights", checkpoint, "--output", tmp_path / "refiner.pt2", "--compile") == (
-        "ConfigError: AOTInductor needs a C++ compiler: `no-such-compiler` is not on PATH; install it, or name another "
-        "in CXX"
+        "ConfigError: AOTInductor needs a C++ compiler: `no-such-compiler` is not on PATH; install it, or set CXX "
+        "to another compiler"
     )

@@ -99,10 +99,10 @@ def test_boxes_that_cannot_be_refined_are_unchanged(refine, write):
 @pytest.mark.parametrize(
     ("entries", "messages"),
     [
-        ([entry(99, [1, 2, 3, 4])], ["1 image id has no image", "99", "--annotations"]),
+        ([entry(99, [1, 2, 3, 4])], ["1 image id matches none", "99", "--annotations"]),
         (
             [entry(1, [1, 2, 3, 4], category_id=7)],
-            ["none of its classes", "classes: 7.", "1 cross", "--class-agnostic"],
+            ["none of the classes in this file", "in the file: 7.", "1 cross", "--class-agnostic"],
         ),
         ([entry(1, [1, 2, 3])], ["entry 0 (image 1) has bbox [1, 2, 3]", "four finite numbers"]),
         ([{"image_id": 1, "bbox": [1, 2, 3, 4]}], ["entry 0 lacks category_id, score"]),
@@ -213,7 +213,7 @@ def test_a_name_instead_of_the_id(refine, write, named):
     by_name, by_id = refine(write(given), "--annotations", named)
     assert by_name["bbox"] == by_id["bbox"] and by_name["category_id"] == "star"
     message = refine(write([entry(1, [5, 6, 30, 40], category_id="dog")]), "--annotations", named)
-    assert "Its classes: dog. " in message and "--class-agnostic" in message and "--annotations" not in message
+    assert "Classes in the file: dog. " in message and "--class-agnostic" in message and "--annotations" not in message
 
 
 def test_class_agnostic(refine, write, named, weights, dataset, capsys):

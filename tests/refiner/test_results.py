@@ -149,7 +149,7 @@ class TestImageIndex:
         [
             ({"images": [{"id": 5}]}, r"an image lacks its id or file_name"),
             ({"images": [{"file_name": "a.png"}]}, r"an image lacks its id or file_name"),
-            ({"categories": [{"id": 3}]}, r"or a category its id or name"),
+            ({"categories": [{"id": 3}]}, r"or a category lacks its id or name"),
             ({"images": [5]}, r"an image lacks its id or file_name"),
         ],
     )

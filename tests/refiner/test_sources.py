@@ -144,7 +144,7 @@ class TestOwnBoxes:
 
     def test_an_unlisted_image(self):
         index = ImageIndex("index.json", {4: "b.png"}, {}, {})
-        with pytest.raises(DataError, match=r"index\.json does not list 1 of the images, such as val/a\.png; leave"):
+        with pytest.raises(DataError, match=r"index\.json does not list 1 of the images, such as val/a\.png; omit"):
             OwnBoxes(Shifts(), FILES, index)
 
     def test_an_earlier_record_gets_the_current_id(self):

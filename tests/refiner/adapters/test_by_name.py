@@ -83,7 +83,7 @@ def test_names_of_numbers(refiner):
 
 
 def test_numbers_without_names(refiner):
-    with pytest.raises(DataError, match="no class names: give class_names"):
+    with pytest.raises(DataError, match="no class names; pass class_names"):
         names_of([1], None, refiner, class_agnostic=False)
 
 

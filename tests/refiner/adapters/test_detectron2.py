@@ -113,10 +113,10 @@ def test_refined_again(refiner, pixels, given):
 
 def test_classes(refiner, pixels, given, without_classes, same):
     same(refine(refiner, pixels, given(), class_agnostic=True).pred_boxes.tensor, without_classes.boxes)
-    with pytest.raises(DataError, match="give class_names"):
+    with pytest.raises(DataError, match="pass class_names"):
         refine(refiner, pixels, given())
 
 
 def test_an_image_of_another_size(refiner, pixels, given):
-    with pytest.raises(DataError, match=r"image of \(50, 80\) pixels.*the image has \(40, 80\)"):
+    with pytest.raises(DataError, match=r"image of \(50, 80\) pixels.*image has \(40, 80\)"):
         refine(refiner, pixels[:40], given(), class_names=CLASS_NAMES)
