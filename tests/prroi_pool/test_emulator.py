@@ -1,4 +1,4 @@
-"""Tests the emulator of CUDA in cuda_on_cpu with small kernels: it runs the right ones and reports the wrong ones."""
+"""Tests the CUDA emulator in cuda_on_cpu with small kernels: it runs correct kernels and reports faulty ones."""
 
 import ctypes
 import re
@@ -88,7 +88,7 @@ def test_warp_barriers(emulator):
 def test_wrong_kernels(emulator, kernel, message):
     with pytest.raises(EmulationError, match=message):
         run(emulator, kernel, blocks=2, shared_bytes=4 * THREADS)
-    # A failure leaves nothing behind.
+    # The emulator works again after a failure.
     test_dynamic_shared_memory(emulator)
 
 
@@ -105,7 +105,7 @@ def test_wrong_kernels(emulator, kernel, message):
     ],
 )
 def test_launches_that_a_gpu_refuses(emulator, grid, block, shared_bytes):
-    with pytest.raises(EmulationError, match="too large|so much"):
+    with pytest.raises(EmulationError, match="too large|not allowed"):
         emulator.launch("emulated::write_to_input", grid, block, (ctypes.c_void_p * 2)(), shared_bytes)
 
 
@@ -114,8 +114,8 @@ def test_unknown_kernel(emulator):
         emulator.launch("emulated::none", (1, 1, 1), (32, 1, 1), (ctypes.c_void_p * 2)())
 
 
-def test_much_shared_memory_has_to_be_allowed(emulator):
-    with pytest.raises(EmulationError, match="so much"):
+def test_large_shared_memory_must_be_allowed(emulator):
+    with pytest.raises(EmulationError, match="not allowed"):
         run(emulator, "reverse_in_dynamic_shared_memory", shared_bytes=100 << 10)
     emulator.allow_dynamic_shared_memory("emulated::reverse_in_dynamic_shared_memory", 100 << 10)
     test_dynamic_shared_memory(emulator)
