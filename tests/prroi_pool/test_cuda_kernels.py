@@ -1,4 +1,4 @@
-"""Cases specific to the CUDA kernels, run by the emulator. test_functional.py covers them, too."""
+"""Cases specific to the CUDA kernels, run by the emulator. test_functional.py also tests these kernels."""
 
 import fuzz
 import pytest
