@@ -121,7 +121,7 @@ def train_heads(
     held_out = images[::share] if len(images) >= 2 * _HELD_OUT else images
     learned = sorted(set(images) - set(held_out)) or images
     job = build_heads(weights, len(labels.class_names), num_iterations=iterations, device=device)
-    # Each step computes its features anew. Caching them would save more than half of the time, but take 80 MB per
+    # Each step recomputes its features. Caching them would save more than half of the time, but take 80 MB per
     # image of COCO's size, several times that with augmentation.
     batches = train_loader(
         _dataset_of(labels, learned, job.transforms),
