@@ -1,9 +1,10 @@
-"""The comparisons of several data sets and seeds as tables in Markdown, for docs/results.md.
+"""Print comparisons of several data sets and seeds as Markdown tables for docs/results.md.
 
     python tools/evidence_tables.py --set "synthetic set" docs/results/synthetic_energy_seed*.json \\
         --set BCCD docs/results/bccd_energy_seed*.json
 
-Each file is the comparison.json of tools/compare.py with --baseline. Mean ± standard deviation over the seeds.
+Each input file is a comparison.json of tools/compare.py --baseline. Numbers are mean ± standard deviation over the
+seeds.
 """
 
 import argparse

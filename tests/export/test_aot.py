@@ -160,7 +160,7 @@ def test_the_tool_names_the_file_that_is_missing(call, checkpoint, tmp_path):
 
 def test_the_tool_wants_the_suffix_of_a_program(call, checkpoint, capsys):
     assert call(export_torch, "--weights", checkpoint, "--output", Path("refiner.pth")) == 2
-    assert "--output refiner.pth: a program's name ends in .pt2" in capsys.readouterr().err
+    assert "--output refiner.pth: the file name must end in .pt2" in capsys.readouterr().err
 
 
 def test_without_a_compiler(call, checkpoint, monkeypatch, tmp_path):
