@@ -23,8 +23,9 @@ COLUMNS = ("AP", "AP75", "AP90")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--set", nargs="+", action="append", required=True, metavar=("NAME", "FILE"), dest="sets")
-    parser.add_argument("--output", required=True, type=Path, metavar="FILE")
+    parser.add_argument("--set", nargs="+", action="append", required=True, metavar=("NAME", "FILE"), dest="sets",
+                        help="name of a data set and its comparisons; repeat for every data set")  # fmt: skip
+    parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="JSON file for the summary")
     args = parser.parse_args()
     summary = {}
     for name, *files in args.sets:

@@ -22,7 +22,8 @@ Runs = dict[str, list[dict[str, Any]]]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--set", nargs="+", action="append", required=True, metavar=("NAME", "FILE"), dest="sets")
+    parser.add_argument("--set", nargs="+", action="append", required=True, metavar=("NAME", "FILE"), dest="sets",
+                        help="name of a data set and its comparisons; repeat for every data set")  # fmt: skip
     args = parser.parse_args()
     runs = {name: [json.loads(Path(file).read_text(encoding="utf-8")) for file in files] for name, *files in args.sets}
     for name, of_set in runs.items():
