@@ -160,7 +160,7 @@ def test_the_tool_names_a_missing_file(call, checkpoint, tmp_path):
 
 def test_the_tool_requires_the_suffix_pt2(call, checkpoint, capsys):
     assert call(export_torch, "--weights", checkpoint, "--output", Path("refiner.pth")) == 2
-    assert "--output refiner.pth: a program's name ends in .pt2" in capsys.readouterr().err
+    assert "--output refiner.pth: the file name must end in .pt2" in capsys.readouterr().err
 
 
 def test_without_a_compiler(call, checkpoint, monkeypatch, tmp_path):

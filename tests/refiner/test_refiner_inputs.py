@@ -101,9 +101,9 @@ class TestFaults:
         ("given", "message"),
         [
             (torch.zeros(50, 80, 3), r"tensor must be an RGB image of shape \[3, H, W\], got \[50, 80, 3\]"),
-            (np.zeros((3, 50, 80)), r"array must be an RGB image of shape \[H, W, 3\], got \[3, 50, 80\]"),
-            (np.zeros((50, 80), np.uint8), r"array must be an RGB image.*got \[50, 80\]"),
-            (np.full((50, 80, 3), 255.0), r"lie in \[0, 1\], got 255 to 255: divide by 255"),
+            (np.zeros((3, 50, 80)), r"array must be RGB of shape \[H, W, 3\], got \[3, 50, 80\]"),
+            (np.zeros((50, 80), np.uint8), r"array must be RGB.*got \[50, 80\]"),
+            (np.full((50, 80, 3), 255.0), r"lie in \[0, 1\], got 255 to 255; divide by 255"),
             (torch.full((3, 50, 80), -2.1), r"lie in \[0, 1\], got -2\.1.*do not normalise the image"),
             (np.full((50, 80, 3), np.nan), r"lie in \[0, 1\], got nan"),
             (np.zeros((50, 80, 3), np.int64), r"uint8, or floating point in \[0, 1\]; got int64"),
