@@ -18,7 +18,7 @@ NUM_OBJECTS = (2, 6)
 # Side of a shape before it is stretched, as a fraction of the image's shorter side: 32 to 77 pixels of 128.
 RELATIVE_SIDE = (0.25, 0.6)
 # Largest turn of a shape, in radians. Turned at will, shapes touch their boxes with little but their tips, and a
-# detector that starts from random weights learns where these end far more slowly (docs/results.md).
+# detector that starts from random weights learns where these end far more slowly (docs/results_notes.md).
 MAX_TILT = 0.25
 # A shape is not drawn at all rather than so hidden or so small that one could only guess its class (pixels).
 MIN_VISIBLE_FRACTION = 0.4
