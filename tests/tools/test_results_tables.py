@@ -48,7 +48,8 @@ def test_blocks_are_filled_in_place():
     page = "a\n<!-- x -->\nold\n<!-- x -->\nb\n<!-- other -->\nc\n<!-- other -->\n<!-- y -->\n<!-- y -->\n"
     filled = fill_blocks(page, {"x": lambda: "| 1 |", "y": lambda: "| 2 |", "unused": lambda: "| 3 |"})
     assert filled == (
-        "a\n<!-- x -->\n\n| 1 |\n\n<!-- x -->\nb\n<!-- other -->\nc\n<!-- other -->\n<!-- y -->\n\n| 2 |\n\n<!-- y -->\n"
+        "a\n<!-- x -->\n\n| 1 |\n\n<!-- x -->\nb\n<!-- other -->\nc\n<!-- other -->\n"
+        "<!-- y -->\n\n| 2 |\n\n<!-- y -->\n"
     )
     assert fill_blocks(filled, {"x": lambda: "| 1 |", "y": lambda: "| 2 |"}) == filled
 
