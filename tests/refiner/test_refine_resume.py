@@ -28,11 +28,11 @@ def test_a_run_that_was_stopped_goes_on(refine, write, dataset, tmp_path, monkey
 
     damaged.write_bytes(content)
     message = refine(path, images=tmp_path / "images")
-    assert "progress.jsonl is left of a run that was stopped: give --resume" in message
+    assert "progress.jsonl belongs to a run that was stopped; pass --resume" in message
     message = refine(write(some_entries()[1:], "other.json"), "--resume", images=tmp_path / "images")
     assert "a run with another detections file" in message
     message = refine(path, "--resume", images=dataset / "val")
-    assert "progress.jsonl is left of a run with other images" in message
+    assert "progress.jsonl belongs to a run with other images" in message
     message = refine(path, "--resume", "--class-agnostic", "--exif", images=tmp_path / "images")
     assert "a run with another --class-agnostic and another --exif" in message
 
