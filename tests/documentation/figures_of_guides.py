@@ -180,10 +180,6 @@ FIGURES = {
         ),
         ("boxes with an IoU of {:.2f} to {:.2f}", LOOSE["0.9 to 1"]["before"], LOOSE["0.9 to 1"]["after"]),
     ],
-    "docs/index.md": [],
-    "docs/get_started.md": [],
-    "docs/guides/refine.md": [],
-    "docs/guides/train.md": [],
     "docs/method/energy.md": [
         ("{:.2f} to {:.2f} on the synthetic set", *too_low(SYNTHETIC)),
         ("{:.2f} to {:.2f} on BCCD", *too_low(BCCD)),
