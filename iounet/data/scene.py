@@ -72,10 +72,10 @@ def render_scene(rng: np.random.Generator, image_size: tuple[int, int]) -> Scene
 
 
 def visible_boxes(instances: np.ndarray, num_objects: int) -> np.ndarray:
-    """The tight boxes of objects 1..N in a map of instances ``[H, W]``: int64 ``[N, 4]``, xyxy pixel edges.
+    """Return the tight boxes of objects 1..N in a map of instances ``[H, W]``: int64 ``[N, 4]``, xyxy pixel edges.
 
-    The pixel of row i and column j covers x from j to j + 1 and y from i to i + 1. An object without a pixel
-    gets zeros.
+    The pixel in row i and column j covers x from j to j + 1 and y from i to i + 1. The box of an object without
+    pixels is all zeros.
     """
     boxes = np.zeros((num_objects, 4), dtype=np.int64)
     for number in range(1, num_objects + 1):

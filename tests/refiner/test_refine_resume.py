@@ -89,7 +89,7 @@ def test_the_list_of_images_may_change_meanwhile(detect, dataset, tmp_path, monk
     images = tmp_path / "images"
     shutil.copytree(dataset / "val", images)
     (images / "000003.png").write_bytes((images / "000003.png").read_bytes()[:300])
-    assert "take it out of the list of images" in detect(images)
+    assert "remove it from the list of images" in detect(images)
     (images / "000001.png").unlink()
     (images / "000003.png").unlink()
     shutil.copy(dataset / "val" / "000003.png", images / "000000.png")
