@@ -68,7 +68,7 @@ def test_calibrating_again_changes_the_calibration_alone(compared, dataset, tmp_
     words += ["DATA.VAL_ANNOTATIONS", dataset / "annotations" / "train.json", "DATA.VAL_IMAGES", dataset / "train"]
     monkeypatch.setattr(sys, "argv", ["calibrate.py", *map(str, words)])
     calibrate.main()
-    assert "predicted IoUs are calibrated on the" in capsys.readouterr().out
+    assert "predicted IoU calibrated on the" in capsys.readouterr().out
     before, after = (load_checkpoint(path) for path in (run / "model_final.pth", tmp_path / "again.pth"))
     changed = {key for key, value in after["model"].items() if not torch.equal(value, before["model"][key])}
     assert changed == {"iou_head.calibration"} and after["model"]["iou_head.calibration"][0] > 0
