@@ -22,6 +22,7 @@ def drawn_again(tmp_path_factory):
     folder = tmp_path_factory.mktemp("figures")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(ROOT / "docs" / "figures"))
+        patch.setattr("iounet.evaluation.landscape.GRID", 9)  # the figure has 61 points an axis, which takes longer
         for name in DRAWERS:
             importlib.import_module(name).draw(folder)
     return folder
