@@ -5,7 +5,8 @@
 # make test-all  runs all tests: builds, launches, kills and whole trainings, too
 # make test-oldest
 #                runs the tests of prroi_pool with the oldest Python and PyTorch that it supports
-# make lint      checks style and types
+# make lint      checks style, types, spelling, and builds the documentation, whose links and docstrings are checked
+# make docs      builds the documentation; open site/index.html
 # make fuzz      compares prroi_pool's kernels with the reference on a million random RoIs, with sanitizers
 # make gpu       on a machine with a CUDA GPU: its tests, compute-sanitizer, a profile of the kernels, and benchmarks
 #                (ORIGINAL=DIR adds the authors' kernels, for which nvcc is needed, as for nothing else); figures in
@@ -46,7 +47,7 @@ export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 
-.PHONY: try demo test test-all test-oldest fuzz gpu gpu-test gpu-sanitize gpu-profile gpu-benchmark gpu-detector lint clean
+.PHONY: try demo test test-all test-oldest fuzz gpu gpu-test gpu-sanitize gpu-profile gpu-benchmark gpu-detector docs lint clean
 
 try: $(VENV)/installed
 	@$(RUN) examples/tighten_photos.py
@@ -117,10 +118,16 @@ gpu-detector: $(INSTALLED) | $(GPU_LOGS)
 $(GPU_LOGS):
 	mkdir -p $@
 
-lint: $(VENV)/installed
+lint: $(VENV)/installed docs
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/codespell
+
+# The variable turns off an advertisement for another generator.
+docs: $(VENV)/installed
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet --strict
+	@echo 'the documentation is in site/; open site/index.html'
 
 # An editable install. prroi_pool would compile its kernels from csrc/ on first use; this does so at once.
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -131,4 +138,4 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-oldest
+	rm -rf $(VENV) .venv-oldest site

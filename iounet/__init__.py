@@ -1,4 +1,4 @@
-"""IoU-Net (Jiang et al., ECCV 2018): boxes ranked by how well they fit, and moved to where they fit better."""
+"""IoU-Net (Jiang et al., ECCV 2018): an object detector that predicts how well each box fits and refines its boxes."""
 
 from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ __all__ = ["Detections", "IoURefiner", "build_detector", "get_cfg"]
 
 try:
     __version__ = metadata.version("iounet")
-except metadata.PackageNotFoundError:  # a checkout that is not installed
+except metadata.PackageNotFoundError:  # a checkout without an installation
     __version__ = "0+checkout"
 
 _MODULES = {
@@ -25,7 +25,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Imports a public name when it is used: the commands have a say in torch's threads before they import it."""
+    """Import a public name on first use, so that the commands can configure OpenMP before torch is imported."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f".{_MODULES[name]}", __name__), name)

@@ -1,4 +1,4 @@
-"""Images and boxes as callers give them, checked and as NumPy arrays: for refiners without torch."""
+"""Validate the images and boxes that callers pass, and convert them to NumPy arrays, without torch."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ AnyValues = np.ndarray | Sequence[Any]
 
 @dataclass(frozen=True, eq=False)
 class RefinedArrays:
-    """Boxes of one image after refinement: :class:`iounet.detections.RefinedDetections`, as NumPy arrays.
+    """Boxes of one image after refinement: `iounet.detections.RefinedDetections` as NumPy arrays.
 
     Attributes:
         boxes: float [N, 4], xyxy in pixels of the image.
-        labels: int64 [N]; label l is the l-th of the refiner's categories, 0 any other class.
+        labels: int64 [N]; label l is the l-th of the refiner's categories, 0 is any other class.
         scores: float [N], class scores.
-        ious: float [N], predicted IoUs of ``boxes``.
+        ious: float [N], predicted IoUs of `boxes`.
         ious_before: float [N], predicted IoUs before refinement.
-        stops: int64 [N], the :class:`iounet.stops.Stop` of each box: what ended its refinement.
-        index: int64 [N], the row of each among the boxes given; 0, 1, ..., N - 1 without NMS.
+        stops: int64 [N], the `iounet.stops.Stop` of each box, the reason why its refinement ended.
+        index: int64 [N], row of each box in the input; 0, 1, ..., N - 1 without NMS.
     """
 
     boxes: np.ndarray
@@ -44,18 +44,18 @@ class RefinedArrays:
         return len(self.boxes)
 
     def __getitem__(self, index: np.ndarray | slice) -> RefinedArrays:
-        """The boxes that ``index`` (a mask, positions, or a slice) picks, in its order."""
+        """Select boxes by a mask, positions or a slice."""
         return type(self)(**{field.name: getattr(self, field.name)[index] for field in fields(self)})
 
 
 @dataclass(frozen=True, eq=False)
 class Given:
-    """An image and the boxes that a caller wants refined.
+    """Checked input of a refiner: an image and its boxes.
 
     Attributes:
         image: float32 [3, H, W], RGB in [0, 1].
-        detections: the boxes as they were given, before anything was predicted for them.
-        visible: those that have an area inside the image, clipped to it.
+        detections: All boxes as given; nothing is predicted for them yet.
+        visible: The boxes with an area inside the image, clipped to the image.
     """
 
     image: np.ndarray
@@ -70,10 +70,11 @@ def check_input(
     scores: AnyValues | None,
     categories: list[dict[str, Any]],
 ) -> Given:
-    """An image and its boxes, as an OnnxRefiner takes them; warns of boxes that look like another form.
+    """Check the input of `OnnxRefiner` and convert it to arrays; warn about boxes that seem to be in another format.
 
     Raises:
-        TypeError, ValueError: they are of another kind or shape, not finite, or labels are out of range or unknown.
+        TypeError: An argument is of the wrong type.
+        ValueError: An argument has the wrong shape, boxes are not finite, or labels are out of range or unknown.
     """
     pixels = as_array(image)
     detections = _as_detections(boxes, labels, scores, categories)
@@ -86,8 +87,8 @@ def check_input(
 
 
 def as_array(image: Any) -> np.ndarray:
-    """RGB [3, H, W], float32 in [0, 1]; see :class:`iounet.onnx.OnnxRefiner` for what is taken."""
-    pil = sys.modules.get("PIL.Image")  # imported already if the caller has such an image
+    """Convert an image, as `iounet.onnx.OnnxRefiner` accepts it, to RGB [3, H, W], float32 in [0, 1]."""
+    pil = sys.modules.get("PIL.Image")  # a caller with a PIL image has imported it
     if pil is not None and isinstance(image, pil.Image):
         checks.check_mode(image.mode)
         image = np.asarray(image.convert("RGB"))
@@ -99,7 +100,7 @@ def as_array(image: Any) -> np.ndarray:
     if floating and image.size:
         checks.check_pixel_range(float(image.min()), float(image.max()))
     pixels = np.ascontiguousarray(image.transpose(2, 0, 1), dtype=np.float32)
-    return pixels if floating else pixels * np.float32(1 / 255)  # rounds as torchvision's to_dtype does
+    return pixels if floating else pixels * np.float32(1 / 255)  # the same rounding as torchvision's to_dtype
 
 
 def have_area(boxes: np.ndarray) -> np.ndarray:
@@ -138,26 +139,26 @@ def _as_detections(
 
 
 def _as_numbers(name: str, values: Any) -> np.ndarray:
-    """Raises TypeError unless ``values`` are real numbers; those of Python are float32, as torch has it."""
+    """Convert to an array, Python floats to float32 as torch does; raise `TypeError` unless all are real numbers."""
     try:
         array = np.asarray(values)
-    except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: a tensor that requires its gradient
+    except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: a tensor that requires grad
         raise checks.not_numbers(name, values, error) from None
     if array.dtype.kind not in "biuf":
         raise checks.not_numbers(name, values, f"of dtype {array.dtype}")
     if array.dtype == np.float64 and not _holds_float64(values):
-        with np.errstate(over="ignore"):  # infinite boxes are refused in _as_detections
+        with np.errstate(over="ignore"):  # _as_detections refuses infinite boxes
             return array.astype(np.float32)
     return array
 
 
 def _holds_float64(values: Any) -> bool:
-    """Whether the values, or any in a nested list of them, are NumPy's or torch's of double precision."""
+    """Whether the values, or any element of a nested list, are float64 values of NumPy or torch."""
     if isinstance(values, (list, tuple)):
         return any(map(_holds_float64, values))
     return str(getattr(values, "dtype", "")).endswith("float64")
 
 
 def _sizes(boxes: np.ndarray) -> np.ndarray:
-    with np.errstate(over="ignore"):  # of float32 boxes as wide as numbers reach
+    with np.errstate(over="ignore"):  # the width of a huge float32 box overflows to infinity
         return boxes[:, 2:] - boxes[:, :2]

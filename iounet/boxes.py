@@ -1,6 +1,6 @@
-"""Axis-aligned boxes as float tensors ``(x1, y1, x2, y2)`` in pixels, half-open: (0, 0, 4, 4) is 4 pixels wide.
+"""Axis-aligned boxes as float tensors `(x1, y1, x2, y2)` in pixels, half-open: (0, 0, 4, 4) is 4 pixels wide.
 
-What torchvision.ops has (pairwise IoU, area, clipping) is used from there; this file holds what it lacks.
+This module adds what torchvision.ops does not provide.
 """
 
 import torch
@@ -9,27 +9,28 @@ from torchvision.ops import box_iou
 
 
 def box_sizes(boxes: Tensor) -> Tensor:
-    """Widths and heights.
+    """Widths and heights of boxes.
 
     Args:
-        boxes (Tensor[..., 4]): xyxy.
+        boxes: Tensor [..., 4], xyxy.
 
     Returns:
-        Tensor[..., 2]: (width, height), negative where a box is reversed.
+        Tensor [..., 2], (width, height); negative where a box is reversed.
     """
     return boxes[..., 2:] - boxes[..., :2]
 
 
 def elementwise_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
-    """IoU of each box of one tensor with its partner in the other (torchvision's ``box_iou`` is all pairs).
+    """IoU of corresponding boxes; torchvision's `box_iou` computes all pairs instead.
 
-    Differentiable in both. Broadcasts over the leading dimensions.
+    Differentiable with respect to both arguments. Leading dimensions are broadcast.
 
     Args:
-        boxes1 (Tensor[..., 4]), boxes2 (Tensor[..., 4]): xyxy, both in one frame.
+        boxes1: Tensor [..., 4], xyxy.
+        boxes2: Tensor [..., 4], xyxy in the frame of `boxes1`.
 
     Returns:
-        Tensor[...]: IoU in [0, 1]; 0 where the union has no area.
+        Tensor [...], IoU in [0, 1]; 0 where the union has no area.
     """
     top_left = torch.maximum(boxes1[..., :2], boxes2[..., :2])
     bottom_right = torch.minimum(boxes1[..., 2:], boxes2[..., 2:])
@@ -39,17 +40,18 @@ def elementwise_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
 
 
 def best_match(boxes: Tensor, labels: Tensor, gt_boxes: Tensor, gt_labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The object of its class that each box overlaps most, in one image.
+    """Match each box to the ground-truth object of its class with the highest IoU, in one image.
 
     Args:
-        boxes: float [N, 4], xyxy in pixels of the same image as ``gt_boxes``. Several may share one object.
+        boxes: float [N, 4], xyxy in pixels of the image. Several boxes may match one object.
         labels: int [N].
-        gt_boxes: float [M, 4], xyxy; M may be 0.
+        gt_boxes: float [M, 4], xyxy in pixels of the same image; M may be 0.
         gt_labels: int [M].
 
     Returns:
-        ious: float [N], the IoU with it; 0 where the image holds no object of the box's class.
-        objects: int64 [N], its row in ``gt_boxes``; of no meaning where the IoU is 0.
+        The pair (ious, objects). `ious` is float [N], the IoU with the matched object, 0 if the image has no object of
+            the box's class. `objects` is int64 [N], the row of the matched object in `gt_boxes`, undefined where the
+            IoU is 0.
     """
     if len(gt_boxes) == 0:
         return boxes.new_zeros(len(boxes)), labels.new_zeros(len(boxes), dtype=torch.int64)
@@ -58,20 +60,20 @@ def best_match(boxes: Tensor, labels: Tensor, gt_boxes: Tensor, gt_labels: Tenso
 
 
 def best_iou(boxes: Tensor, labels: Tensor, gt_boxes: Tensor, gt_labels: Tensor) -> Tensor:
-    """IoU of each box with the object of its class that it overlaps most: the first of :func:`best_match`."""
+    """Highest IoU of each box with a ground-truth object of its class; the first result of `best_match`."""
     return best_match(boxes, labels, gt_boxes, gt_labels)[0]
 
 
 def box_offsets(boxes: Tensor, reference: Tensor) -> Tensor:
-    """Where boxes lie in relation to reference boxes, in units of these.
+    """Offsets of boxes relative to reference boxes, as in Fast R-CNN's box regression (Girshick, ICCV 2015).
 
     Args:
-        boxes (Tensor[..., 4]), reference (Tensor[..., 4]): xyxy with positive width and height, both in one frame.
+        boxes: Tensor [..., 4], xyxy with positive width and height.
+        reference: Tensor [..., 4], xyxy with positive width and height, in the frame of `boxes`.
 
     Returns:
-        Tensor[..., 4]: (x, y, log width, log height): centre less centre, divided by the reference's width and height,
-        and the logarithms of width and height divided by the reference's. The offsets of Fast R-CNN's box regression
-        (Girshick, ICCV 2015).
+        Tensor [..., 4], (x, y, log width, log height): the difference of the centres divided by the reference's width
+            and height, and the logarithms of the ratios of widths and heights.
     """
     moved = (boxes[..., :2] + boxes[..., 2:] - reference[..., :2] - reference[..., 2:]) / 2
     reference_sizes = box_sizes(reference)
@@ -79,7 +81,7 @@ def box_offsets(boxes: Tensor, reference: Tensor) -> Tensor:
 
 
 def boxes_at(offsets: Tensor, reference: Tensor) -> Tensor:
-    """The boxes of :func:`box_offsets`: Tensor[..., 4], xyxy in the frame of ``reference``."""
+    """Invert `box_offsets`: the boxes at the given offsets, Tensor [..., 4], xyxy in the frame of `reference`."""
     reference_sizes = box_sizes(reference)
     centers = (reference[..., :2] + reference[..., 2:]) / 2 + offsets[..., :2] * reference_sizes
     half_sizes = reference_sizes * offsets[..., 2:].exp() / 2

@@ -1,4 +1,4 @@
-"""From a configuration to objects and options: with `iounet.config` the only reader of configuration keys."""
+"""Build objects and options from a configuration. Only this module and `iounet.config` read configuration keys."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -43,7 +43,7 @@ POOLED_SIZE = 7
 
 @contextmanager
 def _naming(**keys: str) -> Iterator[None]:
-    """Turns an OptionError, which names an argument, into a ConfigError that names its key: ``argument="KEY"``."""
+    """Turn an `OptionError` about an argument into a `ConfigError` about its key, given as `argument="KEY"`."""
     try:
         yield
     except OptionError as error:
@@ -51,12 +51,14 @@ def _naming(**keys: str) -> Iterator[None]:
 
 
 def configured_device(cfg: CfgNode) -> torch.device:
-    """The device of MODEL.DEVICE; raises as :func:`build_device`."""
+    """The device of MODEL.DEVICE; raises as `build_device`."""
     return build_device(cfg.MODEL.DEVICE)
 
 
 def build_detector(cfg: CfgNode) -> IoUNet:
-    """The detector of a configuration, with random weights but for those of MODEL.BACKBONE.WEIGHTS; on the CPU.
+    """Build the detector of a configuration on the CPU.
+
+    Weights are random, except for a backbone with MODEL.BACKBONE.WEIGHTS.
 
     Raises:
         ConfigError: MODEL.NUM_CLASSES is not set, or a value is out of range.
@@ -64,10 +66,10 @@ def build_detector(cfg: CfgNode) -> IoUNet:
     """
     if cfg.MODEL.NUM_CLASSES < 1:
         raise ConfigError(
-            "MODEL.NUM_CLASSES is not set: give the number of classes without the background "
+            "MODEL.NUM_CLASSES is not set; set it to the number of classes without the background "
             "(iounet-train takes it from the training annotations)"
         )
-    num_classes = cfg.MODEL.NUM_CLASSES + 1  # with the background, as torchvision counts
+    num_classes = cfg.MODEL.NUM_CLASSES + 1  # torchvision counts the background as a class
     backbone_weights = cfg.MODEL.BACKBONE.WEIGHTS
     backbone_arguments = ("name", "norm", "trainable_layers", "weights")
     with _naming(**{argument: f"MODEL.BACKBONE.{argument.upper()}" for argument in backbone_arguments}):
@@ -194,66 +196,71 @@ def _postprocessing(cfg: CfgNode) -> Postprocessing:
 
 
 def load_detector(path: str | Path, device: torch.device) -> tuple[IoUNet, list[dict], str]:
-    """The detector that a checkpoint of iounet-train describes, with its weights.
+    """Build the detector of a checkpoint written by iounet-train and load its weights.
 
     Returns:
-        The detector on its device, its categories, and the YAML text of its configuration.
+        The detector on the device, its categories, and the YAML text of its configuration.
 
     Raises:
-        CheckpointError: the file is missing, damaged, or no checkpoint of this project.
-        ConfigError: its configuration has keys that this version does not know.
+        CheckpointError: The file is missing, damaged, or not a checkpoint of this project.
+        ConfigError: The checkpoint's configuration has keys that this version does not know.
     """
     checkpoint = load_checkpoint(path)
     cfg = config_from_yaml(checkpoint["config"], str(path))
-    cfg.MODEL.AMP &= device.type != "cpu"  # where bfloat16 takes longer
+    cfg.MODEL.AMP &= device.type != "cpu"  # bfloat16 is slower on most CPUs
     return _trained_detector(cfg, checkpoint, path).to(device), checkpoint["categories"], checkpoint["config"]
 
 
 def _trained_detector(cfg: CfgNode, checkpoint: dict, path: str | Path) -> IoUNet:
     cfg = cfg.clone()
     cfg.defrost()
-    cfg.MODEL.BACKBONE.WEIGHTS = ""  # where training started; the checkpoint has them all
+    cfg.MODEL.BACKBONE.WEIGHTS = ""  # only where training started; the checkpoint has all weights
     detector = build_detector(cfg)
     load_detector_weights(detector, checkpoint["model"], str(path), need_iou_head=True)
     return detector
 
 
 def build_evaluation(cfg: CfgNode, weights: str | None = None, *, device: torch.device) -> EvaluationJob:
-    """A checkpoint in the detector of the configuration, to be evaluated on DATA.VAL_*.
+    """Build the evaluation of a checkpoint on DATA.VAL_*.
 
     Args:
-        weights: the checkpoint; None: MODEL.WEIGHTS.
+        weights: Path of the checkpoint; None for MODEL.WEIGHTS.
+        device: Where to put the detector.
 
     Raises:
-        CheckpointError: the file is missing, damaged, of another architecture, or trained with another of `DECODING`.
-        ConfigError: as `build_detector` and `load_detector`; no weights.
-        DataError: as :func:`iounet.data.open_dataset`; the checkpoint's categories are not those of the data set.
+        CheckpointError: The file is missing or damaged, or was trained with another architecture or another value of a
+            `DECODING` key.
+        ConfigError: As `build_detector` and `load_detector`, or no weights are given.
+        DataError: As `iounet.data.open_dataset`, or the categories of the checkpoint and the data set differ.
     """
     weights = weights or cfg.MODEL.WEIGHTS
     if not weights:
-        raise ConfigError("MODEL.WEIGHTS is not set: give the checkpoint that is to be evaluated")
+        raise ConfigError("MODEL.WEIGHTS is not set; set it to the checkpoint to evaluate")
     dataset = _dataset(cfg, "val")
     checkpoint = load_checkpoint(weights)
     check_categories(checkpoint["categories"], dataset, str(weights))
     changes = changed_settings(config_from_yaml(checkpoint["config"], str(weights)), cfg)
     refused = [change for key, change in changes.items() if key in DECODING]
     if refused:
-        raise CheckpointError(f"{weights} was trained with another {', '.join(refused)}: evaluate with the same")
+        raise CheckpointError(
+            f"{weights} was trained with other settings (training → now): {', '.join(refused)}; evaluate with "
+            "the settings of training"
+        )
     detector = _trained_detector(_with_num_classes(cfg, dataset), checkpoint, weights)
     return _evaluation(cfg, detector.to(device), dataset)
 
 
 def build_training(cfg: CfgNode, *, device: torch.device, num_processes: int) -> TrainingJob:
-    """Everything that training by a configuration needs.
+    """Build everything that training needs.
 
     Args:
-        device: of this process.
-        num_processes: that train together.
+        device: Device of this process.
+        num_processes: Number of processes that train together.
 
     Raises:
-        ConfigError: a key is not set, or a value is out of range.
+        ConfigError: A key is not set, or a value is out of range.
         CheckpointError: MODEL.BACKBONE.WEIGHTS cannot be used.
-        DataError: as :func:`iounet.data.open_dataset`; training and validation have other categories, or one folder.
+        DataError: As `iounet.data.open_dataset`, or training and validation differ in categories or share their images.
     """
     _check_solver(cfg, device, num_processes)
     train_set, val_set = _dataset(cfg, "train"), _dataset(cfg, "val")
@@ -286,7 +293,7 @@ def build_training(cfg: CfgNode, *, device: torch.device, num_processes: int) ->
 
 
 def build_heads(path: str | Path, num_classes: int, *, num_iterations: int, device: torch.device) -> HeadsJob:
-    """New heads on a checkpoint's backbone, by :func:`iounet.config.for_new_heads`; raises as `load_detector`."""
+    """Build new heads on a checkpoint's backbone, see `iounet.config.for_new_heads`; raises as `load_detector`."""
     checkpoint = load_checkpoint(path)
     cfg = for_new_heads(config_from_yaml(checkpoint["config"], str(path)), num_classes, num_iterations)
     cfg.MODEL.AMP &= device.type != "cpu"
@@ -311,8 +318,9 @@ def _check_solver(cfg: CfgNode, device: torch.device, num_processes: int) -> Non
     if batch_size % (num_processes * parts):
         processes = counted(num_processes, "process", "processes")
         raise ConfigError(
-            f"SOLVER.GLOBAL_BATCH_SIZE {batch_size} cannot be shared by {processes}"
-            + (f" in {parts} parts each (SOLVER.ACCUMULATION_STEPS)" if parts > 1 else "")
+            f"SOLVER.GLOBAL_BATCH_SIZE {batch_size} cannot be divided equally among {processes}"
+            + (f" with SOLVER.ACCUMULATION_STEPS {parts}" if parts > 1 else "")
+            + f"; choose a multiple of {num_processes * parts}"
         )
     under_torchrun = num_processes > 1 or torch.distributed.is_initialized()
     if cfg.MODEL.BACKBONE.NORM == "SyncBN" and under_torchrun and device.type != "cuda":
@@ -333,12 +341,12 @@ def _evaluation(cfg: CfgNode, detector: IoUNet, dataset: CocoDataset) -> Evaluat
 
 
 def _with_num_classes(cfg: CfgNode, dataset: CocoDataset) -> CfgNode:
-    """The configuration with MODEL.NUM_CLASSES filled in from a data set."""
+    """The configuration with MODEL.NUM_CLASSES set from a data set."""
     found = len(dataset.categories)
     if cfg.MODEL.NUM_CLASSES not in (0, found):
         raise ConfigError(
             f"MODEL.NUM_CLASSES is {cfg.MODEL.NUM_CLASSES}, but {dataset.annotation_file} has {found} categories; "
-            "leave it at 0 to take the file's number"
+            "set it to 0 to use the number in the file"
         )
     cfg = cfg.clone()
     cfg.defrost()
@@ -348,12 +356,12 @@ def _with_num_classes(cfg: CfgNode, dataset: CocoDataset) -> CfgNode:
 
 
 def _dataset(cfg: CfgNode, split: str) -> CocoDataset:
-    """The data set of DATA.TRAIN_* (``split="train"``, augmented) or DATA.VAL_* (``split="val"``)."""
+    """The data set of DATA.TRAIN_* (`split="train"`, augmented) or DATA.VAL_* (`split="val"`)."""
     annotations, images, part = (cfg.DATA[f"{split.upper()}_{what}"] for what in ("ANNOTATIONS", "IMAGES", "SPLIT"))
     if not annotations:
         raise ConfigError(
-            f"DATA.{split.upper()}_ANNOTATIONS is not set: give a COCO-form .json, a data.yaml of YOLO labels, or a "
-            "folder of Pascal VOC"
+            f"DATA.{split.upper()}_ANNOTATIONS is not set; set it to a COCO-form .json file, a data.yaml of YOLO "
+            "labels, or a folder of Pascal VOC labels"
         )
     transforms = _transforms(cfg, train=split == "train")
     with _naming(bad_annotations="DATA.BAD_ANNOTATIONS"):
@@ -376,12 +384,12 @@ def _transforms(cfg: CfgNode, *, train: bool) -> Compose:
 
 
 def build_optimizer(cfg: CfgNode, detector: IoUNet) -> torch.optim.Optimizer:
-    """SGD or AdamW over the trainable parameters.
+    """Build SGD or AdamW over the trainable parameters.
 
     Raises:
-        ConfigError: another SOLVER.OPTIMIZER.
+        ConfigError: SOLVER.OPTIMIZER is neither.
     """
-    # Fused: one pass over the weights instead of one for each of the update's operations.
+    # The fused version passes over the weights once instead of once per operation of the update.
     options = {"lr": cfg.SOLVER.BASE_LR, "weight_decay": cfg.SOLVER.WEIGHT_DECAY, "fused": True}
     trainable = [parameter for parameter in detector.parameters() if parameter.requires_grad]
     if cfg.SOLVER.OPTIMIZER == "SGD":
@@ -392,7 +400,7 @@ def build_optimizer(cfg: CfgNode, detector: IoUNet) -> torch.optim.Optimizer:
 
 
 def build_schedule(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LambdaLR:
-    """The learning-rate schedule of SOLVER; raises ConfigError if its values do not fit."""
+    """Build the learning-rate schedule of SOLVER; raise `ConfigError` if its values are inconsistent."""
     with _naming(warmup="SOLVER.WARMUP", decay="SOLVER.DECAY", steps="SOLVER.STEPS"):
         return learning_rate_schedule(
             optimizer,

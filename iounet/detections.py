@@ -1,4 +1,4 @@
-"""Detections: the one structure that travels from the detector to files, tables and pictures."""
+"""Detections of one image, the structure from which files, tables and pictures are made."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Detections:
-    """The boxes found in one image.
+    """Boxes found in one image.
 
     Attributes:
-        boxes (Tensor[N, 4]): xyxy in pixels of the image they were made for; whoever resizes that image
-            calls :meth:`rescaled`.
-        labels (Tensor[N]): int64 in 1..C; label l is the l-th category of the data set by rising id. 0, of boxes that
-            another detector found: a class that is not among them.
-        scores (Tensor[N]): class score in [0, 1].
-        ious (Tensor[N]): predicted IoU with the object, about [0, 1] (a regression: it may overshoot a little).
+        boxes: Tensor [N, 4], xyxy in pixels of the image. After resizing the image, call `rescaled`.
+        labels: Tensor [N], int64 in 1..C; label l is the l-th category of the data set in order of ids. Boxes of
+            another detector may have label 0, for a class that is not among the categories.
+        scores: Tensor [N], class scores in [0, 1].
+        ious: Tensor [N], predicted IoUs with the object, approximately in [0, 1]: the regression can exceed the
+            interval slightly.
     """
 
     boxes: Tensor
@@ -35,40 +35,40 @@ class Detections:
 
     def __post_init__(self) -> None:
         check_shapes(**{field.name: getattr(self, field.name).shape for field in fields(self)})
-        if not self.boxes.is_floating_point():  # rescaling integers would truncate the factor
+        if not self.boxes.is_floating_point():  # with integer boxes, rescaled() would truncate the factor
             raise ValueError(f"Detections.boxes must be floating point, got {self.boxes.dtype}; convert with .float()")
 
     def __len__(self) -> int:
         return len(self.boxes)
 
     def __getitem__(self, index: Tensor | slice) -> Self:
-        """The detections that ``index`` (a mask, positions, or a slice) picks, in its order."""
+        """Select detections by a mask, positions or a slice."""
         return type(self)(**{field.name: getattr(self, field.name)[index] for field in fields(self)})
 
     def to(self, device: torch.device | str) -> Self:
         return type(self)(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
 
     def rescaled(self, from_size: tuple[int, int], to_size: tuple[int, int]) -> Self:
-        """The same boxes in another resolution of the image; sizes are (height, width) in pixels."""
+        """Rescale the boxes to another size of the image; sizes are (height, width) in pixels."""
         to, source = (self.boxes.new_tensor([width, height] * 2) for height, width in (to_size, from_size))
-        # Multiplied first: that product of sizes is exact, so a border is mapped onto the border, not just beyond it.
+        # Multiply first: the product of sizes is exact, so the border maps exactly onto the border.
         return replace(self, boxes=self.boxes * to / source)
 
     def to_coco(self, image_id: int, category_ids: Sequence[int]) -> list[dict]:
-        """As entries of a COCO results file.
+        """Convert to entries of a COCO results file.
 
         Args:
-            image_id: of the annotation file.
-            category_ids: the category of label l is ``category_ids[l - 1]``.
+            image_id: Id of the image in the annotation file.
+            category_ids: Category ids; label l has the id `category_ids[l - 1]`.
 
         Returns:
-            One dict a box: image_id, category_id, bbox ``[x, y, width, height]``, score, predicted_iou.
+            One dict per box with image_id, category_id, bbox `[x, y, width, height]`, score and predicted_iou.
 
         Raises:
-            ValueError: a label is 0, which no category has.
+            ValueError: A label is 0, which has no category.
         """
         if (self.labels < 1).any():
-            raise ValueError("label 0 has no category id: take those of the detector that found the boxes")
+            raise ValueError("label 0 has no category id; use the category ids of the detector that found the boxes")
         corners = self.boxes.tolist()
         return [
             {
@@ -86,12 +86,12 @@ class Detections:
 
 @dataclass(frozen=True)
 class RefinedDetections(Detections):
-    """Detections after refinement, and how they got there.
+    """Detections after refinement.
 
     Attributes:
-        ious_before (Tensor[N]): predicted IoUs of the boxes before refinement; ``ious`` are those of ``boxes``.
-        stops (Tensor[N]): int64, the :class:`iounet.postprocess.Stop` of each box: what ended its refinement.
-        index (Tensor[N]): int64, the row of each among the detections given; 0, 1, ..., N - 1 without NMS.
+        ious_before: Tensor [N], predicted IoUs before refinement; `ious` are those of the refined `boxes`.
+        stops: Tensor [N], int64, the `iounet.postprocess.Stop` of each box, the reason why its refinement ended.
+        index: Tensor [N], int64, row of each box in the input; 0, 1, ..., N - 1 without NMS.
     """
 
     ious_before: Tensor
@@ -100,7 +100,7 @@ class RefinedDetections(Detections):
 
     @classmethod
     def unmoved(cls, detections: Detections) -> RefinedDetections:
-        """Detections as refinement without a step leaves them."""
+        """Wrap detections as the result of a refinement with zero steps."""
         stops = torch.zeros(len(detections), dtype=torch.int64, device=detections.boxes.device)
         if isinstance(detections, RefinedDetections):
             return replace(detections, ious_before=detections.ious, stops=stops)

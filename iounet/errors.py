@@ -1,4 +1,4 @@
-"""Errors that a user can mend: each message names the cause and the cure, and the commands print it as one line."""
+"""Errors that a user can fix. The commands print their messages as one line, without a traceback."""
 
 import errno
 import math
@@ -9,11 +9,11 @@ class UserError(Exception):
 
 
 class ConfigError(UserError, ValueError):
-    """A configuration that cannot be used; the message names the key and the cure."""
+    """The configuration cannot be used; the message names the key and the remedy."""
 
 
 class CheckpointError(UserError, RuntimeError):
-    """A checkpoint that cannot be used; the message names the file and the cure."""
+    """The checkpoint cannot be used; the message names the file and the remedy."""
 
 
 class NonFiniteLossError(UserError, FloatingPointError):
@@ -21,14 +21,14 @@ class NonFiniteLossError(UserError, FloatingPointError):
 
 
 class DataError(UserError, ValueError):
-    """Data that cannot be used; the message names the file, the item and the cure.
+    """The data cannot be used; the message names the file, the item and the remedy.
 
     Attributes:
-        rule: the broken rule in a few words, the same for all items that break it; may be empty.
+        rule: The violated rule in a few words, the same for all items that violate it; may be empty.
     """
 
     def __init__(self, message: str, rule: str = "") -> None:
-        # A DataLoader raises a worker's error anew, with the worker's traceback as its message, which ours ends.
+        # DataLoader re-raises a worker's error with the worker's traceback as the message; our message is its end.
         if message.startswith("Caught DataError in DataLoader worker"):
             message = message.rpartition("DataError: ")[2].rstrip()
         super().__init__(message)
@@ -36,14 +36,14 @@ class DataError(UserError, ValueError):
 
 
 class OptionError(ValueError):
-    """An argument out of range.
+    """An argument is out of range; the message names the argument.
 
-    The message names the argument. `iounet.build`, which takes arguments from a configuration, turns it into a
-    `ConfigError` that names the key.
+    `iounet.build`, which takes arguments from a configuration, turns this error into a `ConfigError` that names the
+    key.
 
     Attributes:
-        argument: its name.
-        problem: the rest of the message.
+        argument: Name of the argument.
+        problem: The rest of the message.
     """
 
     def __init__(self, argument: str, problem: str) -> None:
@@ -53,18 +53,18 @@ class OptionError(ValueError):
 
 
 def check_range(argument: str, value: float, low: float, high: float = math.inf) -> None:
-    """Raises OptionError unless the value lies in [low, high]; NaN does not."""
+    """Raise `OptionError` unless the value lies in [low, high]; NaN does not."""
     if not low <= value <= high:
         limits = f"lie in [{low:g}, {high:g}]" if high < math.inf else f"be at least {low:g}"
         raise OptionError(argument, f"must {limits}; got {value}")
 
 
 def check_choice(argument: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raises OptionError unless the value is one of the choices."""
+    """Raise `OptionError` unless the value is one of the choices."""
     if value not in choices:
         raise OptionError(argument, f"must be one of {', '.join(choices)}; got '{value}'")
 
 
 def is_out_of_space(error: OSError) -> bool:
-    """Whether the disk is full, or the user's share of it."""
+    """Whether the error means that the disk is full or the user's quota is exceeded."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -1,4 +1,4 @@
-"""Reading JSON with errors that name the file, folders for output, and writing files that are never half there."""
+"""Read JSON with errors that name the file, create output folders, and write files atomically."""
 
 import json
 import os
@@ -12,14 +12,14 @@ from .errors import ConfigError, DataError, is_out_of_space
 
 
 def read_json(path: str | Path, what: str) -> Any:
-    """The content of a JSON file.
+    """Read a JSON file.
 
     Args:
-        path: of the file.
-        what: it should hold, such as "annotation file"; for the messages.
+        path: Path of the file.
+        what: Kind of file, such as "annotation file", for error messages.
 
     Raises:
-        DataError: the file cannot be read, or is not JSON.
+        DataError: The file cannot be read or is not valid JSON.
     """
     try:
         return json.loads(Path(path).read_bytes())
@@ -27,18 +27,18 @@ def read_json(path: str | Path, what: str) -> Any:
         raise DataError(f"{path}: no such {what}; check the path") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from error
-    except (ValueError, RecursionError) as error:  # not JSON, not text at all, or nested without end
-        raise DataError(f"{path}: is not JSON ({error}); it may be truncated: copy or download it again") from error
+    except (ValueError, RecursionError) as error:  # not JSON, not text, or nested too deeply
+        raise DataError(f"{path}: not valid JSON ({error}); if it is truncated, copy or download it again") from error
 
 
 def make_folder(path: Path) -> None:
-    """Makes a folder for output, if it is not there, and sees that files can be written in it.
+    """Create an output folder if it is missing, and check that it is writable.
 
-    Called before the work whose results it is for.
+    Call this before the work whose results go into the folder.
 
     Raises:
-        ConfigError: no files can be written there.
-        OSError: the disk is full.
+        ConfigError: Files cannot be written there.
+        OSError: The disk is full.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -49,22 +49,22 @@ def make_folder(path: Path) -> None:
             raise
         file = next((part for part in (path, *path.parents) if part.exists() and not part.is_dir()), None)
         problem = f"{file} is a file" if file else error.strerror
-        raise ConfigError(f"{path}: cannot be used as the folder for output ({problem}); choose another") from None
+        raise ConfigError(f"{path}: cannot be used as the output folder ({problem}); choose another") from None
 
 
 @contextmanager
 def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """A file to write that replaces ``path`` once the block ends without an error.
+    """Open a file for writing that replaces `path` when the block ends without an error.
 
-    The content is written under a temporary name in the same folder, flushed to the disk and renamed. So ``path`` holds
-    either the old content or the new one, even if the process is killed or the disk is full.
+    The content goes to a temporary file in the same folder, which is flushed to disk and renamed. So `path` has either
+    the old content or the new content, even if the process is killed or the disk is full.
 
     Args:
-        path: its folder is made.
-        mode: "w" for text in UTF-8, with escapes for the bytes of file names that are no text; "wb" for bytes.
+        path: Path of the file; its folder is created if missing.
+        mode: "w" for UTF-8 text, where bytes of file names that are not valid text are escaped; "wb" for bytes.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Always the same name: what a killed process left is overwritten by the next one.
+    # The name is fixed, so the next write overwrites the leftovers of a killed process.
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         encoding, errors = (None, None) if "b" in mode else ("utf-8", "backslashreplace")
@@ -78,13 +78,13 @@ def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file of UTF-8, whole or not at all; see :func:`replacing`."""
+    """Write a UTF-8 text file atomically; see `replacing`."""
     with replacing(path) as file:
         file.write(text)
 
 
 def write_json_list(path: Path, entries: Iterable[Any]) -> int:
-    """Writes a JSON list as its entries come, one a line, whole or not at all; the number of entries."""
+    """Write a JSON list atomically while iterating over its entries, one per line; return their number."""
     count = 0
     with replacing(path) as file:
         file.write("[")

@@ -1,4 +1,4 @@
-"""A run on one page: what ran, its tables, plots and pictures, in a single HTML file that needs nothing beside it."""
+"""Write a report as a single, self-contained HTML page: facts, tables, plots and pictures."""
 
 import base64
 import io
@@ -14,7 +14,7 @@ from .files import write_text
 
 _JPEG_QUALITY = 90
 
-# The policy makes the browser itself refuse whatever would leave the file.
+# With this policy, the browser refuses every request to the network.
 _HEAD = """\
 <!doctype html>
 <html lang="en">
@@ -24,7 +24,7 @@ _HEAD = """\
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
 """
 
-# Dark colours are for screens alone: on paper they would cost ink and contrast.
+# Dark colours are for screens only: on paper they would cost ink and contrast.
 _STYLE = """\
 :root { color-scheme: light; --page: #fff; --text: #1f2328; --muted: #59636e; --line: #d1d9e0; --panel: #f6f8fa;
   --gain: #1a7f37; --loss: #b3261e; }
@@ -44,7 +44,7 @@ dl { display: grid; grid-template-columns: max-content 1fr; gap: .35rem 1.25rem;
 dt { color: var(--muted); }
 dd { margin: 0; white-space: pre-wrap; font-family: ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace; }
 .scroll { overflow-x: auto; margin: 1rem 0; }
-/* Whole pixels a row: at fractions the sticky names and the numbers are rounded apart, and so are their lines. */
+/* Row heights in whole pixels: fractions are rounded differently for the sticky names and for the numbers. */
 table { border-spacing: 0; font-size: 15px; line-height: 24px; font-variant-numeric: tabular-nums;
   overflow-wrap: normal; }
 th, td { padding: 6px 12px; vertical-align: top; text-align: right; border-bottom: 1px solid var(--line); }
@@ -79,14 +79,13 @@ figcaption { margin-top: .5rem; max-width: 44rem; color: var(--muted); font-size
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture with its words.
+    """A picture with its caption.
 
     Attributes:
-        image: a PNG or JPEG file, by path or as its bytes, which goes into the page as it is; or a picture in memory,
-            which goes in as PNG or as JPEG of quality 90, whichever is smaller: a plot as the first, a photograph
-            as the second.
-        caption: stands below the picture.
-        alt: says what the picture shows to those who do not see it.
+        image: A PNG or JPEG file, by path or as bytes, which is embedded unchanged; or a picture in memory, which is
+            embedded as PNG or as JPEG of quality 90, whichever is smaller.
+        caption: Text below the picture.
+        alt: Alternative text for readers who do not see the picture.
     """
 
     image: Image.Image | Path | bytes
@@ -96,15 +95,14 @@ class Picture:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page, from above: title, text, table, pictures; what is empty is left out.
+    """A section of the page: title, text, table and pictures, in this order; empty parts are left out.
 
     Attributes:
-        title: its heading.
-        text: paragraphs, with an empty line between them.
-        table: row → column → number, as of :func:`iounet.evaluation.markdown_table`; the columns are those of the first
-            row.
-        compared: whether each later row shows its difference from the first, more being better.
-        pictures: one below the other.
+        title: Heading of the section.
+        text: Paragraphs, separated by empty lines.
+        table: Row → column → number, as for `iounet.evaluation.markdown_table`. The first row defines the columns.
+        compared: Whether every other row shows its difference from the first; a higher number counts as better.
+        pictures: Pictures, one below the other.
     """
 
     title: str
@@ -115,17 +113,17 @@ class Section:
 
 
 def write_html(path: Path, title: str, *, facts: Mapping[str, str], sections: Sequence[Section]) -> None:
-    """Writes a page that holds its pictures and its style, runs no script and asks nothing of the network.
+    """Write a page that embeds its pictures and style, runs no script and makes no network request.
 
     Args:
-        path: of the page; its folder is made.
-        title: of the page. All words are plain text: `<b>` is shown as it is written.
-        facts: what ran, by name: command, configuration, versions; a value may have several lines.
-        sections: in their order.
+        path: Path of the page; its folder is created if missing.
+        title: Title of the page. All text is escaped: `<b>` is shown literally.
+        facts: What ran, by name, such as command, configuration and versions; a value may have several lines.
+        sections: Sections of the page.
 
     Raises:
-        ValueError: a picture is neither PNG nor JPEG.
-        OSError: a picture cannot be read or the page cannot be written; what stood at ``path`` stands there still.
+        ValueError: A picture is neither PNG nor JPEG.
+        OSError: A picture cannot be read or the page cannot be written. An existing file at `path` is left unchanged.
     """
     body = [f"<h1>{escape(title)}</h1>"]
     if facts:
@@ -157,7 +155,7 @@ def _table(rows: Mapping[str, Mapping[str, float]], name: str, compared: bool) -
             for column, baseline in first.items()
         )
         lines.append(f'<tr><th scope="row">{escape(row)}</th>{cells}</tr>')
-    # A region of its own that takes the focus: on a phone it is wider than the screen, and keys must scroll it too.
+    # The table may be wider than a phone's screen. A focusable region can be scrolled with the keyboard.
     opening = f'<div class="scroll" role="region" aria-label="{escape(name)}" tabindex="0">'
     return "\n".join([opening, "<table>", *lines, "</tbody>", "</table>", "</div>"])
 
@@ -192,14 +190,14 @@ def _figure(picture: Picture) -> str:
 
 
 def _encoded(picture: Picture) -> tuple[str, bytes, tuple[int, int]]:
-    """A picture's format ("png", "jpeg"), its bytes, and (width, height) in pixels."""
+    """The picture's format ("png" or "jpeg"), its bytes, and its (width, height) in pixels."""
     image = picture.image
     if isinstance(image, Image.Image):
         files = {"png": io.BytesIO()}
-        image.save(files["png"], "PNG")  # optimize=True took seconds a page, for a few per cent
-        if image.mode == "RGB":  # JPEG has no transparency, and would blur a drawing in few colours
+        image.save(files["png"], "PNG")  # optimize=True took seconds per page and saved a few per cent
+        if image.mode == "RGB":  # JPEG has no transparency and blurs drawings with few colours
             files["jpeg"] = io.BytesIO()
-            # Colour at full resolution, else thin coloured lines fade.
+            # subsampling=0 keeps colour at full resolution; otherwise thin coloured lines fade.
             image.save(files["jpeg"], "JPEG", quality=_JPEG_QUALITY, subsampling=0)
         kind = min(files, key=lambda kind: files[kind].tell())
         return kind, files[kind].getvalue(), image.size
@@ -209,6 +207,6 @@ def _encoded(picture: Picture) -> tuple[str, bytes, tuple[int, int]]:
             return str(opened.format).lower(), content, opened.size
     except UnidentifiedImageError as error:
         raise ValueError(
-            f"the picture '{picture.caption}' is neither PNG nor JPEG ({name}); open other formats with PIL.Image "
-            "and pass what that returns"
+            f"the picture '{picture.caption}' is neither PNG nor JPEG ({name}); open it with PIL.Image.open and pass "
+            "the image instead"
         ) from error

@@ -1,4 +1,4 @@
-"""What the engine runs: a detector with its data and its options, as `iounet.build` makes them from a configuration."""
+"""Inputs of the engine: a detector with its data and options, as `iounet.build` makes them from a configuration."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +12,15 @@ from .modeling import IoUNet
 
 @dataclass(frozen=True)
 class EvaluationJob:
-    """A detector to be evaluated on a data set.
+    """Everything needed to evaluate a detector on a data set.
 
     Attributes:
-        detector: on its device.
-        dataset: what it is evaluated on.
-        batch_size: images a step on each device.
-        num_workers: loading processes.
-        output_dir: folder of the report.
-        calibrated_for: which boxes the predicted IoU is calibrated for: "candidates", or "labels".
+        detector: The detector, on its device.
+        dataset: The data set to evaluate on.
+        batch_size: Images per batch on each device.
+        num_workers: Data loading processes.
+        output_dir: Folder for the report.
+        calibrated_for: Boxes for which the predicted IoU is calibrated, "candidates" or "labels".
     """
 
     detector: IoUNet
@@ -33,25 +33,27 @@ class EvaluationJob:
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """A detector to be trained, with everything that training needs.
+    """Everything needed to train a detector.
 
     Attributes:
-        detector: on its device, with random weights but for those of MODEL.BACKBONE.WEIGHTS.
-        initial_weights: file to start from, "" for none; see :func:`iounet.training.checkpoint.load_initial_weights`.
-        dataset: training images.
-        optimizer, schedule: of the detector.
-        evaluation: of the same detector on the validation images.
-        config: the resolved configuration as YAML.
-        notes: lines that say what was made of the configuration, for the start of a new run.
-        seed: of samples and order.
-        batch_size: images a step in each process.
-        accumulation_steps: parts that these are divided into.
-        num_workers: loading processes.
-        max_iterations: length of the run.
-        clip_gradient: largest norm of the gradient; 0: not clipped.
-        log_period, checkpoint_period, eval_period: iterations between log rows, checkpoints and evaluations; the last
-            may be 0: only at the end.
-        output_dir: the run folder.
+        detector: The detector, on its device; random weights except for those of MODEL.BACKBONE.WEIGHTS.
+        initial_weights: File to start from, "" for none; see `iounet.training.checkpoint.load_initial_weights`.
+        dataset: Training images.
+        optimizer: Optimiser of the detector.
+        schedule: Learning-rate schedule of the optimiser.
+        evaluation: Evaluation of the same detector on the validation images.
+        config: The resolved configuration as YAML.
+        notes: Lines to print when a new run starts, such as the scaled learning rate.
+        seed: Seed of sampling and image order.
+        batch_size: Images per step in each process.
+        accumulation_steps: Micro-batches per step.
+        num_workers: Data loading processes.
+        max_iterations: Length of the run.
+        clip_gradient: Maximum norm of the gradient; 0 disables clipping.
+        log_period: Iterations between log rows.
+        checkpoint_period: Iterations between checkpoints.
+        eval_period: Iterations between evaluations; 0 evaluates only at the end.
+        output_dir: The run folder.
     """
 
     detector: IoUNet
@@ -76,16 +78,17 @@ class TrainingJob:
 
 @dataclass(frozen=True)
 class HeadsJob:
-    """New IoU and energy heads to be trained on the frozen backbone of a checkpoint, for the classes of any data set.
+    """Everything needed to train new IoU and energy heads on the frozen backbone of a checkpoint, for any classes.
 
     Attributes:
-        detector: standalone, on its device; its heads are random, and so is its box branch, which is not to be used.
-        optimizer, schedule: of the heads.
-        transforms: augmentation, as :func:`iounet.data.build_transforms` makes it.
-        batch_size: images a step.
-        num_workers: loading processes.
-        num_iterations: length of the training.
-        clip_gradient: largest norm of the gradient.
+        detector: A standalone detector, on its device. Its heads are random. So is its box branch; do not use it.
+        optimizer: Optimiser of the heads.
+        schedule: Learning-rate schedule of the optimiser.
+        transforms: Augmentation, see `iounet.data.build_transforms`.
+        batch_size: Images per step.
+        num_workers: Data loading processes.
+        num_iterations: Length of training.
+        clip_gradient: Maximum norm of the gradient.
     """
 
     detector: IoUNet

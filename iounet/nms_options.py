@@ -1,4 +1,4 @@
-"""The options of non-maximum suppression, which PyTorch's and NumPy's have in common."""
+"""Options of non-maximum suppression, shared by the PyTorch and the NumPy implementation."""
 
 from dataclasses import dataclass
 
@@ -9,17 +9,17 @@ KINDS = ("greedy", "soft", "iou_guided")
 
 @dataclass(frozen=True)
 class NMSOptions:
-    """Which boxes of an image are kept; the defaults are the paper's.
+    """How duplicate boxes are suppressed; the defaults are the paper's.
 
     Attributes:
         kind: "greedy", "soft" or "iou_guided".
-        threshold: Omega_nms; boxes whose IoU is above it suppress each other (greedy, iou_guided).
-        ranking: what iou_guided ranks by: "iou", the predicted IoU, or "score_times_iou".
-        soft_sigma: of soft-NMS, see :func:`iounet.postprocess.soft_nms`.
-        max_detections: boxes kept in an image, those of highest score.
+        threshold: Omega_nms: boxes with a higher IoU suppress each other (greedy and IoU-guided NMS).
+        ranking: What IoU-guided NMS ranks boxes by: "iou" (predicted IoU) or "score_times_iou".
+        soft_sigma: Sigma of soft-NMS, see `iounet.postprocess.soft_nms`.
+        max_detections: Maximum number of boxes kept per image, those with the highest scores.
 
     Raises:
-        OptionError: a number out of range; an unknown kind or ranking.
+        OptionError: A number is out of range, or `kind` or `ranking` is unknown.
     """
 
     kind: str = "iou_guided"

@@ -1,6 +1,6 @@
-"""Non-maximum suppression in NumPy: the three of `iounet.postprocess.nms`, for refiners without torch.
+"""Non-maximum suppression in NumPy, for refiners without torch: the three methods of `iounet.postprocess.nms`.
 
-All work per class, literally as their papers have it, on boxes xyxy in any one frame.
+Every method works per class and follows its paper. Boxes are xyxy in any common frame.
 """
 
 import numpy as np
@@ -11,14 +11,18 @@ from .nms_options import NMSOptions
 def suppress(
     boxes: np.ndarray, labels: np.ndarray, scores: np.ndarray, ious: np.ndarray, options: NMSOptions
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The boxes of one image that NMS keeps, at most ``options.max_detections``.
+    """Suppress duplicate boxes of one image and keep at most `options.max_detections`.
 
     Args:
-        boxes: float [N, 4], labels: int [N], scores: float [N], ious: float [N], predicted.
+        boxes: float [N, 4], xyxy.
+        labels: int [N].
+        scores: float [N], class scores.
+        ious: float [N], predicted IoUs.
+        options: Method and thresholds.
 
     Returns:
-        keep: int64 [M], rows of the input by falling score.
-        scores: [M], of the boxes kept; soft-NMS lowers them, IoU-guided NMS raises them to the best of the cluster's.
+        The pair (keep, scores). `keep` is int64 [M], rows of the input by descending score. `scores` is [M], scores of
+            the kept boxes; soft-NMS lowers them, IoU-guided NMS raises each to the highest score of its cluster.
     """
     if options.kind == "soft":
         keep, kept_scores = _soft_nms(boxes, labels, scores, options.soft_sigma)
@@ -32,10 +36,10 @@ def suppress(
 def _ranked_nms(
     boxes: np.ndarray, labels: np.ndarray, scores: np.ndarray, rank: np.ndarray, threshold: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """IoU-guided NMS (paper's Algorithm 1); greedy NMS, if the rank is the score: the best score is then the box's own.
+    """IoU-guided NMS (paper's Algorithm 1), which is greedy NMS if boxes are ranked by score.
 
-    The box of highest rank suppresses the boxes of its class that overlap it by more than the threshold and takes the
-    highest score among itself and them; then the next of those left.
+    Repeatedly, the remaining box with the highest rank suppresses the boxes of its class whose IoU with it exceeds the
+    threshold, and takes the highest score of this cluster.
     """
     keep, kept_scores = [], []
     for label in np.unique(labels):
@@ -43,7 +47,7 @@ def _ranked_nms(
         left = left[np.argsort(-rank[left], kind="stable")]
         while len(left):
             best, others = left[0], left[1:]
-            # In float64, as torchvision compares them.
+            # Compare in float64, as torchvision does.
             overlap = _ious(boxes[best], boxes[others]).astype(np.float64) > threshold
             keep.append(best)
             kept_scores.append(scores[others[overlap]].max(initial=scores[best]))
@@ -57,7 +61,7 @@ def _ranked_nms(
 def _soft_nms(
     boxes: np.ndarray, labels: np.ndarray, scores: np.ndarray, sigma: float, score_threshold: float = 0.001
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Soft-NMS with the Gaussian penalty (Bodla et al., ICCV 2017, eq. 4); boxes of no more than the threshold go."""
+    """Soft-NMS with Gaussian penalty (Bodla et al., ICCV 2017, eq. 4); drop boxes that do not exceed the threshold."""
     current = scores.copy()
     left = np.arange(len(boxes))
     keep = []
@@ -74,7 +78,7 @@ def _soft_nms(
 
 
 def _ious(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """IoU of a box [4] with each of boxes [N, 4]: [N]; 0 where neither has an area."""
+    """IoU [N] of a box [4] with boxes [N, 4]; 0 where neither has an area."""
 
     def areas(corners: np.ndarray) -> np.ndarray:
         return (corners[..., 2] - corners[..., 0]) * (corners[..., 3] - corners[..., 1])

@@ -1,15 +1,14 @@
-"""Boxes refined by an exported model: NumPy and ONNX Runtime alone, no torch.
+"""Refine boxes with an exported ONNX model, using only NumPy and ONNX Runtime.
 
-The model file holds, besides the network:
+The model file contains the network and its metadata:
 
-- inputs: image float32 [1, 3, H, W], RGB in [0, 1]; boxes float32 [N, 4], xyxy in pixels of the image; labels int64
-  [N], 0 for an unknown class.
-- outputs: refined_boxes float32 [N, 4], inside the image, and to the bit as given where a box did not move;
-  ious_before and ious float32 [N], calibrated; stops int64 [N], numbers of :class:`iounet.stops.Stop`.
-- metadata: under :data:`METADATA_KEY` a JSON object with ``format`` (:data:`FORMAT`), ``kind`` ("refiner"; "detector"
-  of an exported detector, which takes no boxes), ``categories`` (``{"id", "name"}`` in label order), ``min_size`` and
-  ``max_size`` of the images' resizing, and ``nms``: fields of :class:`iounet.nms_options.NMSOptions`. Other keys are
-  ignored.
+- Inputs: `image` float32 [1, 3, H, W], RGB in [0, 1]; `boxes` float32 [N, 4], xyxy in pixels of the image; `labels`
+  int64 [N], 0 for an unknown class.
+- Outputs: `refined_boxes` float32 [N, 4], inside the image; a box that did not move is returned bit by bit as given;
+  `ious_before` and `ious` float32 [N], calibrated; `stops` int64 [N], values of `iounet.stops.Stop`.
+- Metadata: a JSON object under the key `METADATA_KEY` with `format` (`FORMAT`), `kind` ("refiner", or "detector" for an
+  exported detector, which takes no boxes), `categories` (`{"id", "name"}` in label order), `min_size` and `max_size`
+  for resizing images, and `nms` (fields of `iounet.nms_options.NMSOptions`). Other keys are ignored.
 """
 
 from __future__ import annotations
@@ -40,20 +39,21 @@ _OUTPUTS = ("refined_boxes", "ious_before", "ious", "stops")
 
 
 class OnnxRefiner:
-    """Scores and moves boxes that any detector found: what :class:`iounet.IoURefiner` does, without torch.
+    """Refine and score the boxes of any detector with an exported model: `iounet.IoURefiner` without torch.
 
     Args:
-        path: of the model, as exported from a checkpoint.
-        threads: number of threads of ONNX Runtime; None: its default, one for each core.
-        providers: of ``onnxruntime.InferenceSession``, such as ["CUDAExecutionProvider"]; None: the CPU.
+        path: An ONNX file exported from a checkpoint.
+        threads: Number of ONNX Runtime threads; None for its default, one per core.
+        providers: Execution providers of `onnxruntime.InferenceSession`, such as `["CUDAExecutionProvider"]`; None for
+            the CPU.
 
     Attributes:
-        categories: ``{"id", "name"}`` of each class in label order.
+        categories: `{"id", "name"}` of each class in label order.
 
     Raises:
-        CheckpointError: ONNX Runtime is not installed; the file is missing, damaged, of a newer version, or was not
+        CheckpointError: ONNX Runtime is not installed, or the file is missing, damaged, of a newer version, or was not
             exported by this project.
-        OptionError: less than one thread.
+        OptionError: `threads` is less than 1.
     """
 
     def __init__(
@@ -76,31 +76,31 @@ class OnnxRefiner:
         *,
         nms: str | None = None,
     ) -> RefinedArrays:
-        """Moves boxes of an image to where the predicted IoU is higher.
+        """Refine the boxes of one image: move each box to a higher predicted IoU.
 
-        All boxes are refined in one run of the model, whose memory grows with their number.
+        All boxes are refined in one run of the model, so its memory grows with the number of boxes.
 
         Args:
-            image: a PIL image, or an array [H, W, 3], RGB, uint8 or floating point in [0, 1]. (OpenCV reads BGR: give
-                ``image[..., ::-1]``.) The pixels are used as they are stored, whatever the EXIF orientation.
-            boxes [N, 4]: an array or a list, xyxy in pixels of the image; clipped to it.
-            labels [N]: class names; or integers, of which l is the class ``categories[l - 1]`` and 0 a class that the
-                model was not trained on. None: 0 for all.
-            scores [N]: class scores of the boxes; returned as they are. None: 1 for all.
-            nms: "greedy", "soft" or "iou_guided": suppress the boxes that show the same object, judged as they lie
-                before refinement, by the threshold of the checkpoint's configuration. Greedy NMS ranks by ``scores``,
-                IoU-guided NMS by predicted IoU.
+            image: A PIL image, or an RGB array [H, W, 3], uint8 or floating point in [0, 1]. (OpenCV reads BGR; pass
+                `image[..., ::-1]`.) Pixels are used as they are stored, regardless of the EXIF orientation.
+            boxes: Array or list [N, 4], xyxy in pixels of the image; clipped to the image.
+            labels: Class names [N], or integers [N] where l stands for `categories[l - 1]` and 0 for a class that the
+                model was not trained on. None: 0 for all boxes.
+            scores: Class scores [N], returned unchanged. None: 1 for all boxes.
+            nms: "greedy", "soft" or "iou_guided" suppresses duplicate boxes, compared as they lie before refinement,
+                with the threshold of the checkpoint's configuration. Greedy NMS ranks by `scores`, IoU-guided NMS by
+                predicted IoU. None: keep all boxes.
 
         Returns:
-            The same N objects in the same order, in refined boxes; float64 if the boxes are, otherwise float32. A box
-            without area inside the image stays as it is and has a predicted IoU of 0
-            (:attr:`iounet.stops.Stop.UNPLACED`), as do all boxes of an image that is too thin for the model to resize,
-            such as one of 5000 × 1 pixels. With NMS, the objects that it leaves, by falling score; such boxes are not
-            among them.
+            The refined boxes in the order given; float64 if the boxes are float64, otherwise float32. A box without
+                area inside the image stays unchanged, with a predicted IoU of 0 and `iounet.stops.Stop.UNPLACED`. So do
+                all boxes of an image that is too thin to resize for the model, such as 5000 × 1 pixels. With NMS, only
+                the boxes that it keeps, by descending score and without boxes that are `UNPLACED`.
 
         Raises:
-            TypeError, ValueError: an image, boxes, labels or scores of another kind or shape, boxes that are not
-                finite, labels out of range or unknown, an unknown ``nms``.
+            TypeError: The image, boxes, labels or scores are of the wrong type.
+            ValueError: They have the wrong shape, boxes are not finite, labels are out of range or unknown, or `nms` is
+                unknown.
         """
         if nms is not None:
             check_choice("nms", nms, KINDS)
@@ -111,7 +111,7 @@ class OnnxRefiner:
         refined = self._refined(given)
         if nms is None:
             return _among_all(given.detections, refined)
-        # Each box is refined by itself, so that suppressing them afterwards leaves what suppressing them before does.
+        # Each box is refined independently, so NMS may run after refinement, on the boxes as they were before it.
         options = replace(self._facts.nms, kind=nms, max_detections=sys.maxsize)
         visible = given.visible
         keep, kept_scores = suppress(
@@ -120,7 +120,7 @@ class OnnxRefiner:
         return replace(refined[keep], scores=kept_scores.astype(refined.scores.dtype))
 
     def _refined(self, given: Given) -> RefinedArrays:
-        """The visible boxes in their refined places."""
+        """The visible boxes after refinement."""
         visible = given.visible
         if not len(visible):
             return visible
@@ -129,7 +129,7 @@ class OnnxRefiner:
             _OUTPUTS, {"image": given.image[None], "boxes": boxes, "labels": visible.labels}
         )
         dtype = visible.boxes.dtype
-        # A box that did not move stays as it was given, in double precision, too.
+        # A box that did not move is returned as given, in double precision too.
         moved = (refined != boxes).any(1) & have_area(refined)
         return replace(
             visible,
@@ -141,7 +141,7 @@ class OnnxRefiner:
 
 
 def _among_all(detections: RefinedArrays, refined: RefinedArrays) -> RefinedArrays:
-    """All boxes that were given, those of ``refined`` as they are there."""
+    """All boxes given, updated where `refined` has a refined box."""
     columns = {name: getattr(detections, name).copy() for name in ("boxes", "ious", "ious_before", "stops")}
     for name, values in columns.items():
         values[refined.index] = getattr(refined, name)
@@ -149,13 +149,13 @@ def _among_all(detections: RefinedArrays, refined: RefinedArrays) -> RefinedArra
 
 
 def _single(values: np.ndarray) -> np.ndarray:
-    """In the precision of the model."""
+    """Convert to float32, the precision of the model."""
     return values.astype(np.float32, copy=False)
 
 
 @dataclass(frozen=True)
 class _Facts:
-    """What a model file says of itself."""
+    """Metadata of a model file."""
 
     categories: list[dict[str, Any]]
     min_size: int
@@ -164,33 +164,33 @@ class _Facts:
 
     @classmethod
     def read(cls, metadata: dict[str, str], path: str | Path) -> _Facts:
-        """Raises CheckpointError if the file is of a newer version, or not of this project."""
+        """Read the metadata; raise `CheckpointError` if the file is of a newer version or of another project."""
         if METADATA_KEY not in metadata:
-            raise CheckpointError(f"{path}: is no refiner that this project exported; export one from a checkpoint")
+            raise CheckpointError(f"{path}: not exported by this project; export a refiner with tools/export_onnx.py")
         try:
             content = json.loads(metadata[METADATA_KEY])
             if content["format"] > FORMAT:
-                newer = f"is of format {content['format']}, newer than this version of iounet reads ({FORMAT})"
-                raise CheckpointError(f"{path}: {newer}; update iounet")
-            if content["kind"] != "refiner":
                 raise CheckpointError(
-                    f"{path}: is an exported {content['kind']}, which takes no boxes; export a refiner"
+                    f"{path}: format {content['format']} is newer than this version of iounet can read ({FORMAT}); "
+                    "update iounet"
                 )
+            if content["kind"] != "refiner":
+                raise CheckpointError(f"{path}: an exported {content['kind']} takes no boxes; export a refiner instead")
             categories = [{"id": category["id"], "name": str(category["name"])} for category in content["categories"]]
             return cls(categories, int(content["min_size"]), int(content["max_size"]), NMSOptions(**content["nms"]))
         except (ValueError, KeyError, TypeError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise CheckpointError(
-                f"{path}: its metadata '{METADATA_KEY}' cannot be used ({reason}); export the model again"
+                f"{path}: the metadata '{METADATA_KEY}' cannot be read ({reason}); export the model again"
             ) from None
 
 
 def _open(path: Path, threads: int | None, providers: Sequence[Any]) -> Any:
-    """An ``onnxruntime.InferenceSession``; errors as :class:`OnnxRefiner`."""
+    """Open an `onnxruntime.InferenceSession`; raises as `OnnxRefiner`."""
     try:
         import onnxruntime
     except ImportError:
-        raise CheckpointError(f"{path}: to run it needs onnxruntime: pip install 'iounet[onnx]'") from None
+        raise CheckpointError(f"{path}: running the model needs onnxruntime; pip install 'iounet[onnx]'") from None
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; check the path")
     options = onnxruntime.SessionOptions()
@@ -199,6 +199,6 @@ def _open(path: Path, threads: int | None, providers: Sequence[Any]) -> Any:
         options.intra_op_num_threads = threads
     try:
         return onnxruntime.InferenceSession(path, options, providers)
-    except Exception as error:  # ONNX Runtime's own have no other class in common
+    except Exception as error:  # ONNX Runtime's errors have no narrower common base class
         reason = str(error).strip().partition("\n")[0]
-        raise CheckpointError(f"{path}: cannot be loaded; it is damaged, or no ONNX model ({reason})") from None
+        raise CheckpointError(f"{path}: cannot be loaded; damaged or not an ONNX model ({reason})") from None

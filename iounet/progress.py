@@ -1,4 +1,4 @@
-"""Progress bars that a log file can hold, too."""
+"""Progress bars that are readable in a log file, too."""
 
 import sys
 from collections.abc import Iterable
@@ -10,10 +10,11 @@ SECONDS_BETWEEN_LINES = 30
 
 
 def progress(iterable: Iterable | None = None, **options: Any) -> tqdm:
-    """tqdm's bar on standard error; where that is no terminal, a line now and then instead.
+    """Show tqdm's bar on standard error, or print occasional lines if standard error is not a terminal.
 
     Args:
-        iterable, options: as `tqdm.tqdm` takes them.
+        iterable: As for `tqdm.tqdm`.
+        options: As for `tqdm.tqdm`.
     """
     if not sys.stderr.isatty():
         options |= {"mininterval": SECONDS_BETWEEN_LINES, "delay": SECONDS_BETWEEN_LINES, "file": _Lines(sys.stderr)}
@@ -21,7 +22,7 @@ def progress(iterable: Iterable | None = None, **options: Any) -> tqdm:
 
 
 class _Lines:
-    """A file that puts each state of a bar on a line of its own, where tqdm would write over the one before."""
+    """A file wrapper that writes each state of a bar on a new line, where tqdm would overwrite the previous state."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file

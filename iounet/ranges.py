@@ -1,4 +1,4 @@
-"""What the numbers of a configuration may be; `iounet.config` checks them once, when it loads one."""
+"""Valid ranges of the numbers in a configuration, checked when `iounet.config` loads one."""
 
 import math
 from collections.abc import Mapping
@@ -6,9 +6,9 @@ from typing import Any
 
 from .errors import ConfigError
 
-# Key → interval; of a tuple's key, that of each of its numbers. Every number in iounet/config.py has one.
+# Interval of each key; for a tuple, the interval of each of its numbers. Every number in iounet/config.py has one.
 RANGES = {
-    "SEED": "[0, 9223372036854775807]",  # what torch takes
+    "SEED": "[0, 9223372036854775807]",  # the seeds that torch accepts
     "MODEL.NUM_CLASSES": "[0, inf)",
     "MODEL.BACKBONE.NORM_EPS": "[0, inf)",
     "MODEL.BACKBONE.TRAINABLE_LAYERS": "[0, 5]",
@@ -24,7 +24,7 @@ RANGES = {
     "MODEL.BOX_HEAD.BOXES_PER_IMAGE": "[1, inf)",
     "MODEL.IOU_HEAD.HIDDEN_DIM": "[1, inf)",
     "MODEL.IOU_HEAD.BOXES_PER_IMAGE": "[1, inf)",
-    "MODEL.IOU_HEAD.MIN_IOU": "(0, 1)",  # at 1, no jittered box would differ from its object
+    "MODEL.IOU_HEAD.MIN_IOU": "(0, 1)",  # at 1, every jittered box would equal its object's box
     "MODEL.IOU_HEAD.LOSS_WEIGHT": "[0, inf)",
     "MODEL.IOU_HEAD.CANONICAL_SCALE": "[0, inf)",
     "MODEL.IOU_HEAD.CANDIDATES_PER_IMAGE": "[0, inf)",
@@ -66,30 +66,30 @@ RANGES = {
     "TEST.REFINE.DEGENERATION": "[-inf, 0]",
     "TEST.REFINE.SIZE_STEP_SIZE": "[0, inf)",
 }
-NUM_LEVELS = 5  # of the FPN; each has anchors of one size
+NUM_LEVELS = 5  # FPN levels; each has anchors of one size
 
 
 def check_ranges(values: Mapping[str, Any]) -> None:
-    """Raises ConfigError, which names the key, if a number of a configuration is out of range.
+    """Raise `ConfigError`, which names the key, if a number of a configuration is out of range.
 
     Args:
-        values: of all keys, by their full names.
+        values: Dict from the full name of every key to its value.
     """
     for key, interval in RANGES.items():
         value = values[key]
         numbers = value if isinstance(value, tuple) else (value,)
         if not all(_lies_in(number, interval) for number in numbers):
-            of_each = " in each of its numbers" if isinstance(value, tuple) else ""
-            raise ConfigError(f"{key} must {_in_words(interval)}{of_each}; got {value}")
+            subject = f"every number in {key}" if isinstance(value, tuple) else key
+            raise ConfigError(f"{subject} must {_in_words(interval)}; got {value}")
     if len(sizes := values["MODEL.RPN.ANCHOR_SIZES"]) != NUM_LEVELS:
-        raise ConfigError(f"MODEL.RPN.ANCHOR_SIZES must be {NUM_LEVELS} numbers, one for each level; got {sizes}")
+        raise ConfigError(f"MODEL.RPN.ANCHOR_SIZES must have {NUM_LEVELS} numbers, one per level; got {sizes}")
     for key in ("MODEL.RPN.ASPECT_RATIOS", "MODEL.ENERGY_HEAD.NOISE_STDS"):
         if not values[key]:
-            raise ConfigError(f"{key} must hold a number or more; it is empty")
+            raise ConfigError(f"{key} must not be empty; give at least one number")
     if values["INPUT.MIN_SIZE"] > values["INPUT.MAX_SIZE"]:
         raise ConfigError(
-            f"INPUT.MIN_SIZE {values['INPUT.MIN_SIZE']} must not exceed INPUT.MAX_SIZE {values['INPUT.MAX_SIZE']}: "
-            "they bound the short and the long side of the images"
+            f"INPUT.MIN_SIZE {values['INPUT.MIN_SIZE']} (short side of the images) must not exceed INPUT.MAX_SIZE "
+            f"{values['INPUT.MAX_SIZE']} (long side)"
         )
 
 
@@ -99,7 +99,7 @@ def _limits(interval: str) -> tuple[float, float]:
 
 
 def _lies_in(number: Any, interval: str) -> bool:
-    """Whether it is a number between the limits; NaN is not. A parenthesis leaves out its limit, a bracket does not."""
+    """Whether `number` lies in the interval, where a parenthesis excludes its limit and a bracket includes it."""
     if isinstance(number, bool) or not isinstance(number, (int, float)):
         return False
     low, high = _limits(interval)

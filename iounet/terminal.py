@@ -1,13 +1,13 @@
-"""What a terminal can show."""
+"""Configure standard output."""
 
 import io
 import sys
 
 
 def print_any_name() -> None:
-    """From here on, standard output shows characters that it does not have as escapes, instead of ending the command.
+    """Make standard output escape characters that it cannot encode, instead of raising an error.
 
-    Such as those of file names that are no text, and of class names where Windows has a code page.
+    Such characters occur in file names that are not valid text, and in class names under a Windows code page.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")

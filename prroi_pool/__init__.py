@@ -2,7 +2,7 @@
 differentiable in the features and in the RoI coordinates (Jiang et al., "Acquisition of Localization
 Confidence for Accurate Object Detection", ECCV 2018, section 3.3).
 
-Needs only PyTorch. Compiled kernels are built on first use; `python -m prroi_pool` reports their state.
+The package needs only PyTorch. It compiles its kernels on first use; `python -m prroi_pool` reports their state.
 """
 
 from .functional import prroi_pool2d

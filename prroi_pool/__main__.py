@@ -1,7 +1,7 @@
-"""Tells whether the compiled kernels are in use, and if not, why.
+"""Report whether the compiled kernels are ready, and if not, why.
 
-`--build` compiles them now. `compile --arch 75 80 90` compiles the CUDA kernels for GPUs of other machines, as for a
-container image: no GPU, CUDA toolkit or C++ compiler is needed.
+`--build` compiles the kernels now. `compile --arch 75 80 90` compiles the CUDA kernels for the GPUs of other machines,
+for example while you build a container image. It needs no GPU, CUDA toolkit or C++ compiler.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import torch
 from . import build_cache, cuda_driver, extension, nvrtc
 from .build_cache import BuildError
 
-NOT_BUILT = f"not built yet; the first use does it, or `python -m {__package__} --build` now"
+NOT_BUILT = f"not built yet; compiled on first use, or now with `python -m {__package__} --build`"
 
 
 def main() -> int:
@@ -29,22 +29,30 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--build", action="store_true", help="compile now instead of on first use; also after a failure"
+        "--build",
+        action="store_true",
+        help="compile the kernels now instead of on first use, even if an earlier build failed",
     )
     commands = parser.add_subparsers(
         dest="command",
         title="command",
         metavar="compile",
         prog=program,
-        help="compile the CUDA kernels for GPUs of other machines",
+        help="compile the CUDA kernels for the GPUs of other machines",
     )
-    compiling = commands.add_parser("compile", description="Compiles the CUDA kernels for GPUs of other machines.")
+    compiling = commands.add_parser("compile", description="Compile the CUDA kernels for the GPUs of other machines.")
     compiling.add_argument(
-        "--arch", nargs="+", required=True, metavar="CC", help="compute capabilities, such as 75 80 90 (or 9.0)"
+        "--arch",
+        nargs="+",
+        required=True,
+        metavar="CC",
+        help="compute capabilities of the GPUs, such as 75 80 90; 9.0 and sm_90 are accepted, too",
     )
     args = parser.parse_args()
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # for paths, and a compiler's words, on an ASCII terminal
+        sys.stdout.reconfigure(
+            errors="backslashreplace"
+        )  # an ASCII terminal cannot print every path or compiler message
     if args.command == "compile":
         return _compile([_architecture(text) for text in args.arch])
     print("prroi_pool: Precise RoI Pooling for PyTorch\n")
@@ -53,11 +61,11 @@ def main() -> int:
         "PyTorch",
         f"{torch.__version__}, " + (f"CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"),
     )
-    # Whether and how to install these two is said below, where kernels are missing for want of them.
+    # If one of these two is missing and needed, the reports on the kernels below say how to install it.
     _row("C++ compiler", _found(extension.find_compiler))
     if torch.version.cuda:
         _row("NVRTC", _found(lambda: f"{nvrtc.nvrtc_version()}, {nvrtc.library_path()}"))
-    _row("GPU", _gpus() or "none that PyTorch sees")
+    _row("GPU", _gpus() or "none visible to PyTorch")
     _row("cache", _cache())
     print()
     outcomes = [_report(device_type, args.build) for device_type in extension.DEVICE_TYPES]
@@ -65,7 +73,7 @@ def main() -> int:
 
 
 def _gpus() -> str:
-    """Names and compute capabilities, such as "2 x NVIDIA H200 (9.0)"; empty without a GPU."""
+    """Return names and compute capabilities, such as "2 x NVIDIA H200 (9.0)"; an empty string without a GPU."""
     names = Counter(
         f"{torch.cuda.get_device_name(device)} ({'.'.join(map(str, torch.cuda.get_device_capability(device)))})"
         for device in range(torch.cuda.device_count())
@@ -74,14 +82,14 @@ def _gpus() -> str:
 
 
 def _report(device_type: str, build: bool) -> bool:
-    """Prints a device type's state; False if its kernels could not be built or loaded."""
+    """Print the state of a device type's kernels. Return False if they cannot be built or loaded."""
     label = f"{device_type.upper()} kernels"
     try:
         _row(label, _cpu_state(build) if device_type == "cpu" else _cuda_state(build))
         return True
     except BuildError as error:
         _row(label, f"MISSING: {error}")
-        _row("", "Until then plain PyTorch computes the same, slower.")
+        _row("", "Plain PyTorch gives the same results more slowly.")
         return False
 
 
@@ -97,7 +105,7 @@ def _cpu_state(build: bool) -> str:
 def _cuda_state(build: bool) -> str:
     if not torch.cuda.is_available():
         return "not needed without a GPU" + (
-            f"; `python -m {__package__} compile --arch 90` compiles them for another machine"
+            f"; to compile them for another machine, run `python -m {__package__} compile --arch 90`"
             if torch.version.cuda
             else ""
         )
@@ -108,19 +116,23 @@ def _cuda_state(build: bool) -> str:
         if len(ready) == len(nvrtc.TYPES):
             lines.append(f"ready for sm_{architecture}")
         elif ready:
-            lines.append(f"ready for sm_{architecture} and {', '.join(ready)}; other dtypes are {NOT_BUILT}")
+            lines.append(f"ready for sm_{architecture}, {', '.join(ready)}; other dtypes: {NOT_BUILT}")
         else:
-            lines.append(f"for sm_{architecture} {NOT_BUILT}")
+            lines.append(f"for sm_{architecture}: {NOT_BUILT}")
     return "\n".join(lines)
 
 
 def _architectures() -> list[str]:
-    """Those that this machine's GPUs need kernels for."""
+    """Return the architectures to compile for on this machine's GPUs."""
     return [nvrtc.architecture(*capability) for capability in cuda_driver.gpu_capabilities()]
 
 
 def _is_ready(dtype: torch.dtype, architecture: str, build: bool) -> bool:
-    """Whether the kernels are compiled, now if `build`. BuildError if that fails now, or failed before."""
+    """Return whether the kernels are compiled. With `build`, compile them.
+
+    Raises:
+        BuildError: the compilation fails, or failed before.
+    """
     name = nvrtc.build_name(dtype, architecture)
     if build:
         build_cache.forget_failure(name)
@@ -132,16 +144,16 @@ def _is_ready(dtype: torch.dtype, architecture: str, build: bool) -> bool:
 
 
 def _architecture(text: str) -> str:
-    """90, 9.0, sm_90 and compute_90 name the same."""
+    """Return "90" for 90, 9.0, sm_90 or compute_90."""
     return re.sub(r"^(sm|compute)_|\.", "", text.strip().lower())
 
 
 def _compile(architectures: list[str]) -> int:
-    """Compiles every CUDA kernel, into the cache, and prints a line for each."""
+    """Compile every CUDA kernel into the cache and print a line for each. Return the exit code."""
     folders = set()
     try:
         for architecture in architectures:
-            nvrtc.check(architecture)  # before the first of them is compiled
+            nvrtc.check(architecture)  # refuse an unsupported one before compiling anything
         for architecture in architectures:
             for dtype in nvrtc.TYPES:
                 name = nvrtc.build_name(dtype, architecture)
@@ -158,7 +170,9 @@ def _compile(architectures: list[str]) -> int:
     except BuildError as error:
         print(error, file=sys.stderr)
         return 1
-    print(f"compiled into {', '.join(sorted(folders))}; set TORCH_EXTENSIONS_DIR to it where the kernels are used")
+    print(
+        f"The kernels are in {', '.join(sorted(folders))}. Set TORCH_EXTENSIONS_DIR to this folder where you use them."
+    )
     return 0
 
 
@@ -166,7 +180,7 @@ def _found(find: Callable[[], str]) -> str:
     try:
         return find()
     except BuildError:
-        return "none found"
+        return "not found"
 
 
 def _cache() -> str:

@@ -1,11 +1,12 @@
-"""Where finished builds lie, and how one process at a time makes them. Knows nothing of compilers.
+"""Stores finished builds, and lets one process build at a time. Independent of any compiler.
 
-A build is a folder `<root>/<name>`. Its name contains a hash of everything that its files depend on, so a new torch,
-another machine or a changed source gets a new folder and never a stale binary. Beside the files lie
+A build is a folder `<root>/<name>`. Its name contains a hash of everything that its files depend on, so a new torch
+version, another machine or a changed source file gets a new folder and never a stale binary. Besides the build's files,
+the folder contains:
 
-    complete   names and SHA-256 of the files; written last, so a build that was killed or cut short is noticed
-    failed     why the last try failed, so the next process does not spend the same minute on the same error
-    building   the lock of the process that builds
+    complete   names and SHA-256 digests of the files; written last, so that an incomplete build is detected
+    failed     the error of the last attempt, so that the next process does not repeat a compilation that fails
+    building   the lock file of the process that builds
 """
 
 import contextlib
@@ -23,33 +24,33 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
-# A build takes about a minute; ten suggest that something is stuck.
+# A build takes about a minute; after ten, something is probably stuck.
 LOCK_TIMEOUT_S = 600.0
-# The cause of a failure can be outside what `builder` names, such as a missing header.
+# `builder` does not cover every cause of a failure: a missing header, for example.
 RETRY_AFTER_S = 24 * 3600.0
 
 _thread_lock = threading.RLock()
 
 
 class BuildError(RuntimeError):
-    """Kernels cannot be built or loaded; the message says why, and what to do about it."""
+    """Kernels cannot be built or loaded. The message names the cause and the remedy."""
 
 
 class CompilationError(BuildError):
-    """The compiler rejected the sources. Another try would take as long and fail again, so `built` remembers it."""
+    """The compiler rejected the sources. `built` remembers this error, because a retry would fail again."""
 
 
 def built(name: str, build: Callable[[Path], None], *, builder: str = "") -> Path:
-    """Return the folder of a finished build, made by `build` if there is none.
+    """Return the folder of a finished build, and call `build` if none exists.
 
     Args:
-        name: of the build, with a hash of everything that its files depend on.
-        build: writes the files into the folder it is given, an empty temporary one. Raises CompilationError for a
-            failure to be remembered, BuildError for any other, and may raise OSError.
-        builder: identifies the compiler. A remembered failure of another one is retried.
+        name: name of the build, including a hash of everything that its files depend on.
+        build: writes the files into the folder that it receives, which is empty and temporary. It raises
+            CompilationError for a failure to remember, BuildError for any other failure, and may raise OSError.
+        builder: identifies the compiler. A failure remembered for another compiler is retried.
 
     Raises:
-        BuildError: the build failed, now or (CompilationError) in an earlier process.
+        BuildError: the build failed, either now or (CompilationError) in an earlier process.
     """
     with _thread_lock:
         if finished := find(name):
@@ -64,20 +65,22 @@ def built(name: str, build: Callable[[Path], None], *, builder: str = "") -> Pat
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise BuildError(
-                    f"No space is left on the disk of {folder}. Free some, or set TORCH_EXTENSIONS_DIR to a folder "
+                    f"No space left on the disk of {folder}. Free some space, or set TORCH_EXTENSIONS_DIR to a folder "
                     "on another disk."
                 ) from error
-            raise BuildError(f"{error}. Set TORCH_EXTENSIONS_DIR to a folder that can be written.") from error
+            raise BuildError(
+                f"Cannot build in {folder}: {error}. Set TORCH_EXTENSIONS_DIR to a writable folder."
+            ) from error
         return folder
 
 
 def find(name: str) -> Path | None:
-    """The folder of a finished and intact build, which may be read-only; None if there is none."""
+    """Return the folder of a finished, intact build, or None. The folder may be read-only."""
     return next((root / name for root in _roots() if _is_complete(root / name)), None)
 
 
 def remembered_failure(name: str, *, builder: str = "") -> str | None:
-    """Why the last try to build failed; None if the next call of `built` will try."""
+    """Return the error of the last attempt, or None if the next call of `built` will build."""
     for root in _roots():
         with contextlib.suppress(OSError, ValueError, KeyError):
             path = root / name / "failed"
@@ -88,34 +91,39 @@ def remembered_failure(name: str, *, builder: str = "") -> str | None:
 
 
 def forget_failure(name: str) -> None:
-    """Make the next call of `built` try again."""
+    """Make the next call of `built` build again after a remembered failure."""
     for root in _roots():
         with contextlib.suppress(OSError):
             (root / name / "failed").unlink()
 
 
 def cache_root() -> Path:
-    """The folder for new builds: TORCH_EXTENSIONS_DIR or the user's cache, or a temporary folder if that cannot be
-    written."""
+    """Return the folder for new builds: TORCH_EXTENSIONS_DIR, else the user's cache; a temporary folder if that is not
+    writable.
+
+    Raises:
+        BuildError: none of these folders is writable.
+    """
     for root in _roots():
         with contextlib.suppress(OSError):
-            # The folder named by the user may be for others, too, as in a container image.
+            # Other users may need the folder that TORCH_EXTENSIONS_DIR names, as in a container image.
             root.mkdir(parents=True, exist_ok=True, mode=0o777 if root == _named_root() else 0o700)
             with tempfile.TemporaryFile(dir=root):
-                if root in _roots():  # still: nobody else has made the temporary folder in between
+                if root in _roots():  # false if another user created the temporary folder in the meantime
                     return root
     raise BuildError(
-        f"None of {', '.join(map(str, _roots()))} can be written. Set TORCH_EXTENSIONS_DIR to a folder that can."
+        f"No cache folder is writable (tried {', '.join(map(str, _roots()))}). Set TORCH_EXTENSIONS_DIR to a writable "
+        "folder."
     )
 
 
 def _roots() -> list[Path]:
-    """Folders that may hold builds, the preferred one first."""
+    """Return the folders that may hold builds, in order of preference."""
     preferred = _named_root() or _user_root()
     roots = [preferred] if preferred else []
     user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
     temporary = Path(tempfile.gettempdir()) / f"torch_extensions_{user}"
-    # Anyone may create a folder of this name, and a library in it would run with this user's rights.
+    # Any user can create a folder of this name, and a library in it would run with this user's rights.
     with contextlib.suppress(FileNotFoundError):
         if hasattr(os, "getuid") and temporary.stat().st_uid != os.getuid():
             return roots
@@ -128,7 +136,7 @@ def _named_root() -> Path | None:
 
 
 def _user_root() -> Path | None:
-    """Where torch's own extensions lie."""
+    """Return the folder where torch caches its own extensions, or None for a user without a home."""
     try:
         if sys.platform == "win32":
             cache = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
@@ -136,7 +144,7 @@ def _user_root() -> Path | None:
             cache = Path.home() / "Library" / "Caches"
         else:
             cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except RuntimeError:  # no home: a container may run under a user that it does not know
+    except RuntimeError:  # no home, as in a container that runs under an unknown user ID
         return None
     return cache / "torch_extensions"
 
@@ -156,14 +164,17 @@ def _raise_remembered_failure(folder: Path, builder: str) -> None:
     message = remembered_failure(folder.name, builder=builder)
     if message is not None:
         raise CompilationError(
-            f"An earlier try failed, and its error is kept in {folder / 'failed'}. To try again, run "
+            f"An earlier build failed; its error is stored in {folder / 'failed'}. To retry, run "
             f"`python -m {__package__} --build` or delete that file. {message}"
         )
 
 
 def _build(folder: Path, build: Callable[[Path], None], builder: str) -> None:
-    """Build in a temporary folder and move the files, so that a compiler that outlives a killed process and a process
-    that has loaded a damaged library are not disturbed."""
+    """Build in a temporary folder, then move the files into `folder`.
+
+    Writing in place would clash with a compiler that outlives its killed process, and would crash a process that has
+    loaded the old library.
+    """
     for path in folder.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
@@ -183,7 +194,7 @@ def _build(folder: Path, build: Callable[[Path], None], builder: str) -> None:
 
 @contextlib.contextmanager
 def _process_lock(path: Path) -> Iterator[None]:
-    """Holds a lock file. The operating system releases the lock when its holder dies."""
+    """Hold a lock file. The operating system releases the lock when the holder dies."""
     with open(path, "a+", encoding="utf-8") as file:
         deadline = time.monotonic() + LOCK_TIMEOUT_S
         waiting = False
@@ -192,10 +203,11 @@ def _process_lock(path: Path) -> Iterator[None]:
             holder = file.read().strip() or "another process"
             if time.monotonic() > deadline:
                 raise BuildError(
-                    f"{holder} has been building for {LOCK_TIMEOUT_S:.0f} s and holds {path}. End it if it hangs."
+                    f"Waited {LOCK_TIMEOUT_S:.0f} s for {holder}, which holds the build lock {path}. If that process "
+                    "hangs, end it; the lock is released with it."
                 )
             if not waiting:
-                print(f"prroi_pool: waiting for {holder} to compile ...", file=sys.stderr, flush=True)
+                print(f"prroi_pool: waiting for {holder} to finish compiling ...", file=sys.stderr, flush=True)
                 waiting = True
             time.sleep(0.2)
         file.truncate(0)
@@ -209,7 +221,7 @@ def _try_lock(file: IO[str]) -> bool:
         if sys.platform == "win32":
             import msvcrt
 
-            # A byte far beyond the text: Windows would keep others from reading a locked one.
+            # Lock a byte far beyond the text, because Windows does not let others read a locked byte.
             file.seek(1 << 20)
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
         else:

@@ -1,7 +1,6 @@
-"""Precise RoI Pooling on CUDA: chooses a kernel and its launch, and allocates what it writes.
+"""Precise RoI Pooling on CUDA: chooses kernels and launch sizes, and allocates outputs.
 
-The kernels pool from one map or from the levels of a pyramid in one launch. Their structures are those of
-csrc/cuda/tensors.cuh.
+One launch pools from one map or from all levels of a pyramid. csrc/cuda/tensors.cuh defines the kernels' structures.
 """
 
 import ctypes
@@ -20,18 +19,18 @@ from .cuda_driver import Argument, Driver, Size, gpu_capabilities
 from .extension import NAMESPACE
 from .ops import computed_dtype, empty
 
-# Of a GPU: threads of a warp, and the limit of a grid's second dimension.
+# Limits of a GPU: threads of a warp, and the largest second dimension of a grid.
 WARP, MAX_CHUNKS = 32, 65535
-# Of the kernels: the largest pyramid, and the largest number of warps in a block.
+# Limits of the kernels: levels of a pyramid, and warps in a block.
 MAX_LEVELS, WARPS = 8, 8
-# Side of the part of a map whose gradient a block computes.
+# Side in pixels of the square tile whose feature gradient one block computes.
 TILE = 8
-# Bytes of FeatureMap in tensors.cuh.
+# Size of FeatureMap in tensors.cuh.
 MAP_BYTES = 64
 
 
 class Launch(Protocol):
-    """Of `cuda_driver.Driver`, and of the emulator in the tests."""
+    """Interface of `cuda_driver.Driver` and of the emulator in the tests."""
 
     def launch(
         self, kernel: str, dtype: torch.dtype, device: int, grid: Size, block: Size, arguments: Sequence[Argument]
@@ -39,11 +38,11 @@ class Launch(Protocol):
 
 
 class CudaKernels:
-    """The operator and its two gradients.
+    """The operator and its two gradients on CUDA.
 
-    Maps are features [N, C, H_l, W_l] of one dtype: one, or those of a pyramid. RoIs [K, 5] are of float32 or float64.
-    `levels`, a contiguous Tensor[K] of int64, is the index of each RoI's map; None if there is one map. A RoI whose
-    batch index names no image, or whose level names no map, pools to 0, like one without area.
+    `maps` are features [N, C, H_l, W_l] of one dtype: a single map, or the levels of a pyramid. `rois` [K, 5] are
+    float32 or float64. `levels`, a contiguous Tensor[K] of int64, is the index of each RoI's map, or None for a single
+    map. A RoI pools to 0 if it has no area, or if its batch index or level does not exist.
     """
 
     def __init__(self, driver: Launch):
@@ -58,7 +57,7 @@ class CudaKernels:
         pooled_width: int,
         spatial_scales: Sequence[float],
     ) -> Tensor:
-        """Tensor[K, C, pooled_height, pooled_width], contiguous."""
+        """Return the pooled features: a contiguous Tensor[K, C, pooled_height, pooled_width]."""
         rois = _readable(rois, maps[0])
         output = maps[0].new_empty(len(rois), maps[0].shape[1], pooled_height, pooled_width)
         if output.numel() > 0:
@@ -79,7 +78,7 @@ class CudaKernels:
         channels_last: Sequence[bool],
         spatial_scales: Sequence[float],
     ) -> list[Tensor]:
-        """The gradients of the maps, of the dtype of `grad_output`. The same bits every time."""
+        """Return the gradients of the maps, of the dtype of `grad_output`. The result is deterministic."""
         rois = _readable(rois, grad_output)
         maps = [empty(shape, grad_output, last) for shape, last in zip(shapes, channels_last, strict=True)]
         num_tiles = sum(m.shape[0] * _divide_up(m.shape[2], TILE) * _divide_up(m.shape[3], TILE) for m in maps)
@@ -98,13 +97,13 @@ class CudaKernels:
         levels: Tensor | None,
         spatial_scales: Sequence[float],
     ) -> Tensor:
-        """Tensor[K, 5] of the RoIs' dtype, 0 for the batch index. The same bits every time."""
+        """Return the gradient of the RoIs, Tensor[K, 5] of their dtype, deterministically; 0 for batch_index."""
         if grad_output.numel() == 0:
             return rois.new_zeros(rois.shape)
         dtype, rois = rois.dtype, _readable(rois, maps[0])
         grad_output = grad_output.to(maps[0].dtype).contiguous()
         at_once = _channels_at_once(maps)
-        # Of each chunk of channels, summed in a fixed order.
+        # One partial gradient per chunk of channels. They are summed in a fixed order.
         partial_grads = rois.new_empty(_num_chunks(grad_output.shape[1], rois.dtype, at_once), len(rois), 5)
         arguments = [_pointer(partial_grads), _pointer(grad_output)]
         arguments += _arguments(maps, rois, levels, grad_output.shape, spatial_scales)
@@ -116,7 +115,7 @@ class CudaKernels:
         return (partial_grads.sum(0) if len(partial_grads) > 1 else partial_grads[0]).to(dtype)
 
     def _channels_to_the_end(self, grad_output: Tensor) -> Tensor:
-        """Tensor[K, pooled_height, pooled_width, C], contiguous."""
+        """Return the gradient as a contiguous Tensor[K, pooled_height, pooled_width, C]."""
         if (moved := grad_output.permute(0, 2, 3, 1)).is_contiguous():
             return moved
         grad_output = grad_output.contiguous()
@@ -141,16 +140,16 @@ class CudaKernels:
     ) -> None:
         grid = (grid_width, _num_chunks(like.shape[1], like.dtype, at_once), 1)
         if grid[1] > MAX_CHUNKS:
-            raise ValueError(f"features have {like.shape[1]} channels, more than the CUDA kernels can pool")
+            raise ValueError(f"features have {like.shape[1]} channels, more than the CUDA kernels support")
         name = nvrtc.kernel_name(kernel, like.dtype, at_once)
         self._driver.launch(name, like.dtype, _index(like), grid, (WARP, warps, 1), arguments)
 
 
 @cache
 def load() -> CudaKernels:
-    """The kernels on this machine's GPUs, registered as the operators' implementation for CUDA.
+    """Load the kernels for this machine's GPUs, and register them as the operators' CUDA implementation.
 
-    Those for float32 are compiled now, and those for another dtype when it is first used.
+    The float32 kernels are compiled now. The kernels for another dtype are compiled on its first use.
 
     Raises:
         BuildError: the driver or NVRTC is missing, or the kernels cannot be compiled for any GPU of this machine.
@@ -160,7 +159,7 @@ def load() -> CudaKernels:
     for capability in capabilities:
         try:
             nvrtc.load_cubin(torch.float32, nvrtc.architecture(*capability))
-        except BuildError as error:  # one old GPU beside a newer one does not matter unless it is used
+        except BuildError as error:  # an unsupported GPU beside a supported one matters only if it is used
             errors.append(error)
     if len(errors) == len(capabilities) > 0:
         raise errors[0]
@@ -183,11 +182,11 @@ def _register(kernels: CudaKernels, namespace: str) -> None:
 
     for implementation in (prroi_pool2d, features_backward, rois_backward):
         name = implementation.__name__
-        # A package that is imported anew, in a notebook say, finds its operators as they are.
+        # When the package is reloaded, as in a notebook, the implementation is already registered.
         if not torch._C._dispatch_has_kernel_for_dispatch_key(f"{namespace}::{name}", "CUDA"):
             library = torch.library.Library(namespace, "IMPL")
             library.impl(name, implementation, "CUDA")
-            _libraries.append(library)  # an implementation goes with its library
+            _libraries.append(library)  # deleting a library deregisters its implementation
 
 
 _libraries: list[torch.library.Library] = []
@@ -198,14 +197,14 @@ def _readable(rois: Tensor, features: Tensor) -> Tensor:
 
 
 def _channels_at_once(maps: Sequence[Tensor]) -> int | None:
-    """Channels that a lane moves by one instruction; None where the channels are not adjacent in all maps."""
+    """Return how many channels a lane loads per instruction; None if channels are not adjacent in every map."""
     if any(features.stride(1) != 1 for features in maps):
         return None
     return 4 if all(map(_is_packable, maps)) else 1
 
 
 def _is_packable(features: Tensor) -> bool:
-    """Whether channels can be moved four at a time."""
+    """Return whether alignment and strides allow loading four channels at once."""
     if features.dtype == torch.float64 or features.shape[1] % 4 != 0:
         return False
     aligned = features.data_ptr() % (4 * features.element_size()) == 0
@@ -213,7 +212,7 @@ def _is_packable(features: Tensor) -> bool:
 
 
 def _num_chunks(channels: int, dtype: torch.dtype, at_once: int | None) -> int:
-    """Blocks that share the channels."""
+    """Return the number of blocks among which the channels are divided."""
     of_warp = 2 if dtype == torch.float64 else 4  # ChannelsOfWarp of tiles.cuh
     return _divide_up(channels, WARPS * of_warp if at_once is None else WARP * at_once)
 
@@ -229,11 +228,13 @@ def _arguments(
     output_shape: Sequence[int],
     spatial_scales: Sequence[float],
 ) -> list[Argument]:
-    """Pyramid and RoIs of tensors.cuh."""
+    """Pack the structures Pyramid and RoIs of tensors.cuh."""
     if len(maps) > MAX_LEVELS:
-        raise ValueError(f"a pyramid of {len(maps)} maps: at most {MAX_LEVELS} can be pooled from at once")
+        raise ValueError(f"the pyramid has {len(maps)} maps, but the CUDA kernels support at most {MAX_LEVELS}")
     if math.prod(output_shape[1:]) >= 2**31:
-        raise ValueError(f"a RoI of {list(output_shape[1:])} values is more than the CUDA kernels can pool")
+        raise ValueError(
+            f"an output of {list(output_shape[1:])} per RoI is too large for the CUDA kernels (2**31 elements or more)"
+        )
     double = rois.dtype == torch.float64
     pyramid = ctypes.create_string_buffer(MAX_LEVELS * (MAP_BYTES + (8 if double else 4)) + 16)
     for n, features in enumerate(maps):

@@ -1,9 +1,9 @@
-"""The compiled kernels of a device type: loads them, or says once why plain PyTorch has to serve.
+"""Loads the compiled kernels of a device type, or warns once that plain PyTorch replaces them.
 
-The CPU kernels are a C++ extension that is compiled here, on first use. `cuda_kernels.py` has those for CUDA.
+The CPU kernels are a C++ extension, which this module compiles on first use. `cuda_kernels.py` loads the CUDA kernels.
 
-The compiler is called directly. torch.utils.cpp_extension would need ninja and setuptools, leaves a lock file behind
-when it is killed, and claims on the second call that nothing is to be built.
+This module calls the compiler directly. torch.utils.cpp_extension needs ninja and setuptools, leaves a lock file behind
+when it is killed, and after a failed build skips the next one in the same process.
 """
 
 import contextlib
@@ -34,11 +34,11 @@ from .build_cache import BuildError, CompilationError
 
 SOURCES = Path(__file__).resolve().parent / "csrc"
 DEVICE_TYPES = ("cpu", "cuda")
-# Of the operators. Two projects that contain a copy of this folder can be imported into one process. A folder's name
-# (my-project, 3rdparty) need not be an identifier, but a namespace has to.
+# Namespace of the operators, derived from the package's path because one process may import several copies of this
+# folder. Folder names such as my-project or 3rdparty are not identifiers, but a namespace must be one.
 NAMESPACE = re.sub(r"^(?=\d)", "_", re.sub(r"\W", "_", __package__, flags=re.ASCII))
 MODULE = "prroi_pool_cpu"
-# Of an error in a warning. A compiler can print hundreds.
+# Lines of an error that a warning shows. A compiler can print hundreds.
 MAX_LINES = 20
 
 _thread_lock = threading.RLock()
@@ -47,10 +47,10 @@ _outcomes: dict[str, Any] = {}
 
 @functools.cache
 def kernels(device_type: str) -> Any:
-    """The compiled kernels for tensors of a device type ("cpu", "cuda", ...), built if need be.
+    """Return the compiled kernels for tensors of a device type ("cpu", "cuda", ...), and build them if necessary.
 
-    None where `reference.py` has to serve: for other devices, where PRROI_POOL_BACKEND=reference asks for it, and
-    where the build fails, which is reported with one warning.
+    Returns None if `reference.py` replaces them: for other device types, if PRROI_POOL_BACKEND=reference is set, and if
+    the build fails. A failed build warns once.
     """
     if device_type not in DEVICE_TYPES or os.environ.get("PRROI_POOL_BACKEND") == "reference":
         return None
@@ -61,19 +61,22 @@ def kernels(device_type: str) -> Any:
         if len(lines) > MAX_LINES:
             lines[MAX_LINES:] = [f"... ({len(lines) - MAX_LINES} more lines)"]
         warnings.warn(
-            "prroi_pool computes in plain PyTorch, which is right but slower, because its "
-            f"{device_type.upper()} kernels are missing. " + "\n".join(lines) + "\n"
-            f"`python -m {__package__}` shows the details.",
+            "prroi_pool falls back to plain PyTorch, which gives the same results more slowly, because its "
+            f"{device_type.upper()} kernels are not available. " + "\n".join(lines) + "\n"
+            f"Run `python -m {__package__}` for details.",
             stacklevel=3,
         )
         return None
 
 
 def load(device_type: str) -> Any:
-    """The kernels, built if need be: `CudaKernels`, or for "cpu" a module with the functions of csrc/prroi_pool.h.
+    """Return the kernels, and build them if necessary.
+
+    Returns:
+        `CudaKernels` for "cuda"; for "cpu" a module with the functions of csrc/prroi_pool.h.
 
     Raises:
-        BuildError: they cannot be built or loaded. Every call of a process raises the same.
+        BuildError: the kernels cannot be built or loaded. Later calls in the same process raise the same error.
     """
     with _thread_lock:
         if device_type not in _outcomes:
@@ -95,7 +98,7 @@ def _load_cuda() -> Any:
 
 def _load_cpu() -> ModuleType:
     name = build_name()
-    # A finished build needs no compiler.
+    # Looked up first: a finished build needs no compiler.
     folder = build_cache.find(name) or build_cache.built(name, _compile, builder=compiler_identity())
     module = _import(folder / (MODULE + (".pyd" if sys.platform == "win32" else ".so")))
     module.register_operators(NAMESPACE, "CPU")
@@ -103,12 +106,15 @@ def _load_cpu() -> ModuleType:
 
 
 def build_name() -> str:
-    """The name in the cache of the CPU kernels, after what they depend on that can be known without a compiler."""
+    """Return the name of the CPU kernels in the build cache.
+
+    It contains a hash of everything that the kernels depend on and that is known without running a compiler.
+    """
     parts = [torch.__version__, torch.compiled_with_cxx11_abi(), sysconfig.get_config_var("SOABI")]
     parts += [compiler_command(), *compile_flags(), _cpu_model()]
     for path in sources(with_headers=True):
         parts += [path.name, path.read_text(encoding="utf-8")]
-    # CXX may hold bytes that are no text in the locale's encoding.
+    # CXX may hold bytes that the locale's encoding cannot decode.
     key = hashlib.sha256(chr(0).join(map(str, parts)).encode(errors="surrogateescape")).hexdigest()[:16]
     return f"{MODULE}_{key}"
 
@@ -119,44 +125,44 @@ def sources(*, with_headers: bool = False) -> list[Path]:
 
 
 def compile_flags() -> list[str]:
-    """The compiler's flags, but for those that say where torch and Python are."""
+    """Return the compiler flags, without the include and library paths of torch and Python."""
     if sys.platform == "win32":
         return ["/O2"]
     if sys.platform == "darwin":
         return ["-O3"]
-    # OpenMP only compiles; it is not linked, so that the kernels use the threads of torch's own OpenMP library. The
-    # binary stays on this kind of CPU (its model is part of the build's name), hence -march=native.
+    # -fopenmp is passed only when compiling, not when linking, so the kernels use the threads of torch's own OpenMP
+    # library. -march=native is safe because the build's name contains the CPU model.
     return ["-O3", "-fopenmp", *(["-march=native"] if platform.machine() == "x86_64" else [])]
 
 
 def compiler_command() -> str:
-    """As a shell takes it: CXX may name a wrapper, or contain flags."""
+    """Return the compiler command in shell syntax: CXX may name a wrapper or contain flags."""
     return os.environ.get("CXX") or ("cl" if sys.platform == "win32" else "c++")
 
 
 def find_compiler() -> str:
-    """Path of the C++ compiler.
+    """Return the absolute path of the C++ compiler.
 
     Raises:
-        BuildError: there is none.
+        BuildError: no compiler was found.
     """
     program = _compiler_words()[0]
     path = shutil.which(program)
     if path is None:
         raise BuildError(
-            f"There is no C++ compiler: `{program}` is not on PATH. Install one (e.g. `apt install g++`, or "
-            "`conda install gxx`) or name it in the environment variable CXX."
+            f"No C++ compiler found: `{program}` is not on PATH. Install one (e.g. `apt install g++` or "
+            "`conda install gxx`), or name one in the environment variable CXX."
         )
     return os.path.abspath(path)
 
 
 def _compiler_words() -> list[str]:
-    # On Windows backslashes separate folders.
+    # shlex would drop the backslashes of a Windows path.
     return [compiler_command()] if sys.platform == "win32" else shlex.split(compiler_command())
 
 
 def compiler_identity() -> str:
-    """What a failed compilation depended on besides the sources: once this has changed, it is tried again."""
+    """Return the compiler's path, version and search paths. A failed compilation is retried when this text changes."""
     path = Path(find_compiler()).resolve()
     try:
         version = subprocess.run(
@@ -169,14 +175,14 @@ def compiler_identity() -> str:
         )
     except OSError as error:
         raise BuildError(
-            f"The compiler `{compiler_command()}` cannot be run: {error}. Set CXX to another one."
+            f"Cannot run the C++ compiler `{compiler_command()}`: {error}. Set CXX to another compiler."
         ) from error
     searched = [os.environ.get(name, "") for name in ("CPATH", "CPLUS_INCLUDE_PATH", "LIBRARY_PATH")]
     return "; ".join([str(path), (version.stdout or version.stderr).partition("\n")[0], *filter(None, searched)])
 
 
 def _cpu_model() -> str:
-    """What -march=native depends on: homes are shared between the unlike machines of a cluster."""
+    """Return what -march=native depends on: the machines of a cluster may share a home but differ in CPU."""
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
@@ -190,7 +196,7 @@ def _compile(folder: Path) -> None:
     names = ["c10", "torch_cpu", "torch", "torch_python"]
     define = f"-DTORCH_EXTENSION_NAME={MODULE}"
 
-    print("prroi_pool: compiling the CPU kernels, once for this machine ...", file=sys.stderr, flush=True)
+    print("prroi_pool: compiling the CPU kernels (once per machine) ...", file=sys.stderr, flush=True)
     start = time.monotonic()
     if sys.platform == "win32":
         python_libraries = Path(sys.base_exec_prefix) / "libs"
@@ -205,7 +211,7 @@ def _compile(folder: Path) -> None:
         compiler = [find_compiler(), *_compiler_words()[1:]]
         abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"
         flags = ["-fPIC", f"-std={standard}", define, abi, *compile_flags()]
-        # As system headers, which keeps warnings about torch's out of the compiler's output.
+        # -isystem keeps warnings about torch's headers out of the compiler's output.
         flags += [word for include in includes for word in ("-isystem", str(include))]
         with ThreadPoolExecutor() as pool:
             list(pool.map(lambda path: _run([*compiler, *flags, "-c", str(path)], folder), sources()))
@@ -220,29 +226,29 @@ def _compile(folder: Path) -> None:
 
 
 def _include_folders() -> list[Path]:
-    """Those of torch, then that of Python."""
+    """Return the include folders of torch, followed by that of Python."""
     torch_include = Path(torch.__file__).parent / "include"
-    # The default scheme of Apple's Python names a folder that does not exist.
+    # With Apple's Python, the default scheme names a folder that does not exist.
     python_include = Path(sysconfig.get_path("include", "nt" if sys.platform == "win32" else "posix_prefix"))
     if not (torch_include / "torch" / "library.h").exists():
-        raise BuildError(f"{torch_include} has no C++ headers of PyTorch. Install PyTorch from pip or conda.")
+        raise BuildError(f"PyTorch's C++ headers are missing from {torch_include}. Install PyTorch from pip or conda.")
     if not (python_include / "Python.h").exists():
         raise BuildError(
-            f"{python_include} has no C headers of Python. Install them (e.g. `apt install python3-dev`, or "
+            f"Python's C headers are missing from {python_include}. Install them (e.g. `apt install python3-dev` or "
             "`dnf install python3-devel`)."
         )
     return [torch_include, torch_include / "torch" / "csrc" / "api" / "include", python_include]
 
 
 def _cpp_standard(torch_include: Path) -> str:
-    """The C++ standard that torch's headers ask for: C++17 up to some release, C++20 since."""
+    """Return the C++ standard that torch's headers require: "c++17", or "c++20" in recent releases."""
     text = (torch_include / "torch" / "csrc" / "api" / "include" / "torch" / "all.h").read_text(encoding="utf-8")
     match = re.search(r"__cplusplus < 20(\d\d)", text)
     return f"c++{match[1] if match else 17}"
 
 
 def _run(command: list[str], folder: Path) -> None:
-    # In English, and with temporary files on the disk that needs space anyway.
+    # LC_ALL=C: messages in English, which this function searches. TMPDIR: temporary files go to the cache's disk.
     environment = os.environ | {"LC_ALL": "C", "TMPDIR": str(folder)}
     result = subprocess.run(
         command,
@@ -259,25 +265,32 @@ def _run(command: list[str], folder: Path) -> None:
         return
     if "No space left on device" in output or "Disk quota exceeded" in output:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    hint = f"The compiler is `{compiler_command()}`; set CXX to use another one."
     if result.returncode < 0 or re.search(r"Killed|out of memory|memory exhausted", output):
-        raise BuildError(f"The compiler was killed, probably for lack of memory. {hint}\n{output}")
-    raise CompilationError(f"The compilation failed. {hint} It printed:\n{output or '(nothing)'}")
+        raise BuildError(
+            f"The C++ compiler `{compiler_command()}` was killed, probably for lack of memory. Free some memory, or "
+            f"set CXX to another compiler.\n{output}"
+        )
+    raise CompilationError(
+        f"Compilation failed with `{compiler_command()}`. Set CXX to use another compiler. Output of the compiler:\n"
+        + (output or "(none)")
+    )
 
 
 def _import(library: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(MODULE, library)
-    assert spec is not None and spec.loader is not None  # which only another suffix would give
+    assert spec is not None and spec.loader is not None  # None only for an unknown file suffix
     try:
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
     except ImportError as error:
         if _is_noexec(library):
             raise BuildError(
-                f"{library} cannot be loaded: the file system of {library.parent} does not allow execution (it is "
-                "mounted with noexec). Set TORCH_EXTENSIONS_DIR to a folder on another one."
+                f"Cannot load {library}: the file system of {library.parent} does not allow execution (it is mounted "
+                "with noexec). Set TORCH_EXTENSIONS_DIR to a folder on another file system."
             ) from error
-        raise BuildError(f"{library} cannot be loaded: {error}. Delete its folder to have it built anew.") from error
+        raise BuildError(
+            f"Cannot load {library}: {error}. Delete the folder {library.parent} to rebuild the kernels."
+        ) from error
     return module
 
 

@@ -1,4 +1,4 @@
-"""Precise RoI Pooling from a feature pyramid, called like torchvision's MultiScaleRoIAlign."""
+"""Precise RoI Pooling from a feature pyramid, with the interface of torchvision's MultiScaleRoIAlign."""
 
 import functools
 import math
@@ -23,21 +23,20 @@ from .ops import transforms_are_active
 
 
 class MultiScalePrRoIPool(nn.Module):
-    """Pools each box from the level of a feature pyramid that fits its size.
+    """Pools each box from the level of a feature pyramid that matches its size.
 
-    The level is chosen by equation 1 of Lin et al., "Feature Pyramid Networks for Object Detection", CVPR
-    2017, and the stride of a level is the power of two next to image size / map size, both as in
-    torchvision's MultiScaleRoIAlign, so that this module can replace `roi_heads.box_roi_pool` of its
-    detectors. Unlike there, the boxes receive a gradient. torch.fx traces a call as one node.
+    Equation 1 of Lin et al., "Feature Pyramid Networks for Object Detection", CVPR 2017, assigns a level to each box.
+    The stride of a level is image size / map size, rounded to a power of two. torchvision's `MultiScaleRoIAlign` does
+    the same, so this module can replace `roi_heads.box_roi_pool` of torchvision's detectors. Unlike torchvision's
+    module, it gives the boxes a gradient. torch.fx traces a call as one node.
 
     Args:
-        featmap_names: the maps of the pyramid to pool from, finest first. Names that a pyramid does not have are
-            skipped.
-        output_size: bins of a box: (height, width), or one number for both.
-        sampling_ratio: ignored. torchvision's module has it in this place; exact integration needs no samples.
-        canonical_scale: the side in pixels of a square box that is pooled from canonical_level (s0 of
-            equation 1).
-        canonical_level: k0 of equation 1; level k has the stride 2**k.
+        featmap_names: names of the maps to pool from, finest first. Names that are missing from a pyramid are skipped.
+        output_size: number of bins, (height, width) or one number for both.
+        sampling_ratio: ignored, because exact integration needs no samples. Accepted for compatibility with
+            `MultiScaleRoIAlign`.
+        canonical_scale: side in pixels of a square box that is pooled from `canonical_level` (s0 in equation 1).
+        canonical_level: k0 in equation 1. Level k has stride 2**k.
     """
 
     def __init__(
@@ -63,40 +62,47 @@ class MultiScalePrRoIPool(nn.Module):
         image_shapes: Sequence[tuple[int, int]],
         levels: Tensor | None = None,
     ) -> Tensor:
-        """Pools the boxes of a batch of images.
+        """Pool the boxes of a batch of images.
 
         Args:
-            x: Tensor[N, C, H_l, W_l] for each name of the pyramid's maps; others are ignored. With maps of several
-                dtypes, as autocast may give, the output has the widest.
-            boxes: one Tensor[K_n, 4] per image, xyxy in pixels of that image as the network saw it.
-            image_shapes: (height, width) of each image as the network saw it, before padding to a batch.
-            levels: Tensor[K] of an integer dtype, what `assign_levels` returned; by default it is called with these
-                boxes. Passed by a caller that moves boxes, so that each keeps the level it started from.
+            x: Tensor[N, C, H_l, W_l] for each name in `featmap_names`; other maps are ignored. If the maps differ in
+                dtype, as under autocast, the output has the widest one.
+            boxes: one Tensor[K_n, 4] per image, xyxy in pixels of the network's input image.
+            image_shapes: (height, width) of each input image of the network, before padding to a batch.
+            levels: Tensor[K] of an integer dtype, as returned by `assign_levels`. By default, levels are assigned from
+                `boxes`. Pass them while you move boxes, so that each box keeps its initial level.
 
         Returns:
-            Tensor[K, C, *output_size], in the order of the concatenated boxes; differentiable in x and in
-            boxes.
+            Tensor[K, C, *output_size] in the order of the concatenated boxes, differentiable in `x` and `boxes`.
 
         Raises:
-            KeyError: x has no map of featmap_names.
-            TypeError: maps, boxes or levels of a dtype that does not fit.
-            ValueError: a shape or a device does not fit, or (on the CPU only) a level does not exist. On CUDA, such a
-                box pools to 0.
+            KeyError: `x` has none of `featmap_names`.
+            TypeError: maps, boxes or levels have the wrong dtype.
+            ValueError: a shape or device is invalid, or, on the CPU only, a level does not exist. On CUDA, a box with
+                such a level pools to 0.
         """
         settings = self.featmap_names, self.output_size, self.canonical_scale, self.canonical_level
         return _pool(x, boxes, image_shapes, levels, *settings)
 
     @staticmethod
     def in_fixed_shapes(device: torch.device) -> bool:
-        """Whether no tensor's size depends on values in `forward`: on a GPU with kernels, and while compiling."""
+        """Return whether no tensor size in `forward` depends on values: on CUDA with kernels, and when compiling."""
         return torch.compiler.is_compiling() or (device.type == "cuda" and extension.kernels("cuda") is not None)
 
     @torch.no_grad()
     def assign_levels(
         self, x: Mapping[str, Tensor], boxes: Sequence[Tensor], image_shapes: Sequence[tuple[int, int]]
     ) -> Tensor:
-        """Return the pyramid level of each box: Tensor[K] of int64, an index into those of `featmap_names` that x has.
-        Arguments as in `forward`."""
+        """Return the pyramid level of each box.
+
+        Args:
+            x: as in `forward`.
+            boxes: as in `forward`.
+            image_shapes: as in `forward`.
+
+        Returns:
+            Tensor[K] of int64: indices into the list of the maps in `featmap_names` that `x` has.
+        """
         scales = _scales(_maps(x, self.featmap_names), image_shapes)
         return _assign_levels(scales, boxes, self.canonical_scale, self.canonical_level)
 
@@ -108,23 +114,26 @@ class MultiScalePrRoIPool(nn.Module):
         image_shapes: Sequence[tuple[int, int]],
         levels: Tensor,
     ) -> Tensor:
-        """Return the gradient of the boxes: Tensor[K, 4].
+        """Return the gradient of the boxes, Tensor[K, 4].
 
-        For programs that go where autograd does not, by torch.export and torch.onnx.export.
+        Programs exported by torch.export or torch.onnx.export use this method, because they have no autograd.
 
         Args:
-            grad_output: Tensor[K, C, *output_size], the gradient of what `forward` returns.
-            x, boxes, image_shapes, levels: as in `forward`.
+            grad_output: gradient of the output of `forward`, Tensor[K, C, *output_size].
+            x: as in `forward`.
+            boxes: as in `forward`.
+            image_shapes: as in `forward`.
+            levels: as in `forward`, but required.
 
         Raises:
-            ValueError: a shape or a device does not fit.
+            ValueError: a shape or device is invalid.
         """
         maps = _maps(x, self.featmap_names)
         rois = checked_rois(rois_of_images(boxes), maps[0].device)
-        # The kernels do not look: they would read what is no gradient.
+        # The kernels do not check the shape and would read out of bounds.
         expected = (rois.shape[0], maps[0].shape[1], *self.output_size)
         if grad_output.shape != expected:
-            raise ValueError(f"grad_output must be {list(expected)}, as the output is, got {list(grad_output.shape)}")
+            raise ValueError(f"grad_output must be {list(expected)}, like the output, got {list(grad_output.shape)}")
         scales = _scales(maps, image_shapes)
         return pyramid_ops.pyramid_rois_backward(grad_output, maps, rois, _checked_levels(levels, rois), scales)[:, 1:]
 
@@ -149,7 +158,7 @@ def _pool(
     canonical_scale: int,
     canonical_level: int,
 ) -> Tensor:
-    """`MultiScalePrRoIPool.forward` as a function, because torch.fx can make a function one node, but no method."""
+    """`MultiScalePrRoIPool.forward` as a function, because torch.fx can wrap functions as one node, but not methods."""
     maps = _maps(x, featmap_names)
     for features in maps:
         check_features(features)
@@ -162,7 +171,7 @@ def _pool(
         return pyramid_ops.pyramid_pool(maps, rois, levels, *output_size, scales)
     if MultiScalePrRoIPool.in_fixed_shapes(rois.device):
         level_by_level = functools.partial(_pool_in_fixed_shapes, levels=levels, scales=scales, output_size=output_size)
-        # Compilers, and the transforms of torch.func, take the operators.
+        # Compilers and the transforms of torch.func need the operators.
         if torch.compiler.is_compiling() or transforms_are_active() or not pyramid.fits_one_launch(maps, rois):
             return level_by_level(maps, rois)
         return pyramid.pool_pyramid(extension.kernels("cuda"), level_by_level, maps, rois, levels, output_size, scales)
@@ -175,7 +184,7 @@ def _pool(
         members = (levels == level).nonzero().squeeze(1)
         pooled.append(prroi_pool2d(features, rois[members], *output_size, scale))
         order.append(members)
-    # Not [...]: the gradient of index_select is faster.
+    # index_select has a faster gradient than indexing.
     return torch.cat(pooled).index_select(0, torch.cat(order).argsort())
 
 
@@ -186,18 +195,18 @@ def _pool_in_fixed_shapes(
     scales: Sequence[float],
     output_size: tuple[int, int],
 ) -> Tensor:
-    """Return the same as `_pool` without a tensor whose size depends on values.
+    """Return the same result as `_pool`, without tensors whose sizes depend on values.
 
-    A GPU would be waited for to learn it, and code with it can neither be compiled whole nor captured in a
-    CUDA graph. So each level pools all boxes, those of other levels as boxes without area, which give 0,
-    and the levels are summed.
+    Such a size would synchronise with the GPU, and prevent compilation as one graph and capture in a CUDA graph.
+    Instead, each level pools all boxes, with the boxes of other levels replaced by empty ones, which pool to 0. The
+    results of the levels are then summed.
     """
     pooled: Tensor | None = None
     for level, (features, scale) in enumerate(zip(maps, scales, strict=True)):
         of_level = rois.masked_fill((levels != level)[:, None], 0)
         added = prroi_pool2d(features, of_level, *output_size, scale)
         pooled = added if pooled is None else pooled + added
-    assert pooled is not None, "a pyramid has levels"
+    assert pooled is not None, "a pyramid has at least one level"
     return pooled
 
 
@@ -205,25 +214,25 @@ def _pool_in_fixed_shapes(
 def _assign_levels(
     scales: Sequence[float], boxes: Sequence[Tensor], canonical_scale: int, canonical_level: int
 ) -> Tensor:
-    # In a half dtype the area of a large box would overflow.
+    # The area of a large box would overflow in float16.
     x1, y1, x2, y2 = torch.cat([in_full_precision(b) for b in boxes]).unbind(1)
     side = ((x2 - x1) * (y2 - y1)).sqrt()
     # 1e-6 keeps a box of exactly the canonical size from falling to the finer level by rounding.
     level = (canonical_level + (side / canonical_scale).log2() + 1e-6).floor()
-    # A box without area has log2(0) or the root of a negative number: no comparison holds, and it goes to the finest.
+    # For a box without area this is -inf or NaN: no comparison below holds, so it stays on the finest level.
     assigned = torch.zeros_like(level, dtype=torch.int64)
     for index in range(1, len(scales)):
-        if scales[index] < scales[index - 1]:  # of maps of one stride the first is used, as torchvision does
+        if scales[index] < scales[index - 1]:  # of maps with equal strides only the first is used, as in torchvision
             assigned = assigned.masked_fill(level >= -math.log2(scales[index]), index)
     return assigned
 
 
 def _checked_levels(levels: Tensor, rois: Tensor) -> Tensor:
-    """Return the levels as int64."""
+    """Return the levels as int64. Raise TypeError or ValueError unless they are one integer per RoI."""
     if levels.shape != rois.shape[:1]:
-        raise ValueError(f"levels must be [{len(rois)}], one for each box, got {list(levels.shape)}")
+        raise ValueError(f"levels must be [{len(rois)}], one level per box, got {list(levels.shape)}")
     if levels.device != rois.device:
-        raise ValueError(f"levels are on {levels.device} but boxes on {rois.device}; move one with .to(device)")
+        raise ValueError(f"levels are on {levels.device} but boxes are on {rois.device}; move one with .to(device)")
     if levels.is_floating_point() or levels.is_complex() or levels.dtype == torch.bool:
         raise TypeError(f"levels must be integers, got {levels.dtype}")
     return levels.long()
@@ -232,24 +241,29 @@ def _checked_levels(levels: Tensor, rois: Tensor) -> Tensor:
 def _maps(x: Mapping[str, Tensor], featmap_names: Sequence[str]) -> list[Tensor]:
     maps = [x[name] for name in featmap_names if name in x]
     if not maps:
-        raise KeyError(f"the pyramid has the maps {list(x)}, but none of featmap_names, {list(featmap_names)}")
+        raise KeyError(f"the pyramid has none of the maps in featmap_names, {list(featmap_names)}, only {list(x)}")
     return maps
 
 
 def _scales(maps: Sequence[Tensor], image_shapes: Sequence[tuple[int, int]]) -> list[float]:
-    """1 / stride of each map. Padding blurs map size / image size, so it is rounded to a power of two.
+    """Return 1 / stride of each map: map size / image size, rounded to a power of two because of padding.
 
-    torchvision goes by the height alone, which is blurred beyond recognition where an image is wide and 43 pixels high.
+    torchvision uses the height alone. This function adds the width, because padding distorts the ratio of heights too
+    much for a wide image that is only 43 pixels high.
     """
     height, width = (max(shape[side] for shape in image_shapes) for side in (0, 1))
     return [_nearest_power_of_two(features.shape[-2] + features.shape[-1], height + width) for features in maps]
 
 
 def _nearest_power_of_two(map_sides: int, image_sides: int) -> float:
-    """To their ratio. In integers, as torch.compile up to PyTorch 2.11 knows no logarithm of a dynamic size."""
+    """Return the power of two nearest to map_sides / image_sides.
+
+    Computed in integers, because torch.compile of PyTorch 2.11 and older has no logarithm of a dynamic size.
+    """
     for exponent in range(24):
         if (256 * image_sides) ** 2 < 2 * (map_sides * 2**exponent) ** 2:
             return 256 / 2**exponent
     raise ValueError(
-        f"a map with sides of {map_sides} pixels together is no level of a pyramid for images with {image_sides}"
+        f"cannot infer the stride of a map whose height + width is {map_sides} for images whose height + width is "
+        f"{image_sides}; check image_shapes"
     )

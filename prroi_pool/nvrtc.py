@@ -1,7 +1,7 @@
-"""Compiles the CUDA kernels with NVRTC, the compiler library that comes with PyTorch's CUDA wheels.
+"""Compiles the CUDA kernels with NVRTC, the compiler library in PyTorch's CUDA wheels.
 
-No CUDA toolkit, C++ compiler or GPU is needed. One program holds every kernel for one dtype of the features; compiling
-it takes about three seconds. The cubin is kept in the build cache.
+No CUDA toolkit, C++ compiler or GPU is needed. One program contains all kernels for one dtype of the features. It
+compiles in about three seconds, and the build cache keeps the resulting cubin.
 """
 
 import contextlib
@@ -25,18 +25,18 @@ from .build_cache import BuildError, CompilationError
 
 SOURCES = Path(__file__).resolve().parent / "csrc"
 INCLUDES = (SOURCES / "cuda", SOURCES / "nvrtc")
-# Features, and the type that sums are computed in.
+# C++ types of the features and of the sums over them.
 TYPES = {
     torch.float32: ("float", "float"),
     torch.float64: ("double", "double"),
     torch.float16: ("prroi_pool::Half", "float"),
     torch.bfloat16: ("prroi_pool::BFloat16", "float"),
 }
-# Those whose lanes work on several adjacent channels, and the others.
+# In packed kernels a lane may process several adjacent channels; strided kernels accept any memory layout.
 PACKED_KERNELS = ("forward_channels_last", "features_backward", "rois_backward_channels_last")
 STRIDED_KERNELS = ("forward_strided", "rois_backward_strided")
 TRANSPOSITION = "channels_to_the_end"
-# Generic lambdas are host functions otherwise, up to NVRTC 13.0.
+# Up to NVRTC 13.0, generic lambdas are host functions without --device-as-default-execution-space.
 OPTIONS = ("--std=c++17", "--device-as-default-execution-space", "--ptxas-options=--verbose")
 OLDEST_ARCHITECTURE = 70
 COMPILATION_FAILED = 6  # NVRTC_ERROR_COMPILATION
@@ -44,12 +44,13 @@ COMPILATION_FAILED = 6  # NVRTC_ERROR_COMPILATION
 
 @dataclass(frozen=True)
 class Kernel:
-    """A compiled kernel: its name in the machine code, and what ptxas reports of it.
+    """A compiled kernel and the resources that ptxas reports for it.
 
     Attributes:
-        registers: of a thread.
-        shared_bytes: shared memory of a block.
-        spilled_bytes: what a thread stores in local memory for want of registers.
+        symbol: name in the machine code.
+        registers: registers per thread.
+        shared_bytes: shared memory per block.
+        spilled_bytes: bytes per thread that are stored to local memory for lack of registers.
     """
 
     symbol: str
@@ -60,36 +61,41 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Cubin:
-    """Machine code for one dtype, as `cuModuleLoadData` takes it, and its kernels by `kernel_name`."""
+    """Machine code for one dtype, as input for `cuModuleLoadData`, and its kernels by `kernel_name`."""
 
     code: bytes
     kernels: dict[str, Kernel]
 
 
 def kernel_name(kernel: str, dtype: torch.dtype, channels_at_once: int | None) -> str:
-    """C++ name of a kernel for features of a dtype; `channels_at_once` of a lane, None if that is no parameter."""
+    """Return the C++ name of a kernel for features of a dtype.
+
+    Args:
+        channels_at_once: adjacent channels that a lane processes; None for kernels without this template parameter.
+    """
     parameters = [TYPES[dtype][0]] if kernel == TRANSPOSITION else [*TYPES[dtype]]
     parameters += [] if channels_at_once is None else [str(channels_at_once)]
     return f"prroi_pool::{kernel}<{', '.join(parameters)}>"
 
 
 def kernel_names(dtype: torch.dtype) -> list[str]:
-    """The kernels for features of this dtype."""
+    """Return the C++ names of all kernels for features of a dtype."""
     at_once = (1,) if dtype == torch.float64 else (4, 1)
     names = [kernel_name(kernel, dtype, n) for kernel in PACKED_KERNELS for n in at_once]
     return names + [kernel_name(kernel, dtype, None) for kernel in (*STRIDED_KERNELS, TRANSPOSITION)]
 
 
 def load_cubin(dtype: torch.dtype, architecture: str) -> Cubin:
-    """The kernels for a dtype, compiled for an architecture such as "90" unless the cache has them.
+    """Return the kernels for a dtype and an architecture such as "90", from the cache or newly compiled.
 
     Raises:
-        BuildError: NVRTC is missing or does not know the architecture, or the cache cannot be written.
+        BuildError: NVRTC is missing, does not support the architecture or (CompilationError) rejects the source, or the
+            cache is not writable.
     """
 
     def build(folder: Path) -> None:
         text = f"the CUDA kernels for {dtype_name(dtype)}, sm_{architecture}"
-        print(f"prroi_pool: compiling {text}, once for this machine ...", file=sys.stderr, flush=True)
+        print(f"prroi_pool: compiling {text} (once per machine) ...", file=sys.stderr, flush=True)
         start = time.monotonic()
         cubin = compile_kernels(dtype, architecture)
         (folder / "kernels.cubin").write_bytes(cubin.code)
@@ -98,14 +104,14 @@ def load_cubin(dtype: torch.dtype, architecture: str) -> Cubin:
         print(f"prroi_pool: compiled in {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
 
     name = build_name(dtype, architecture)
-    # A finished build needs no compiler.
+    # Looked up first: a finished build needs no NVRTC.
     folder = build_cache.find(name) or build_cache.built(name, build, builder=compiler_identity())
     kernels = json.loads((folder / "kernels.json").read_text(encoding="utf-8"))
     return Cubin((folder / "kernels.cubin").read_bytes(), {name: Kernel(**kernel) for name, kernel in kernels.items()})
 
 
 def build_name(dtype: torch.dtype, architecture: str) -> str:
-    """Names the folder in the build cache after what the cubin depends on."""
+    """Return the cubin's name in the build cache, which contains a hash of everything that the cubin depends on."""
     parts = [text.encode() for text in (str(torch.version.cuda), *OPTIONS, *kernel_names(dtype))]
     for path in [SOURCES / "bilinear_integral.h", *sorted(path for folder in INCLUDES for path in folder.iterdir())]:
         parts += [os.fsencode(path.name), path.read_bytes()]
@@ -114,7 +120,7 @@ def build_name(dtype: torch.dtype, architecture: str) -> str:
 
 
 def compiler_identity() -> str:
-    """What a failed compilation depended on besides the sources: once this has changed, it is tried again."""
+    """Return NVRTC's version. A failed compilation is retried when this text changes."""
     return f"NVRTC {nvrtc_version()}"
 
 
@@ -123,13 +129,14 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def compile_kernels(dtype: torch.dtype, architecture: str) -> Cubin:
-    """Compiles all kernels for features of a dtype; needs no GPU.
+    """Compile all kernels for features of a dtype. No GPU is needed.
 
     Args:
-        architecture: compute capability without its point, such as "90".
+        dtype: dtype of the features.
+        architecture: compute capability without the dot, such as "90".
 
     Raises:
-        BuildError: NVRTC is missing, does not know the architecture, or (CompilationError) refuses the source.
+        BuildError: NVRTC is missing, does not support the architecture, or (CompilationError) rejects the source.
     """
     _check_is_known(architecture)
     nvrtc = _library()
@@ -145,17 +152,17 @@ def compile_kernels(dtype: torch.dtype, architecture: str) -> Cubin:
         status = nvrtc.nvrtcCompileProgram(program, len(encoded), (ctypes.c_char_p * len(encoded))(*encoded))
         log = _read(program, "ProgramLog").rstrip(b"\0").decode(errors="replace").strip()
         if status != 0:
-            # Other failures, such as a lack of memory, are not the source's, and may pass.
+            # Other failures, such as lack of memory, are not caused by the source, and a retry may succeed.
             error = CompilationError if status == COMPILATION_FAILED else BuildError
             raise error(
-                f"NVRTC {nvrtc_version()} cannot compile the CUDA kernels for sm_{architecture}, "
-                f"{_error_text(status)}:\n{log or '(nothing printed)'}"
+                f"NVRTC {nvrtc_version()} failed to compile the CUDA kernels for sm_{architecture} "
+                f"({_error_text(status)}):\n{log or '(no output)'}"
             )
         kernels = {}
         for name in names:
             symbol = ctypes.c_char_p()
             _check(nvrtc.nvrtcGetLoweredName(program, name.encode(), ctypes.byref(symbol)))
-            assert symbol.value is not None, "it was asked for before the compilation"
+            assert symbol.value is not None, "the name expression was added before compilation"
             kernels[name] = _described(symbol.value.decode(), log)
         return Cubin(_read(program, "CUBIN"), kernels)
     finally:
@@ -174,8 +181,11 @@ def _described(symbol: str, log: str) -> Kernel:
 
 
 def architecture(major: int, minor: int) -> str:
-    """The one to compile for on a GPU of a compute capability: its own, or the nearest before it of the same major
-    version that NVRTC knows, whose code it runs, too."""
+    """Return the architecture to compile for on a GPU of the given compute capability.
+
+    This is the GPU's own architecture if the cache has its kernels or NVRTC supports it. Otherwise it is the newest
+    earlier one of the same major version, whose code the GPU can run.
+    """
     own = f"{major}{minor}"
     if find_in_cache(own):
         return own
@@ -184,12 +194,12 @@ def architecture(major: int, minor: int) -> str:
 
 
 def find_in_cache(architecture: str) -> bool:
-    """Whether the cache has the kernels for an architecture, all of them, which then need no NVRTC."""
+    """Return whether the cache has all kernels for an architecture, so that NVRTC is not needed."""
     return all(build_cache.find(build_name(dtype, architecture)) for dtype in TYPES)
 
 
 def check(architecture: str) -> None:
-    """Raises BuildError unless the cache has the kernels for an architecture, or NVRTC compiles for it."""
+    """Raise BuildError unless the cache has the kernels for an architecture or NVRTC can compile for it."""
     if not find_in_cache(architecture):
         _check_is_known(architecture)
 
@@ -197,15 +207,15 @@ def check(architecture: str) -> None:
 def _check_is_known(architecture: str) -> None:
     if architecture not in architectures():
         raise BuildError(
-            f"NVRTC {nvrtc_version()} does not compile for sm_{architecture}, but for sm_"
+            f"NVRTC {nvrtc_version()} does not support sm_{architecture}. It supports sm_"
             + ", sm_".join(architectures())
-            + ". Another GPU needs a PyTorch built for a CUDA version that knows it."
+            + ". For another GPU, install a PyTorch built for a CUDA version that supports it."
         )
 
 
 @functools.cache
 def nvrtc_version() -> str:
-    """Of the NVRTC found, such as "13.2"; BuildError without one."""
+    """Return the version of NVRTC, such as "13.2". Raise BuildError if NVRTC is missing."""
     major, minor = ctypes.c_int(), ctypes.c_int()
     _check(_library().nvrtcVersion(ctypes.byref(major), ctypes.byref(minor)))
     return f"{major.value}.{minor.value}"
@@ -217,24 +227,28 @@ def library_path() -> str:
 
 @functools.cache
 def architectures() -> list[str]:
-    """Those that the NVRTC found compiles the kernels for, such as ["75", "80", ...]; BuildError without one."""
+    """Return the architectures that NVRTC can compile the kernels for, such as ["75", "80", ...].
+
+    Raises:
+        BuildError: NVRTC is missing.
+    """
     count = ctypes.c_int()
     _check(_library().nvrtcGetNumSupportedArchs(ctypes.byref(count)))
     numbers = (ctypes.c_int * count.value)()
     _check(_library().nvrtcGetSupportedArchs(numbers))
-    # Older ones have no __grid_constant__.
+    # Older architectures do not support __grid_constant__.
     return [str(number) for number in numbers if number >= OLDEST_ARCHITECTURE]
 
 
 @functools.cache
 def _library() -> ctypes.CDLL:
-    """NVRTC of the CUDA version that torch is built for."""
+    """Load NVRTC of the CUDA version that torch is built for."""
     if torch.version.cuda is None:
-        raise BuildError("This PyTorch is built without CUDA. Install one with CUDA to use a GPU.")
+        raise BuildError("This PyTorch is built without CUDA. To use a GPU, install a CUDA build of PyTorch.")
     major = torch.version.cuda.split(".")[0]
     for path in _candidates(major):
         if os.path.isabs(path):
-            # NVRTC looks for its second library by name, and not in its own folder.
+            # NVRTC loads its second library by name and does not look in its own folder.
             for builtins in Path(path).parent.glob("*nvrtc-builtins*"):
                 with contextlib.suppress(OSError):
                     ctypes.CDLL(str(builtins))
@@ -244,14 +258,14 @@ def _library() -> ctypes.CDLL:
     others = sorted(str(path) for folder in _folders(major) for path in folder.glob(_file_pattern("")))
     raise BuildError(
         f"NVRTC, the CUDA {major} compiler library, was not found"
-        + (f" (of another version, or damaged: {', '.join(others)})" if others else "")
-        + f". PyTorch's own wheels bring it; install it with `pip install {package}` or `conda install cuda-nvrtc`, or "
-        f"set CUDA_HOME to a CUDA {major} toolkit."
+        + (f" (found files of another version, or damaged ones: {', '.join(others)})" if others else "")
+        + f". PyTorch's CUDA wheels include it. Install it with `pip install {package}` or `conda install cuda-nvrtc`, "
+        f"or set CUDA_HOME to a CUDA {major} toolkit."
     )
 
 
 def _candidates(major: str) -> Iterator[str]:
-    """Where NVRTC may lie: in one of the folders, or wherever the system looks."""
+    """Yield the paths to try: files in `_folders`, then the library's name for the system's own search."""
     for folder in _folders(major):
         yield from (str(path) for path in sorted(folder.glob(_file_pattern(major))))
     if sys.platform != "win32":
@@ -259,17 +273,17 @@ def _candidates(major: str) -> Iterator[str]:
 
 
 def _file_pattern(major: str) -> str:
-    """NVRTC's file name: libnvrtc.so.13, libnvrtc.so.12.4.127, libnvrtc.so.11.2, nvrtc64_130_0.dll."""
+    """Return a glob pattern for names such as libnvrtc.so.13, libnvrtc.so.12.4.127 and nvrtc64_130_0.dll."""
     return f"nvrtc64_{major}*.dll" if sys.platform == "win32" else f"libnvrtc.so.{major}*"
 
 
 def _folders(major: str) -> list[Path]:
-    """Where the wheels put NVRTC, beside torch, and in a toolkit."""
+    """Return the folders that may contain NVRTC: those of torch, of NVIDIA's wheels and of a CUDA toolkit."""
     folders = [Path(torch.__file__).parent / "lib", Path(sys.prefix) / "lib"]
     if (nvidia := importlib.util.find_spec("nvidia")) and nvidia.submodule_search_locations:
         for root in map(Path, nvidia.submodule_search_locations):
             folders += [root / f"cu{major}" / "lib", root / "cuda_nvrtc" / "lib", root / "cuda_nvrtc" / "bin"]
-    # CUDA_HOME may be malformed, as `:/usr/local/cuda`, which is what appending to an unset variable gives.
+    # CUDA_HOME may be malformed: appending to an unset variable gives `:/usr/local/cuda`.
     named = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH") or ""
     homes = [Path(part.strip()) for part in named.split(os.pathsep) if part.strip()] + [Path("/usr/local/cuda")]
     return folders + [home / name for home in homes for name in ("lib64", "lib", "bin")]
@@ -291,4 +305,4 @@ def _error_text(status: int) -> str:
 
 def _check(status: int) -> None:
     if status != 0:
-        raise BuildError(f"NVRTC: {_error_text(status)}")
+        raise BuildError(f"A call of NVRTC failed: {_error_text(status)}")

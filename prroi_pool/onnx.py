@@ -1,11 +1,15 @@
-"""Precise RoI Pooling in standard ONNX operators, for ``torch.onnx.export(..., dynamo=True)``::
+"""Precise RoI Pooling in standard ONNX operators, for `torch.onnx.export(..., dynamo=True)`.
 
+The integral separates, as in `reference.py`: the output of each RoI is A_y F A_x^T, where F contains the pixels under
+the RoI, and A_y and A_x the weights of rows and columns. Pooling and its gradients are computed as batched matrix
+products.
+
+This module needs onnxscript, as does torch.onnx.export.
+
+Example:
+    ```python
     torch.onnx.export(model, args, dynamo=True, custom_translation_table=prroi_pool.onnx.translations())
-
-The integral separates, as in `reference.py`: each RoI's output is A_y F A_x^T, where F are the pixels below it and A_y
-and A_x the weights of rows and columns. The products, and those of their gradients, are batched matrix products.
-
-Needs onnxscript, as torch.onnx.export does.
+    ```
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +22,7 @@ from onnxscript.values import Opset
 
 from .extension import NAMESPACE
 
-# RoIs whose pixels are in memory at once. All of them are padded to the largest, so RoIs of like size are put together.
+# RoIs whose pixels are in memory at once. They are padded to the largest, so RoIs of similar size are grouped.
 ROIS_AT_ONCE = 64
 
 _ours = Opset(NAMESPACE, 1)
@@ -27,12 +31,12 @@ _ours = Opset(NAMESPACE, 1)
 def translations(rois_at_once: int | None = ROIS_AT_ONCE) -> dict[Callable[..., Any], Callable[..., Any]]:
     """Return the `custom_translation_table` of torch.onnx.export for the operators of this package.
 
-    The file needs opset 18 or newer. The number of images and RoIs and the sizes of the maps may be dynamic. Results
-    are computed in float32. A RoI of an image, or of a level, that does not exist pools to 0.
+    The ONNX file needs opset 18 or newer. The numbers of images and RoIs and the sizes of the maps may be dynamic.
+    Results are computed in float32. A RoI whose image or level does not exist pools to 0.
 
     Args:
-        rois_at_once: how many RoIs are pooled at once, in a Loop, which bounds memory. None: all, without a Loop. The
-            gradient of the RoIs is always computed for all of them.
+        rois_at_once: number of RoIs that one iteration of an ONNX Loop pools, which bounds memory. None pools all RoIs
+            at once, without a Loop. The gradient of the RoIs is always computed for all RoIs at once.
     """
 
     def pool_from_pyramid(maps, rois, levels, pooled_height: int, pooled_width: int, spatial_scales: Sequence[float]):
@@ -63,7 +67,7 @@ def translations(rois_at_once: int | None = ROIS_AT_ONCE) -> dict[Callable[..., 
     }
 
 
-# ---- What the exporter traces, with ONNX values for tensors
+# ---- Functions that the exporter traces, with ONNX values in place of tensors
 
 
 def _rois_backward_of_map(grad_output, features, rois, spatial_scale: float):
@@ -81,7 +85,7 @@ def _rois_backward_of_pyramid(grad_output, maps, rois, levels, spatial_scales: S
 
 
 def _axes(geometry, places, bins):
-    """Return `_axis` of columns, and of rows; rows are told by where they start among the pixels of all maps."""
+    """Return `_axis` of the columns and of the rows. A row is given as the index of its first pixel in `_pixels`."""
     x_low, x_size, y_low, y_size = op.Split(geometry, num_outputs=4, axis=1)
     x_first, x_last, y_first, y_last, start, width = op.Split(places, num_outputs=6, axis=1)
     bins_x, bins_y = op.Split(bins, num_outputs=2, axis=0)
@@ -99,7 +103,7 @@ def _prepare(maps, rois, levels, bins, spatial_scales: Sequence[float]):
 
 
 def _pixels(maps):
-    """The maps' pixels, one after the other: [M, C]."""
+    """Return the pixels of all maps, concatenated: [M, C]."""
     channels = op.Shape(maps[0], start=1, end=2)
     shape = op.Concat(op.Constant(value_ints=[-1]), channels, axis=0)
     rows = [op.Reshape(op.Transpose(op.Cast(features, to=1), perm=[0, 2, 3, 1]), shape) for features in maps]
@@ -113,17 +117,21 @@ def _pixels(maps):
 def _place(
     rois: FLOAT[...], levels: INT64[...], bins: INT64[...], shapes: INT64[...], scale_of_level: FLOAT[...]
 ) -> tuple[FLOAT[...], INT64[...], FLOAT[...]]:
-    """Where each RoI lies in its map.
+    """Locate each RoI in its map.
 
     Args:
-        rois [K, 5], levels [K], bins (2: of a row, of a column), shapes [L, 4] of the maps, scale_of_level [L].
+        rois: [K, 5].
+        levels: [K].
+        bins: [2], the number of bins along x and along y.
+        shapes: [L, 4], the shapes of the maps.
+        scale_of_level: [L].
 
     Returns:
-        geometry [K, 4]: x of the RoI's left side, width of a bin, y of its top, height of a bin, in pixels of its map.
-        Sizes are 0 where the RoI pools to 0.
-        places [K, 6]: its first and last column, first and last row, the index of the map's first pixel among those of
-        all maps, and the width of the map.
-        scales [K, 1].
+        geometry [K, 4]: left side, bin width, top side and bin height, in pixels of the RoI's map. The sizes are 0 if
+        the RoI pools to 0.
+        places [K, 6]: first and last column, first and last row, index of the first pixel of the RoI's image in
+        `_pixels`, and width of the map.
+        scales [K, 1]: spatial scale of the RoI's map.
     """
     has_level = op.And(levels >= 0, levels < op.Shape(shapes, start=0, end=1))
     level = op.Where(has_level, levels, 0)
@@ -137,7 +145,7 @@ def _place(
     low = rois[:, 1:3]
     size = (rois[:, 3:5] - low) * scales / op.Cast(bins, to=1)
     low = low * scales
-    # Not finite: neither comparison holds.
+    # Both comparisons are false for NaN.
     is_proper = op.And(op.And(size > 0.0, size < 3.0e38), op.Abs(low) < 1.0e9)
     image = rois[:, 0:1]
     has_image = op.And(op.And(image >= 0.0, image < op.Cast(images, to=1)), image == op.Floor(image))
@@ -160,7 +168,7 @@ def _place(
 
 @script(_ours, default_opset=op)
 def _by_size(places: INT64[...]) -> tuple[INT64[...], INT64[...]]:
-    """Order of the RoIs by the number of their pixels: [K], and the rank of each in that order: [K]."""
+    """Return the order of the RoIs by their number of pixels, [K], and the rank of each RoI in this order, [K]."""
     pixels = (places[:, 1] - places[:, 0] + 1) * (places[:, 3] - places[:, 2] + 1)
     count = op.Shape(pixels)
     _, order = op.TopK(pixels, count, largest=0)
@@ -172,27 +180,30 @@ def _by_size(places: INT64[...]) -> tuple[INT64[...], INT64[...]]:
 def _axis(
     low: FLOAT[...], size: FLOAT[...], first: INT64[...], last: INT64[...], num_bins: INT64[...]
 ) -> tuple[INT64[...], FLOAT[...], FLOAT[...], FLOAT[...]]:
-    """Pixels of an axis, and the weights of each in the bins.
+    """Return the pixels of an axis and their weights in each bin.
 
     Args:
-        low, size, first, last [k, 1]: of the RoIs on this axis, see `_place`.
-        num_bins [1].
+        low: [k, 1], start of each RoI on this axis, see `_place`.
+        size: [k, 1], size of a bin.
+        first: [k, 1], first pixel.
+        last: [k, 1], last pixel.
+        num_bins: [1].
 
     Returns:
         pixels [k, S].
-        weights [k, B, S]: mean over the bin of the hat function around the pixel, as `reference.mean_of_hat`.
-        by_low, by_size [k, B, S]: their derivatives.
+        weights [k, B, S]: mean over the bin of the hat function around the pixel, as in `reference.mean_of_hat`.
+        by_low, by_size [k, B, S]: derivatives of the weights by `low` and `size`.
     """
     zero = op.Constant(value_int=0)
     one = op.Constant(value_int=1)
-    # Of no RoIs 0.
+    # The appended 0 makes this work without RoIs.
     longest = op.ReduceMax(op.Concat(op.Squeeze(last - first, [1]), op.Constant(value_ints=[0]), axis=0), keepdims=0)
     pixels = first + op.Range(zero, longest + one, one)
     inside = op.Unsqueeze(op.And(pixels <= last, size > 0.0), [1])
     pixels = op.Min(pixels, last)
     bins = op.Unsqueeze(op.Cast(op.Range(zero, op.Squeeze(num_bins), one), to=1), [1])
     size_of_bin = op.Unsqueeze(op.Where(size > 0.0, size, 1.0), [2])
-    # Differences between pixel and RoI come first, as they are exact nearby: tiny bins must tell pixels apart.
+    # Subtract the RoI's start from the pixel first, which is exact for nearby values; tiny bins need this precision.
     distance = op.Unsqueeze(op.Cast(pixels, to=1) - low, [1])
     enter = op.Max(op.Min((distance - 1.0) / size_of_bin - bins, 1.0), 0.0)
     peak = op.Max(op.Min(distance / size_of_bin - bins, 1.0), 0.0)
@@ -209,7 +220,7 @@ def _axis(
 
 @script(_ours, default_opset=op)
 def _patch(pixels: FLOAT[...], x: INT64[...], y: INT64[...], y_weights: FLOAT[...]) -> tuple[FLOAT[...], FLOAT[...]]:
-    """The pixels below each RoI, [K, R, S * C], and their sums over the rows of each bin, [K, P, S, C]."""
+    """Return the pixels under each RoI, [K, R, S * C], and their weighted sums over each bin's rows, [K, P, S, C]."""
     patch = op.Gather(pixels, op.Unsqueeze(y, [2]) + op.Unsqueeze(x, [1]), axis=0)
     columns = op.Shape(patch, start=2, end=4)
     patch = op.Reshape(patch, op.Concat(op.Shape(y), op.ReduceProd(columns), axis=0), allowzero=1)
@@ -228,8 +239,8 @@ def _pool_in_parts(
     places: INT64[...],
     at_once: INT64[...],
 ) -> FLOAT[...]:
-    """The pooled features of RoIs that are sorted by size: [K, P, Q, C]."""
-    # Of no RoIs one empty part, as a sequence of none cannot be concatenated.
+    """Return the pooled features of RoIs that are sorted by size: [K, P, Q, C]."""
+    # Without RoIs there is one empty part, because an empty sequence cannot be concatenated.
     num_parts = op.Squeeze(op.Max(op.Shape(x, start=0, end=1) + at_once - 1, at_once) / at_once)
     zero = op.Constant(value_ints=[0])
     axes = op.Constant(value_ints=[0, 1])
@@ -238,7 +249,7 @@ def _pool_in_parts(
     for part in range(num_parts):
         begin = part * at_once
         end = begin + at_once
-        # As many rows and columns as the largest RoI of this part has; no fewer than one.
+        # Rows and columns of the largest RoI in this part; at least one.
         of_part = op.Slice(places, begin, end, zero)
         lengths = op.Concat(of_part[:, 1:2] - of_part[:, 0:1], of_part[:, 3:4] - of_part[:, 2:3], axis=1)
         columns, rows = op.Split(
@@ -271,11 +282,11 @@ def _geometry_backward(
     y_by_size: FLOAT[...],
     grad_output: FLOAT[...],
 ) -> FLOAT[...]:
-    """Gradient of the geometry, [K, 4], from that of the pooled features, [K, P, Q, C]."""
-    # Of the weights of columns: the pooled rows times the gradient, summed over the rows.
+    """Return the gradient of the geometry, [K, 4], given the gradient of the output, [K, P, Q, C]."""
+    # Gradient of the column weights: the pooled rows times the output's gradient, summed over the rows of bins.
     of_x = op.MatMul(grad_output, op.Transpose(pooled_rows, perm=[0, 1, 3, 2]))
     of_x = op.ReduceSum(of_x, [1], keepdims=0)
-    # Of the weights of rows: the pixels times the gradient spread over the columns.
+    # Gradient of the row weights: the pixels times the output's gradient, spread over the columns.
     spread = op.MatMul(op.Unsqueeze(op.Transpose(x_weights, perm=[0, 2, 1]), [1]), grad_output)
     shape = op.Concat(op.Shape(spread, start=0, end=2), op.Shape(patch, start=2, end=3), axis=0)
     spread = op.Reshape(spread, shape, allowzero=1)
@@ -292,7 +303,7 @@ def _geometry_backward(
 
 @script(_ours, default_opset=op)
 def _by_coordinates(by_geometry: FLOAT[...], scales: FLOAT[...], bins: INT64[...]) -> FLOAT[...]:
-    """Gradient of (batch_index, x1, y1, x2, y2), [K, 5], from that of the geometry."""
+    """Return the gradient of (batch_index, x1, y1, x2, y2), [K, 5], given the gradient of the geometry."""
     x_low, x_size, y_low, y_size = op.Split(by_geometry, num_outputs=4, axis=1)
     by_second = op.Concat(x_size, y_size, axis=1) * scales / op.Cast(bins, to=1)
     by_first = op.Concat(x_low, y_low, axis=1) * scales - by_second

@@ -1,10 +1,10 @@
-"""The operator as PyTorch's dispatcher knows it: what makes torch.compile, torch.export, autograd and autocast work.
+"""Registers the operators with PyTorch's dispatcher, for torch.compile, torch.export, autograd and autocast.
 
-Three operators are declared: `prroi_pool2d` and its two gradients. A compiler sees each as one node, with the shape,
-dtype and strides that its fake kernel tells. csrc/operators.cpp implements them on the CPU, `cuda_kernels.py` on CUDA,
-and `reference.py` where no kernels are built; `functional.py` calls them.
+This module declares three operators: `prroi_pool2d` and its two gradients. A compiler sees each of them as one node,
+and its fake kernel gives the shape, dtype and strides of the output. csrc/operators.cpp implements the operators on the
+CPU, `cuda_kernels.py` on CUDA, and `reference.py` where no kernels are built. `functional.py` calls them.
 
-Autocast needs no rule here: features of any floating dtype are pooled as they are, and RoIs are float32 or float64.
+Autocast needs no rule: features of any floating-point dtype keep it, and RoIs are float32 or float64.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,29 +17,29 @@ from torch import Tensor
 from . import extension, reference
 from .extension import NAMESPACE
 
-# Of each argument; None where none is wanted, and for arguments that are no tensors.
+# One per argument; None if it is not needed or the argument is not a tensor.
 Gradients = tuple[Tensor | None, ...]
-# Whether torch.compile knows the transforms of torch.func.
+# Whether torch.compile supports the transforms of torch.func.
 COMPILES_TRANSFORMS = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 12)
 
 
 def prroi_pool2d(features: Tensor, rois: Tensor, pooled_height: int, pooled_width: int, spatial_scale: float) -> Tensor:
-    """Return `functional.prroi_pool2d` without the checks that need no look at the RoIs' values."""
+    """Compute `functional.prroi_pool2d`, checking only the batch indices (on the CPU)."""
     return _call("prroi_pool2d", features, rois, pooled_height, pooled_width, spatial_scale)
 
 
 def _call(name: str, *arguments: Any) -> Tensor:
-    # The transforms of torch.func refuse what torch.library.register_autograd registers, and take an autograd.Function.
+    # The transforms of torch.func reject what torch.library.register_autograd registers; they need autograd.Function.
     if transforms_are_active():
         return _FUNCTIONS[name].apply(*arguments)
     return getattr(_operators(), name)(*arguments)
 
 
 def transforms_are_active() -> bool:
-    # torch.compile of PyTorch 2.4 fails at the test below.
+    # torch.compile of PyTorch 2.4 cannot trace the call below.
     if torch.compiler.is_compiling() and not COMPILES_TRANSFORMS:
         return False
-    # The test by which autograd.Function itself chooses. torch has no public one.
+    # autograd.Function itself uses this private function; there is no public one.
     return torch._C._are_functorch_transforms_active()
 
 
@@ -48,12 +48,12 @@ def _operators() -> Any:
 
 
 def is_channels_last(features: Tensor) -> bool:
-    # Not is_contiguous(memory_format=torch.channels_last), which says the same, except under vmap, where it raises.
+    # Equivalent to is_contiguous(memory_format=torch.channels_last), which raises under vmap.
     return features.permute(0, 2, 3, 1).is_contiguous() and not features.is_contiguous()
 
 
 def computed_dtype(features: Tensor) -> torch.dtype:
-    """Return the dtype that sums are computed in, and RoIs."""
+    """Return the dtype of the sums and of the RoIs in the computation."""
     return torch.float64 if features.dtype == torch.float64 else torch.float32
 
 
@@ -63,17 +63,17 @@ def empty(shape: Sequence[int], like: Tensor, channels_last: bool) -> Tensor:
 
 
 def _pool_by_reference(features: Tensor, rois: Tensor, bins: Sequence[int], spatial_scale: float) -> Tensor:
-    """Return the reference's output in the dtype that the kernels compute sums in, too."""
+    """Return the reference's output in the dtype in which the kernels compute sums."""
     dtype = computed_dtype(features)
     pooled_height, pooled_width = bins
     return reference.prroi_pool2d(features.to(dtype), rois.to(dtype), pooled_height, pooled_width, spatial_scale)
 
 
 def _vjp_inside_an_operator(pool: Callable[[Tensor], Tensor], argument: Tensor, grad_output: Tensor) -> Tensor:
-    """Return the gradient of `pool`'s argument.
+    """Return the gradient of `argument`, an input of `pool`.
 
-    The dispatcher switches autograd off inside an operator, and this on again. `torch.func.vjp` does so by itself, but
-    not below a TorchDispatchMode, of which torch.compile uses some.
+    The dispatcher disables autograd inside an operator; this function enables it again. `torch.func.vjp` would do so,
+    too, but not inside a TorchDispatchMode, which torch.compile uses.
     """
     include, exclude = torch._C._dispatch_tls_local_include_set(), torch._C._dispatch_tls_local_exclude_set()
     autograd = torch._C.DispatchKeySet(torch._C.DispatchKey.AutogradFunctionality)
@@ -84,7 +84,7 @@ def _vjp_inside_an_operator(pool: Callable[[Tensor], Tensor], argument: Tensor, 
 
 
 def _without_autocast(device_type: str) -> AbstractContextManager[Any]:
-    """Return a context for the reference, whose matrix products autocast would round."""
+    """Return a context that disables autocast, which would round the reference's matrix products."""
     if torch.amp.is_autocast_available(device_type):
         return torch.autocast(device_type, enabled=False)
     return nullcontext()
@@ -114,7 +114,8 @@ def _check_batch_index(rois: Tensor, num_images: int) -> None:
         row = int(wrong.nonzero()[0])
         raise ValueError(
             f"rois[{row}, 0], the batch index, is {batch_index[row].item():g}, but must be an integer in "
-            f"[0, {num_images}) for features of {num_images} image(s); are the columns (batch_index, x1, y1, x2, y2)?"
+            f"[0, {num_images}), as features holds {num_images} image(s); the columns of rois must be "
+            "(batch_index, x1, y1, x2, y2)"
         )
 
 
@@ -122,7 +123,7 @@ def _save_for_forwards_gradients(ctx: Any, inputs: tuple[Any, ...], output: Tens
     features, rois, _, _, ctx.spatial_scale = inputs
     ctx.features_shape = features.shape
     ctx.channels_last = is_channels_last(features)
-    # Only the gradient of the RoIs needs the values of the features; that of the features needs their layout.
+    # Only the gradient of the RoIs needs the features' values. The gradient of the features needs only their layout.
     ctx.save_for_backward(features if ctx.needs_input_grad[1] else None, rois)
 
 
@@ -150,7 +151,7 @@ def _features_backward_fake(
 def _features_backward_by_reference(
     grad_output: Tensor, rois: Tensor, features_shape: list[int], channels_last: bool, spatial_scale: float
 ) -> Tensor:
-    # The pooling is linear in the features, whose values therefore do not matter here.
+    # Pooling is linear in the features, so their values do not affect this gradient.
     features = torch.zeros((), dtype=grad_output.dtype, device=grad_output.device).expand(features_shape)
     grad_features = _vjp_inside_an_operator(
         lambda features: _pool_by_reference(features, rois, grad_output.shape[2:], spatial_scale), features, grad_output
@@ -164,7 +165,7 @@ def _save_for_features_backwards_gradients(ctx: Any, inputs: tuple[Any, ...], ou
 
 
 def _gradients_of_features_backward(ctx: Any, grad: Tensor) -> Gradients:
-    # It is the transpose of the pooling, which is linear in the features: <grad, backward(g)> = <pool(grad), g>.
+    # features_backward is the transpose of pooling, which is linear: <grad, backward(g)> = <pool(grad), g>.
     grad_output, rois = ctx.saved_tensors
     grad_grad_output = grad_rois = None
     if ctx.needs_input_grad[0]:
@@ -193,7 +194,7 @@ def _save_for_rois_backwards_gradients(ctx: Any, inputs: tuple[Any, ...], output
 
 
 def _gradients_of_rois_backward(ctx: Any, grad: Tensor) -> Gradients:
-    # Rarely needed, and so left to the reference, which can be differentiated any number of times.
+    # Rarely needed, so the reference computes it. The reference is differentiable any number of times.
     def rois_backward(grad_output: Tensor, features: Tensor, rois: Tensor) -> Tensor:
         pooled, vjp = torch.func.vjp(
             lambda rois: _pool_by_reference(features, rois, grad_output.shape[2:], ctx.spatial_scale), rois
@@ -255,8 +256,10 @@ _FUNCTIONS = {name: _function(name, operator) for name, operator in _OPERATORS.i
 
 
 def _load_and_call(name: str, by_reference: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Return the implementation for all devices. It loads the kernels of the device, which then take its place; where
-    there are none, it calls the reference."""
+    """Return the implementation for all devices.
+
+    It loads the device's kernels, which replace it in the dispatcher. Without kernels it calls the reference.
+    """
 
     def call(*arguments: Any) -> Tensor:
         device_type = arguments[0].device.type
@@ -278,7 +281,7 @@ def _declare(library: torch.library.Library) -> None:
         )
 
 
-# A module imported anew, in a notebook say, finds the operators of the first time.
+# When the module is reloaded, as in a notebook, the operators are already declared.
 if not hasattr(_operators(), "prroi_pool2d"):
     _library = torch.library.Library(NAMESPACE, "FRAGMENT")
     _declare(_library)

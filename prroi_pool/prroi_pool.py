@@ -8,7 +8,15 @@ from .functional import NO_TORCHSCRIPT, checked_bins, prroi_pool2d
 
 
 class PrRoIPool2D(nn.Module):
-    """Pools each RoI to a grid of `pooled_height` × `pooled_width` bins; see `functional.prroi_pool2d`."""
+    """Pools each RoI to a grid of `pooled_height` × `pooled_width` bins.
+
+    `forward(features, rois)` calls `prroi_pool2d`, which documents shapes, gradients and errors.
+
+    Args:
+        pooled_height: number of bins along y.
+        pooled_width: number of bins along x.
+        spatial_scale: factor from image to feature coordinates, e.g. 1/16 for features of stride 16.
+    """
 
     def __init__(self, pooled_height: int, pooled_width: int, spatial_scale: float):
         super().__init__()

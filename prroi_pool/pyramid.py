@@ -1,4 +1,4 @@
-"""Pooling from the levels of a pyramid in one launch of the CUDA kernels."""
+"""Pools from all levels of a pyramid in one launch of the CUDA kernels."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,14 +16,16 @@ Pool = Callable[[Sequence[Tensor], Tensor], Tensor]
 
 
 def fits_one_launch(maps: Sequence[Tensor], rois: Tensor) -> bool:
-    """Whether the kernels can pool from these maps at once: they are not too many, and differ in size alone.
+    """Return whether the kernels can pool from these maps in one launch.
 
-    Not if tensors are traced or stand for others, or a mode wants to see the operators.
+    The number of maps must not exceed the kernels' limit, and the maps may differ only in height and width. Returns
+    False for traced tensors and tensor subclasses, and while a dispatch mode is active, because it must see the
+    operators.
     """
     kinds = {(features.dtype, features.shape[:-2], features.device) for features in maps}
     if len(maps) > MAX_LEVELS or len(kinds) > 1:
         return False
-    # The kernels read memory. Subclasses such as FakeTensor may have none, and a lazy negation is not done in it.
+    # The kernels read memory: subclasses such as FakeTensor may have none, and it does not contain a lazy negation.
     tensors = [*maps, rois]
     is_plain = all(type(tensor) in (Tensor, Parameter) and not tensor.is_neg() for tensor in tensors)
     return is_plain and _len_torch_dispatch_stack() == 0
@@ -38,16 +40,20 @@ def pool_pyramid(
     output_size: tuple[int, int],
     spatial_scales: Sequence[float],
 ) -> Tensor:
-    """Return the Precise RoI Pooling of each RoI from its level.
+    """Pool each RoI from its level.
 
     Args:
-        level_by_level: computes the same from maps and rois by operators; for derivatives of a higher order.
+        kernels: CUDA kernels.
+        level_by_level: computes the same result from maps and RoIs with differentiable operators. It is used for
+            higher-order derivatives.
         maps: Tensor[N, C, H_l, W_l] of one dtype.
         rois: Tensor[K, 5], float32 or float64.
-        levels: Tensor[K] of int64, an index into `maps` for each RoI.
+        levels: Tensor[K] of int64, the index in `maps` of each RoI's map.
+        output_size: number of bins, (height, width).
+        spatial_scales: factor from image to feature coordinates of each map.
 
     Returns:
-        Tensor[K, C, *output_size], contiguous; differentiable in maps and rois, any number of times.
+        Contiguous Tensor[K, C, *output_size], differentiable in maps and RoIs any number of times.
     """
     scales = tuple(spatial_scales)
     return _PyramidPool.apply(kernels, level_by_level, levels.contiguous(), output_size, scales, rois, *maps)
@@ -68,7 +74,7 @@ class _PyramidPool(torch.autograd.Function):
         ctx.kernels, ctx.level_by_level, ctx.spatial_scales = kernels, level_by_level, spatial_scales
         ctx.shapes = [features.shape for features in maps]
         ctx.channels_last = [is_channels_last(features) for features in maps]
-        # Only the gradient of the RoIs needs the values of the maps.
+        # Only the gradient of the RoIs needs the maps' values.
         ctx.save_for_backward(levels, rois, *(maps if ctx.needs_input_grad[5] else []))
         return kernels.forward(maps, rois, levels, *output_size, spatial_scales)
 
@@ -76,7 +82,7 @@ class _PyramidPool(torch.autograd.Function):
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         levels, rois, *maps = ctx.saved_tensors
         wanted = ctx.needs_input_grad[5:]
-        # The gradients have to be differentiable themselves only with create_graph=True.
+        # Gradients are enabled here only with create_graph=True, when the result must be differentiable.
         gradients = _by_operators if torch.is_grad_enabled() else _by_kernels
         return None, None, None, None, None, *gradients(ctx, grad_output, wanted, levels, rois, maps)
 
@@ -98,7 +104,7 @@ def _by_kernels(
 def _by_operators(
     ctx: Any, grad_output: Tensor, wanted: Sequence[bool], levels: Tensor, rois: Tensor, maps: Sequence[Tensor]
 ) -> list[Tensor | None]:
-    if not maps:  # the pooling is linear in them, so that their values do not matter here
+    if not maps:  # not saved: pooling is linear in the maps, so their values do not affect this gradient
         zero = torch.zeros((), dtype=grad_output.dtype, device=grad_output.device)
         maps = [zero.expand(shape).requires_grad_() for shape in ctx.shapes]
     inputs = [tensor for tensor, is_wanted in zip([rois, *maps], wanted, strict=True) if is_wanted]

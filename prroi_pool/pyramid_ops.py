@@ -1,7 +1,7 @@
-"""Pooling from a pyramid, and its gradient by the boxes, as one operator each.
+"""Pooling from a pyramid as one operator, and the gradient of its RoIs as another, for exported programs.
 
-Exported programs hold these. In ONNX a RoI then costs what it does on its own level, where one operator for each level
-would pool all RoIs from all levels.
+In ONNX, each RoI is then pooled only from its own level. With one operator per level, all RoIs would be pooled from all
+levels.
 """
 
 import functools
@@ -14,7 +14,7 @@ from torch import Tensor
 from . import ops
 from .extension import NAMESPACE
 
-# True while torch.export traces; PyTorch 2.4 and 2.5 cannot tell, and trace as torch.compile does.
+# True while torch.export traces. PyTorch 2.4 and 2.5 lack this function and trace as for torch.compile.
 is_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", lambda: False)
 
 Maps = Sequence[Tensor]
@@ -23,8 +23,10 @@ Maps = Sequence[Tensor]
 def pyramid_pool(
     maps: Maps, rois: Tensor, levels: Tensor, pooled_height: int, pooled_width: int, spatial_scales: Sequence[float]
 ) -> Tensor:
-    """Return the Precise RoI Pooling of each RoI from its level; arguments as `pyramid.pool_pyramid`, but maps may have
-    several dtypes, the widest of which the result has."""
+    """Pool each RoI from its level. Arguments as in `pyramid.pool_pyramid`.
+
+    The maps may differ in dtype. The result has the widest one.
+    """
     operator = getattr(torch.ops, NAMESPACE).pyramid_pool
     dtype = functools.reduce(torch.promote_types, (features.dtype for features in maps))
     return operator(
@@ -35,7 +37,7 @@ def pyramid_pool(
 def pyramid_rois_backward(
     grad_output: Tensor, maps: Maps, rois: Tensor, levels: Tensor, spatial_scales: Sequence[float]
 ) -> Tensor:
-    """Return the gradient of the RoIs, Tensor[K, 5], from that of the pooled features, Tensor[K, C, P, Q]."""
+    """Return the gradient of the RoIs, Tensor[K, 5], given the gradient of the output, Tensor[K, C, P, Q]."""
     operator = getattr(torch.ops, NAMESPACE).pyramid_rois_backward
     return operator(grad_output, list(maps), rois, levels, list(spatial_scales))
 
@@ -69,12 +71,12 @@ def _save_for_gradients(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> No
 
 
 def _gradients(ctx: Any, grad_output: Tensor) -> tuple[Any, ...]:
-    # Rarely needed: who trains calls the operators of the levels. These can be differentiated themselves.
+    # Rarely needed, because training uses one operator per level. Those operators are differentiable again.
     rois, levels, *maps = ctx.saved_tensors
     grad_maps, grad_rois = [], torch.zeros_like(rois)
     operators = getattr(torch.ops, NAMESPACE)
     for level, (features, scale) in enumerate(zip(maps, ctx.spatial_scales, strict=True)):
-        # RoIs of other levels as RoIs without area, so that sizes do not depend on values.
+        # RoIs of other levels become empty RoIs, so that tensor sizes do not depend on values.
         of_level = rois.masked_fill((levels != level)[:, None], 0)
         channels_last = ops.is_channels_last(features)
         grad_maps.append(operators.features_backward(grad_output, of_level, features.shape, channels_last, scale))

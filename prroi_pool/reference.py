@@ -1,16 +1,15 @@
-"""The definition of Precise RoI Pooling in plain torch: the oracle of the tests, and the fallback on any
-device.
+"""The definition of Precise RoI Pooling in plain PyTorch: the expected result in tests, and the fallback on any device.
 
-The integral of the paper's equation 4 separates into one weight for each column of a bin, times one for each
-row. On an axis where the RoI starts at `low`, bin b is the set of points low + width * (b + t) with t in [0,
-1], so pixel i weighs
+The integral in the paper's equation 4 separates into one weight per column of a bin times one weight per row. On an
+axis where the RoI starts at `low`, bin b consists of the points low + width * (b + t) for t in [0, 1], so pixel i has
+the weight
 
     ∫₀¹ K(low - i + width * (b + t)) dt,    K(x) = max(0, 1 - |x|).
 
-No area divides and no antiderivatives are subtracted, so a RoI of 0.01 px keeps its precision. For bins of many
-pixels, where differences of shares of the bin cancel, weights are computed in float64 whatever the dtype of the
-features; `csrc/bilinear_integral.h`, which has the same formula for bins below a pixel, has another for those.
-Gradients of any order are available.
+This form neither divides by an area nor subtracts antiderivatives, so a RoI of 0.01 px keeps its precision. In bins of
+many pixels, differences between fractions of the bin cancel. Weights are therefore computed in float64 for every dtype
+of the features. `csrc/bilinear_integral.h` uses the same formula for bins below one pixel and a different one for
+larger bins. Gradients of any order are available.
 """
 
 from typing import Any
@@ -18,18 +17,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Elements of the gathered patches that may be alive at once: 256 MiB of float32.
+# Maximum number of elements in the gathered patches of one chunk: 256 MiB in float32.
 MAX_PATCH_ELEMENTS = 1 << 26
-# Other devices may lack float64; their weights are computed on the CPU.
+# Other devices may lack float64, so their weights are computed on the CPU.
 DEVICES_WITH_FLOAT64 = ("cpu", "cuda")
 
 
 def prroi_pool2d(features: Tensor, rois: Tensor, pooled_height: int, pooled_width: int, spatial_scale: float) -> Tensor:
-    """The same contract as `functional.prroi_pool2d`, without its checks of the arguments.
+    """Compute `functional.prroi_pool2d` in plain PyTorch, without checking the arguments.
 
-    A batch index outside of the features pools to 0, on every device. Memory is bounded by
-    `MAX_PATCH_ELEMENTS`, unless the RoIs require a gradient: autograd then keeps the pixels below every RoI
-    for its backward pass."""
+    A RoI whose batch index names no image pools to 0 on every device. `MAX_PATCH_ELEMENTS` bounds the memory unless the
+    RoIs require a gradient, because autograd then keeps the pixels under every RoI for the backward pass.
+    """
     num_images, channels, height, width = features.shape
     rois = rois.to(features.dtype)
     boxes = rois if rois.device.type in DEVICES_WITH_FLOAT64 else rois.cpu()
@@ -41,7 +40,7 @@ def prroi_pool2d(features: Tensor, rois: Tensor, pooled_height: int, pooled_widt
     has_image = (batch_index >= 0) & (batch_index < num_images) & (batch_index == batch_index.floor())
     touches_map = (x_bin > 0) & (y_bin > 0) & (x_first <= x_last) & (y_first <= y_last)
     chosen = (has_image & touches_map).nonzero().squeeze(1)
-    # RoIs of like size share a chunk, because a chunk's patches are as large as its largest.
+    # Sorted by size, because all patches of a chunk are padded to its largest.
     area = (x_last - x_first + 1) * (y_last - y_first + 1)
     chosen = chosen[area[chosen].argsort(stable=True)]
 
@@ -57,25 +56,25 @@ def prroi_pool2d(features: Tensor, rois: Tensor, pooled_height: int, pooled_widt
 
     result = features.new_zeros(len(rois), channels, pooled_height, pooled_width)
     if not outputs:
-        # Sums of nothing: they keep the result differentiable, with gradients of 0.
+        # Adding empty sums keeps the result differentiable, with gradients of 0.
         return result + features.flatten()[:0].sum() + rois.flatten()[:0].sum()
     return result.index_copy(0, chosen.to(features.device), torch.cat(outputs))
 
 
 def mean_of_hat(low: Tensor, width: Tensor, bins: Tensor, pixels: Tensor) -> Tensor:
-    """∫₀¹ K(low - pixels + width * (bins + t)) dt for the hat function K and width > 0, elementwise.
+    """Return ∫₀¹ K(low - pixels + width * (bins + t)) dt for the hat function K and width > 0, elementwise.
 
-    The hat is linear between its knots -1, 0 and 1, so the mean is, for its rising and its falling side, the
-    share of the bin on that side times the hat at the middle of that share.
+    K is linear between its knots -1, 0 and 1. The mean is therefore a sum over the rising and the falling side of K:
+    the fraction of the bin on that side times the value of K at the middle of that fraction.
     """
     return _MeanOfHat.apply(low, width, bins, pixels)
 
 
 class _MeanOfHat(torch.autograd.Function):
-    """With its derivatives by low and width written out, and themselves left to autograd.
+    """`mean_of_hat` with explicit first derivatives by `low` and `width`. Autograd computes the higher ones.
 
-    Autograd alone would differentiate the knots' places in the bin, too. That adds nothing, as K is
-    continuous there, but in floating point it adds nothing times 1 / width: for tiny bins noise, or NaN.
+    Autograd alone would also differentiate the positions of the knots in the bin. K is continuous there, so these terms
+    cancel, but their rounding error is multiplied by 1 / width, which gives noise or NaN for tiny bins.
     """
 
     generate_vmap_rule = True
@@ -100,17 +99,18 @@ class _MeanOfHat(torch.autograd.Function):
 
 
 def _sides(low: Tensor, width: Tensor, bins: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The bin's shares on the rising and the falling side of the hat, and their middles, in bins from the
-    RoI's start."""
-    # Differences between pixel and RoI come first, as they are exact nearby: tiny bins must tell pixels
-    # apart.
+    """Return the fractions of the bin on the hat's rising and falling side, and the middles of these fractions.
+
+    The middles are measured in bins from the start of the RoI.
+    """
+    # Subtract the pixel from the RoI's start first, which is exact for nearby values; tiny bins need this precision.
     offset = low - pixels
     enter, peak, leave = (_clamp_to_unit(knot - offset, width, bins) for knot in (-1, 0, 1))
     return peak - enter, leave - peak, bins + (enter + peak) / 2, bins + (peak + leave) / 2
 
 
 def _clamp_to_unit(distance: Tensor, width: Tensor, bins: Tensor) -> Tensor:
-    """distance / width - bins, clamped to [0, 1]. Where it is clamped nothing infinite reaches a derivative."""
+    """Return distance / width - bins, clamped to [0, 1], without infinite derivatives where it is clamped."""
     t = (distance / width).detach() - bins
     inside = (t > 0) & (t < 1)
     return torch.where(inside, torch.where(inside, distance, 0) / width - bins, (t >= 1).to(t.dtype))
@@ -119,15 +119,19 @@ def _clamp_to_unit(distance: Tensor, width: Tensor, bins: Tensor) -> Tensor:
 def _bins(
     low: Tensor, high: Tensor, spatial_scale: float, num_bins: int, size: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Start of the first bin [K] and width of a bin [K] (0 for a RoI without area or with a non-finite
-    coordinate), both float64, and the first and the last pixel [K] that the RoI touches, clipped to the axis;
-    first > last when it touches none."""
-    # Decided in the dtype given, as in the kernels: a width may underflow to 0, or overflow.
+    """Return the geometry of the RoIs on one axis: four tensors [K].
+
+    Returns:
+        Start of the first bin and width of a bin, both float64. The width is 0 for a RoI without area or with a
+        non-finite coordinate. First and last pixel that the RoI touches, clipped to the axis; first > last if it
+        touches none.
+    """
+    # Validity is decided in the given dtype, as in the kernels, where a width may underflow to 0 or overflow.
     width = (high - low) * spatial_scale / num_bins
     valid = (width > 0) & width.isfinite()
     low, high = low.double(), high.double()
     width = (high - low) * spatial_scale / num_bins
-    # Replaced before any division, so that no NaN can reach a gradient.
+    # Replace invalid values before any division, so that no NaN reaches a gradient.
     width = torch.where(valid, width, 0)
     low = torch.where(valid, low * spatial_scale, 0)
     first = low.detach().floor().clamp(0, size).long()
@@ -138,8 +142,7 @@ def _bins(
 def _weights(
     low: Tensor, width: Tensor, first: Tensor, last: Tensor, chunk: Tensor, num_bins: int
 ) -> tuple[Tensor, Tensor]:
-    """Pixels of an axis [k, size] and their weights [k, num_bins, size], padded to the chunk's largest
-    RoI."""
+    """Return pixels [k, size] and weights [k, num_bins, size] on an axis, padded to the chunk's largest RoI."""
     low, width, first, last = (
         low[chunk, None, None],
         width[chunk, None, None],
@@ -154,10 +157,9 @@ def _weights(
 
 
 def _chunks(chosen: Tensor, columns: Tensor, rows: Tensor, channels: int) -> list[Tensor]:
-    """Splits `chosen` so that the padded patches of each part have at most MAX_PATCH_ELEMENTS elements (or
-    one RoI)."""
+    """Split `chosen` into chunks of one RoI, or with at most MAX_PATCH_ELEMENTS elements in their padded patches."""
     chunks, start, max_columns, max_rows = [], 0, 0, 0
-    # Not tolist(), which fails under the transforms of torch.func in PyTorch 2.4.
+    # tolist() fails under the transforms of torch.func in PyTorch 2.4.
     widths, heights = map(int, columns[chosen].cpu()), map(int, rows[chosen].cpu())
     for end, (w, h) in enumerate(zip(widths, heights, strict=True)):
         max_columns, max_rows = max(max_columns, w), max(max_rows, h)

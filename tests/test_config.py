@@ -166,21 +166,21 @@ def test_an_unknown_key_like_no_other_says_where_all_are():
 )
 def test_a_value_of_another_type_is_refused(write, key, value):
     kind = type(dict(leaves(get_cfg()))[key]).__name__
-    with pytest.raises(ConfigError, match=f"{key} takes a value of type {kind}, such as"):
+    with pytest.raises(ConfigError, match=f"{key} must be of type {kind}, such as"):
         load_config(None, [key, value])
     group, name = key.split(".")
-    with pytest.raises(ConfigError, match=rf"config\.yaml: {key} takes a value of type {kind}"):
+    with pytest.raises(ConfigError, match=rf"config\.yaml: {key} must be of type {kind}"):
         load_config(write(f"{group}:\n  {name}: {value}\n"))
 
 
 @pytest.mark.parametrize("text", ["OUTPUT_DIR: 5", "OUTPUT_DIR:", "OUTPUT_DIR: [a]"])
 def test_a_string_must_be_written_as_one(write, text):
-    with pytest.raises(ConfigError, match="OUTPUT_DIR takes a value of type str"):
+    with pytest.raises(ConfigError, match="OUTPUT_DIR must be of type str"):
         load_config(write(text))
 
 
 def test_a_group_is_not_a_value(write):
-    with pytest.raises(ConfigError, match=r"SOLVER is a group of keys, such as SOLVER\."):
+    with pytest.raises(ConfigError, match=r"SOLVER is a group of keys; set one of them, such as SOLVER\."):
         load_config(None, ["SOLVER", "1"])
     with pytest.raises(ConfigError, match=r"SOLVER\.BASE_LR"):
         load_config(None, ["SOLVER.BASE_LR.VALUE", "1"])
@@ -188,7 +188,7 @@ def test_a_group_is_not_a_value(write):
 
 @pytest.mark.parametrize("overrides", [["SEED"], ["SEED", "1", "OUTPUT_DIR"]])
 def test_overrides_come_in_pairs(overrides):
-    with pytest.raises(ConfigError, match=f"pairs KEY VALUE; '{overrides[-1]}' lacks its partner"):
+    with pytest.raises(ConfigError, match=f"pairs KEY VALUE; '{overrides[-1]}' has no partner"):
         load_config(None, overrides)
 
 
@@ -199,7 +199,7 @@ def test_a_missing_file(tmp_path):
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", "- SEED\n", "SEED"])
 def test_a_file_without_keys(write, text):
-    with pytest.raises(ConfigError, match=r"config\.yaml holds no keys"):
+    with pytest.raises(ConfigError, match=r"config\.yaml contains no keys"):
         load_config(write(text))
 
 
@@ -212,7 +212,7 @@ def test_a_python_file_is_refused_and_not_executed(write, tmp_path):
     path = write(
         f"import pathlib\npathlib.Path({str(tmp_path / 'executed')!r}).touch()\ncfg = dict(SEED=1)\n", "config.py"
     )
-    with pytest.raises(ConfigError, match=r"config\.py: a config file is a \.yaml file"):
+    with pytest.raises(ConfigError, match=r"config\.py: a config file must be a \.yaml file"):
         load_config(path)
     assert not (tmp_path / "executed").exists()
 
@@ -235,7 +235,7 @@ def test_yaml_tags_execute_nothing(write, tmp_path, tag):
 
 
 def test_overrides_execute_nothing(tmp_path):
-    with pytest.raises(ConfigError, match="SEED takes a value of type int"):
+    with pytest.raises(ConfigError, match="SEED must be of type int"):
         load_config(None, ["SEED", f"__import__('os').mkdir({str(tmp_path / 'executed')!r})"])
     assert not (tmp_path / "executed").exists()
 
@@ -279,7 +279,7 @@ class TestScaledLearningRate:
         def equivalent_schedule(*overrides):
             given = load_config(None, ["SOLVER.GLOBAL_BATCH_SIZE", "4", *overrides])
             _, line = describe_scaling(given, scale_learning_rate(given), num_images=100)
-            return shlex.split(line.partition("as many epochs take ")[2])
+            return shlex.split(line.partition("keep its epochs with ")[2])
 
         solver = load_config(None, equivalent_schedule()).SOLVER
         assert (solver.MAX_ITERATIONS, solver.STEPS, solver.WARMUP_ITERATIONS) == (640_000, (480_000,), 40_000)
@@ -327,7 +327,9 @@ class TestBase:
             load_config(write("BASE: none.yaml\n"))
 
     def test_it_is_a_name(self, write):
-        with pytest.raises(ConfigError, match=r"BASE is the name of a config file, such as bccd\.yaml; got \['a'\]"):
+        with pytest.raises(
+            ConfigError, match=r"BASE must be the name of a config file, such as bccd\.yaml; got \['a'\]"
+        ):
             load_config(write("BASE: [a]\n"))
 
     def test_an_error_in_it_names_it(self, write):
@@ -373,7 +375,7 @@ def test_a_checkpoints_configuration_that_cannot_be_read_names_the_file():
         config_from_yaml("SEEED: 1", "odd.pth")
 
 
-@pytest.mark.parametrize(("make", "reason"), [("folder", "Is a directory"), ("binary", "not text in UTF-8")])
+@pytest.mark.parametrize(("make", "reason"), [("folder", "Is a directory"), ("binary", "not UTF-8 text")])
 def test_something_else_that_is_called_like_a_config(tmp_path, make, reason):
     path = tmp_path / "config.yaml"
     path.mkdir() if make == "folder" else path.write_bytes(b"\xff\xfe\x00")

@@ -18,17 +18,17 @@ class TestReadJson:
     @pytest.mark.parametrize(
         ("content", "message"),
         [
-            (b'{"a": [1, 2', "is not JSON"),
-            (b"\xff\xfe\x00", "is not JSON"),
-            (b"", "is not JSON"),
-            (b"[" * 100_000, "is not JSON"),
+            (b'{"a": [1, 2', "not valid JSON"),
+            (b"\xff\xfe\x00", "not valid JSON"),
+            (b"", "not valid JSON"),
+            (b"[" * 100_000, "not valid JSON"),
         ],
         ids=["cut short", "not text", "empty", "nested without end"],
     )
     def test_what_is_not_json_names_the_file_and_a_cure(self, tmp_path, content, message):
         path = tmp_path / "a.json"
         path.write_bytes(content)
-        with pytest.raises(DataError, match=rf"a\.json: {message} .*it may be truncated: copy or download it again"):
+        with pytest.raises(DataError, match=rf"a\.json: {message} .*if it is truncated, copy or download it again"):
             read_json(path, "file")
 
     def test_a_missing_file_is_named_with_what_it_should_hold(self, tmp_path):
@@ -52,7 +52,7 @@ class TestMakeFolder:
         path = tmp_path / "file" / below
         with pytest.raises(ConfigError) as raised:
             make_folder(path)
-        problem = f"cannot be used as the folder for output ({tmp_path / 'file'} is a file); choose another"
+        problem = f"cannot be used as the output folder ({tmp_path / 'file'} is a file); choose another"
         assert str(raised.value) == f"{path}: {problem}"
         assert (tmp_path / "file").read_text() == "kept"
 
@@ -61,7 +61,7 @@ class TestMakeFolder:
             raise OSError(errno.EROFS, "Read-only file system")
 
         monkeypatch.setattr("tempfile.TemporaryFile", refuse)
-        with pytest.raises(ConfigError, match=r"folder for output \(Read-only file system\); choose another"):
+        with pytest.raises(ConfigError, match=r"output folder \(Read-only file system\); choose another"):
             make_folder(tmp_path)
 
     def test_of_a_full_disk_the_command_has_more_to_say(self, tmp_path, monkeypatch):

@@ -19,8 +19,8 @@ def model(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": 2}, "is of format 2, newer than this version of iounet reads"),
-        ({"kind": "detector"}, "is an exported detector, which takes no boxes; export a refiner"),
+        ({"format": 2}, "format 2 is newer than this version of iounet can read"),
+        ({"kind": "detector"}, "an exported detector takes no boxes; export a refiner"),
         ({"format": "one"}, "its metadata 'iounet' cannot be used"),
         ({"min_size": None}, "its metadata 'iounet' cannot be used .*; export the model again"),
         ({"categories": [{"id": 1}]}, r"cannot be used \(KeyError: 'name'\)"),
@@ -41,7 +41,7 @@ def test_metadata_of_another_form(tmp_path, text):
 
 
 def test_a_model_of_others(tmp_path):
-    with pytest.raises(CheckpointError, match=r"other\.onnx: is no refiner that this project exported"):
+    with pytest.raises(CheckpointError, match=r"other\.onnx: not exported by this project"):
         OnnxRefiner(write_model(tmp_path / "other.onnx", {}))
 
 

@@ -264,4 +264,4 @@ except TypeError as error:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.splitlines()[:4] == ["4"] * 4, done.stderr
-    assert done.stdout.splitlines()[4].startswith("an image is a PIL image or a NumPy array, not str")
+    assert done.stdout.splitlines()[4].startswith("an image must be a PIL image or a NumPy array, not str")

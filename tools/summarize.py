@@ -10,11 +10,8 @@ import argparse
 import json
 from pathlib import Path
 
-from iounet.evaluation import AP_COLUMNS
-from iounet.evaluation.tables import seeds_table, spread
-
-# Of tools/compare.py.
-COMPARED_COLUMNS = ("Loc50", "Loc75", "ms")
+from iounet.evaluation.results_tables import shared_table
+from iounet.evaluation.tables import spread
 
 
 def main() -> None:
@@ -30,7 +27,7 @@ def main() -> None:
     args = parser.parse_args()
     runs = [json.loads(path.read_text()) for path in args.files]
     for name in args.tables or tables_of(runs[0]):
-        print(f"{name}\n\n{summary([run[name] for run in runs])}\n")
+        print(f"{name}\n\n{shared_table([run[name] for run in runs])}\n")
     for name, text in (("score", "class score"), ("predicted_iou", "predicted IoU")):
         if name not in runs[0].get("correlation", ()):
             continue
@@ -43,14 +40,6 @@ def tables_of(run: dict) -> list[str]:
     return [
         name for name, rows in run.items() if name != "basins" and all(isinstance(row, dict) for row in rows.values())
     ]
-
-
-def summary(tables: list[dict[str, dict[str, float]]]) -> str:
-    """Tables of one form as one, with the columns that all rows have."""
-    first, *others = tables[0].values()
-    shared = [column for column in first if all(column in row for row in others)]
-    known = [column for column in (*AP_COLUMNS, *COMPARED_COLUMNS) if column in shared]
-    return seeds_table(tables, known or shared)
 
 
 if __name__ == "__main__":

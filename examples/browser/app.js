@@ -1,27 +1,27 @@
-// Photos, loose boxes on them, and the boxes that the exported model makes of these, in this browser alone.
+// Shows photos with loose boxes and refines the boxes with the exported model, inside the browser.
 
 const RUNTIME = "./node_modules/onnxruntime-web/dist/ort.wasm.bundle.min.mjs";
 const MODEL = "refiner.onnx";
 const EXAMPLES = "../photos/";
 
-const UNKNOWN = 0; // the label of a box whose class is not known
-const CLICK = 6; // screen pixels: a pointer that moved less has not drawn a box
-const PAUSE_MS = 500; // on the loose boxes
-const GLIDE_MS = 900; // from loose to tight
+const UNKNOWN = 0; // label of a box of unknown class
+const CLICK = 6; // screen pixels: a shorter movement does not draw a box
+const PAUSE_MS = 500; // pause on the loose boxes before the animation
+const GLIDE_MS = 900; // duration of the animation from loose to tight
 
 const $ = (id) => document.getElementById(id);
 
 let ort = null;
 let session = null;
-let photo = null; // {name, url, loose, button}, the one that is shown
-// {name, label, loose, tight, ious, share}: loose and tight are [x1, y1, x2, y2] in pixels of the photo, ious predicted
-// before and after; share is how far the box is on its way from loose to tight.
+let photo = null; // the photo on display: {name, url, loose, button}
+// {name, label, loose, tight, ious, share}: loose and tight are [x1, y1, x2, y2] in pixels of the photo, ious the
+// predicted IoUs before and after; share, from 0 to 1, is the progress of the animation from loose to tight.
 let boxes = [];
-let corner = null; // {x, y, clientX, clientY} where the box that is being drawn began
-let drawn = null; // that box
+let corner = null; // {x, y, clientX, clientY}: first corner of the box being drawn
+let drawn = null; // the box being drawn
 let frame = 0;
 
-// loading, running (the model), ready, drawing, or broken
+// state: "loading", "running" (the model), "ready", "drawing" or "broken"
 function setState(state, { hint = "", error = "" } = {}) {
   document.body.dataset.state = state;
   $("hint").textContent = hint;
@@ -43,16 +43,16 @@ async function loadModel() {
   try {
     ort = await import(RUNTIME);
   } catch {
-    throw new Error("onnxruntime-web is missing; run npm install onnxruntime-web in the folder of this page.");
+    throw new Error("onnxruntime-web is missing; run `npm install onnxruntime-web` in the folder of this page.");
   }
   const answer = await fetch(MODEL);
-  if (!answer.ok) throw new Error(`${MODEL} is missing; export it to the folder of this page by tools/export_onnx.py.`);
+  if (!answer.ok) throw new Error(`${MODEL} is missing; export it to the folder of this page with tools/export_onnx.py.`);
   session = await ort.InferenceSession.create(await answer.arrayBuffer());
 }
 
-// Sets the boxes' `tight` and `ious`. Returns the milliseconds of the model's run.
+// Sets `tight` and `ious` of the boxes. Returns the milliseconds that the model took.
 async function refine(image, boxes) {
-  const bitmap = await createImageBitmap(image); // fromImage would read an <img> in the size that it has on the screen
+  const bitmap = await createImageBitmap(image); // fromImage would read an <img> at its size on screen
   const feeds = {
     image: await ort.Tensor.fromImage(bitmap, {}), // float32 [1, 3, height, width], RGB in [0, 1]
     boxes: new ort.Tensor("float32", boxes.flatMap((box) => box.loose), [boxes.length, 4]),
@@ -72,7 +72,7 @@ async function tighten(added) {
   boxes.push(...added);
   setState("running");
   render();
-  await new Promise((resolve) => setTimeout(resolve, 30)); // the run blocks the page: show the loose boxes first
+  await new Promise((resolve) => setTimeout(resolve, 30)); // the model blocks the page, so show the loose boxes first
   try {
     const milliseconds = await refine($("image"), added);
     const count = added.length === 1 ? "1 box" : `${added.length} boxes`;
@@ -81,12 +81,12 @@ async function tighten(added) {
     play(added);
   } catch (error) {
     boxes = boxes.filter((box) => !added.includes(box));
-    setReady(`The model cannot refine this: ${error.message ?? error}`);
+    setReady(`The model failed to refine the boxes: ${error.message ?? error}`);
     render();
   }
 }
 
-// The tight boxes of `moving` glide from the loose ones; all others are where they belong at once.
+// Animates the boxes `moving` from loose to tight, and shows all others as tight.
 function play(moving) {
   cancelAnimationFrame(frame);
   const glides = !matchMedia("(prefers-reduced-motion: reduce)").matches;
@@ -117,7 +117,7 @@ function addPhoto(name, url, loose = []) {
 async function addExamples() {
   const { images, annotations, categories } = await (await fetch(`${EXAMPLES}loose.json`)).json();
   const names = new Map(categories.map(({ id, name }) => [id, name]));
-  const labels = new Map(categories.map(({ id }, i) => [id, i + 1])); // the model has the same classes in this order
+  const labels = new Map(categories.map(({ id }, i) => [id, i + 1])); // the model must have these classes in this order
   return images.map(({ id, file_name }) => {
     const ofPhoto = annotations.filter((annotation) => annotation.image_id === id);
     const loose = ofPhoto.map(({ category_id, bbox: [x, y, width, height] }) => ({
@@ -132,7 +132,7 @@ async function showPhoto(shown) {
   if (await present(shown)) await tightenLoose();
 }
 
-// Shows a photo without boxes. Returns whether the browser can decode it.
+// Shows a photo without boxes. Returns whether the browser could decode it.
 async function present(shown) {
   cancelAnimationFrame(frame);
   photo = shown;
@@ -166,7 +166,7 @@ async function tightenLoose() {
 function addFiles(files) {
   if (isBusy()) return;
   const added = [...files].map((file) => addPhoto(file.name, URL.createObjectURL(file)));
-  $("file").value = ""; // so that the same file can be chosen again
+  $("file").value = ""; // lets the user choose the same file again
   if (added.length) showPhoto(added[0]);
 }
 

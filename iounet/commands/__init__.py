@@ -1,7 +1,7 @@
-"""The commands that `pip install` makes: a parser each, and one call."""
+"""The command-line interface: one module per command, each with an argument parser and one call."""
 
 import os
 
-# Threads of OpenMP that wait for each other would keep their cores busy: on a machine that has other work to do, too, a
-# command takes two to four times as long. It has to be set before torch is imported.
+# By default, waiting OpenMP threads spin, which makes a command two to four times slower on a machine with other load.
+# OpenMP reads this variable once, so it must be set before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -1,9 +1,9 @@
-"""A local page on which you draw a loose box on a photo and watch it tighten.
+"""Serve a local page on which you draw a loose box on a photo and watch it tighten.
 
     iounet-demo --weights runs/bccd/model_final.pth photo.jpg more_photos/
 
-Open the address that it prints in a browser. Photos can also be dropped on the page. The page loads nothing from the
-network, and photos do not leave this machine. Ctrl-C stops it.
+Open the printed address in a browser. You can also drop photos on the page. The page loads nothing from the network,
+and photos do not leave this machine. Press Ctrl-C to stop the server.
 """
 
 import argparse
@@ -17,11 +17,15 @@ from ..refiner.results import find_images
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", required=True, metavar="FILE", help="checkpoint that iounet-train wrote")
-    parser.add_argument("photos", nargs="*", metavar="PHOTO", help="image files, or folders of them, to choose from")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1, this machine)")
-    parser.add_argument("--port", type=int, default=8000, help="port to listen at; 0: any free one (default: 8000)")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, or auto: a GPU if there is one (default)")
+    parser.add_argument("--weights", required=True, metavar="FILE", help="checkpoint written by iounet-train")
+    parser.add_argument("photos", nargs="*", metavar="PHOTO", help="image files or folders to choose from")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine only)"
+    )
+    parser.add_argument("--port", type=int, default=8000, help="port to listen on; 0 picks a free port (default: 8000)")
+    parser.add_argument(
+        "--device", default="auto", help="cpu, cuda, cuda:1 or auto: a GPU if available (default: auto)"
+    )
     args = parser.parse_intermixed_args()
     try:
         photos = find_images(args.photos) if args.photos else []
@@ -31,10 +35,10 @@ def main() -> None:
     try:
         server = make_server(refiner, photos, args.host, args.port)
     except (OSError, OverflowError) as error:
-        sys.exit(f"cannot listen at {args.host}:{args.port} ({error}); choose another --port or --host")
+        sys.exit(f"cannot listen on {args.host}:{args.port} ({error}); choose another --port or --host")
     with server:
         try:
-            print(f"open {address_of(server)} in a browser; Ctrl-C stops", flush=True)
+            print(f"open {address_of(server)} in a browser; press Ctrl-C to stop", flush=True)
             server.serve_forever()
         except KeyboardInterrupt:
             print()

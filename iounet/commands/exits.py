@@ -1,4 +1,4 @@
-"""How commands end when something is wrong."""
+"""Exit messages of commands that fail."""
 
 import sys
 from collections.abc import Iterator
@@ -9,9 +9,9 @@ from ..errors import OptionError, UserError
 
 @contextmanager
 def errors_in_one_line() -> Iterator[None]:
-    """Ends the command with a line instead of a traceback after an error that its user can mend.
+    """Turn an error that the user can fix into a one-line exit message instead of a traceback.
 
-    An argument out of range is named as the option of its name.
+    The message for an argument out of range names the command-line option.
     """
     try:
         yield

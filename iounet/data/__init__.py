@@ -1,9 +1,9 @@
-"""Detection data sets: labels of any form, read and checked, augmented, and batched.
+"""Detection data sets: reading, checking, augmenting and batching.
 
-`label_files` reads COCO JSON, Pascal VOC and YOLO labels. Training reads COCO form, to which the others are converted:
-in memory by `open_dataset`, into a file by ``python -m iounet.data.convert`` or, all splits at once,
-``python -m iounet.data.voc``. ``python -m iounet.data.synthetic`` makes a data set from nothing but a seed;
-``python -m iounet.data.check`` says what is wrong with a COCO-form file, and repairs it.
+`label_files` reads COCO JSON, Pascal VOC and YOLO labels. Training works on COCO form: `open_dataset` converts the
+other forms in memory, ``python -m iounet.data.convert`` converts them to a file, and ``python -m iounet.data.voc``
+converts all splits of Pascal VOC at once. ``python -m iounet.data.check`` lists the faults of a COCO-form file and
+repairs it. ``python -m iounet.data.synthetic`` generates a data set from a seed.
 """
 
 from ..errors import DataError

@@ -1,8 +1,8 @@
-"""COCO-form annotation files, read strictly: what is wrong is said here, not by a crash in training.
+"""Strict reading of COCO-form annotation files.
 
-pycocotools reads the same files without looking at them; its errors come hours later, as a KeyError or a NaN.
-
-The rules stand here alone. Reading stops at the first one broken; ``python -m iounet.data.check`` lists them all.
+pycocotools reads the same files without checking them, so that a fault shows up hours later as a KeyError or a NaN.
+This module has all the rules. `read_annotations` raises an error at the first fault; ``python -m iounet.data.check``
+lists every fault.
 """
 
 from collections import Counter
@@ -16,21 +16,20 @@ from ..errors import DataError, check_choice
 from ..files import read_json
 from .bbox import bbox_fault, is_finite_number
 
-# In an image 16,000 pixels wide, the float32 coordinates at the far end are 1/1024 pixel apart: a box
-# narrower than a few of these may have no width left once it is a tensor, and torchvision's detectors refuse
-# such a box.
+# In an image 16,000 pixels wide, float32 coordinates at the far end are 1/1024 pixel apart. A box narrower than a few
+# of these steps may round to zero width, which torchvision's detectors refuse.
 MIN_BOX_SIDE = 0.01
 
-# Of an image, in pixels: what 32 bits hold. JSON has integers that no float holds.
+# Largest width or height of an image in pixels: the range of int32. JSON integers may exceed the range of float.
 _LARGEST_SIDE = 2**31 - 1
 
-# How many bad annotations an error lists before it says "and N more".
+# Number of bad annotations that an error lists before "and N more".
 _NUM_LISTED = 5
 
-# Faults in an image's entry that the image file itself can correct.
+# Faults of an image's entry that can be corrected from the image file.
 NO_SIZE = frozenset({"no usable width", "no usable height"})
 
-# Rules about a box itself: on request, reading goes on without such annotations.
+# Rules about the box itself. With bad_annotations="skip", annotations that break them are left out.
 _BOX_RULES = frozenset(
     f"box {rule}" for rule in ("is not four numbers", "is not finite", "has no area", "lies outside its image")
 )
@@ -38,14 +37,14 @@ _BOX_RULES = frozenset(
 
 @dataclass(frozen=True)
 class Finding:
-    """Something to say about one entry of an annotation file.
+    """A fault or a note about one entry of an annotation file.
 
     Attributes:
-        rule: the rule broken, in a few words that are the same for all entries that break it.
-        section: the list that the entry stands in: ``"images"``, ``"annotations"`` or ``"categories"``.
-        position: its index in that list.
-        id: its id; None if it has no usable one.
-        text: what is wrong with which item, and the cure.
+        rule: short name of the rule, the same for all entries that break it.
+        section: the list that contains the entry: ``"images"``, ``"annotations"`` or ``"categories"``.
+        position: index of the entry in that list.
+        id: id of the entry; None if it has no usable id.
+        text: which entry it is, what is wrong, and how to correct it.
     """
 
     rule: str
@@ -57,22 +56,22 @@ class Finding:
 
 @dataclass(frozen=True)
 class Annotations:
-    """A checked annotation file: I images and their M objects, in columns grouped by image.
+    """A checked annotation file: I images and their M objects, as columns grouped by image.
 
-    Columns, because loading processes share an array by fork; of 860,000 Python objects (COCO) each process
-    would soon own a copy, since counting references writes to them.
+    Forked loading processes share these arrays. They would not share 860,000 Python objects (COCO), because reference
+    counting writes to each object and thereby copies its memory page.
 
     Attributes:
         images: ``{"id", "file_name", "width", "height"}`` of each image, in file order.
         categories: ``{"id", "name"}`` of each category, sorted by id.
-        bboxes: float64 ``[M, 4]``, ``[x, y, w, h]`` in pixels of the image as stored, as the file gives them:
-            with area and at least partly in the image, but they may overhang it.
-        labels: int64 ``[M]``, 1 + the category's index in ``categories``; 0 is the background's.
-        areas: float64 ``[M]``, pixels: of the segmentation where the file gives one, otherwise ``w * h``.
+        bboxes: float64 ``[M, 4]``, ``[x, y, w, h]`` in pixels of the stored image, unchanged from the file. Each box
+            has a positive area and lies at least partly in its image; it may overhang the image.
+        labels: int64 ``[M]``, 1 + the category's index in ``categories``; 0 is the background.
+        areas: float64 ``[M]``, pixels: the file's ``area`` if it has one, otherwise ``w * h``.
         crowd: bool ``[M]``, whether the box stands for a group of objects (``iscrowd``).
         first: int64 ``[I + 1]``: image i has the objects ``first[i]:first[i + 1]``, in file order.
-        skipped: what was left out: rule broken -> number of annotations.
-        clipped: how many boxes overhang their image.
+        skipped: rule → number of annotations left out because they break it.
+        clipped: number of boxes that overhang their image.
     """
 
     images: list[dict[str, Any]]
@@ -88,14 +87,14 @@ class Annotations:
 
 @dataclass(frozen=True)
 class Scan:
-    """An annotation file read to its end: what breaks a rule, and all the rest.
+    """All faults of an annotation file, and its usable entries.
 
     Attributes:
-        faults: by images, categories and annotations, in file order.
-        usable: the file without the entries at fault and without what refers to them. Annotations that only
-            share an id are still in it, since nothing refers to them.
+        faults: those of images, then of categories, then of annotations, each in file order.
+        usable: the file without faulty entries and without the annotations that refer to them. Annotations whose only
+            fault is a duplicate id are included, since nothing refers to an annotation.
         positions: int64 ``[M]``, the index of each object of ``usable`` in the file's ``annotations``.
-        overhanging: bool ``[M]``, whether its box overhangs its image.
+        overhanging: bool ``[M]``, whether the box overhangs its image.
     """
 
     faults: list[Finding]
@@ -107,17 +106,18 @@ class Scan:
 def read_annotations(
     path: str | Path, *, bad_annotations: str = "error", content: dict[str, Any] | None = None
 ) -> Annotations:
-    """Reads and checks a COCO-form annotation file.
+    """Read and check a COCO-form annotation file.
 
     Args:
         path: JSON with ``images``, ``annotations`` and ``categories``. Ids may have gaps; 0 is allowed.
-        bad_annotations: what to do about a ``bbox`` that is not four finite numbers, has no area, or lies
-            outside its image: ``"error"``, or ``"skip"`` to leave such annotations out and count them.
-        content: of the file, as `load_json` returns it, where it is in memory; then ``path`` is for messages alone.
+        bad_annotations: what to do with an annotation whose ``bbox`` is not four finite numbers, has no area, or lies
+            outside its image: ``"error"`` to raise an error, ``"skip"`` to leave it out and count it.
+        content: the content of the file as `load_json` returns it, if it has been read already; ``path`` is then used
+            in messages only.
 
     Raises:
-        DataError: the file cannot be used; the message names the file, the item and the cure.
-        OptionError: an unknown ``bad_annotations``.
+        DataError: if the file cannot be used. The message names the file and the entry and says how to correct it.
+        OptionError: if ``bad_annotations`` is not one of these values.
     """
     check_choice("bad_annotations", bad_annotations, ("error", "skip"))
     content = load_json(path) if content is None else content
@@ -125,8 +125,8 @@ def read_annotations(
     bad_boxes = [fault for fault in scan.faults if fault.rule in _BOX_RULES]
     if len(bad_boxes) < len(scan.faults):
         first = next(fault for fault in scan.faults if fault.rule not in _BOX_RULES)
-        others = len(scan.faults) - 1
-        more = f" ({others} more: `python -m iounet.data.check {path}` lists all of them)" if others else ""
+        count = len(scan.faults)
+        more = f" (1 of {count} faults; to list them, run `python -m iounet.data.check {path}`)" if count > 1 else ""
         raise DataError(f"{path}: {first.text}{more}", first.rule)
     if bad_boxes and bad_annotations == "error":
         raise DataError(_bad_annotations_message(path, bad_boxes, len(content["annotations"])))
@@ -134,32 +134,33 @@ def read_annotations(
 
 
 def load_json(path: str | Path, needed: tuple[str, ...] = ("images", "annotations", "categories")) -> dict[str, Any]:
-    """The content of a COCO-form file, as it is, with the lists ``needed``; their entries are not looked at.
+    """Read a COCO-form file and check that it has the ``needed`` lists, but not their entries.
 
     Raises:
-        DataError: the file cannot be read, is not JSON, or lacks one of these lists.
+        DataError: if the file cannot be read, is not JSON, or lacks one of these lists, or if ``images`` or
+            ``categories`` is needed and empty.
     """
     content = read_json(path, "annotation file")
     if not isinstance(content, dict):
         kind = type(content).__name__
-        raise DataError(f"{path}: is not of COCO form: expected a JSON object, found a value of type {kind}")
+        raise DataError(f"{path}: not a COCO-form file: expected a JSON object, found a value of type {kind}")
     for key in needed:
         if not isinstance(content.get(key), list):
             raise DataError(
-                f"{path}: is not of COCO form: it has no list '{key}'; give the annotation file of a detection set"
+                f"{path}: not a COCO-form file: it has no list '{key}'; give the annotations of a detection data set"
             )
         if key != "annotations" and not content[key]:
             raise DataError(
-                f"{path}: its list '{key}' is empty, so there is nothing to learn; check how the file was made"
+                f"{path}: the list '{key}' is empty, so there is nothing to train on; check how the file was made"
             )
     return content
 
 
 def scan_annotations(content: dict[str, Any]) -> Scan:
-    """Holds every entry of a file's content, as `load_json` returns it, against every rule.
+    """Check every entry of a file's content, as `load_json` returns it, against every rule.
 
-    An entry is reported once, for the first rule that it breaks; only an annotation's shared id does not end
-    the search. An annotation of an image or a category that is at fault itself is not blamed for that.
+    Each entry is reported for the first rule that it breaks, except that an annotation with a duplicate id may be
+    reported for another rule as well. An annotation is not reported for referring to a faulty image or category.
     """
     faults: list[Finding] = []
     images = _scan_images(content["images"], faults)
@@ -168,7 +169,7 @@ def scan_annotations(content: dict[str, Any]) -> Scan:
 
 
 def id_in(item: Any, key: str = "id") -> int | None:
-    """The id under a key of an entry; None if there is no integer, or the entry is no JSON object."""
+    """Return the integer under a key of an entry; None if there is none, or if the entry is not a JSON object."""
     value = item.get(key) if isinstance(item, dict) else None
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
@@ -178,7 +179,7 @@ def _field(item: Any, key: str, kind: type, what: str) -> Any:
     if not isinstance(value, kind) or isinstance(value, bool):
         expected = {int: "an integer", str: "a string"}[kind]
         raise DataError(
-            f"{what} needs '{key}' to be {expected}, found {value!r}; repair the file", rule=f"no usable {key}"
+            f"{what}: '{key}' must be {expected}, found {value!r}; correct the file", rule=f"no usable {key}"
         )
     return value
 
@@ -188,7 +189,7 @@ def _fault(error: DataError, section: str, position: int, item: Any) -> Finding:
 
 
 def _scan_images(items: list, faults: list[Finding]) -> dict[int, dict[str, Any]]:
-    """The usable images by id; what is wrong with the others goes to ``faults``. So do the next two."""
+    """Return the usable images by id and append the faults of the others to ``faults``."""
     images: dict[int, dict[str, Any]] = {}
     seen: dict[int, dict[str, Any]] = {}
     for position, item in enumerate(items):
@@ -196,8 +197,8 @@ def _scan_images(items: list, faults: list[Finding]) -> dict[int, dict[str, Any]
             image_id = _field(item, "id", int, f"entry {position} of 'images'")
             if image_id in seen:
                 raise DataError(
-                    f"image {image_id} ({item.get('file_name')}) has the id of {seen[image_id].get('file_name')}; "
-                    "give each image its own",
+                    f"image id {image_id} of {item.get('file_name')} is already used by "
+                    f"{seen[image_id].get('file_name')}; give each image a unique id",
                     rule="duplicate image id",
                 )
             seen[image_id] = item
@@ -212,18 +213,18 @@ def _read_image_entry(item: dict[str, Any], image_id: int) -> dict[str, Any]:
     what = f"image {image_id} ({name})"
     if _leaves_folder(name):
         raise DataError(
-            f"{what} lies outside the image folder; make file_name relative to that folder",
+            f"{what}: file_name leads out of the image folder; make it relative to that folder",
             rule="leaves the image folder",
         )
     size = {key: _field(item, key, int, what) for key in ("width", "height")}
     for key, pixels in size.items():
         if not 0 < pixels <= _LARGEST_SIDE:
-            raise DataError(f"{what} has {key} {pixels}; give the size of the image in pixels", f"no usable {key}")
+            raise DataError(f"{what}: '{key}' is {pixels}; give the size of the image in pixels", f"no usable {key}")
     return {"id": image_id, "file_name": name, **size}
 
 
 def _leaves_folder(file_name: str) -> bool:
-    # Read as a Windows path on every system, because that knows both separators and drives.
+    # Parsed as a Windows path on every system, because Windows paths have both separators and drives.
     path = PureWindowsPath(file_name)
     return bool(path.anchor) or not path.parts or ".." in path.parts
 
@@ -236,8 +237,8 @@ def _scan_categories(items: list, faults: list[Finding]) -> list[dict[str, Any]]
             category_id = _field(item, "id", int, f"entry {position} of 'categories'")
             if category_id in seen:
                 raise DataError(
-                    f"category {category_id} ({item.get('name')}) has the id of {seen[category_id].get('name')}; "
-                    "give each its own",
+                    f"category id {category_id} of {item.get('name')} is already used by "
+                    f"{seen[category_id].get('name')}; give each category a unique id",
                     rule="duplicate category id",
                 )
             seen[category_id] = item
@@ -263,18 +264,20 @@ def _scan_objects(
             image_id = _field(item, "image_id", int, f"annotation {annotation_id}")
             what = f"annotation {annotation_id} of image {image_id}"
             if annotation_id in seen:
-                text = f"{what} has the id of an earlier annotation; give each its own"
+                text = f"{what}: an earlier annotation has the same id; give each annotation a unique id"
                 faults.append(Finding("duplicate annotation id", "annotations", position, annotation_id, text))
             seen.add(annotation_id)
             if image_id not in listed["images"]:
                 raise DataError(
-                    f"{what}: 'images' has no such image; add it, or remove the annotation", rule="unknown image"
+                    f"annotation {annotation_id}: image_id {image_id} is not in 'images'; add the image, or remove the "
+                    "annotation",
+                    rule="unknown image",
                 )
             category_id = _field(item, "category_id", int, what)
             if category_id not in listed["categories"]:
                 name = images[image_id]["file_name"] if image_id in images else "unusable"
                 raise DataError(
-                    f"{what} ({name}) has category_id {category_id}, unknown to 'categories' ({known}); "
+                    f"{what} ({name}): category_id {category_id} is not in 'categories' ({known}); "
                     "add the category, or correct the annotation",
                     rule="unknown category",
                 )
@@ -285,13 +288,13 @@ def _scan_objects(
             if rule is not None:
                 broken[rule] += 1
                 raise DataError(
-                    f"{what} ({image['file_name']}): bbox {rule}: [x, y, w, h] = {bbox}, "
-                    f"image {image['width']} wide, {image['height']} high",
+                    f"{what} ({image['file_name']}): bbox {rule}: [x, y, w, h] = {bbox} in an image "
+                    f"{image['width']} wide and {image['height']} high",
                     rule=f"box {rule}",
                 )
-            if item.get("iscrowd") not in (0, 1, None):  # COCO's way to write a bool
+            if item.get("iscrowd") not in (0, 1, None):
                 raise DataError(
-                    f"{what} has iscrowd {item['iscrowd']!r}; write 0, or 1 for a group of objects, not to be learned",
+                    f"{what}: iscrowd is {item['iscrowd']!r}; write 0, or 1 for a group of objects that training skips",
                     rule="iscrowd is neither 0 nor 1",
                 )
         except DataError as error:
@@ -339,12 +342,13 @@ def _broken_rule(bbox: Any, width: int, height: int) -> str | None:
 
 def _bad_annotations_message(path: str | Path, bad_boxes: list[Finding], total: int) -> str:
     count = len(bad_boxes)
-    them = "it" if count == 1 else f"these {count}"
+    them = "it" if count == 1 else "them"
     lines = [
-        f"{path}: {count} of {total} annotations cannot be used: repair the file, or leave {them} out with "
-        "bad_annotations='skip' (DATA.BAD_ANNOTATIONS skip)."
+        f"{path}: {count} of {total} annotations cannot be used. To write a repaired copy, run "
+        f"`python -m iounet.data.check {path} --fix repaired.json`; to leave {them} out, set DATA.BAD_ANNOTATIONS to "
+        "skip (in Python: bad_annotations='skip')."
     ]
     lines += [f"  {fault.text}" for fault in bad_boxes[:_NUM_LISTED]]
     if count > _NUM_LISTED:
-        lines.append(f"  and {count - _NUM_LISTED} more: `python -m iounet.data.check {path}` lists all of them")
+        lines.append(f"  and {count - _NUM_LISTED} more; to list them, run `python -m iounet.data.check {path}`")
     return "\n".join(lines)

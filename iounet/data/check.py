@@ -1,10 +1,10 @@
-"""A detection data set in COCO form, looked through before training.
+"""Checks a detection data set in COCO form before training.
 
     python -m iounet.data.check ANNOTATIONS [IMAGES]
 
-prints how many images and objects there are, of which classes and sizes, and what is wrong: *faults*, which training
-refuses or would learn nonsense from, and *notes*, harmless but good to know. With the image folder every image is
-decoded. The rules stand in `annotations` and `images`, where training reads by them; ``--fix`` is `repair`.
+The command prints the number of images, and of objects by class and size. It lists *faults*, which training refuses or
+which would spoil it, and *notes*, which are harmless but worth knowing. With the image folder, it decodes every image.
+The rules are those of `annotations` and `images`, which training uses too; ``--fix`` runs `repair`.
 """
 
 import argparse
@@ -30,14 +30,14 @@ from .images import check_image_size, exif_orientation, image_path, open_image
 from .listing import listed_by_rule
 from .repair import repair
 
-# Of the square root of an object's area, pixels; in half octaves, so that 32 and 96, COCO's bounds, are among them.
+# Bins of the square root of an object's area, in pixels; half octaves, so that they include COCO's bounds, 32 and 96.
 _SIZE_EDGES = (0, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 _SMALL, _LARGE = 32, 96
 
-# Of the sides of an image, from which on it is worth a note.
+# Aspect ratio above which an image gets a note.
 _EXTREME_RATIO = 100
 
-# How many classes the screen shows before "and N more"; the longest bar's length.
+# Number of classes printed before "and N more"; length of the longest bar.
 _NUM_CLASSES = 100
 _BAR = 40
 
@@ -46,22 +46,22 @@ _STDOUT = Path("-")
 
 @dataclass(frozen=True)
 class Report:
-    """What is in a data set.
+    """The contents of a data set, with its faults.
 
     Attributes:
-        annotation_file: the file checked.
-        image_folder: where its images were opened; None if only the annotations were checked.
+        annotation_file: the file that was checked.
+        image_folder: the folder whose images were opened; None if only the annotations were checked.
         num_images: entries of ``images``.
         num_annotations: entries of ``annotations``.
-        num_objects: the usable ones that training learns from.
-        num_crowds: the usable ones that stand for a group of objects (``iscrowd``).
+        num_objects: usable annotations that training learns from.
+        num_crowds: usable annotations that stand for a group of objects (``iscrowd``).
         classes: ``{"id", "name", "objects"}`` of each category, sorted by id.
-        sizes: ``{"from", "below", "objects"}``, bins of the square root of the objects' area in pixels, ``below``
-            None in the last.
-        coco_sizes: objects that are ``"small"`` (area < 32²), ``"large"`` (area >= 96²), and ``"medium"``.
-        faults: what training refuses, or would learn nonsense from.
-        notes: what is harmless.
-        image_sizes: (width, height) in pixels of each image file that can be used, by its index in ``images``.
+        sizes: ``{"from", "below", "objects"}`` for bins of the square root of the objects' area in pixels; ``below``
+            is None in the last bin.
+        coco_sizes: number of ``"small"`` (area < 32²), ``"medium"`` and ``"large"`` (area >= 96²) objects.
+        faults: what training refuses, or what would spoil it.
+        notes: what is harmless but worth knowing.
+        image_sizes: (width, height) in pixels of each usable image file, by its index in ``images``.
     """
 
     annotation_file: str
@@ -81,14 +81,14 @@ class Report:
 def check_dataset(
     content: dict[str, Any], annotation_file: str | Path, image_folder: str | Path | None = None
 ) -> Report:
-    """Checks the ``content`` of an annotation file (`load_json`) and, where their folder is given, its images."""
+    """Check the ``content`` of an annotation file (`load_json`) and, if ``image_folder`` is given, its images."""
     scan = scan_annotations(content)
     faults, notes = list(scan.faults), list(_notes(content, scan))
     image_sizes = {}
     if image_folder is not None:
         refused = {fault.position for fault in faults if fault.section == "images" and fault.rule not in NO_SIZE}
         entries = [(position, entry) for position, entry in enumerate(content["images"]) if position not in refused]
-        with ThreadPoolExecutor(os.cpu_count()) as pool:  # threads will do: PIL decodes without Python's lock
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # PIL releases the GIL while it decodes
             examine = partial(_examine_image, folder=image_folder, annotation_file=annotation_file)
             examined = pool.map(examine, *zip(*entries, strict=True)) if entries else iter(())
             shown = progress(examined, total=len(entries), desc="check", unit="image", leave=False)
@@ -126,7 +126,7 @@ def _notes(content: dict[str, Any], scan: Scan) -> Iterator[Finding]:
     usable = scan.usable
     for position, item in enumerate(content["annotations"]):
         if id_in(item) == 0:
-            text = "annotation 0: pycocotools would never count it as found; this project's evaluation numbers anew"
+            text = "annotation 0: pycocotools never counts a match with id 0; iounet's evaluation renumbers annotations"
             yield Finding("annotation id 0", "annotations", position, 0, text)
     index_of = {id_in(item): index for index, item in enumerate(content["images"])}
     for position in np.sort(scan.positions[scan.overhanging]).tolist():
@@ -136,28 +136,30 @@ def _notes(content: dict[str, Any], scan: Scan) -> Iterator[Finding]:
         if item["bbox"][2] > image["width"] or item["bbox"][3] > image["height"]:
             rule = "box larger than its image"
             text = (
-                f"{what} in an image {image['width']} wide, {image['height']} high: is clipped; was the image resized?"
+                f"{what} in an image {image['width']} wide and {image['height']} high: training clips the box; check "
+                "whether the image was resized"
             )
         else:
-            rule, text = "box overhangs its image", f"{what} is clipped when read"
+            rule, text = "box overhangs its image", f"{what}: training clips the box to the image"
         yield Finding(rule, "annotations", position, item["id"], text)
     yield from _repetitions(content, usable)
     num_objects = np.diff(np.concatenate([[0], np.cumsum(~usable.crowd)])[usable.first])
     for index in np.flatnonzero(num_objects == 0):
         image = usable.images[index]
-        text = f"image {image['id']} ({image['file_name']}): is trained on as pure background"
+        text = f"image {image['id']} ({image['file_name']}): training uses it as background"
         yield Finding("image without objects", "images", index_of[image["id"]], image["id"], text)
     for image in usable.images:
         width, height = image["width"], image["height"]
         if max(width, height) > _EXTREME_RATIO * min(width, height):
             text = (
-                f"image {image['id']} ({image['file_name']}): {width} wide, {height} high; little is left once resized"
+                f"image {image['id']} ({image['file_name']}): {width} wide and {height} high; resizing leaves little "
+                "of the short side"
             )
             yield Finding("extreme aspect ratio", "images", index_of[image["id"]], image["id"], text)
 
 
 def _repetitions(content: dict[str, Any], usable: Annotations) -> Iterator[Finding]:
-    """Files that are listed twice, and classes of one name."""
+    """Yield a note for each repeated file name and each repeated class name."""
     entries: list[tuple[str, str, str, list[dict[str, Any]], str]] = [
         ("file listed twice", "images", "image", usable.images, "file_name"),
         ("two classes of one name", "categories", "category", usable.categories, "name"),
@@ -168,14 +170,14 @@ def _repetitions(content: dict[str, Any], usable: Annotations) -> Iterator[Findi
         for item in items:
             first = first_of.setdefault(item[key], item["id"])
             if first != item["id"]:
-                text = f"{kind} {item['id']} has the {key} of {kind} {first}: {item[key]}"
+                text = f"{kind} {item['id']} has the same {key} as {kind} {first}: {item[key]}"
                 yield Finding(rule, section, position_of[item["id"]], item["id"], text)
 
 
 def _examine_image(
     position: int, entry: dict[str, Any], folder: str | Path, annotation_file: str | Path
 ) -> tuple[tuple[int, int] | None, list[Finding], list[Finding]]:
-    """(width, height) of an image file, None if it cannot be used; its faults, its notes."""
+    """Return the (width, height) of an image file, None if it cannot be used; its faults; its notes."""
 
     def finding(rule: str, text: str) -> Finding:
         return Finding(rule, "images", position, entry["id"], f"image {entry['id']}: {text}")
@@ -191,20 +193,23 @@ def _examine_image(
     faults, notes = [], []
     annotated = entry.get("width"), entry.get("height")
     if mode == "CMYK":
-        notes.append(finding("CMYK image", f"{path}: is converted to RGB when read, without its colour profile"))
+        notes.append(finding("CMYK image", f"{path}: training converts it to RGB without its colour profile"))
     if orientation != 1:
-        # From 5 on, the orientations exchange width and height.
+        # Orientations 5 to 8 swap width and height.
         rotated = (height, width) if orientation >= 5 else (width, height)
-        exif = f"{path}: training reads the picture as stored, without its rotation (orientation {orientation})"
+        exif = f"{path}: training reads the image as stored, without its EXIF rotation (orientation {orientation})"
         if annotated == rotated != (width, height):
             text = (
                 f"{exif}, but the annotated size, {annotated[0]} wide and {annotated[1]} high, is that of the rotated "
-                "picture, so its boxes do not fit; save the picture rotated (PIL.ImageOps.exif_transpose)"
+                "image, so its boxes do not fit; save the image rotated (PIL.ImageOps.exif_transpose)"
             )
             return None, [finding("annotated as rotated by EXIF", text)], []
-        fits = "fits both" if annotated == rotated else "fits it" if annotated == (width, height) else "fits neither"
-        notes.append(finding("rotated by EXIF", f"{exif}; the annotated size {fits}: look whether the boxes do"))
-    # Where either is missing, or no number of pixels, the entry itself is at fault already.
+        if annotated == rotated:
+            fits = "fits both the stored and the rotated image"
+        else:
+            fits = "fits the stored image" if annotated == (width, height) else "fits neither of the two"
+        notes.append(finding("rotated by EXIF", f"{exif}; the annotated size {fits}; check that the boxes fit"))
+    # If width or height is missing or not a positive integer, the entry already has a fault.
     if all(isinstance(side, int) and side > 0 for side in annotated):
         try:
             check_image_size(path, width, height, entry, annotation_file)
@@ -214,13 +219,17 @@ def _examine_image(
 
 
 def _lines(report: Report) -> Iterator[str]:
-    """The report as the screen shows it."""
+    """Yield the printed report line by line."""
     yield report.annotation_file
-    yield f"images in {report.image_folder}" if report.image_folder else "images not opened: give their folder too"
+    yield (
+        f"images in {report.image_folder}"
+        if report.image_folder
+        else "images not opened; to check them, give their folder"
+    )
     unusable = report.num_annotations - report.num_objects - report.num_crowds
     numbers = (report.num_images, "image"), (report.num_objects, "object"), (report.num_crowds, "crowd")
     yield f"\n{', '.join(counted(number, noun) for number, noun in numbers)}" + (
-        f", {counted(unusable, 'annotation')} that cannot be used" if unusable else ""
+        f", {counted(unusable, 'unusable annotation')}" if unusable else ""
     )
 
     yield "\nobjects by class (id and name)"
@@ -235,9 +244,9 @@ def _lines(report: Report) -> Iterator[str]:
     small, medium, large = (report.coco_sizes[name] for name in ("small", "medium", "large"))
     yield f"  COCO: {small:,} small (below {_SMALL}), {medium:,} medium, {large:,} large (from {_LARGE})"
 
-    yield f"\nfaults, which training refuses or would learn nonsense from: {_number(report.faults)}"
+    yield f"\nfaults (training refuses them, or they would spoil it): {_number(report.faults)}"
     yield from _listing(report.faults)
-    yield f"\nnotes, harmless but good to know: {_number(report.notes)}"
+    yield f"\nnotes (harmless, but worth knowing): {_number(report.notes)}"
     yield from _listing(report.notes)
 
 
@@ -249,14 +258,14 @@ def _chart(rows: list[tuple[str, int]]) -> Iterator[str]:
     width = max((len(label) for label, _ in rows), default=0)
     most = max((number for _, number in rows), default=0)
     for label, number in rows:
-        # At least an eighth of a block, to tell few from none.
+        # At least an eighth of a block, to distinguish few from none.
         bar = "█" * round(_BAR * number / most) or "▏" if number else ""
         yield f"  {label:<{width}} {number:>9,}  {bar}".rstrip()
 
 
 def _listing(findings: Iterable[Finding]) -> Iterator[str]:
     found = ((finding.rule, finding.text) for finding in findings)
-    for lines in listed_by_rule(found, all_are_in=" (--json has all)"):
+    for lines in listed_by_rule(found, all_are_in=" (--json lists all)"):
         yield from ["", *lines]
 
 
@@ -271,43 +280,45 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m iounet.data.check",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Says what is in a detection data set in COCO form, and what is wrong with it.",
+        description="Check a detection data set in COCO form: print what it contains and what is wrong with it.",
         epilog="example:\n"
         "  python -m iounet.data.check data/mine/train.json photos/ --fix data/mine/train_fixed.json\n\n"
-        "exit code: 0 no faults; 1 faults (also if --fix repaired them, in its copy); 2 nothing could be checked, or\n"
-        "an output not be written",
+        "exit codes:\n"
+        "  0  no faults\n"
+        "  1  faults (also if --fix wrote a repaired copy)\n"
+        "  2  the file cannot be checked, or an output cannot be written",
     )
-    parser.add_argument("annotations", type=Path, metavar="ANNOTATIONS", help="annotation file, COCO-form JSON")
+    parser.add_argument("annotations", type=Path, metavar="ANNOTATIONS", help="annotation file (COCO-form JSON)")
     parser.add_argument(
-        "images", type=Path, nargs="?", metavar="IMAGES", help="folder of its images; all are opened, if given"
+        "images", type=Path, nargs="?", metavar="IMAGES", help="folder of the images; if given, every image is opened"
     )
     parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="write the report, uncut, as JSON; - prints it instead"
+        "--json", type=Path, metavar="FILE", help="write the complete report as JSON; - prints it instead"
     )
     parser.add_argument(
         "--fix",
         type=Path,
         metavar="OUTPUT",
-        help="write a copy of ANNOTATIONS without the faults: unusable images and boxes are left out, doubled "
-        "annotation ids renumbered and, with IMAGES, wrong widths and heights corrected; says what it changed",
+        help="write a repaired copy of ANNOTATIONS and print the changes: unusable images and boxes are removed, "
+        "duplicate annotation ids are renumbered and, with IMAGES, wrong widths and heights are corrected",
     )
     args = parser.parse_args(arguments)
-    # All of this before the images are opened, which may take an hour.
+    # Checked before the images are opened, which may take an hour.
     if args.images is not None and not args.images.is_dir():
         parser.error(f"{args.images}: no such image folder; check the path")
     outputs = [path for path in (args.fix, args.json) if path not in (None, _STDOUT)]
     for path in outputs:
         if not path.parent.is_dir() or path.is_dir():
-            parser.error(f"{path}: cannot be written there; give a file name in a folder that exists")
+            parser.error(f"{path}: cannot be written; give a file name in an existing folder")
         if path.exists() and args.annotations.exists() and path.samefile(args.annotations):
-            parser.error(f"{path}: is the annotation file itself, which is never written over; give another name")
+            parser.error(f"{path}: would overwrite the annotation file; give another name")
     if len({path.resolve() for path in outputs}) < len(outputs):
-        parser.error(f"{args.fix}: cannot be both the copy and the report; give two names")
+        parser.error(f"{args.fix}: given for both --fix and --json; give two names")
     return args
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit code."""
+    """Run the command; return its exit code."""
     args = _parse(arguments)
     changes, refusal = None, None
     try:
@@ -319,7 +330,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 with replacing(args.fix) as file:
                     json.dump(repaired, file)
             except DataError as error:
-                refusal = f"{args.fix}: not written, since this takes a decision: {error}"
+                refusal = f"{args.fix}: not written, because this fault needs your decision: {error}"
         if args.json not in (None, _STDOUT):
             write_text(args.json, _as_json(report, changes))
     except KeyboardInterrupt:
@@ -333,7 +344,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         print("\n".join(_lines(report)))
         if changes is not None:
-            print(f"\nwithout the faults: {args.fix}; changes: {_number(changes)}")
+            print(f"\nrepaired copy: {args.fix}; changes: {_number(changes)}")
             print("\n".join(_listing(changes)))
     if refusal is not None:
         print(f"\n{refusal}", file=sys.stderr)

@@ -20,7 +20,7 @@ from .transforms import build_transforms
 
 
 class Sample(NamedTuple):
-    """A position in a data set, and the seed of the augmentation drawn for it."""
+    """A position in a data set, and the seed of its augmentation."""
 
     position: int
     seed: int
@@ -28,12 +28,12 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True)
 class Converted:
-    """Labels of another form, converted in memory.
+    """Labels of another form, converted to COCO form in memory.
 
     Attributes:
-        content: that of a COCO-form file.
-        left_out: labels that are not in it: rule broken → how many.
-        command: lists these.
+        content: the content of a COCO-form file.
+        left_out: rule → number of labels left out because they break it.
+        command: the command that lists these labels.
     """
 
     content: dict[str, Any]
@@ -42,26 +42,26 @@ class Converted:
 
 
 class CocoDataset(torch.utils.data.Dataset):
-    """The images of a COCO-form annotation file, with their boxes.
+    """The images and boxes of a COCO-form annotation file.
 
     ``dataset[index]`` is ``(image, target)``: the image float32 ``[3, H, W]`` in [0, 1], the target a dict of
 
-    - ``boxes``: float32 ``[N, 4]``, xyxy pixels of that image, with area, clipped to it;
+    - ``boxes``: float32 ``[N, 4]``, xyxy in pixels of that image, clipped to it, with a positive area;
     - ``labels``: int64 ``[N]`` in 1..C; label l is the category ``category_ids[l - 1]``;
     - ``image_id``: the image's id in the file.
 
-    Crowd boxes are left out. An image without objects is kept, as pure background (N = 0).
+    Crowd boxes are left out. An image without objects is kept as background (N = 0).
 
-    ``dataset[Sample(position, seed)]`` draws the augmentation from that seed alone, whatever ran before and in
-    whichever process, and leaves torch's random state as it was.
+    The augmentation of ``dataset[Sample(position, seed)]`` depends on that seed only, not on the process or on earlier
+    calls, and leaves torch's random state unchanged.
 
     Args:
-        annotation_file: COCO-form JSON; with ``converted``, the name of its source, for messages alone.
-        image_folder: what ``file_name`` in that file is relative to.
+        annotation_file: COCO-form JSON; with ``converted``, the name of its source, used in messages only.
+        image_folder: the folder that ``file_name`` is relative to.
         transforms: ``(image, target) -> (image, target)`` on a uint8 `tv_tensors.Image` and a target whose
-            boxes are `tv_tensors.BoundingBoxes`; by default, conversion to float alone.
+            boxes are `tv_tensors.BoundingBoxes`; by default, only the conversion to float.
         bad_annotations: ``"error"`` refuses a file with unusable boxes, ``"skip"`` leaves those boxes out.
-        converted: what to read instead of a file.
+        converted: the content to use instead of reading a file.
 
     Attributes:
         images: ``{"id", "file_name", "width", "height"}`` of each image, in file order.
@@ -69,15 +69,15 @@ class CocoDataset(torch.utils.data.Dataset):
         category_ids: the ids in ``categories``.
         class_names: the names in ``categories``.
         is_converted: whether the annotations were converted from another form.
-        skipped: the annotations left out: rule broken -> how many.
-        check_command: lists these.
-        clipped: how many boxes overhang their image and are clipped to it.
-        num_objects: how many boxes there are to learn from, without crowds.
+        skipped: rule → number of annotations left out because they break it.
+        check_command: the command that lists these annotations.
+        clipped: number of boxes that overhang their image and are clipped to it.
+        num_objects: number of boxes to learn from, without crowds.
 
     Raises:
-        DataError: on construction, if the annotation file cannot be used or the folder lacks its first image;
-            on access, if an image is missing, unreadable, not of its annotated size, or outside the folder
-            by a link (to open every image beforehand would take minutes: ``python -m iounet.data.check``).
+        DataError: on construction, if the annotation file cannot be used or its first image is missing; on access, if
+            an image is missing, unreadable, not of its annotated size, or outside the folder because of a link. To
+            open every image beforehand, which takes minutes, run ``python -m iounet.data.check``.
     """
 
     def __init__(
@@ -118,12 +118,12 @@ class CocoDataset(torch.utils.data.Dataset):
         if not isinstance(key, Sample):
             return self._load(key)
         with torch.random.fork_rng(devices=[]):
-            # Not torch.manual_seed, which would reseed the training process's CUDA generators too.
+            # torch.manual_seed would also reseed the training process's CUDA generators.
             torch.default_generator.manual_seed(key.seed)
             return self._load(key.position)
 
     def describe(self) -> str:
-        """One line: how many images, objects and classes there are, and what was left out or clipped."""
+        """Return one line with the number of images, objects and classes, and of boxes left out or clipped."""
         numbers = [
             counted(len(self), "image"),
             counted(self.num_objects, "object"),
@@ -133,12 +133,12 @@ class CocoDataset(torch.utils.data.Dataset):
         if self.skipped:
             notes.append(f"`{self.check_command}` lists them")
         if self.clipped:
-            notes.append(f"{counted(self.clipped, 'box', 'boxes')} beyond the edge of the image, clipped to it")
+            notes.append(f"{counted(self.clipped, 'box', 'boxes')} clipped to the image")
         return "; ".join([f"{self.annotation_file}: {', '.join(numbers)}", *notes])
 
     def ground_truth(self, index: int) -> dict[str, Any]:
-        """The target of an image before augmentation, boxes in its stored pixels; does not read the image."""
-        index = range(len(self))[index]  # counts negative ones from the end, as lists do
+        """Return the target of an image before augmentation, boxes in stored pixels, without reading the image."""
+        index = range(len(self))[index]  # a negative index counts from the end
         image, content = self.images[index], self._content
         objects = np.arange(content.first[index], content.first[index + 1])
         objects = objects[~content.crowd[objects]]
@@ -152,10 +152,10 @@ class CocoDataset(torch.utils.data.Dataset):
         }
 
     def as_coco(self) -> dict[str, list[dict[str, Any]]]:
-        """What is in the file, less what was skipped, for pycocotools (``COCO().dataset``).
+        """Return the file's content without skipped annotations, for pycocotools (``COCO().dataset``).
 
-        Crowds are included, and boxes are not clipped. ``area`` and ``iscrowd``, which COCOeval needs, are
-        filled in, and annotations numbered anew from 1, because it takes a match with number 0 for no match.
+        Crowds are included, and boxes are not clipped. Missing ``area`` and ``iscrowd``, which COCOeval needs, are
+        filled in. Annotations are renumbered from 1, because COCOeval takes a match with id 0 for no match.
         """
         content = self._content
         image_ids = np.repeat([image["id"] for image in self.images], np.diff(content.first))
@@ -177,11 +177,11 @@ class CocoDataset(torch.utils.data.Dataset):
 
     def _check_image_folder(self) -> None:
         if not self.image_folder.is_dir():
-            raise DataError(f"{self.image_folder}: no such image folder (of {self.annotation_file}); check the path")
+            raise DataError(f"{self.image_folder}: no such image folder (for {self.annotation_file}); check the path")
         first = image_path(self.image_folder, self.images[0]["file_name"])
         if not first.is_file():
             raise DataError(
-                f"{first}: no such image, though it is the first in {self.annotation_file}; "
+                f"{first}: no such image, but it is the first one in {self.annotation_file}; "
                 "give the folder that file_name is relative to"
             )
 
@@ -194,15 +194,14 @@ class CocoDataset(torch.utils.data.Dataset):
         target = self.ground_truth(index)
         boxes = tv_tensors.BoundingBoxes(target["boxes"], format="XYXY", canvas_size=(height, width))
         image, target = self.transforms(image, {**target, "boxes": boxes})
-        # Plain tensors from here on: the model needs no tv_tensors, and each operation on one costs a detour.
+        # The model needs no tv_tensors, and every operation on one has an overhead.
         return image.as_subclass(Tensor), {**target, "boxes": target["boxes"].as_subclass(Tensor)}
 
 
 def check_categories(categories: list[dict[str, Any]], dataset: CocoDataset, source: str) -> None:
-    """Raises DataError unless the categories, of ``source``, are those of the data set."""
+    """Raise DataError if the categories of ``source`` differ from those of the data set."""
     if categories != dataset.categories:
         raise DataError(
-            f"the categories of {source} are not those of {dataset.annotation_file}: ids and names must agree, or "
-            "labels would mean different classes; give files of the same classes "
-            f"({category_differences(categories, dataset.categories)})"
+            f"the categories of {source} differ from those of {dataset.annotation_file} "
+            f"({category_differences(categories, dataset.categories)}); give files with the same category ids and names"
         )

@@ -1,4 +1,4 @@
-"""Labels of any form as the content of a COCO-form file."""
+"""Conversion of labels of any form to the content of a COCO-form file."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -12,14 +12,17 @@ from .labels import LabeledBox, LabeledImage, LabelSet
 
 
 def as_coco(labels: LabelSet) -> tuple[dict[str, Any], Path]:
-    """The labels that can be used, as a COCO-form file's content, and the folder that ``file_name`` is relative to.
+    """Convert the usable labels to COCO form.
 
-    Of a COCO-form file the entries stay as they are, with their ids and all their keys; those at fault are left out.
-    Category ids count from 1 in the order of the class names, which is the same for all splits of a data set; crowds
-    have ``iscrowd`` 1.
+    Entries of a COCO-form file are kept as they are, with their ids and all keys, without the faulty entries. For other
+    forms, category ids count from 1 in the order of the class names, which is the same for all splits of a data set;
+    crowds have ``iscrowd`` 1.
+
+    Returns:
+        The content of a COCO-form file, and the folder that ``file_name`` is relative to.
 
     Raises:
-        DataError: the images lie on several drives; a COCO-form file has changed since it was read.
+        DataError: if the images lie on several drives, or a COCO-form file cannot be read again.
     """
     if isinstance(labels, CocoLabels):
         return _without_faults(labels), labels.image_folder
@@ -27,15 +30,17 @@ def as_coco(labels: LabelSet) -> tuple[dict[str, Any], Path]:
 
 
 def boxes_as_coco(labels: LabelSet) -> tuple[dict[str, Any], Path]:
-    """As :func:`as_coco`, but made of images, boxes and class names alone, whatever the files hold.
+    """Convert the usable labels as `as_coco` does, but from images, boxes and class names only, for every form.
 
     Raises:
-        DataError: the images lie on several drives.
+        DataError: if the images lie on several drives.
     """
     try:
         folder = Path(os.path.commonpath([os.path.abspath(image.path.parent) for image in labels.images]))
     except ValueError as error:
-        raise DataError(f"{labels.source}: its images have no folder in common ({error}); copy them into one") from None
+        raise DataError(
+            f"{labels.source}: the images have no common parent folder ({error}); copy them to one drive"
+        ) from None
     names = [os.path.relpath(image.path, folder).replace(os.sep, "/") for image in labels.images]
     boxes_of: list[list[LabeledBox]] = [[] for _ in labels.images]
     for label in labels.boxes:
@@ -47,11 +52,11 @@ def boxes_as_coco(labels: LabelSet) -> tuple[dict[str, Any], Path]:
 def coco_content(
     class_names: Sequence[str], entries: Iterable[tuple[int, str, LabeledImage, Sequence[LabeledBox]]]
 ) -> dict[str, Any]:
-    """A COCO-form file's content.
+    """Build the content of a COCO-form file.
 
     Args:
-        class_names: of the category ids 1, 2, ...
-        entries: an image's id, its ``file_name``, the image, and its boxes, whose classes are among the names.
+        class_names: names of the categories 1, 2, ...
+        entries: for each image, its id, its ``file_name``, the image, and its boxes with classes in ``class_names``.
     """
     category_ids = {name: category_id for category_id, name in enumerate(class_names, start=1)}
     content: dict[str, Any] = {
@@ -84,7 +89,7 @@ def _without_faults(labels: CocoLabels) -> dict[str, Any]:
 
     def is_usable_image(item: Any) -> bool:
         key = str(id_in(item))
-        first = key not in seen  # a later image of the same id is at fault
+        first = key not in seen  # a later image with the same id is faulty
         seen.add(key)
         return first and key in image_keys
 

@@ -1,7 +1,7 @@
 """Labels in COCO form: one JSON file.
 
-Why not `supervision.DetectionDataset.from_coco`: it stops at the first entry that it cannot read, drops ids and all
-keys that it does not know, and writes a file of its own.
+`supervision.DetectionDataset.from_coco` is not used because it stops at the first entry that it cannot read, drops ids
+and unknown keys, and writes a newly built file instead of a changed copy.
 """
 
 import json
@@ -17,7 +17,7 @@ from .images import check_image_size, image_path, open_image
 from .label_copies import check_moves, digest, read_unchanged, refuse_overwriting, write_files
 from .labels import Box, LabeledBox, LabeledImage, LabelFault, LabelSet, repeated_boxes
 
-# How many images are looked for to find the folder that they are in.
+# Number of images to look for when searching for the image folder.
 _NUM_LOOKED_FOR = 20
 
 
@@ -26,9 +26,9 @@ class CocoLabels(LabelSet):
     """Labels in COCO form.
 
     Attributes:
-        image_folder: what ``file_name`` is relative to.
-        positions: key of a label → its index among the file's ``annotations``.
-        digest: of the file's content.
+        image_folder: the folder that ``file_name`` is relative to.
+        positions: key of a label → its index in the file's ``annotations``.
+        digest: digest of the file's content.
     """
 
     image_folder: Path
@@ -51,22 +51,21 @@ def _move(annotation: dict[str, Any], box: Box) -> None:
     x0, y0, x1, y1 = (round(value, 2) for value in box)
     width, height = annotation["bbox"][2:]
     bbox = [x0, y0, round(x1 - x0, 2), round(y1 - y0, 2)]
-    # An area that is not the box's, such as a segmentation's, stays.
+    # An area that is not the area of the box, such as that of a segmentation, stays.
     if annotation.get("area") == width * height and not annotation.get("segmentation"):
         annotation["area"] = round(bbox[2] * bbox[3], 4)
     annotation["bbox"] = bbox
 
 
 def read_coco(path: Path, image_folder: Path | None = None) -> CocoLabels:
-    """The labels of a COCO-form file; faults are collected.
+    """Read the labels of a COCO-form file and collect its faults.
 
     Args:
-        path: of the file.
-        image_folder: what ``file_name`` is relative to; by default one of the usual folders near the file, in which
-            there are images of these names.
+        path: the file.
+        image_folder: the folder that ``file_name`` is relative to; by default, the one that `find_images` finds.
 
     Raises:
-        DataError: the file is not of COCO form, or there is no such folder.
+        DataError: if the file does not have COCO form, or if there is no such folder.
     """
     content = load_json(path)
     scan = scan_annotations(content)
@@ -92,7 +91,7 @@ def read_coco(path: Path, image_folder: Path | None = None) -> CocoLabels:
             annotation = content["annotations"][position]
             key = f"annotation {annotation['id']}"
             if key in positions:
-                continue  # its id is that of an earlier one: a fault already
+                continue  # a duplicate id, already among the faults
             positions[key] = position
             x, y, w, h = usable.bboxes[row].tolist()
             boxes.append(
@@ -131,14 +130,14 @@ def _open(folder: Path, entry: dict[str, Any], annotation_file: Path) -> Labeled
 
 
 def find_images(path: Path, entries: list[Any]) -> Path:
-    """The folder of a COCO-form file's images: the first of the usual ones near the file that holds any of them.
+    """Find the image folder of a COCO-form file: the first of the usual folders near the file that has its images.
 
     Args:
-        path: of the file.
+        path: the file.
         entries: its ``images``.
 
     Raises:
-        DataError: none of them does.
+        DataError: if none of these folders has any of the images.
     """
     stated = [entry.get("file_name") for entry in entries if isinstance(entry, dict)]
     names = [name for name in stated if isinstance(name, str)]
@@ -150,6 +149,6 @@ def find_images(path: Path, entries: list[Any]) -> Path:
             return folder
     sample = names[0] if names else "file_name of an image"
     raise DataError(
-        f"{path}: its images are not near it: no {sample} in {', '.join(map(str, near))}; "
+        f"{path}: image folder not found: no {sample} in {', '.join(map(str, near))}; "
         "give the folder that file_name is relative to (--images, or DATA.TRAIN_IMAGES and DATA.VAL_IMAGES)"
     )

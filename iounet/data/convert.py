@@ -1,10 +1,10 @@
-"""Check label files of any form, and convert them to COCO form.
+"""Checks label files of any form and converts them to COCO form.
 
     python -m iounet.data.convert SOURCE --output FILE
 
-reads COCO JSON, Pascal VOC or YOLO (in the layouts of `voc_folder` and `yolo_folder`), prints how many images and
-objects of each class there are and what cannot be used, and writes one COCO-form file. The images stay where they are.
-Without ``--output`` nothing is written.
+The command reads COCO JSON, Pascal VOC or YOLO labels (in the layouts of `voc_folder` and `yolo_folder`), prints the
+number of images and objects of each class and the labels that cannot be used, and writes one COCO-form file. The images
+stay where they are. Without ``--output``, nothing is written.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from .listing import listed_by_rule
 
 
 def _lines(labels: LabelSet) -> Iterator[str]:
-    """The report that is printed."""
+    """Yield the printed report line by line."""
     objects = Counter(label.class_name for label in labels.boxes if not label.crowd)
     images = {name: set[int]() for name in labels.class_names}
     for label in labels.boxes:
@@ -39,9 +39,9 @@ def _lines(labels: LabelSet) -> Iterator[str]:
     width = max(len(name) for name, _, _ in rows)
     yield from (f"  {name:<{width}} {in_images:>9} {count:>9}" for name, in_images, count in rows)
     if empty := len(labels.images) - len({label.image for label in labels.boxes}):
-        yield f"  {empty:,} images show no object"
+        yield f"  images without objects: {empty:,}"
     if crowds:
-        yield f"  {crowds:,} groups of objects, or difficult ones, are marked as crowds: training leaves them out"
+        yield f"  crowds (groups of objects, or difficult objects), which training leaves out: {crowds:,}"
     yield from _faults(labels.faults)
 
 
@@ -55,11 +55,14 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m iounet.data.convert",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Checks label files in COCO, Pascal VOC or YOLO form, and converts them to COCO form.",
+        description="Check label files in COCO, Pascal VOC or YOLO form and convert them to COCO form.",
         epilog="examples:\n"
+        "  python -m iounet.data.convert data.yaml                  # only check\n"
         "  python -m iounet.data.convert data.yaml --split train --output train.json\n"
         "  python -m iounet.data.convert VOCdevkit/VOC2007 --split val --output val.json\n\n"
-        "exit code: 0 there are labels that can be used; 1 there are none, or the output cannot be written",
+        "exit codes:\n"
+        "  0  there are usable labels\n"
+        "  1  there are none, or the output cannot be written",
     )
     parser.add_argument(
         "source",
@@ -67,18 +70,20 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="SOURCE",
         help="COCO JSON, a data.yaml, or a folder of Pascal VOC or YOLO labels",
     )
-    parser.add_argument("--output", type=Path, metavar="FILE", help="the COCO-form file to write")
-    parser.add_argument("--split", metavar="NAME", help="the part to read, such as train; by default all of them")
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="COCO-form file to write; by default, nothing is written"
+    )
+    parser.add_argument("--split", metavar="NAME", help="split to read, such as train; by default, all splits")
     parser.add_argument(
         "--images",
         type=Path,
         metavar="DIR",
-        help="the folder of the images, if they are not where the form keeps them",
+        help="folder of the images, if they are not in the usual place for the form",
     )
     args = parser.parse_args(arguments)
-    # Label files of the other forms have other names, so that none of them is written over.
+    # Label files of the other forms do not end with .json, so the output cannot overwrite them.
     if args.output is not None and args.output.suffix.lower() != ".json":
-        parser.error(f"{args.output}: COCO form is JSON; give the file a name that ends with .json")
+        parser.error(f"{args.output}: a COCO-form file is JSON; give a file name that ends with .json")
     return args
 
 
@@ -87,11 +92,11 @@ def _write(content: dict[str, Any], path: Path) -> None:
         with replacing(path) as file:
             json.dump(content, file)
     except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror}); give another file") from error
+        raise DataError(f"{path}: cannot be written ({error.strerror}); give another file name") from error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit code."""
+    """Run the command; return its exit code."""
     args = _parse(arguments)
     print_any_name()
     try:
@@ -101,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             content, folder = as_coco(labels)
             refuse_overwriting([args.output], [labels.source])
             _write(content, args.output)
-            print(f"{args.output}: written; its images are in {folder} (DATA.TRAIN_IMAGES or DATA.VAL_IMAGES)")
+            print(f"wrote {args.output}; its image folder (DATA.TRAIN_IMAGES or DATA.VAL_IMAGES) is {folder}")
     except DataError as error:
         print(error, file=sys.stderr)
         return 1

@@ -1,4 +1,4 @@
-"""Corrected copies of label files of any form: the checks that keep the files that were read as they are."""
+"""Writing corrected copies of label files without ever overwriting the files that were read."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -10,52 +10,52 @@ from .labels import Box, LabelSet
 
 
 def digest(data: bytes) -> str:
-    """Of a file's content when it was read; for :func:`read_unchanged`."""
+    """Return the digest of a file's content, for `read_unchanged`."""
     return hashlib.sha256(data).hexdigest()
 
 
 def read_unchanged(path: Path, digest_when_read: str | None) -> bytes:
-    """The content of a label file that was read before.
+    """Read a label file again and check that it has not changed.
 
     Args:
-        path: of the file.
-        digest_when_read: None: the file was not read before.
+        path: the file.
+        digest_when_read: digest of the content when it was first read; None skips the check.
 
     Raises:
-        DataError: the file has changed since, so that its boxes may stand elsewhere; or is gone.
+        DataError: if the file has changed, so that keys may refer to other boxes, or no longer exists.
     """
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file any more; read the labels again") from None
+        raise DataError(f"{path}: the file no longer exists; read the labels again") from None
     if digest_when_read not in (None, digest(data)):
-        raise DataError(f"{path}: has changed since its labels were read; read them again")
+        raise DataError(f"{path}: the file has changed since its labels were read; read them again")
     return data
 
 
 def check_moves(labels: LabelSet, boxes: Mapping[str, Box]) -> None:
-    """Raises ValueError, which names the key, unless all keys are those of labels that may be moved."""
+    """Raise ValueError if a key does not belong to a movable label; the message names the key."""
     movable = {label.key: label.movable for label in labels.boxes}
     for key in boxes:
         if key not in movable:
             raise ValueError(f"{labels.source} has no label '{key}'")
         if not movable[key]:
-            raise ValueError(f"{key}: cannot be moved; see LabeledBox.movable")
+            raise ValueError(f"{key}: the label cannot be moved; see LabeledBox.movable")
 
 
 def refuse_overwriting(outputs: Iterable[Path], sources: Iterable[Path]) -> None:
-    """Raises DataError if a file to be written is one that was read; links are followed."""
+    """Raise DataError if an output file is one of the source files; links are followed."""
     identities = {_identity(path): path for path in sources if path.exists()}
     for output in outputs:
         if output.exists() and _identity(output) in identities:
             source = identities[_identity(output)]
-            raise DataError(f"{output}: is the label file {source} itself, which is never written over; name another")
+            raise DataError(f"{output}: would overwrite the label file {source}; choose another output")
 
 
 def write_files(contents: Mapping[Path, bytes]) -> list[Path]:
-    """Writes files, each whole or not at all; returns their paths.
+    """Write each file completely or not at all; return the paths.
 
-    All contents come at once: nothing is written if one of the sources turns out to have changed.
+    The caller collects all contents first, so that nothing is written if one of the sources has changed.
     """
     for path, data in contents.items():
         with replacing(path, "wb") as file:

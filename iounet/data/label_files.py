@@ -1,4 +1,4 @@
-"""Label files of any form: COCO JSON, Pascal VOC, YOLO."""
+"""Reading label files of any form: COCO JSON, Pascal VOC, YOLO."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,25 +11,25 @@ from .voc_labels import read_voc
 from .yolo_folder import YoloFolder, find_yolo
 from .yolo_labels import read_yolo
 
-# How many faults an error shows of a source in which nothing can be used.
+# Number of faults in the error about a source without usable labels.
 _NUM_SHOWN = 3
 
-# Names of other tools for the split val.
+# Other tools' names for the split val.
 _ALSO_VAL = ("valid", "validation")
 
 
 def read_labels(source: Path, *, images: Path | None = None, split: str | None = None) -> LabelSet:
-    """Reads the label files of a data set, in whichever form they are.
+    """Read the label files of a data set in any form.
 
     Args:
         source: a COCO-form .json file; a data.yaml of YOLO labels; or a folder in one of the layouts of
-            :mod:`iounet.data.voc_folder` and :mod:`iounet.data.yolo_folder`.
-        images: the folder of the images, if they are not where the form keeps them: what ``file_name`` is relative to,
-            or a folder of the same layout as the data set.
-        split: which part to read, such as ``train``; None: all of it.
+            `iounet.data.voc_folder` and `iounet.data.yolo_folder`.
+        images: the folder of the images, if they are not in the usual place for the form: for COCO, the folder that
+            ``file_name`` is relative to; otherwise a folder with the same layout as the data set.
+        split: the split to read, such as ``train``; None reads all of them.
 
     Raises:
-        DataError: no label files in any known form; no such split; no label that can be used.
+        DataError: if there are no label files in a known form, no such split, or no usable labels.
     """
     found = _find(source, images)
     if split is not None:
@@ -41,13 +41,13 @@ def read_labels(source: Path, *, images: Path | None = None, split: str | None =
 
 
 def list_splits(source: Path, *, images: Path | None = None) -> list[str]:
-    """The names of a data set's splits, in the order of its files; none if it is not divided.
+    """Return the names of a data set's splits in the order of its files; empty if it has no splits.
 
     Args:
-        source, images: as for :func:`read_labels`.
+        source, images: as for `read_labels`.
 
     Raises:
-        DataError: no label files in any known form.
+        DataError: if there are no label files in a known form.
     """
     return _splits_of(_find(source, images))
 
@@ -60,13 +60,15 @@ class _CocoFile:
 
 def _find(source: Path, images: Path | None) -> _CocoFile | VocFolder | YoloFolder:
     if images is not None and not images.is_dir():
-        raise DataError(f"{images}: no such image folder; check the path, or leave it out to look beside the labels")
+        raise DataError(
+            f"{images}: no such image folder; check the path, or omit it to look for the images beside the labels"
+        )
     if source.is_file():
         if source.suffix.lower() == ".json":
             return _CocoFile(source, images)
         if source.suffix.lower() in (".yaml", ".yml") and (found := find_yolo(source, images)) is not None:
             return found
-        raise DataError(f"{source}: is no label file that is known by its name; {_KNOWN}")
+        raise DataError(f"{source}: unknown kind of label file; {_KNOWN}")
     if not source.is_dir():
         raise DataError(f"{source}: no such file or folder; check the path")
     has_yaml = any((source / name).is_file() for name in ("data.yaml", "data.yml", "dataset.yaml"))
@@ -75,8 +77,8 @@ def _find(source: Path, images: Path | None) -> _CocoFile | VocFolder | YoloFold
         if (folder := find(source, images)) is not None:
             return folder
     if jsons := sorted(source.glob("*.json")) + sorted(source.glob("*/*.json")):
-        raise DataError(f"{source}: is a folder; for labels in COCO form give the file, such as {jsons[0]}")
-    raise DataError(f"{source}: holds no label files; {_KNOWN}")
+        raise DataError(f"{source}: is a folder; for labels in COCO form, give the file, such as {jsons[0]}")
+    raise DataError(f"{source}: no label files in this folder; {_KNOWN}")
 
 
 _KNOWN = (
@@ -92,11 +94,11 @@ def _splits_of(found: _CocoFile | VocFolder | YoloFolder) -> list[str]:
 def _one_of(found: _CocoFile | VocFolder | YoloFolder, split: str, source: Path) -> str:
     splits = _splits_of(found)
     if not splits:
-        raise DataError(f"{source}: is not divided into splits; leave out the split '{split}' to read all of it")
+        raise DataError(f"{source}: has no splits; omit the split '{split}' to read all labels")
     for name in (split, *(_ALSO_VAL if split == "val" else ())):
         if name in splits:
             return name
-    # Such as a test split whose folder was not copied along, though data.yaml names it.
+    # For example, a test split in data.yaml whose folder was not copied with the others.
     faults = found.faults.get(split, []) if isinstance(found, YoloFolder) else []
     missing = [fault.text for fault in faults if fault.rule == "missing split"]
     raise DataError(": ".join([f"{source}: has no split '{split}'; its splits are {', '.join(splits)}", *missing]))
@@ -112,7 +114,7 @@ def _read(found: _CocoFile | VocFolder | YoloFolder, split: str | None) -> Label
 
 def _nothing_usable(labels: LabelSet) -> str:
     if not labels.faults:
-        return f"{labels.source}: its {len(labels.images)} images have no label"
+        return f"{labels.source}: none of its {len(labels.images)} images has a label; check that the labels were found"
     shown = "; ".join(f"{fault.where}: {fault.text}" for fault in labels.faults[:_NUM_SHOWN])
     more = f"; and {len(labels.faults) - _NUM_SHOWN} more" if len(labels.faults) > _NUM_SHOWN else ""
-    return f"{labels.source}: no label can be used: {shown}{more}"
+    return f"{labels.source}: no usable label: {shown}{more}"

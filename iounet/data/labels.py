@@ -1,4 +1,4 @@
-"""Labels as people have them, whichever form their files are in: what `convert` and `iounet-tighten` work on."""
+"""Labels of a data set independently of their file format; `convert` and `iounet-tighten` work on them."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
@@ -7,19 +7,19 @@ from pathlib import Path
 
 Box = tuple[float, float, float, float]
 
-# The rule of the only fault whose label is used nevertheless.
+# The only fault whose labels are used nevertheless.
 REPEATED_BOX = "repeated box"
 
 
 @dataclass(frozen=True)
 class LabeledImage:
-    """An image that the labels belong to.
+    """An image of a data set.
 
     Attributes:
-        key: names the image within the data set, the same on every machine: the COCO image's id, or the path of the
-            image relative to the data set's folder, with ``/`` between folders.
-        path: of the image file.
-        width, height: of the stored image, in pixels.
+        key: identifies the image in the data set, independently of the machine: the id of the COCO image, or the path
+            of the image relative to the folder of the data set, with ``/`` as separator.
+        path: path of the image file.
+        width, height: size of the stored image in pixels.
     """
 
     key: str
@@ -33,13 +33,14 @@ class LabeledBox:
     """A labelled object.
 
     Attributes:
-        key: names the label within the data set, the same on every machine: ``annotation 17`` (COCO's id),
+        key: identifies the label in the data set, independently of the machine: ``annotation 17`` (id in a COCO file),
             ``train/IMG_1.xml object 2``, ``labels/IMG_1.txt line 4``; numbers count from 1.
-        image: index among the images.
-        class_name: of the object.
-        box: xyxy in pixels of the stored image, measured from its left and top edges; clipped to it; has an area.
-        crowd: a group of objects, or one that VOC calls difficult: not to be learned from, nor moved.
-        movable: False where the label has more than a box (a polygon), so that another box would contradict it.
+        image: index in the list of images.
+        class_name: class of the object.
+        box: xyxy in pixels of the stored image, measured from its left and top edges and clipped to it; its area is
+            positive.
+        crowd: whether the label is a group of objects, or difficult in VOC's sense; neither trained on nor moved.
+        movable: False if the label has more than a box (such as a polygon), which a new box would contradict.
     """
 
     key: str
@@ -52,12 +53,12 @@ class LabeledBox:
 
 @dataclass(frozen=True)
 class LabelFault:
-    """A label that cannot be used, or is there twice: it stays in the files, and in their copies, as it is.
+    """A label that is unusable or repeated. Files and copies keep it unchanged.
 
     Attributes:
         where: file and line, object or id, such as ``labels/IMG_1.txt line 4``.
-        rule: what is wrong in a few words, the same for all labels with that fault, to count by.
-        text: what is wrong, and the cure.
+        rule: short name of the fault, the same for all labels that have it.
+        text: what is wrong and how to correct it.
     """
 
     where: str
@@ -72,9 +73,9 @@ class LabelSet(ABC):
     Attributes:
         source: the file or folder that was read.
         class_names: in the order of the data set.
-        images: also those without an object; the ones that cannot be opened are among the faults instead.
+        images: all images that can be opened, including images without objects.
         boxes: by image, in the order of the files.
-        faults: what was passed over, and what is there twice.
+        faults: unusable images and labels, and repeated labels.
     """
 
     source: Path
@@ -85,27 +86,28 @@ class LabelSet(ABC):
 
     @abstractmethod
     def write_copy(self, output: Path, boxes: Mapping[str, Box]) -> list[Path]:
-        """Writes a copy of the label files with other boxes; whatever else they hold stays as it is, and in its order.
+        """Write a copy of the label files with new boxes. All other content and its order stay the same.
 
         The files that were read are never opened for writing. Images are not copied.
 
         Args:
-            output: a COCO file's copy, or the folder for the copies of all others, named as they are.
-            boxes: key of a label → its box, in the frame of :attr:`LabeledBox.box`. Labels that are not among them
-                are copied as they are, byte by byte where the form allows it.
+            output: for a COCO file, the path of the copy; for all others, the folder of the copies, which keep their
+                names.
+            boxes: key of a label → its new box, in the frame of `LabeledBox.box`. Other labels are copied unchanged,
+                byte by byte where the form allows it.
 
         Returns:
             The files written.
 
         Raises:
-            DataError: a file that would be written is one that was read; a label file has changed since it was read.
-            ValueError: a key is not that of a label, or of one that may not be moved.
-            OSError: a file cannot be written.
+            DataError: if a source file would be overwritten, or a label file has changed since it was read.
+            ValueError: if a key does not belong to a label, or belongs to one that is not movable.
+            OSError: if a file cannot be written.
         """
 
 
 def repeated_boxes(boxes: Iterable[LabeledBox]) -> list[LabelFault]:
-    """A fault for each label that says what an earlier one says. Both stay usable, since neither contradicts the other.
+    """Return a fault for each label with the image, class and box of an earlier label. Both stay usable.
 
     Labels with more than a box (``movable`` False) are not compared.
     """
@@ -114,5 +116,5 @@ def repeated_boxes(boxes: Iterable[LabeledBox]) -> list[LabelFault]:
     for label in boxes:
         earlier = first.setdefault((label.image, label.class_name, label.box), label.key)
         if earlier != label.key and label.movable:
-            faults.append(LabelFault(label.key, REPEATED_BOX, f"is the same as {earlier}; remove one of them"))
+            faults.append(LabelFault(label.key, REPEATED_BOX, f"repeats {earlier}; remove one of them"))
     return faults

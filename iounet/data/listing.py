@@ -1,17 +1,17 @@
-"""Faults as a report shows them: rule by rule, long lists cut short."""
+"""Lists of faults for a printed report, grouped by rule and shortened."""
 
 from collections.abc import Iterable, Iterator
 
-# How many faults of a rule are shown before "and N more".
+# Number of faults per rule before "and N more".
 _NUM_LISTED = 5
 
 
 def listed_by_rule(faults: Iterable[tuple[str, str]], *, all_are_in: str = "") -> Iterator[list[str]]:
-    """The lines on each rule, indented: how many faults break it, and the first of them.
+    """Yield the indented lines of each rule: the number of faults and the first of them.
 
     Args:
-        faults: the rule and the text of each.
-        all_are_in: where the others can be seen, for the end of a list that was cut.
+        faults: rule and text of each fault.
+        all_are_in: appended to "and N more"; says where to find the complete list.
     """
     by_rule: dict[str, list[str]] = {}
     for rule, text in faults:

@@ -1,8 +1,7 @@
-"""Batches for training and evaluation.
+"""Data loaders for training and evaluation.
 
-Which image stands at which position of a training run, and how it is augmented there, depends on the run's
-seed and the position alone. So a resumed run sees what the uninterrupted one would have seen, whatever the
-number of workers.
+The image at each position of a training run, and its augmentation, depend only on the run's seed and the position.
+A resumed run therefore gets the same batches as an uninterrupted run, with any number of workers.
 """
 
 import os
@@ -28,17 +27,17 @@ def train_loader(
     rank: int = 0,
     world_size: int = 1,
 ) -> DataLoader:
-    """Batches ``(images, targets)``, two lists of ``batch_size``, for the remaining iterations of a run.
+    """Return a loader of batches ``(images, targets)``, two lists of ``batch_size``, for the rest of a run.
 
-    Epoch follows epoch, each in a random order of its own, without a break: a batch may hold the end of one
-    and the beginning of the next. Iteration k of rank r takes batch ``k * world_size + r`` of that sequence.
+    Epochs follow each other without a break, each in a new random order; a batch may contain the end of one epoch and
+    the beginning of the next. Iteration k of rank r takes batch ``k * world_size + r`` of that sequence.
 
     Args:
         batch_size: images per process.
-        num_workers: loading processes; 0 loads in the training process.
-        seed: of the order and of the augmentation; the same in every rank.
-        start_iteration: where a resumed run continues.
-        num_iterations: the length of the whole run, counted from iteration 0.
+        num_workers: number of loading processes; 0 loads in the training process.
+        seed: seed of the order and of the augmentation; the same in every rank.
+        start_iteration: the iteration at which a resumed run continues.
+        num_iterations: length of the whole run, counted from iteration 0.
     """
     batches = _TrainBatches(
         len(dataset),
@@ -54,15 +53,15 @@ def train_loader(
 def eval_loader(
     dataset: CocoDataset, *, batch_size: int, num_workers: int, rank: int = 0, world_size: int = 1
 ) -> DataLoader:
-    """Batches ``(images, targets)`` of every image once, in order.
+    """Return a loader of batches ``(images, targets)`` with every image once, in order.
 
-    Rank r takes the images r, r + world_size, r + 2 * world_size, ... The last batch may be smaller: no image
-    is repeated to even out batches or ranks.
+    Rank r takes the images r, r + world_size, r + 2 * world_size, ... The last batch may be smaller: no image is
+    repeated to pad batches or ranks.
     """
     return _loader(dataset, num_workers, sampler=range(rank, len(dataset), world_size), batch_size=batch_size)
 
 
-# The two things drawn from a run's seed.
+# What is drawn from a run's seed.
 _ORDER, _AUGMENTATION = 0, 1
 
 
@@ -99,7 +98,7 @@ class _TrainBatches(Sampler[list[Sample]]):
 
 
 def _mix(seed: int, purpose: int, number: int) -> int:
-    # Not a sum: the run of seed 0 would draw for one position what the run of seed 1 draws for another.
+    # With a sum, the runs of seeds 0 and 1 would draw the same numbers for neighbouring positions.
     return int(np.random.SeedSequence([seed, purpose, number]).generate_state(1, np.uint64)[0])
 
 
@@ -116,17 +115,17 @@ def _loader(dataset: CocoDataset, num_workers: int, **batching: Any) -> DataLoad
         collate_fn=_collate,
         worker_init_fn=_leave_process_group,
         pin_memory=torch.cuda.is_available(),
-        # Without a generator of its own, each pass would draw from the random state of the training.
+        # Without this generator, each pass over the loader would draw from the global random state of the training.
         generator=torch.Generator().manual_seed(0),
         **batching,
     )
 
 
 def _leave_process_group(worker: int) -> None:
-    """Keeps signals from a loading process.
+    """Move a loading process to its own session, so that signals to the process group do not reach it.
 
-    Ctrl-C and torchrun signal whole groups of processes. A worker that ended would take the training process with it,
-    in the middle of a step; one that ignored SIGTERM could not be ended by the training process either.
+    Ctrl-C and torchrun signal whole process groups. A worker that exits would crash the training process in the middle
+    of a step; a worker that ignores SIGTERM could not be terminated by the training process.
     """
-    if hasattr(os, "setsid"):  # not on Windows, whose process groups get no such signals
+    if hasattr(os, "setsid"):  # Windows has no such signals
         os.setsid()

@@ -1,6 +1,6 @@
-"""Annotation files in COCO form, repaired as far as no decision is needed.
+"""Repair of COCO-form annotation files, for faults that need no decision.
 
-What training copes with is not touched: a box that overhangs its image is clipped when it is read.
+Harmless entries stay unchanged: training clips a box that overhangs its image.
 """
 
 from collections import Counter
@@ -15,27 +15,27 @@ from .annotations import NO_SIZE, Finding, id_in, scan_annotations
 def repair(
     content: dict[str, Any], faults: list[Finding], image_sizes: dict[int, tuple[int, int]]
 ) -> tuple[dict[str, Any], list[Finding]]:
-    """A copy of an annotation file's content without its faults; all else in it, and its order, stays.
+    """Return a copy of an annotation file's content without its faults.
 
-    Images that cannot be used are left out with their annotations, wrong widths and heights are corrected,
-    annotations that cannot be used are removed, and those without an id of their own numbered anew.
+    Unusable images are removed with their annotations, wrong widths and heights are corrected, unusable annotations are
+    removed, and annotations without a unique id are renumbered. All other entries and their order stay the same.
 
     Args:
-        content: of the file, as `load_json` returns it; not changed.
-        faults: all that the check found in it and its images.
-        image_sizes: (width, height) in pixels of each image file that can be used, by its index in ``images``.
+        content: the content of the file, as `load_json` returns it; not modified.
+        faults: all faults that the check found in the content and its images.
+        image_sizes: (width, height) in pixels of each usable image file, by its index in ``images``.
 
     Returns:
-        The copy, and the changes: the ``rule`` of a change says what was done, its ``text`` to what and why.
+        The copy, and the changes: the ``rule`` of a change says what was done, its ``text`` to which entry and why.
 
     Raises:
-        DataError: a fault needs a decision that a program cannot take; it is named.
+        DataError: if a fault needs a decision by the user; the message names it.
     """
     changes: list[Finding] = []
     repeated = _repeated_entries("categories", content, faults, changes)
     images, left_out = _repair_images(content, faults, image_sizes, changes)
     if not images:
-        raise DataError("no image would be left; see the faults for the reasons")
+        raise DataError("no usable image would remain; see the faults above")
     annotations = list(content["annotations"])
     repaired = {
         **content,
@@ -43,8 +43,8 @@ def repair(
         "annotations": annotations,
         "categories": [item for position, item in enumerate(content["categories"]) if position not in repeated],
     }
-    # Removed annotations keep their positions until the end, so that positions mean the same throughout. Again and
-    # again, because an entry is reported for the first rule that it breaks only.
+    # Annotations are deleted only at the end, so that positions stay valid. The scan is repeated because each entry is
+    # reported only for the first rule that it breaks.
     removed = {position for position, item in enumerate(annotations) if id_in(item, "image_id") in left_out}
     while left := [
         fault
@@ -52,7 +52,7 @@ def repair(
         if fault.section != "annotations" or fault.position not in removed
     ]:
         if left[0].section != "annotations":
-            cure = "; or give the image folder, and it is taken from the file" if left[0].rule in NO_SIZE else ""
+            cure = "; or give the image folder to take it from the image" if left[0].rule in NO_SIZE else ""
             raise DataError(left[0].text + cure)
         _repair_annotations(annotations, left, removed, changes)
     repaired["annotations"] = [item for position, item in enumerate(annotations) if position not in removed]
@@ -60,17 +60,17 @@ def repair(
 
 
 def _repeated_entries(section: str, content: dict[str, Any], faults: list[Finding], changes: list[Finding]) -> set[int]:
-    """The positions of entries that only say again what an earlier one says, as when files were put together.
+    """Return the positions of entries that repeat an earlier entry exactly, as in merged files.
 
     Raises:
-        DataError: two different entries share an id, so that nobody knows which of them an annotation means.
+        DataError: if two different entries share an id, so that the annotations of this id are ambiguous.
     """
     first_of = {id_in(item): item for item in reversed(content[section])}
     positions = set()
     for fault in faults:
         if fault.section == section and fault.rule.startswith("duplicate"):
             if content[section][fault.position] != first_of[fault.id]:
-                raise DataError(f"{fault.text}, and correct the annotations, which may mean either")
+                raise DataError(f"{fault.text}, and correct the annotations, which may refer to either")
             positions.add(fault.position)
             changes.append(Finding("repeated entry left out", section, fault.position, fault.id, fault.text))
     return positions
@@ -82,9 +82,9 @@ def _repair_images(
     image_sizes: dict[int, tuple[int, int]],
     changes: list[Finding],
 ) -> tuple[list[dict[str, Any]], set[int]]:
-    """The images that stay, and the ids of those left out."""
+    """Return the images to keep, and the ids of the images left out."""
     repeated = _repeated_entries("images", content, faults, changes)
-    # Of several faults the last one: the file's own, which comes after those of its entry.
+    # The last of several faults: the fault of the image file comes after those of its entry.
     fault_of = {fault.position: fault for fault in faults if fault.section == "images"}
     num_annotations = Counter(id_in(item, "image_id") for item in content["annotations"])
     images: list[dict[str, Any]] = []
@@ -100,7 +100,7 @@ def _repair_images(
             images.append({**item, "width": width, "height": height})
             text = (
                 f"image {fault.id} ({item['file_name']}): from {item.get('width')} x {item.get('height')} to {width} x "
-                f"{height} as in the file; its boxes ({num_annotations[fault.id]}) are as they were: see that they fit"
+                f"{height}, the size of the file; boxes not changed: {num_annotations[fault.id]}; check that they fit"
             )
             changes.append(Finding("width and height corrected", "images", position, fault.id, text))
         else:
@@ -116,10 +116,10 @@ def _repair_images(
 def _repair_annotations(
     annotations: list[Any], faults: list[Finding], removed: set[int], changes: list[Finding]
 ) -> None:
-    """Renumbers, in place, annotations without an id of their own; all others at fault become ``removed``.
+    """Renumber annotations without a unique id in place, and add all other faulty annotations to ``removed``.
 
     Raises:
-        DataError: it cannot be known whether an annotation is a crowd.
+        DataError: if an annotation's ``iscrowd`` is ambiguous.
     """
     without_id = []
     for fault in faults:

@@ -1,8 +1,8 @@
-"""Pictures of overlapping textured shapes on clutter, with the pixels of every shape known.
+"""Synthetic images of overlapping textured shapes on a cluttered background, with the pixels of every shape.
 
-The boxes are exact by construction, so that what a detector lacks at a high IoU threshold is its own error.
-The pictures make it work for them: shapes hide one another, textures put strong edges inside them, and some
-differ little from what lies behind.
+The boxes are exact by construction, so that errors at high IoU thresholds are the detector's, not the annotator's.
+Localisation is hard on purpose: shapes occlude one another, textures put strong edges inside them, and some shapes
+differ little from their background.
 """
 
 import math
@@ -13,34 +13,35 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from .shapes import CLASS_NAMES, Shape, rasterise
 
-# Fewer where there is no room for so many.
+# Range of the number of objects; a scene without room for them has fewer.
 NUM_OBJECTS = (2, 6)
 # Side of a shape before it is stretched, as a fraction of the image's shorter side: 32 to 77 pixels of 128.
 RELATIVE_SIDE = (0.25, 0.6)
-# Largest turn of a shape, in radians. Turned at will, shapes touch their boxes with little but their tips, and a
-# detector that starts from random weights learns where these end far more slowly (docs/results.md).
+# Largest rotation of a shape, in radians. At larger angles, shapes touch their boxes only with their tips, and a
+# detector trained from scratch learns to localise them far more slowly (docs/results.md).
 MAX_TILT = 0.25
-# A shape is not drawn at all rather than so hidden or so small that one could only guess its class (pixels).
+# A shape is drawn only if this fraction of it and this side (pixels) stay visible; otherwise its class could only be
+# guessed.
 MIN_VISIBLE_FRACTION = 0.4
 MIN_VISIBLE_SIDE = 8
 
-# Distance in RGB, each channel in [0, 1], of a shape's colour from the mean of what lies behind it. The lower
-# end is where a shape can just be made out on the strongest clutter.
+# Distance in RGB, each channel in [0, 1], between a shape's colour and the mean colour behind it. At the lower end, a
+# shape is barely visible on the strongest clutter.
 CONTRAST = (0.5, 1.0)
 
-# Each class keeps to a fifth of the circle of hues, to this part of it. A detector that starts from random weights then
-# learns within minutes what the objects are, and its time goes into what the set is for: where exactly they end.
+# Each class has a fifth of the hue circle and uses this part of it. A detector trained from scratch then learns to
+# classify within minutes and spends the rest of its training on the purpose of the set, exact localisation.
 HUE_SPREAD = (-0.3, 0.3)
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture and what is in it.
+    """An image and its objects.
 
     Attributes:
         image: uint8 RGB ``[H, W, 3]``.
         instances: int64 ``[H, W]``: 0 for the background, k for a visible pixel of object k, k = 1..N.
-        labels: int64 ``[N]`` in 1..C: object k is of class ``CLASS_NAMES[labels[k - 1] - 1]``.
+        labels: int64 ``[N]`` in 1..C: the class of object k is ``CLASS_NAMES[labels[k - 1] - 1]``.
     """
 
     image: np.ndarray
@@ -49,13 +50,13 @@ class Scene:
 
 
 def render_scene(rng: np.random.Generator, image_size: tuple[int, int]) -> Scene:
-    """Draws one scene of ``image_size`` = (height, width) pixels; everything in it comes from ``rng``."""
+    """Draw one scene of ``image_size`` = (height, width) pixels; all randomness comes from ``rng``."""
     canvas = _background(rng, image_size)
     instances = np.zeros(image_size, dtype=np.int64)
     labels: list[int] = []
     full_areas: list[int] = []
     wanted = int(rng.integers(NUM_OBJECTS[0], NUM_OBJECTS[1] + 1))
-    for _ in range(4 * wanted):  # a crowded picture may have no room for another
+    for _ in range(4 * wanted):  # a crowded scene may have no room for another object
         if len(labels) == wanted:
             break
         label = int(rng.integers(1, len(CLASS_NAMES) + 1))
@@ -107,7 +108,7 @@ def _all_recognisable(instances: np.ndarray, full_areas: list[int]) -> bool:
 
 
 def _background(rng: np.random.Generator, image_size: tuple[int, int]) -> np.ndarray:
-    """Soft shades, scribbles, and blobs too small for an object: float32 ``[H, W, 3]`` in [0, 1]."""
+    """Draw soft shading, scribbles, and blobs too small for an object: float32 ``[H, W, 3]`` in [0, 1]."""
     height, width = image_size
     base = _random_color(rng, saturation=(0.0, 0.15), value=(0.25, 0.85))
     canvas = np.broadcast_to(base, (height, width, 3)).copy()
@@ -147,7 +148,7 @@ def _paint(rng: np.random.Generator, canvas: np.ndarray, shape: Shape, label: in
 
 
 def _texture(rng: np.random.Generator, local: np.ndarray) -> np.ndarray:
-    """How much of the second colour is at each pixel: none, a ramp, stripes, checks, dots or speckle."""
+    """Return the share of the second colour at each pixel: none, a ramp, stripes, checks, dots or speckle."""
     x, y = local
     kind = rng.integers(6)
     period = rng.uniform(5, 14)
@@ -166,21 +167,21 @@ def _texture(rng: np.random.Generator, local: np.ndarray) -> np.ndarray:
 
 
 def _ramp(rng: np.random.Generator, local: np.ndarray) -> np.ndarray:
-    """A slope in a random direction, from -1 to 1 over the pixels."""
+    """Return a linear ramp in a random direction, from -1 to 1 over the pixels."""
     angle = rng.uniform(0, 2 * math.pi)
     height = math.cos(angle) * local[0] + math.sin(angle) * local[1]
     return height / np.abs(height).max()
 
 
 def _photograph(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
-    """What the camera makes of it: some blur, some noise; uint8."""
+    """Apply a camera's blur and noise; return uint8."""
     picture = Image.fromarray(_to_bytes(canvas)).filter(ImageFilter.GaussianBlur(rng.uniform(0.2, 0.9)))
     noise = rng.standard_normal(canvas.shape, dtype=np.float32) * np.float32(rng.uniform(0.005, 0.02))
     return _to_bytes(np.asarray(picture, dtype=np.float32) / 255 + noise)
 
 
 def _soft_noise(rng: np.random.Generator, cells: int, image_size: tuple[int, int]) -> np.ndarray:
-    """Noise of about ``cells`` bumps along each side: float32 ``[H, W, 3]`` around 0."""
+    """Return noise with about ``cells`` bumps along each side: float32 ``[H, W, 3]`` around 0."""
     height, width = image_size
     coarse = rng.integers(0, 256, size=(cells, cells, 3), dtype=np.uint8)
     smooth = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
@@ -200,14 +201,14 @@ def _random_color(
 
 
 def _apart(rng: np.random.Generator, color: np.ndarray, distance: float, hue: tuple[float, float]) -> np.ndarray:
-    """A vivid colour of that hue, at that RGB distance from ``color``, or as far as colours reach in its direction."""
+    """Return a vivid colour of a hue in that range, at most at that RGB distance from ``color``."""
     vivid = [_random_color(rng, saturation=(0.6, 1.0), value=(0.4, 1.0), hue=hue) - color for _ in range(4)]
     direction = max(vivid, key=np.linalg.norm)
     return color + direction * min(1, distance / np.linalg.norm(direction))
 
 
 def _near(rng: np.random.Generator, color: np.ndarray, distance: float) -> np.ndarray:
-    """A colour between ``color`` (distance 0) and a random vivid one (distance 1)."""
+    """Return a colour between ``color`` (distance 0) and a random vivid one (distance 1)."""
     vivid = _random_color(rng, saturation=(0.3, 1.0), value=(0.1, 1.0))
     return (color + np.float32(distance) * (vivid - color)).astype(np.float32)
 

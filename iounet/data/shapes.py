@@ -1,4 +1,4 @@
-"""The shapes of the synthetic set: their outlines, and the pixels that they cover."""
+"""The shapes of the synthetic set: outlines and rasterisation."""
 
 import math
 from dataclasses import dataclass
@@ -8,18 +8,19 @@ from PIL import Image, ImageDraw
 
 CLASS_NAMES = ("cross", "ellipse", "rectangle", "star", "triangle")
 
-# Shapes are drawn at this multiple of the resolution: 4 x 4 samples give 17 levels of coverage along an edge.
+# Resolution factor at which shapes are drawn: 4 x 4 samples give 17 levels of coverage along an edge.
 _SUPERSAMPLING = 4
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A shape in an image, given in the ``window`` (rows, columns) of the image that holds what lies in it.
+    """A shape in an image.
 
     Attributes:
-        coverage: float32 ``[h, w]``, how much of each pixel it covers, in [0, 1].
-        full_area: pixels of its mask, those beyond the edge of the image included.
-        local: float32 ``[2, h, w]``, x and y of each pixel in the shape's frame, which turns with it; pixels.
+        window: (rows, columns) of the part of the image that the arrays below refer to.
+        coverage: float32 ``[h, w]``, covered fraction of each pixel, in [0, 1].
+        full_area: number of pixels of the mask, including those beyond the edge of the image.
+        local: float32 ``[2, h, w]``, x and y of each pixel in the frame that rotates with the shape, in pixels.
     """
 
     window: tuple[slice, slice]
@@ -29,12 +30,12 @@ class Shape:
 
     @property
     def mask(self) -> np.ndarray:
-        """bool ``[h, w]``: the pixels that count as the shape's, at least half covered."""
+        """Pixels of the shape, those that it covers by at least half: bool ``[h, w]``."""
         return self.coverage >= 0.5
 
 
 def outline(class_name: str) -> np.ndarray:
-    """The corners of a shape in its own frame: float64 ``[P, 2]``, x and y in [-0.5, 0.5]."""
+    """Return the corners of a shape in its own frame: float64 ``[P, 2]``, x and y in [-0.5, 0.5]."""
     if class_name == "cross":
         a, b = 0.5, 0.16
         top = np.array([(-b, -a), (b, -a), (b, -b)])
@@ -48,7 +49,7 @@ def outline(class_name: str) -> np.ndarray:
         return np.array([0.5, 0.22] * 5)[:, None] * _on_circle(np.arange(10) / 10)
     if class_name == "triangle":
         return np.array([(0.0, -0.5), (0.5, 0.5), (-0.5, 0.5)])
-    raise ValueError(f"no shape is called {class_name!r}; there are {', '.join(CLASS_NAMES)}")
+    raise ValueError(f"unknown shape {class_name!r}; the shapes are {', '.join(CLASS_NAMES)}")
 
 
 def rasterise(
@@ -58,14 +59,14 @@ def rasterise(
     angle: float,
     image_size: tuple[int, int],
 ) -> Shape:
-    """A shape stretched to sides (width, height), turned by ``angle`` radians, and centred at (x, y)."""
+    """Rasterise a shape of ``sides`` (width, height), rotated by ``angle`` radians and centred at (x, y)."""
     turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     corners = outline(class_name) * sides @ turn.T + center
     x0, y0 = np.floor(corners.min(axis=0)).astype(int) - 1
     x1, y1 = np.ceil(corners.max(axis=0)).astype(int) + 1
 
     drawing = Image.new("L", ((x1 - x0) * _SUPERSAMPLING, (y1 - y0) * _SUPERSAMPLING))
-    # PIL gives coordinates to the centres of samples, we to the corners of pixels: hence the half.
+    # PIL puts integer coordinates at the centres of samples, this code at the corners of pixels.
     samples = (corners - (x0, y0)) * _SUPERSAMPLING - 0.5
     ImageDraw.Draw(drawing).polygon([tuple(point) for point in samples.tolist()], fill=255)
     coverage = np.asarray(drawing.reduce(_SUPERSAMPLING), dtype=np.float32) / 255

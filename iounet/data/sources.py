@@ -1,4 +1,4 @@
-"""Data sets to train and evaluate on, from label files of any form."""
+"""Opening label files of any form as data sets for training and evaluation."""
 
 import shlex
 from collections import Counter
@@ -25,19 +25,19 @@ def open_dataset(
     transforms: Callable[[Tensor, dict[str, Any]], tuple[Tensor, dict[str, Any]]] | None = None,
     bad_annotations: str = "error",
 ) -> CocoDataset:
-    """The data set of a COCO-form file, or of a split of Pascal VOC or YOLO labels.
+    """Open a COCO-form file, or a split of Pascal VOC or YOLO labels, as a data set.
 
     Args:
-        source: as for :func:`iounet.data.label_files.read_labels`.
-        image_folder: as ``images`` there; None: where the form keeps the images.
-        split: which to take of a source that is divided into splits. Categories are those of the whole source, so that
-            its splits agree.
-        transforms: of `CocoDataset`.
-        bad_annotations: of `CocoDataset`, for COCO-form files. Labels in another form that cannot be used are left out
-            and counted.
+        source: as for `iounet.data.label_files.read_labels`.
+        image_folder: as ``images`` of `read_labels`; None uses the usual place for the form.
+        split: the split to read from a source that has splits. The categories are those of the whole source, so that
+            all its splits agree.
+        transforms: as for `CocoDataset`.
+        bad_annotations: as for `CocoDataset`; for COCO-form files only. Unusable labels of other forms are left out and
+            counted.
 
     Raises:
-        DataError: the source or its images cannot be used.
+        DataError: if the source or its images cannot be used.
     """
     source = Path(source)
     if not source.is_dir() and source.suffix.lower() not in (".yaml", ".yml"):
@@ -61,12 +61,12 @@ def open_dataset(
 
 
 def check_separate(train_set: CocoDataset, val_set: CocoDataset) -> None:
-    """Raises DataError if both are the same split of the same labels, or the same labels without splits.
+    """Raise DataError if both data sets are the same split of the same labels, or the same labels without splits.
 
-    Not of a COCO-form file, which is one split: whoever names it twice means it.
+    A COCO-form file may be used twice: it is a single split, so naming it for both is deliberate.
     """
     if train_set.is_converted and train_set.annotation_file == val_set.annotation_file:
         raise DataError(
-            f"{train_set.annotation_file}: training and validation would have the same images; put each part with its "
-            "labels into a folder of its own, named train and val, or choose splits (DATA.TRAIN_SPLIT, DATA.VAL_SPLIT)"
+            f"{train_set.annotation_file}: training and validation would use the same images; put the images and "
+            "labels of each split into folders named train and val, or choose splits (DATA.TRAIN_SPLIT, DATA.VAL_SPLIT)"
         )

@@ -1,9 +1,9 @@
-"""A synthetic detection set in COCO form, the same for the same seed.
+"""Generates a synthetic detection data set in COCO form, reproducible from a seed.
 
     python -m iounet.data.synthetic --output DIR
 
-writes ``DIR/{train,val,test}/000001.png ...``, ``DIR/annotations/{train,val,test}.json`` and
-``DIR/dataset.json``, which holds the parameters that the set was made with.
+The command writes ``DIR/{train,val,test}/000001.png ...``, ``DIR/annotations/{train,val,test}.json``, and the
+parameters of the set to ``DIR/dataset.json``.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from ..progress import progress
 from .scene import Scene, render_scene, visible_boxes
 from .shapes import CLASS_NAMES
 
-# To be raised with every change that alters a file, lest an old set be taken for a new one.
+# Increase with every change of the generated files, so that an old set is not mistaken for a new one.
 VERSION = 3
 
 
@@ -41,25 +41,26 @@ def make_synthetic(
     seed: int = 0,
     num_workers: int = 0,
 ) -> Path:
-    """Makes the set in the folder ``output``, or finds it there already, and returns that folder.
+    """Generate the set in the folder ``output``, unless it is there already, and return the folder.
 
-    It is made in a folder beside it and renamed when complete, so ``output`` is never half a set.
+    The set is written to a temporary folder that is renamed when complete, so ``output`` never contains a partial set.
 
     Args:
-        num_train, num_val, num_test: images per split, at least 1 each.
+        num_train, num_val, num_test: number of images per split, at least 1 each.
         image_size: (height, width) in pixels, each at least 64.
-        seed: image i of a split depends on the seed, the split and i alone, not on how many there are.
-        num_workers: processes that draw; 0: this one does.
+        seed: image i of a split depends only on the seed, the split and i, not on the number of images.
+        num_workers: number of drawing processes; 0 draws in this process.
 
     Raises:
-        DataError: ``output`` holds something else: files of another origin, or a set of other parameters.
-        ConfigError: no files can be written beside ``output``.
+        DataError: if ``output`` contains other files, or a set with other parameters.
+        ConfigError: if no files can be written beside ``output``.
+        ValueError: if a number of images, the image size or the seed is too small.
     """
     output = Path(output)
     counts = {"train": num_train, "val": num_val, "test": num_test}
     if min(counts.values()) < 1 or min(image_size) < 64 or seed < 0:
         raise ValueError(
-            "need at least 1 image per split, sides of at least 64 pixels and a seed of at least 0, "
+            "need at least 1 image per split, an image size of at least 64 pixels and a seed of at least 0; "
             f"got {counts}, {image_size} and {seed}"
         )
     parameters = {
@@ -81,7 +82,7 @@ def make_synthetic(
         (unfinished / "annotations" / f"{split}.json").write_text(json.dumps(annotations))
     (unfinished / "dataset.json").write_text(json.dumps(parameters, indent=2) + "\n")
     if output.exists():
-        output.rmdir()  # it is empty, and not every system renames onto a folder
+        output.rmdir()  # empty; not every system can rename to an existing folder
     unfinished.rename(output)
     return output
 
@@ -92,11 +93,11 @@ def _is_complete(output: Path, parameters: dict[str, Any]) -> bool:
     try:
         found = json.loads((output / "dataset.json").read_text())
     except (OSError, ValueError):
-        raise DataError(f"{output}: exists and is no synthetic set; choose another output folder") from None
+        raise DataError(f"{output}: exists and is not a synthetic set; choose another output folder") from None
     if found != parameters:
         raise DataError(
-            f"{output}: holds a synthetic set of other parameters, {json.dumps(found)} where "
-            f"{json.dumps(parameters)} are wanted; remove it, or choose another output folder"
+            f"{output}: contains a synthetic set with other parameters, {json.dumps(found)} instead of "
+            f"{json.dumps(parameters)}; remove it, or choose another output folder"
         )
     return True
 
@@ -124,7 +125,7 @@ def _write_split(
 
 
 def _ignore_ctrl_c() -> None:
-    """Ctrl-C goes to all processes. The main one acts on it; each of the others would print a traceback."""
+    """Ignore Ctrl-C in a worker: the main process handles it, and each worker would print a traceback."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
@@ -158,7 +159,7 @@ def _annotations(scene: Scene) -> list[dict[str, Any]]:
 
 
 def _run_lengths(mask: np.ndarray) -> dict[str, Any]:
-    """The visible pixels in COCO's run-length code."""
+    """Encode the visible pixels in COCO's run-length format."""
     code = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
     return {"size": code["size"], "counts": code["counts"].decode()}
 
@@ -166,15 +167,17 @@ def _run_lengths(mask: np.ndarray) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m iounet.data.synthetic",
-        description="Makes a synthetic detection set in COCO form, the same for the same seed.",
+        description="Generate a synthetic detection data set in COCO form, reproducible from a seed.",
         epilog="example: python -m iounet.data.synthetic --output runs/synthetic",
     )
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="the folder to make")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to create")
     parser.add_argument("--train", type=int, default=1500, metavar="N", help="training images (default: 1500)")
     parser.add_argument("--val", type=int, default=200, metavar="N", help="validation images (default: 200)")
     parser.add_argument("--test", type=int, default=200, metavar="N", help="test images (default: 200)")
-    parser.add_argument("--size", type=int, default=128, metavar="PX", help="height and width (default: 128)")
-    parser.add_argument("--seed", type=int, default=0, help="of everything in the set (default: 0)")
+    parser.add_argument(
+        "--size", type=int, default=128, metavar="PX", help="height and width of the images (default: 128)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the set (default: 0)")
     args = parser.parse_args()
     try:
         make_synthetic(

@@ -1,4 +1,4 @@
-"""Augmentation of images together with their boxes."""
+"""Augmentation of images and their boxes."""
 
 import torch
 from torchvision.transforms import v2
@@ -7,16 +7,16 @@ from torchvision.transforms import v2
 def build_transforms(
     train: bool, *, horizontal_flip: float = 0.5, vertical_flip: float = 0.0, color_jitter: float = 0.0
 ) -> v2.Compose:
-    """Transforms ``(image, target) -> (image, target)`` from a uint8 `tv_tensors.Image` to float32 in [0, 1].
+    """Build transforms ``(image, target) -> (image, target)`` from a uint8 `tv_tensors.Image` to float32 in [0, 1].
 
-    Resizing and normalising are not here: torchvision's `GeneralizedRCNNTransform` does both inside the
-    model, which so takes images of any size and returns boxes in their pixels.
+    The transforms neither resize nor normalise: torchvision's `GeneralizedRCNNTransform` does both inside the model,
+    which therefore takes images of any size and returns boxes in their pixels.
 
     Args:
-        train: whether to augment; otherwise the image is converted to float and nothing else.
+        train: whether to augment; if False, the image is only converted to float.
         horizontal_flip, vertical_flip: probabilities of mirroring an image left-right and top-bottom.
         color_jitter: brightness, contrast and saturation are each multiplied by a factor uniform in
-            [1 - color_jitter, 1 + color_jitter]; 0, as in the paper, for none.
+            [1 - color_jitter, 1 + color_jitter]; 0, as in the paper, disables it.
     """
     steps: list[torch.nn.Module] = []
     if train and horizontal_flip > 0:

@@ -1,16 +1,17 @@
-"""Pascal VOC to COCO form, all splits at once.
+"""Converts all splits of a Pascal VOC data set to COCO form.
 
     python -m iounet.data.voc ROOT --output DIR
 
-writes one ``DIR/<split>.json`` for each split; ``python -m iounet.data.convert`` writes one of them, from other forms
-too. The images stay where they are. The layouts are those of `voc_folder`: with a folder ``JPEGImages``, ``file_name``
-is relative to it, otherwise to ROOT. A folder without splits is taken for ``train``. Images without an annotation file
-are left out. With ``--val-share 0.2``, a fifth of the training images, drawn with a fixed seed, becomes ``val``.
+The command writes ``DIR/<split>.json`` for each split. (``python -m iounet.data.convert`` writes one split, from any
+form.) The images stay where they are. The layouts are those of `voc_folder`: with a folder ``JPEGImages``,
+``file_name`` is relative to it, otherwise to ROOT. A folder without splits becomes ``train``. Images without an
+annotation file are left out. With ``--val-share 0.2``, a fifth of the training images, drawn with a fixed seed, becomes
+``val``.
 
-VOC counts pixels from 1 and includes the last one, COCO measures from the image's left and top edges: a box
-becomes x = xmin - 1, y = ymin - 1, w = xmax - xmin + 1, h = ymax - ymin + 1, clipped to its image. An object
-marked ``difficult`` becomes a crowd (``iscrowd`` 1): evaluation ignores it and training leaves it out. A box
-that cannot be used is left out, and reported with its file, its object's number and the reason.
+VOC counts pixels from 1 and includes the last one; COCO measures from the image's left and top edges. A box becomes
+x = xmin - 1, y = ymin - 1, w = xmax - xmin + 1, h = ymax - ymin + 1, clipped to its image. An object marked
+``difficult`` becomes a crowd (``iscrowd`` 1), which evaluation ignores and training leaves out. An unusable box is left
+out and reported with its file, the number of its object, and the reason.
 """
 
 import argparse
@@ -31,7 +32,13 @@ from .voc_labels import VocRecord, read_record
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A box that was not converted: the ``number``-th object, from 1, of an annotation ``file``."""
+    """A box that was not converted.
+
+    Attributes:
+        file: the annotation file.
+        number: number of the object in the file, from 1.
+        reason: what is wrong with the object.
+    """
 
     file: Path
     number: int
@@ -40,13 +47,13 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class ConvertedSplit:
-    """What became of one split.
+    """The result of converting one split.
 
     Attributes:
         annotation_file: the COCO-form file written.
-        num_images: images in it.
-        num_boxes: class name -> boxes in it, difficult ones included.
-        left_out: the boxes that are not in it.
+        num_images: number of images in the file.
+        num_boxes: class name → number of boxes in the file, including difficult ones.
+        left_out: the boxes that were left out.
     """
 
     annotation_file: Path
@@ -58,30 +65,29 @@ class ConvertedSplit:
 def convert_voc(
     root: str | Path, output: str | Path, *, classes: Sequence[str] | None = None, val_share: float = 0.0
 ) -> dict[str, ConvertedSplit]:
-    """Writes ``output/<split>.json`` for each split of a Pascal VOC folder; returns what became of them.
+    """Write ``output/<split>.json`` for each split of a Pascal VOC folder; return the result of each split.
 
-    Image ids and category ids are the same in all splits. Split files that list images by class, and empty
-    ones, are passed over.
+    Image ids and category ids are consistent across splits. Empty split files, and split files that list images by
+    class, are skipped.
 
     Args:
-        root: a folder in one of the layouts.
-        output: the folder for the COCO-form files; made if it does not exist, files of the same names
-            replaced.
-        classes: the class names in the order of their category ids 1, 2, ...; by default all that occur, in
+        root: a folder in one of the layouts of `voc_folder`.
+        output: the folder for the COCO-form files; created if needed. Existing files are replaced.
+        classes: class names in the order of their category ids 1, 2, ...; by default, all classes that occur, in
             alphabetical order. Objects of other classes are left out.
-        val_share: of the images of ``train`` that become the split ``val``; always the same ones.
+        val_share: fraction of the images of ``train`` that becomes the split ``val``; the same images in every call.
 
     Raises:
-        DataError: a part of the folder is missing, an annotation file is not one of VOC, an image is missing,
-            unreadable or of another size than its annotation says; ``val_share`` without ``train``, or with a ``val``.
-        ConfigError: no files can be written in ``output``.
+        DataError: if a part of the folder is missing; an annotation file is not a VOC annotation; an image is missing,
+            unreadable or not of the annotated size; or ``val_share`` is given without a ``train`` or with a ``val``.
+        ConfigError: if no files can be written in ``output``.
     """
     root, output = Path(root), Path(output)
     folder = find_voc(root) if root.is_dir() else None
     if folder is None:
         raise DataError(
-            f"{root}: neither ImageSets (the VOC devkit's layout) nor .xml files beside their images, there or in "
-            "folders such as train; give the folder that holds them"
+            f"{root}: not a Pascal VOC folder: it has neither ImageSets (the layout of the VOC devkit) nor .xml files "
+            "beside their images, here or in folders such as train; give the folder that contains them"
         )
     splits = {split or "train": sources for split, sources in folder.splits.items()}
     if val_share:
@@ -91,7 +97,7 @@ def convert_voc(
     if classes is None:
         classes = sorted({item.class_name for image in images.values() for item, _ in image.record.boxes})
     if not classes:
-        raise DataError(f"{root}: no image of any split has an object; check the folder")
+        raise DataError(f"{root}: no split contains an object; check the folder")
     make_folder(output)
     by_name = sorted(sources, key=lambda source: images[source].file_name)
     image_ids = {source: image_id for image_id, source in enumerate(by_name, start=1)}
@@ -104,10 +110,10 @@ def convert_voc(
 
 
 def _with_val(splits: dict[str, list[VocSource]], share: float) -> dict[str, list[VocSource]]:
-    """The same splits with a share of train as val."""
+    """Return the splits with a share of train moved to val."""
     if "train" not in splits or "val" in splits:
         raise DataError(
-            f"a share for val is taken from train where there is no val; the splits are {', '.join(splits)}"
+            f"a share for val (--val-share) needs a split train and no split val; the splits are {', '.join(splits)}"
         )
     train = splits["train"]
     held_out = set(random.Random(0).sample(train, round(share * len(train))))
@@ -126,7 +132,7 @@ class _Image:
 
 
 def _read(folder: VocFolder, source: VocSource) -> _Image:
-    """Raises DataError if the annotation file or its image cannot be used."""
+    """Read an annotation file; raise DataError if the file or its image cannot be used."""
     record = read_record(folder, source)
     if record.error is not None:
         raise record.error
@@ -142,7 +148,7 @@ def _write_split(path: Path, images: dict[int, _Image], classes: Sequence[str]) 
         reasons = {number: str(error) for number, error in image.record.bad_objects.items()}
         for item, _ in image.record.boxes:
             if item.class_name not in classes:
-                reasons[item.number] = f"{item.class_name}: is not among the classes"
+                reasons[item.number] = f"{item.class_name}: not one of the given classes"
         left_out += [LeftOut(image.annotation_file, number, reasons[number]) for number in sorted(reasons)]
         boxes = [label for label in image.record.labels(image_id) if label.class_name in classes]
         num_boxes.update(label.class_name for label in boxes)
@@ -168,15 +174,29 @@ def _table(splits: dict[str, ConvertedSplit]) -> Iterable[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m iounet.data.voc",
-        description="Converts a Pascal VOC data set to COCO form, one JSON file per split.",
+        description="Convert a Pascal VOC data set to COCO form, one JSON file per split.",
         epilog="example: python -m iounet.data.voc VOCdevkit/VOC2007 --output data/voc2007",
     )
     parser.add_argument(
-        "root", type=Path, help="the folder that holds ImageSets, Annotations and JPEGImages; or .xml files"
+        "root",
+        type=Path,
+        metavar="ROOT",
+        help="folder with ImageSets, Annotations and JPEGImages, or with .xml files beside their images",
     )
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where the JSON files go")
-    parser.add_argument("--classes", nargs="+", metavar="NAME", help="class names in the order of their category ids")
-    parser.add_argument("--val-share", type=float, default=0.0, metavar="SHARE", help="of train that becomes val")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the JSON files")
+    parser.add_argument(
+        "--classes",
+        nargs="+",
+        metavar="NAME",
+        help="class names in the order of their category ids; by default, all classes in alphabetical order",
+    )
+    parser.add_argument(
+        "--val-share",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="fraction of the training images to hold out as val (default: 0)",
+    )
     args = parser.parse_args()
     if not 0 <= args.val_share < 1:
         parser.error(f"--val-share must lie in [0, 1); got {args.val_share:g}")
@@ -185,7 +205,7 @@ def main() -> None:
     except UserError as error:
         parser.exit(1, f"{error}\n")
     print("\n".join(_table(splits)))
-    # Splits overlap (trainval is train and val): one line per box, not one per split.
+    # Splits may overlap (trainval contains train and val); print each box once.
     left_out = dict.fromkeys(item for converted in splits.values() for item in converted.left_out)
     for item in left_out:
         print(f"left out: {item.file}: object {item.number}: {item.reason}")

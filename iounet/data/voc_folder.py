@@ -1,9 +1,11 @@
-"""The folders that Pascal VOC's annotation files come in.
+"""The folder layouts of Pascal VOC data sets.
 
-VOC devkit   ``ROOT/ImageSets/Main/<split>.txt``, ``ROOT/Annotations/*.xml`` and ``ROOT/JPEGImages``
-no splits    ``ROOT/Annotations/*.xml`` and ``ROOT/JPEGImages``; or ``annotations`` and ``images``
-flat         ``ROOT/*.xml``, each beside its image, as labelImg leaves them
-flat splits  ``ROOT/<split>/*.xml``, each beside its image
+| layout | files |
+| --- | --- |
+| VOC devkit | ``ROOT/ImageSets/Main/<split>.txt``, ``ROOT/Annotations/*.xml`` and ``ROOT/JPEGImages`` |
+| no splits | ``ROOT/Annotations/*.xml`` and ``ROOT/JPEGImages``; or ``annotations`` and ``images`` |
+| flat | ``ROOT/*.xml``, each beside its image, as labelImg writes them |
+| flat splits | ``ROOT/<split>/*.xml``, each beside its image |
 """
 
 import os
@@ -14,7 +16,7 @@ from pathlib import Path
 from ..errors import DataError
 from .images import IMAGE_SUFFIXES
 
-# The lines of "aeroplane_train.txt": an image and whether it holds the class.
+# A line of a file such as "aeroplane_train.txt": an image, and whether it contains the class.
 _PER_CLASS_LINE = re.compile(r"\S\s+(-1|0|1)$")
 
 
@@ -23,8 +25,8 @@ class VocSource:
     """An image and its annotation file.
 
     Attributes:
-        label: path of the annotation file relative to the data set's folder.
-        images: the image files with the annotation file's name; more than one if they differ by their suffix.
+        label: path of the annotation file relative to the folder of the data set.
+        images: the image files with the name of the annotation file; several if they differ in their suffix.
     """
 
     label: str
@@ -33,12 +35,12 @@ class VocSource:
 
 @dataclass(frozen=True)
 class VocFolder:
-    """A data set of Pascal VOC.
+    """A Pascal VOC data set.
 
     Attributes:
-        root: its folder.
-        image_root: what the images' keys are relative to: ``root``, unless the images are kept elsewhere.
-        splits: name → its images, in the order of the files; one without a name where there are none.
+        root: the folder of the data set.
+        image_root: the folder that the images' keys are relative to: ``root``, unless the images are elsewhere.
+        splits: name → images in the order of the files; a data set without splits has one with an empty name.
         companions: further files that a copy of the data set needs, relative to ``root``.
     """
 
@@ -49,16 +51,16 @@ class VocFolder:
 
 
 def find_voc(root: Path, image_root: Path | None = None) -> VocFolder | None:
-    """The data set in a folder; None if it holds no annotation files in any of the layouts.
+    """Find the data set in a folder; return None if no layout matches.
 
     Images without an annotation file are not part of the data set.
 
     Args:
         root: the folder.
-        image_root: a folder of the same layout that holds the images, or JPEGImages itself; by default ``root``.
+        image_root: a folder of the same layout that contains the images, or JPEGImages itself; by default, ``root``.
 
     Raises:
-        DataError: a part of the folder is missing.
+        DataError: if a part of the folder is missing.
     """
     image_root = image_root or root
     if (root / "ImageSets").is_dir():
@@ -84,7 +86,7 @@ def _devkit(root: Path, image_root: Path) -> VocFolder:
         try:
             lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
         except UnicodeDecodeError:
-            raise DataError(f"{file}: is no text in UTF-8; save it as UTF-8, one image name a line") from None
+            raise DataError(f"{file}: not UTF-8 text; save the file as UTF-8 with one image name per line") from None
         if not lines or all(_PER_CLASS_LINE.search(line) for line in lines):
             continue
         splits[file.stem] = [
@@ -92,8 +94,8 @@ def _devkit(root: Path, image_root: Path) -> VocFolder:
         ]
     if not splits:
         raise DataError(
-            f"{lists}: no split file there (such as train.txt, one image name a line); "
-            "give the folder that holds ImageSets, Annotations and JPEGImages"
+            f"{lists}: no split file (such as train.txt, with one image name per line); "
+            "give the folder that contains ImageSets, Annotations and JPEGImages"
         )
     companions = [f"ImageSets/Main/{path.name}" for path in sorted(lists.glob("*.txt"))]
     companions += [f"Annotations/{path.name}" for path in _label_files(root / "Annotations")]
@@ -102,7 +104,7 @@ def _devkit(root: Path, image_root: Path) -> VocFolder:
 
 
 def _image_folder(root: Path, image_root: Path, name: str) -> Path:
-    """The folder of the images; a given ``image_root`` may be that folder or the one above it."""
+    """Return the image folder; ``image_root`` may be that folder or its parent."""
     return image_root if image_root != root and not (image_root / name).is_dir() else image_root / name
 
 
@@ -121,9 +123,9 @@ def _label_files(folder: Path) -> list[Path]:
 
 
 def _images_by_name(folder: Path) -> dict[str, list[Path]]:
-    """Name without suffix → paths, of the images in a folder."""
+    """Return name without suffix → paths for the images in a folder."""
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; VOC keeps its images there")
+        raise DataError(f"{folder}: no such folder; expected the images of the VOC data set there")
     images: dict[str, list[Path]] = {}
     for name in sorted(os.listdir(folder)):
         path = folder / name

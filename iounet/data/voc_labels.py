@@ -1,7 +1,7 @@
-"""Labels in the form of Pascal VOC: an XML file for each image.
+"""Pascal VOC labels: one XML file per image.
 
-Why not `supervision.DetectionDataset.from_pascal_voc`: it stops at the first file that it cannot read, keeps no object
-numbers, and writes files in a form of its own.
+`supervision.DetectionDataset.from_pascal_voc` is not used because it stops at the first file that it cannot read, keeps
+no object numbers, and writes newly built files instead of changed copies.
 """
 
 from collections.abc import Mapping
@@ -18,16 +18,16 @@ from .voc_xml import VocAnnotation, VocObject, parse_voc, with_boxes
 
 @dataclass(frozen=True)
 class VocRecord:
-    """What one annotation file holds.
+    """The content of one annotation file.
 
     Attributes:
         source: the file.
-        class_names: of all objects, whatever else is wrong with them.
-        image: None if it was not opened, or if there is an ``error``.
-        boxes: the objects that can be used, with their boxes.
-        bad_objects: number of an object that cannot be used → what is wrong.
-        error: why the file, or its image, cannot be used.
-        digest: of the file's content; None if it could not be read.
+        class_names: classes of all objects, including unusable ones.
+        image: None if the image was not opened, or if there is an ``error``.
+        boxes: the usable objects with their boxes.
+        bad_objects: number of an unusable object → its error.
+        error: why the file or its image cannot be used.
+        digest: digest of the file's content; None if the file could not be read.
     """
 
     source: VocSource
@@ -39,18 +39,18 @@ class VocRecord:
     digest: str | None
 
     def key(self, number: int) -> str:
-        """Of the label that is the ``number``-th object."""
+        """Return the key of the label that is the ``number``-th object."""
         return f"{self.source.label} object {number}"
 
     def labels(self, image: int) -> list[LabeledBox]:
-        """The objects that can be used as labels of the ``image``-th image."""
+        """Return the usable objects as labels of the ``image``-th image."""
         return [
             LabeledBox(self.key(item.number), image, item.class_name, box, item.difficult, item.movable)
             for item, box in self.boxes
         ]
 
     def faults(self, path: Path) -> list[LabelFault]:
-        """What is wrong in the file, which lies at ``path``."""
+        """Return the faults of the file at ``path``."""
         faults = [LabelFault(self.key(number), error.rule, str(error)) for number, error in self.bad_objects.items()]
         if self.error is not None:
             text = str(self.error).removeprefix(f"{path}: ")
@@ -60,12 +60,12 @@ class VocRecord:
 
 @dataclass(frozen=True)
 class VocLabels(LabelSet):
-    """Labels in the form of Pascal VOC.
+    """Pascal VOC labels.
 
     Attributes:
-        folder: where they lie.
-        records: of the images that were asked for.
-        digests: of all annotation files of the data set, by their path relative to its folder.
+        folder: the data set.
+        records: the annotation files of the split that was read.
+        digests: path relative to the folder of the data set → digest, for all its annotation files.
     """
 
     folder: VocFolder
@@ -81,7 +81,7 @@ class VocLabels(LabelSet):
         contents = {}
         for name, path in sources.items():
             if not path.exists() and name in self.digests and self.digests[name] is None:
-                continue  # a split lists it, but it was missing already
+                continue  # listed in a split, but missing when the labels were read
             data = read_unchanged(path, self.digests.get(name))
             record = records.get(name)
             if record is not None and record.image is not None:
@@ -93,13 +93,13 @@ class VocLabels(LabelSet):
 
 
 def read_voc(folder: VocFolder, split: str | None = None) -> VocLabels:
-    """The labels of a split, or of all splits; faults are collected.
+    """Read the labels of a split, or of all splits, and collect their faults.
 
-    The class names are those of the whole data set, in alphabetical order, so that all splits have the same.
+    The class names are those of the whole data set in alphabetical order, so that all splits have the same classes.
 
     Args:
         folder: the data set.
-        split: one of its splits.
+        split: one of its splits; None reads all of them.
     """
     everything = {source.label: source for sources in folder.splits.values() for source in sources}
     wanted = {source.label for source in folder.splits[split]} if split is not None else set(everything)
@@ -133,7 +133,7 @@ def read_voc(folder: VocFolder, split: str | None = None) -> VocLabels:
 
 
 def read_record(folder: VocFolder, source: VocSource, *, open_the_image: bool = True) -> VocRecord:
-    """Reads an annotation file and collects its faults; without opening the image, its class names alone."""
+    """Read an annotation file and collect its faults; if the image is not opened, read only the class names."""
     path = folder.root / source.label
     found = image = error = None
     class_names: set[str] = set()
@@ -161,10 +161,12 @@ def _content(path: Path) -> bytes:
         return path.read_bytes()
     except FileNotFoundError:
         raise DataError(
-            f"{path}: no such file; restore it, or take {path.stem} out of the splits", rule="missing label file"
+            f"{path}: no such file; restore it, or remove {path.stem} from the split files", rule="missing label file"
         ) from None
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})", rule="unreadable label file") from None
+        raise DataError(
+            f"{path}: cannot be read ({error.strerror}); check its permissions", rule="unreadable label file"
+        ) from None
 
 
 def _open(folder: VocFolder, source: VocSource, annotation: VocAnnotation) -> LabeledImage:
@@ -172,31 +174,31 @@ def _open(folder: VocFolder, source: VocSource, annotation: VocAnnotation) -> La
     path = _image_of(source, annotation)
     if path is None:
         raise DataError(
-            f"{label}: no image of this name ({', '.join(IMAGE_SUFFIXES)}), though the file describes one; "
-            "restore the image, or remove the file",
+            f"{label}: no image with this name ({', '.join(IMAGE_SUFFIXES)}); restore the image, or remove the "
+            "annotation file",
             rule="missing image",
         )
     with open_image(path) as image:
         width, height = image.size
         swaps_sides = exif_orientation(image) >= 5
-    # Some tools write no size, or zeros: then the image's own is all there is.
+    # Some tools write no size, or zeros; the size of the image then counts.
     stated = [text or "0" for text in annotation.size]
     if swaps_sides and stated == [str(height), str(width)] != [str(width), str(height)]:
         raise DataError(
-            f"{path}: EXIF rotates the image, and {label} gives the size of the rotated one; training reads the pixels "
-            "as they are stored, where the boxes do not fit: save the image rotated (PIL.ImageOps.exif_transpose)",
+            f"{path}: {label} gives the size of the image after its EXIF rotation, but training reads the image as "
+            "stored, so its boxes do not fit; save the image rotated (PIL.ImageOps.exif_transpose)",
             rule="annotated as rotated by EXIF",
         )
     if stated != ["0", "0"] and stated != [str(width), str(height)]:
         raise DataError(
             f"{path}: the image is {width} wide and {height} high, but {label} says {stated[0]} wide and {stated[1]} "
-            "high, so its boxes do not fit; restore the original image, or correct the file",
+            "high, so its boxes do not fit; restore the image that was annotated, or correct the annotation file",
             rule="wrong width or height",
         )
     return LabeledImage(path.relative_to(folder.image_root).as_posix(), path, width, height)
 
 
 def _image_of(source: VocSource, annotation: VocAnnotation) -> Path | None:
-    """The image with the annotation file's name; if there are several, the one that the file names."""
+    """Return the image with the name of the annotation file; of several, the one that the file names."""
     named = PureWindowsPath(annotation.filename).name
     return next((path for path in source.images if path.name == named), source.images[0] if source.images else None)

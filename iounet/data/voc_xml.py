@@ -1,6 +1,6 @@
-"""One annotation file of Pascal VOC: read, and changed in place.
+"""Reading and editing one Pascal VOC annotation file.
 
-VOC counts pixels from 1 and includes the last one; boxes here are xyxy from the image's left and top edges, so
+VOC counts pixels from 1 and includes the last one. Boxes here are xyxy, measured from the image's left and top edges:
 x0 = xmin - 1 and x1 = xmax, clipped to the image.
 """
 
@@ -19,11 +19,12 @@ _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 @dataclass
 class VocObject:
-    """The ``number``-th object, from 1, of an annotation file, as its texts say.
+    """An object of an annotation file, as text.
 
     Attributes:
-        texts: the stripped texts of the elements that are read, by name: ``name``, ``difficult`` and the corners.
-        spans: corner → where its text begins and ends in the file, in bytes; only for corners that the file spells out,
+        number: number of the object in the file, from 1.
+        texts: element name (``name``, ``difficult`` and the corners) → its stripped text.
+        spans: corner → first and last byte (exclusive) of its text in the file; only for corners that are plain text,
             without comments, entities or a 16-bit encoding.
     """
 
@@ -44,30 +45,32 @@ class VocObject:
         return len(self.spans) == len(_CORNERS)
 
     def box(self, width: int, height: int) -> Box:
-        """The box in an image of this size, in pixels.
+        """Return the box in an image of this size in pixels.
 
         Raises:
-            DataError: the box cannot be used.
+            DataError: if the box cannot be used.
         """
         name = self.class_name
         if not name:
-            raise DataError("has no class name", rule="no class name")
+            raise DataError("has no class name; add <name>, or remove the object", rule="no class name")
         texts = {key: self.texts.get(key, "") for key in _CORNERS}
         try:
             xmin, ymin, xmax, ymax = (float(text) for text in texts.values())
         except ValueError:
             raise DataError(
-                f"{name}: has a bndbox that is not four numbers: {texts}", rule="box is not four numbers"
+                f"{name}: bndbox is not four numbers: {texts}; correct or remove the object",
+                rule="box is not four numbers",
             ) from None
         where = f"xmin {xmin:g}, ymin {ymin:g}, xmax {xmax:g}, ymax {ymax:g}"
         if not all(map(math.isfinite, (xmin, ymin, xmax, ymax))):
-            raise DataError(f"{name}: is not finite: {where}", rule="box is not finite")
+            raise DataError(f"{name}: bndbox is not finite: {where}; correct or remove the object", "box is not finite")
         if xmax <= xmin or ymax <= ymin:
-            raise DataError(f"{name}: has no area: {where}", rule="box has no area")
+            raise DataError(f"{name}: bndbox has no area: {where}; correct or remove the object", "box has no area")
         x0, y0, x1, y1 = max(xmin - 1, 0.0), max(ymin - 1, 0.0), min(xmax, width), min(ymax, height)
         if x1 - x0 < MIN_BOX_SIDE or y1 - y0 < MIN_BOX_SIDE:
             raise DataError(
-                f"{name}: lies outside its image of {width} x {height} pixels: {where}",
+                f"{name}: bndbox lies outside its image of {width} x {height} pixels: {where}; correct or remove the "
+                "object",
                 rule="box lies outside its image",
             )
         return x0, y0, x1, y1
@@ -75,11 +78,11 @@ class VocObject:
 
 @dataclass
 class VocAnnotation:
-    """What an annotation file says.
+    """The content of an annotation file.
 
     Attributes:
-        filename: the image's; may be empty, or a path of the machine where the file was made.
-        size: the texts of width and height; "" where there is none.
+        filename: file name of the image; may be empty, or a path on the machine where the file was made.
+        size: texts of width and height; "" if missing.
         objects: in the order of the file.
     """
 
@@ -89,28 +92,28 @@ class VocAnnotation:
 
 
 def parse_voc(data: bytes, path: Path) -> VocAnnotation:
-    """Reads the content of an annotation file; ``path`` is for the messages.
+    """Parse the content of an annotation file; ``path`` is used in messages only.
 
     Raises:
-        DataError: it is not XML, or its root element is not ``annotation``.
+        DataError: if the content is not XML, or its root element is not ``annotation``.
     """
     reader = _Reader(data)
     try:
         reader.parser.Parse(data, True)
     except expat.ExpatError as error:
-        raise DataError(f"{path}: is not XML ({error}); repair or restore the file", rule="not XML") from None
-    except (ValueError, LookupError) as error:  # an encoding that expat, or Python, does not know
+        raise DataError(f"{path}: not XML ({error}); repair or restore the file", rule="not XML") from None
+    except (ValueError, LookupError) as error:  # an encoding unknown to expat or to Python
         raise DataError(f"{path}: cannot be read as XML ({error}); save it as UTF-8", rule="not XML") from None
     if reader.root != "annotation":
         raise DataError(
-            f"{path}: is XML, but no annotation of Pascal VOC: its root element is <{reader.root}>, not <annotation>",
+            f"{path}: not a Pascal VOC annotation: the root element is <{reader.root}>, not <annotation>",
             rule="not an annotation of Pascal VOC",
         )
     return reader.annotation
 
 
 class _Reader:
-    """Collects what expat finds in a file. ElementTree would be shorter, but does not give positions in the file."""
+    """Collects what expat finds in a file. ElementTree would be shorter, but gives no byte positions."""
 
     def __init__(self, data: bytes) -> None:
         self.annotation = VocAnnotation()
@@ -118,9 +121,9 @@ class _Reader:
         self._data = data
         self._open: list[str] = []
         self._text: list[str] = []
-        self._first = -1  # byte where the text of the element begins
+        self._first = -1  # first byte of the element's text
         self._has_text_only = False
-        self._seen: set[str] = set()  # paths within the object whose text is known: the first one counts
+        self._seen: set[str] = set()  # element paths already read in this object; the first one counts
         self.parser = expat.ParserCreate()
         self.parser.StartElementHandler = self._start
         self.parser.CharacterDataHandler = self._characters
@@ -166,14 +169,14 @@ class _Reader:
 
 
 def with_boxes(data: bytes, boxes: Iterable[tuple[VocObject, Box]], width: int, height: int) -> bytes:
-    """The content of an annotation file with other boxes; all bytes but those of their corners stay.
+    """Return the content of an annotation file with new boxes; only the bytes of their corners change.
 
-    A box whose corners are integers gets integers, another one numbers with two decimals.
+    If the corners of a box are integers, the new ones are, too; otherwise they have two decimals.
 
     Args:
         data: the content.
-        boxes: objects of this content that are movable, with their new boxes.
-        width, height: of the image, in pixels.
+        boxes: movable objects of this content with their new boxes.
+        width, height: size of the image in pixels.
     """
     changes = []
     for item, box in boxes:
@@ -193,7 +196,7 @@ def _corner_texts(item: VocObject, box: Box, width: int, height: int) -> list[st
 
 
 def _pixels(low: float, high: float, size: int) -> tuple[int, int]:
-    """The first and the last pixel, from 1, nearest to two edges; two at least, since readers want max > min."""
+    """Round two edges to the first and last pixel, from 1; at least two pixels, since readers require max > min."""
     first, last = math.floor(low + 0.5) + 1, math.floor(high + 0.5)
     if last <= first:
         first = max(1, min(math.floor(low) + 1, size - 1))

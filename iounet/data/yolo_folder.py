@@ -1,13 +1,18 @@
-"""The folders that YOLO's label files come in.
+"""The folder layouts of YOLO data sets.
 
-    data.yaml     as Ultralytics writes it: ``path``, and ``train``, ``val`` and ``test`` as a folder of images, a list
-                  of folders, or text files that list images; ``names``, or their number ``nc``
-    no data.yaml  ``ROOT/images`` and ``ROOT/labels``, with or without a sub-folder for each split;
-                  ``ROOT/<split>/images`` and ``ROOT/<split>/labels``; or labels beside their images, in ``ROOT`` or
-                  in ``ROOT/<split>``.
-                  ``ROOT/classes.txt`` names the classes, one a line; without it they are named by their numbers.
+With a data.yaml, as Ultralytics writes it: ``path``; ``train``, ``val`` and ``test`` as a folder of images, a list of
+folders, or text files that list images; ``names``, or the number of classes ``nc``.
 
-The label file of ``.../images/x.jpg`` is ``.../labels/x.txt``, of an image that is in no ``images`` the one beside it.
+Without a data.yaml:
+
+- ``ROOT/images`` and ``ROOT/labels``, with or without a subfolder for each split;
+- ``ROOT/<split>/images`` and ``ROOT/<split>/labels``;
+- labels beside their images, in ``ROOT`` or in ``ROOT/<split>``.
+
+``ROOT/classes.txt`` then names the classes, one per line; without it, their numbers serve as names.
+
+The label file of ``.../images/x.jpg`` is ``.../labels/x.txt``; if no parent folder of an image is named ``images``, its
+label file is beside it.
 """
 
 import os
@@ -21,16 +26,16 @@ from ..errors import DataError
 from .images import IMAGE_SUFFIXES
 from .labels import LabelFault
 
-_SPLITS = {"train": "train", "val": "val", "validation": "val", "test": "test"}  # keys of data.yaml → ours
+_SPLITS = {"train": "train", "val": "val", "validation": "val", "test": "test"}  # key of data.yaml → name of the split
 
 
-# More than any data set has; for each there is a name.
+# More than any data set has. Each class of ``nc`` gets a name in memory.
 _MOST_CLASSES = 100_000
 
 
 @dataclass(frozen=True, order=True)
 class YoloSource:
-    """An image and its label file, which need not exist: then the image shows no object."""
+    """An image and its label file. An image whose label file does not exist has no objects."""
 
     label: Path
     image: Path
@@ -38,15 +43,15 @@ class YoloSource:
 
 @dataclass
 class YoloFolder:
-    """A data set of YOLO labels.
+    """A YOLO data set.
 
     Attributes:
-        source: the data.yaml or the folder that was given.
-        base: the folder that what data.yaml names is relative to.
-        image_base: the same folder, or where the images are kept.
-        names: index → class name; None: classes are named by their numbers.
-        splits: name → its images; one without a name where there are none.
-        content: of data.yaml; None without one.
+        source: the data.yaml or folder given by the caller.
+        base: the folder that the entries of data.yaml are relative to.
+        image_base: the corresponding folder of the images; usually the same.
+        names: index → class name; None if the classes are named by their numbers.
+        splits: name → images; a data set without splits has one with an empty name.
+        content: the content of data.yaml; None without one.
         lists: text files that list images.
         faults: split → entries of data.yaml, and of these lists, that do not exist.
     """
@@ -62,7 +67,7 @@ class YoloFolder:
 
     @property
     def classes_file(self) -> Path | None:
-        """The classes.txt that names the classes, where it does."""
+        """The classes.txt of the data set; None if there is none."""
         return next((path for path in _classes_files(self.base) if path.is_file()), None)
 
 
@@ -71,14 +76,14 @@ def _classes_files(base: Path) -> tuple[Path, ...]:
 
 
 def find_yolo(source: Path, images: Path | None = None) -> YoloFolder | None:
-    """The data set of a data.yaml, or in a folder; None if the folder holds no YOLO labels.
+    """Find the data set of a data.yaml or of a folder; return None if the folder has no YOLO labels.
 
     Args:
         source: a .yaml file or a folder.
-        images: a folder of the same layout that holds the images; by default the same one.
+        images: a folder of the same layout that contains the images; by default, ``source``.
 
     Raises:
-        DataError: data.yaml cannot be used.
+        DataError: if data.yaml cannot be used.
     """
     if source.is_file():
         return _from_yaml(source, images)
@@ -129,11 +134,11 @@ def _from_yaml(path: Path, images: Path | None) -> YoloFolder:
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2026-13-01
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{path}: is not valid YAML ({' '.join(str(error).split())}); correct it") from None
+        raise DataError(f"{path}: not valid YAML ({' '.join(str(error).split())}); correct it") from None
     if not isinstance(content, dict) or not any(content.get(key) for key in _SPLITS):
-        raise DataError(f"{path}: names no images under train, val or test; give the data.yaml of a YOLO data set")
+        raise DataError(f"{path}: has no train, val or test; give the data.yaml of a YOLO data set")
     if "kpt_shape" in content:
-        raise DataError(f"{path}: has kpt_shape: labels of poses are not read, only boxes and polygons")
+        raise DataError(f"{path}: has kpt_shape; pose labels are not supported, give a data set of boxes or polygons")
     base = _base(path, content)
     folder = YoloFolder(path, base, Path(os.path.abspath(images)) if images else base, content=content)
     folder.names = _names(path, content)
@@ -151,12 +156,12 @@ def _from_yaml(path: Path, images: Path | None) -> YoloFolder:
 
 
 def _base(path: Path, content: dict[str, Any]) -> Path:
-    """What the entries of data.yaml are relative to: its ``path``, itself relative to the file or to where we are."""
+    """Return the folder that entries of data.yaml are relative to: ``path``, relative to the file or to the cwd."""
     stated = content.get("path")
     beside = Path(os.path.abspath(path.parent))
     candidates = [beside / str(stated), Path(os.path.abspath(str(stated)))] if stated else [beside]
-    # os.path here and below, because Path.is_dir raises on names that no system has, while these return False.
-    # Of `path` on another machine nothing is here: the data may have been moved together with their data.yaml.
+    # os.path here and below returns False for invalid names, for which Path.is_dir raises an error. The fallback is the
+    # folder of data.yaml: a `path` of another machine does not exist here, but the data may lie beside the file.
     return Path(os.path.abspath(next((folder for folder in candidates if os.path.isdir(folder)), beside)))
 
 
@@ -167,26 +172,26 @@ def _names(path: Path, content: dict[str, Any]) -> dict[int, str] | None:
     if isinstance(names, dict) and all(isinstance(index, int) for index in names):
         return {index: str(names[index]) for index in sorted(names)}
     if names is not None:
-        raise DataError(f"{path}: names must be a list, or index: name; found {str(names)[:60]!r}")
+        raise DataError(f"{path}: names must be a list or a mapping of index to name; found {str(names)[:60]!r}")
     if count is not None and not (isinstance(count, int) and 0 < count <= _MOST_CLASSES):
         raise DataError(f"{path}: nc must be the number of classes, 1 to {_MOST_CLASSES:,}; found {str(count)[:60]!r}")
     return None if count is None else {index: str(index) for index in range(count)}
 
 
 def _images_of(folder: YoloFolder, entry: str, faults: list[LabelFault]) -> list[Path]:
-    """The images of an entry of data.yaml: a folder, or a text file, whose faults are added to ``faults``.
+    """Return the images of an entry of data.yaml, a folder or a text file; append its faults to ``faults``.
 
     Raises:
-        DataError: there is no such folder or file.
+        DataError: if there is no such folder or file.
     """
-    # Roboflow writes ../train/images for what lies beside its data.yaml, and Ultralytics reads it so.
+    # Roboflow writes ../train/images for a folder beside its data.yaml, and Ultralytics accepts this.
     for name in (entry, entry.removeprefix("../")):
         if os.path.isdir(folder.image_base / name):
             return _images_under(Path(os.path.abspath(folder.image_base / name)))
         if os.path.isfile(folder.base / name):
             return _read_list(folder, Path(os.path.abspath(folder.base / name)), faults)
     raise DataError(
-        f"{folder.image_base / entry}: no such folder of images, nor a text file that lists them; correct the entry",
+        f"{folder.image_base / entry}: no such image folder or list of images; correct the entry",
         rule="missing split",
     )
 
@@ -197,7 +202,7 @@ def _read_list(folder: YoloFolder, path: Path, faults: list[LabelFault]) -> list
     for number, line in enumerate(_text_of(path).splitlines(), start=1):
         if not (name := line.strip()):
             continue
-        # Ultralytics takes ./ for the list's folder, and all else for where it runs; lists are written for both.
+        # Ultralytics resolves ./ relative to the list and other paths relative to the cwd; lists are written for both.
         beside = folder.image_base / os.path.relpath(path.parent, folder.base)
         candidates = [beside / name, folder.image_base / name, Path(name)]
         found = next((Path(os.path.abspath(candidate)) for candidate in candidates if os.path.isfile(candidate)), None)
@@ -222,7 +227,7 @@ def _label_of(folder: YoloFolder, image: Path) -> Path:
         return beside
     last = len(parts) - 2 - parts[:-1][::-1].index("images")
     counterpart = Path(*parts[:last], "labels", *parts[last + 1 :])
-    # A flat data set may lie in somebody's folder "images".
+    # A flat data set may lie in a folder named "images".
     return beside if beside.is_file() and not counterpart.is_file() else counterpart
 
 
@@ -252,6 +257,6 @@ def _text_of(path: Path) -> str:
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; check the path") from None
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
     except UnicodeDecodeError:
-        raise DataError(f"{path}: is no text in UTF-8; save it as UTF-8") from None
+        raise DataError(f"{path}: not UTF-8 text; save the file as UTF-8") from None

@@ -1,7 +1,7 @@
-"""Labels in the form of YOLO: a text file for each image, a line for each object.
+"""YOLO labels: one text file per image, one line per object.
 
-Why not `supervision.DetectionDataset.from_yolo`: it stops at the first line that it cannot read, keeps no line
-numbers, takes confidences for labels, and writes files in a form of its own.
+`supervision.DetectionDataset.from_yolo` is not used because it stops at the first line that it cannot read, keeps no
+line numbers, accepts predictions with confidences as labels, and writes newly built files instead of changed copies.
 """
 
 import contextlib
@@ -23,13 +23,13 @@ from .yolo_lines import Frame, YoloLine, parse_line, with_box
 
 @dataclass(frozen=True)
 class YoloLabels(LabelSet):
-    """Labels in the form of YOLO.
+    """YOLO labels.
 
     Attributes:
-        folder: where they lie.
-        root: what the keys of labels, and the copies' names, are relative to.
-        digests: of the label files of the data set, those of all splits.
-        frames: label file → where the boxes of its image lie.
+        folder: the data set.
+        root: the folder that label keys and the names of copies are relative to.
+        digests: label file → digest, for all splits of the data set.
+        frames: label file → coordinate frame of its boxes.
     """
 
     folder: YoloFolder
@@ -59,11 +59,11 @@ class YoloLabels(LabelSet):
 
 
 def read_yolo(folder: YoloFolder, split: str | None = None) -> YoloLabels:
-    """The labels of a split, or of all splits; faults are collected.
+    """Read the labels of a split, or of all splits, and collect their faults.
 
     Args:
         folder: the data set.
-        split: one of its splits.
+        split: one of its splits; None reads all of them.
     """
     everything = {source.image: source for sources in folder.splits.values() for source in sources}
     wanted = everything if split is None else {source.image: source for source in folder.splits[split]}
@@ -98,13 +98,13 @@ def _name(root: Path, path: Path) -> str:
 
 
 def _common_folder(base: Path, paths: Iterable[Path]) -> Path:
-    """The base; or, where not all paths are in it, the folder that holds it and them."""
+    """Return the base, or the common parent folder if some of the paths are outside the base."""
     outside = [path for path in paths if not path.is_relative_to(base)]
     return Path(os.path.commonpath([base, *outside])) if outside else base
 
 
 class _Reader:
-    """Collects what the label files of one image after the other hold."""
+    """Collects images, boxes and faults from label files, image by image."""
 
     def __init__(self, folder: YoloFolder, root: Path, image_root: Path) -> None:
         self.images: list[LabeledImage] = []
@@ -115,7 +115,7 @@ class _Reader:
         self._image_of: dict[Path, Path] = {}  # label file → its image
 
     def read_files(self, paths: Iterable[Path]) -> dict[Path, bytes]:
-        """The contents of those files that are there: an image without one shows no object."""
+        """Return the contents of the files that exist; an image without a label file has no objects."""
         contents = {}
         for path in dict.fromkeys(paths):
             try:
@@ -128,11 +128,11 @@ class _Reader:
         return contents
 
     def read_image(self, source: YoloSource, content: bytes) -> None:
-        """Adds an image with the labels in the ``content`` of its label file."""
+        """Add an image and the labels in the ``content`` of its label file."""
         key = _name(self._image_root, source.image)
         other = self._image_of.setdefault(source.label, source.image)
         if other != source.image and content:
-            text = f"has its label file {_name(self._root, source.label)} together with {other.name}; rename one image"
+            text = f"shares the label file {_name(self._root, source.label)} with {other.name}; rename one image"
             self.faults.append(LabelFault(key, "shared label file", text))
             return
         try:
@@ -148,15 +148,15 @@ class _Reader:
         self.images.append(LabeledImage(key, source.image, frame.width, frame.height))
 
     def read_strays(self, sources: Iterable[YoloSource]) -> dict[Path, bytes]:
-        """The contents of label files that lie among those of these images, but belong to no image there."""
+        """Return the contents of label files in the folders of these images that belong to no image."""
         strays: dict[Path, bytes] = {}
         for labels, images in sorted({(source.label.parent, source.image.parent) for source in sources}):
             names = {path.stem for path in images.iterdir() if is_image(path)}
             others = self.read_files(path for path in sorted(labels.glob("*.txt")) if path.stem not in names)
-            # Beside images there may also be lists, class names and notes.
+            # There may also be lists, class names and notes beside the images.
             strays |= {path: data for path, data in others.items() if _classes_in(data)}
         for path in strays:
-            text = f"has no image of its name ({', '.join(IMAGE_SUFFIXES)}); restore it, or remove the file"
+            text = f"no image with this name ({', '.join(IMAGE_SUFFIXES)}); restore the image, or remove the file"
             self.faults.append(LabelFault(_name(self._root, path), "missing image", text))
         return strays
 
@@ -176,7 +176,7 @@ class _Reader:
             return str(label.class_index)
         if label.class_index not in names:
             raise DataError(
-                f"has class {label.class_index}, but the names are of {_ranges(names)}; correct the line or the names",
+                f"class {label.class_index} has no name, only {_ranges(names)}; correct the line, or add the name",
                 rule="unknown class",
             )
         return names[label.class_index]
@@ -190,21 +190,21 @@ def _in_image(label: YoloLine, frame: Frame) -> Box:
     x0, y0, x1, y1 = frame.to_pixels(label.box)
     box = max(x0, 0.0), max(y0, 0.0), min(x1, float(frame.width)), min(y1, float(frame.height))
     if x1 - x0 < MIN_BOX_SIDE or y1 - y0 < MIN_BOX_SIDE:
-        raise DataError("has no area; correct or remove the line", rule="box has no area")
+        raise DataError("box has no area; correct or remove the line", rule="box has no area")
     if box[2] - box[0] < MIN_BOX_SIDE or box[3] - box[1] < MIN_BOX_SIDE:
-        raise DataError("lies outside its image; correct or remove the line", rule="box lies outside its image")
+        raise DataError("box lies outside its image; correct or remove the line", rule="box lies outside its image")
     return box
 
 
 def _class_names(folder: YoloFolder, contents: Iterable[bytes]) -> list[str]:
     if folder.names is not None:
         return list(dict.fromkeys(folder.names.values()))
-    # Of the label files of all splits, so that each of them has the same classes.
+    # From the label files of all splits, so that all splits have the same classes.
     return [str(index) for index in sorted(set().union(*map(_classes_in, contents)))]
 
 
 def _classes_in(content: bytes) -> set[int]:
-    """The class indices in a label file; none if it holds something else."""
+    """Return the class indices in a label file; empty if the file has no labels."""
     found = set()
     for line in content.splitlines():
         with contextlib.suppress(DataError):
@@ -213,10 +213,10 @@ def _classes_in(content: bytes) -> set[int]:
 
 
 def _companions(folder: YoloFolder, root: Path) -> dict[str, tuple[Path, bytes]]:
-    """Name in a copy → source and content, of what is no label file: data.yaml, classes.txt and lists of images.
+    """Return name in a copy → source and content of the other files: data.yaml, classes.txt and lists of images.
 
-    In the copy all names are relative to data.yaml, and it has no ``path``. So the copy can be moved, and training
-    on it reads its own labels; an absolute name would lead to those that were read.
+    In the copy, all names are relative to data.yaml, which has no ``path``. The copy can therefore be moved, and
+    training on it reads the copied labels; an absolute name would lead to the original ones.
     """
     found = {}
     if (classes := folder.classes_file) is not None:
@@ -252,7 +252,7 @@ def _yaml_copy(folder: YoloFolder, root: Path) -> bytes:
 
 
 def _relative(folder: YoloFolder, root: Path, entry: str) -> str:
-    """An entry of data.yaml relative to the copy; as it is, where it names nothing in the data set."""
+    """Return an entry of data.yaml relative to the copy; unchanged if it names nothing in the data set."""
     image_root = root if folder.image_base == folder.base else folder.image_base
     for name in (entry, entry.removeprefix("../")):
         for base, top in ((folder.base, root), (folder.image_base, image_root)):

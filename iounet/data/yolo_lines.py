@@ -1,8 +1,8 @@
-"""One line of a YOLO label file: read, and changed in place.
+"""Reading and editing one line of a YOLO label file.
 
 A line is ``class cx cy w h``, the box's centre and size normalised by the image's width and height, or
-``class x1 y1 x2 y2 x3 y3 ...``, a polygon. Ultralytics applies the EXIF rotation when it opens an image, so the labels
-refer to the picture as it is shown. Boxes of this project refer to the pixels as they are stored.
+``class x1 y1 x2 y2 x3 y3 ...``, a polygon. Ultralytics applies the EXIF rotation when it opens an image, so YOLO labels
+refer to the image as displayed. Boxes in this project refer to the image as stored.
 """
 
 import math
@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from ..errors import DataError
 from .labels import Box
 
-# Ultralytics refuses coordinates outside of this.
+# Range of coordinates that Ultralytics accepts.
 _LOWEST, _HIGHEST = -0.01, 1.01
 
-# EXIF orientation → how a normalised point of the shown picture becomes one of the stored picture: whether x and y are
-# swapped, then whether x, and whether y, is mirrored.
+# EXIF orientation → conversion of normalised points from the displayed to the stored image: whether to swap x and y,
+# then whether to mirror x, and whether to mirror y.
 _TO_STORED = {
     1: (False, False, False),
     2: (False, True, False),
@@ -31,11 +31,11 @@ _TO_STORED = {
 
 @dataclass(frozen=True)
 class Frame:
-    """Where the boxes of a label file lie.
+    """The coordinate frame of a label file.
 
     Attributes:
-        width, height: of the image as it is stored, in pixels.
-        orientation: its EXIF orientation, 1 to 8.
+        width, height: size of the stored image in pixels.
+        orientation: EXIF orientation of the image, 1 to 8.
     """
 
     width: int
@@ -43,7 +43,7 @@ class Frame:
     orientation: int = 1
 
     def to_pixels(self, box: Box) -> Box:
-        """A box of the shown picture, xyxy and normalised, in pixels of the stored picture; not clipped."""
+        """Convert a normalised xyxy box of the displayed image to pixels of the stored image, without clipping."""
         swaps, mirrors_x, mirrors_y = _TO_STORED[self.orientation]
         x0, y0, x1, y1 = (box[1], box[0], box[3], box[2]) if swaps else box
         x0, x1 = (1 - x1, 1 - x0) if mirrors_x else (x0, x1)
@@ -51,7 +51,7 @@ class Frame:
         return x0 * self.width, y0 * self.height, x1 * self.width, y1 * self.height
 
     def from_pixels(self, box: Box) -> Box:
-        """The inverse of :meth:`to_pixels`."""
+        """Invert `to_pixels`."""
         swaps, mirrors_x, mirrors_y = _TO_STORED[self.orientation]
         x0, x1 = box[0] / self.width, box[2] / self.width
         y0, y1 = box[1] / self.height, box[3] / self.height
@@ -66,7 +66,7 @@ class YoloLine:
 
     Attributes:
         class_index: from 0.
-        box: xyxy, normalised by the size of the picture as it is shown; not clipped.
+        box: xyxy, normalised by the size of the displayed image; not clipped.
         is_polygon: whether ``box`` is the box around a polygon.
     """
 
@@ -76,40 +76,42 @@ class YoloLine:
 
 
 def parse_line(line: bytes) -> YoloLine:
-    """Reads a line that is not blank.
+    """Parse a line that is not blank.
 
     Raises:
-        DataError: it is no label; the message does not say where it stands.
+        DataError: if the line is not a label. The message does not name file and line.
     """
     words = line.split()
     try:
         numbers = [float(word) for word in words]
     except ValueError:
         raise DataError(
-            f"is not made of numbers alone: {_shown(line)}; write 'class cx cy w h'", rule="line is not numbers"
+            f"not only numbers: {_shown(line)}; write 'class cx cy w h'", rule="line is not numbers"
         ) from None
     if not all(map(math.isfinite, numbers)):
-        raise DataError(f"has a number that is not finite: {_shown(line)}", rule="line is not finite")
+        raise DataError(
+            f"a number is not finite: {_shown(line)}; correct or remove the line", rule="line is not finite"
+        )
     if len(numbers) == 6:
         raise DataError(
-            f"has six numbers: {_shown(line)}; the sixth may be the confidence of a prediction, which is no label: "
-            "remove it if the box is right",
+            f"six numbers instead of five: {_shown(line)}; the sixth may be the confidence of a prediction, which is "
+            "not a label. If the box is correct, remove the sixth number",
             rule="line of six numbers",
         )
     if len(numbers) != 5 and (len(numbers) < 7 or len(numbers) % 2 == 0):
         raise DataError(
-            f"has {len(numbers)} numbers: {_shown(line)}; a box has 5 (class cx cy w h), a polygon 1 + 2 for each of "
-            "at least 3 points",
+            f"{len(numbers)} numbers: {_shown(line)}; a box has 5 (class cx cy w h), a polygon has 1 + 2 per point, "
+            "with at least 3 points",
             rule="line of a wrong length",
         )
     class_index, coordinates = numbers[0], numbers[1:]
     if class_index < 0 or class_index != int(class_index):
-        raise DataError(f"has the class {words[0].decode()}; classes are counted 0, 1, 2, ...", rule="no class index")
+        raise DataError(f"the class is {words[0].decode()}; write a class number, 0, 1, 2, ...", rule="no class index")
     if not all(_LOWEST <= value <= _HIGHEST for value in coordinates):
         if len(numbers) == 5 and min(coordinates[2:]) < 0:
-            raise DataError(f"has no area: {_shown(line)}", rule="box has no area")
+            raise DataError(f"box has no area: {_shown(line)}; correct or remove the line", rule="box has no area")
         raise DataError(
-            f"has coordinates outside 0 to 1: {_shown(line)}; divide pixels by the image's width and height",
+            f"coordinates outside 0 to 1: {_shown(line)}; divide pixels by the width and height of the image",
             rule="coordinates are not normalised",
         )
     if len(numbers) == 5:
@@ -127,11 +129,11 @@ def _shown(line: bytes) -> str:
 
 
 def with_box(line: bytes, box: Box) -> bytes:
-    """A line of a box with another box; its class, its spaces and its end stay.
+    """Return the line with another box; class, whitespace and line end stay the same.
 
     Args:
         line: ``class cx cy w h``.
-        box: xyxy, normalised by the size of the picture as it is shown.
+        box: xyxy, normalised by the size of the displayed image.
     """
     x0, y0, x1, y1 = box
     numbers = iter(((x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0))

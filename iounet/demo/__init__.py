@@ -1,4 +1,4 @@
-"""A page on which a loose box tightens step by step: `tighten` computes it, `make_server` serves it."""
+"""A local page that shows a loose box tighten step by step: `tighten` computes the steps, `make_server` serves it."""
 
 from .server import address_of, make_server
 from .steps import Steps, tighten

@@ -1,4 +1,4 @@
-"""The web server of the page: for one user on this machine, with Python's own library."""
+"""The web server of the demo page: for one user on this machine, built on Python's standard library."""
 
 import io
 import json
@@ -25,7 +25,7 @@ from .steps import tighten, upright
 LARGEST_PHOTO = 100 * 2**20  # bytes
 _PAGE = {"/": "index.html", "/page.css": "page.css", "/page.js": "page.js"}
 _SHOWN_BY_BROWSERS = ("image/bmp", "image/gif", "image/jpeg", "image/png", "image/webp")
-# With this policy the browser itself refuses to load from, or send to, any other server.
+# Makes the browser refuse to load from, or send to, any other server.
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self' blob:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -33,20 +33,21 @@ _POLICY = (
 
 
 class DemoServer(ThreadingHTTPServer):
-    """Answers requests for the page, for the photos, and for boxes to be tightened.
+    """Serves the page and its photos, and refines boxes.
 
-    ============================  ==========================================================
-    GET /, /page.css, /page.js    the page
-    GET /photos                   a JSON list of the photos' names
-    GET /photos/N                 photo N, counted from 0, in a format that browsers show
-    POST /tighten?box=X,Y,X,Y     :class:`iounet.demo.Steps` as JSON; the body is the photo
-    ============================  ==========================================================
+    | request | answer |
+    | --- | --- |
+    | `GET /`, `/page.css`, `/page.js` | the page |
+    | `GET /photos` | the photos' names as a JSON list |
+    | `GET /photos/N` | photo N, counted from 0, in a format that browsers show |
+    | `POST /tighten?box=X1,Y1,X2,Y2` with a photo as the body | `iounet.demo.Steps` as JSON |
 
-    Errors are answered as ``{"error": message}``. Nothing is kept: the page sends the photo with each box.
+    Errors are answered as `{"error": message}`. The server stores nothing: the page sends the photo with each box.
 
     Args:
-        address: (host, port) to listen at; port 0: any that is free.
-        photos: offered on the page.
+        address: (host, port) to listen on. Port 0 selects any free port.
+        refiner: Refines the boxes.
+        photos: Image files to offer on the page.
     """
 
     daemon_threads = True
@@ -55,26 +56,26 @@ class DemoServer(ThreadingHTTPServer):
         super().__init__(address, _Handler)
         self.refiner = refiner
         self.photos = list(photos)
-        self.one_at_a_time = Lock()  # on a GPU, the detector's CUDA graphs serve one caller
+        self.one_at_a_time = Lock()  # on a GPU, the detector's CUDA graphs allow one caller at a time
         self.is_local = ip_address(str(self.server_address[0])).is_loopback
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Prints a traceback, unless the browser has merely hung up, as when the page is left."""
+        """Print a traceback, unless the browser closed the connection, as it does when the user leaves the page."""
         if not isinstance(sys.exc_info()[1], ConnectionError):
             super().handle_error(request, client_address)
 
 
 def make_server(refiner: IoURefiner, photos: Sequence[Path], host: str = "127.0.0.1", port: int = 0) -> DemoServer:
-    """A server that listens; ``serve_forever`` answers requests.
+    """Make a server that listens; its `serve_forever` answers requests.
 
     Raises:
-        OSError: the port is taken, or the host is not of this machine.
+        OSError: The port is in use, or the host is not an address of this machine.
     """
     return DemoServer((host, port), refiner, photos)
 
 
 def address_of(server: DemoServer) -> str:
-    """The address to open in a browser."""
+    """Return the address to open in a browser."""
     host, port = server.server_address[:2]
     return f"http://{host!s}:{port}"
 
@@ -84,7 +85,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = urlsplit(self.path).path
-        if not self._is_asked_by_the_page():
+        if not self._has_local_host_name():
             return
         if path in _PAGE:
             file = files(__package__) / "page" / _PAGE[path]
@@ -97,18 +98,18 @@ class _Handler(BaseHTTPRequestHandler):
             except DataError as error:
                 self._answer_json({"error": str(error)}, HTTPStatus.UNPROCESSABLE_ENTITY)
         else:
-            self._answer_json({"error": f"there is no {path}"}, HTTPStatus.NOT_FOUND)
+            self._answer_json({"error": f"{path} does not exist"}, HTTPStatus.NOT_FOUND)
 
     def do_POST(self) -> None:
         url = urlsplit(self.path)
-        if not self._is_asked_by_the_page():
+        if not self._has_local_host_name():
             return
         if url.path != "/tighten":
-            return self._answer_json({"error": f"there is no {url.path}"}, HTTPStatus.NOT_FOUND)
+            return self._answer_json({"error": f"{url.path} does not exist"}, HTTPStatus.NOT_FOUND)
         size = self.headers.get("Content-Length", "")
         if not size.isdecimal() or int(size) > LARGEST_PHOTO:
-            self.close_connection = True  # the body is left unread
-            message = f"the photo is larger than {LARGEST_PHOTO // 2**20} MiB; reduce it"
+            self.close_connection = True  # because the body was not read
+            message = f"the photo is larger than {LARGEST_PHOTO // 2**20} MiB; use a smaller file"
             return self._answer_json({"error": message}, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
         photo = self.rfile.read(int(size))
         try:
@@ -119,8 +120,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._answer_json({"error": str(error)}, HTTPStatus.UNPROCESSABLE_ENTITY)
         self._answer_json(asdict(steps))
 
-    def _is_asked_by_the_page(self) -> bool:
-        """Whether the browser shows our page: another site's name may be made to lead here (DNS rebinding)."""
+    def _has_local_host_name(self) -> bool:
+        """Refuse requests to a local server under another host name, which protects against DNS rebinding."""
         try:
             name = urlsplit(f"//{self.headers.get('Host', '')}").hostname or ""
         except ValueError:  # such as "[", half of an IPv6 address
@@ -128,7 +129,7 @@ class _Handler(BaseHTTPRequestHandler):
         if not self.server.is_local or name == "localhost" or _is_loopback(name):
             return True
         self.close_connection = True
-        self._answer_json({"error": f"this page is not at {name}"}, HTTPStatus.FORBIDDEN)
+        self._answer_json({"error": f"the host name {name} is not local"}, HTTPStatus.FORBIDDEN)
         return False
 
     def _answer_json(self, content: object, status: HTTPStatus = HTTPStatus.OK) -> None:
@@ -149,7 +150,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_request(self, code: object = "-", size: object = "-") -> None:
-        """Says nothing of each request."""
+        """Do not log requests."""
 
 
 def _is_loopback(name: str) -> bool:
@@ -163,14 +164,14 @@ def _numbers(text: str) -> list[float]:
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:
-        raise DataError(f"a box is four numbers x1,y1,x2,y2; got '{text}'") from None
+        raise DataError(f"expected a box of four numbers x1,y1,x2,y2; got '{text}'") from None
 
 
 def _shown(path: Path) -> tuple[bytes, str]:
-    """A photo in a format that browsers show, and its media type: the file as it is, or a PNG.
+    """Return a photo in a format that browsers show, and its media type: the file itself, or its content as PNG.
 
     Raises:
-        DataError: the file cannot be read.
+        DataError: The file cannot be read.
     """
     with open_image(path) as file:
         media_type = Image.MIME.get(file.format or "", "")

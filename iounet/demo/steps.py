@@ -1,4 +1,4 @@
-"""One box of a photo on its way through refinement."""
+"""The refinement of one box of a photo, step by step."""
 
 import io
 import math
@@ -18,8 +18,8 @@ class Steps:
     """A box after 0, 1, ..., T steps of refinement.
 
     Attributes:
-        boxes: T + 1 times [x1, y1, x2, y2] in pixels of the upright photo, clipped to it.
-        ious: the predicted IoU of each.
+        boxes: T + 1 boxes [x1, y1, x2, y2] in pixels of the upright photo, clipped to it.
+        ious: Predicted IoU of each box.
     """
 
     boxes: list[list[float]]
@@ -27,14 +27,15 @@ class Steps:
 
 
 def tighten(refiner: IoURefiner, photo: bytes, box: Sequence[float]) -> Steps:
-    """Refines a box around an object of any class.
+    """Refine a box around an object of any class and return its steps.
 
     Args:
-        photo: an image file; turned upright by its EXIF orientation, as browsers show it.
+        refiner: Refines the box.
+        photo: Content of an image file. Its EXIF orientation is applied, as browsers do.
         box: [x1, y1, x2, y2] in pixels of the upright photo.
 
     Raises:
-        DataError: the photo cannot be read, or the box has no area inside it.
+        DataError: The photo cannot be read, or the box has no area inside it.
     """
     image = upright(photo)
     if len(box) != 4 or not all(map(math.isfinite, box)):
@@ -48,17 +49,17 @@ def tighten(refiner: IoURefiner, photo: bytes, box: Sequence[float]) -> Steps:
 
 
 def upright(photo: bytes) -> Image.Image:
-    """The RGB picture that an image file shows in a browser, which turns it by its EXIF orientation.
+    """Decode an image file to RGB and apply its EXIF orientation, as browsers do.
 
     Raises:
-        DataError: the photo cannot be read, or has more than 8 bits per channel.
+        DataError: The photo cannot be read, or has more than 8 bits per channel.
     """
     try:
         with Image.open(io.BytesIO(photo)) as file:
-            if file.mode.startswith(("I", "F")):  # convert() would cut these off at 255
+            if file.mode.startswith(("I", "F")):  # convert() would clip them at 255
                 raise DataError("the photo has more than 8 bits per channel; convert it to 8 bits")
             return as_viewers_show(file)
-    except DataError:  # a ValueError too
+    except DataError:  # also a ValueError, which the next clause would catch
         raise
     except DECODING_ERRORS as error:
         raise DataError(f"the file cannot be read as an image ({error}); try a JPEG or PNG file") from error

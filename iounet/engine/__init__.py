@@ -1,4 +1,4 @@
-"""A run: training, resuming, calibration, evaluation, the run folder, signals and processes."""
+"""Runs: training, resuming, calibration, evaluation, the run folder, signals and processes."""
 
 from .calibrating import calibrate
 from .evaluating import batches_of, evaluate, evaluate_and_report

@@ -1,4 +1,4 @@
-"""Calibrating the IoU head of a trained detector with all processes."""
+"""Calibration of a trained detector's IoU head, distributed over all processes."""
 
 import torch
 from torch import Tensor
@@ -11,17 +11,17 @@ from ..training import jitter_boxes
 from .evaluating import batches_of
 from .processes import Process
 
-# Labels to be tightened: of each object at IoUs uniform over [0.6, 1]. Among worse ones are more that refinement does
-# not bring back, and the predicted IoU of all others would be too low.
+# To calibrate for labels to be tightened: jittered boxes per object, with IoUs uniform over [0.6, 1]. At lower IoUs,
+# refinement fails for more boxes, and the predicted IoU of all other boxes would become too low.
 _BOXES_PER_OBJECT = 8
 _MIN_IOU = 0.6
 
 
 def calibrate(job: EvaluationJob, process: Process) -> str:
-    """Fits the predicted IoU of the job's detector to the true one; all processes have to call.
+    """Fit the predicted IoU of the job's detector to the true IoU; all processes must call this function.
 
     Returns:
-        What was done, in a line.
+        One line that reports the calibration.
     """
     head = job.detector.iou_head
     head.calibration.zero_()
@@ -31,17 +31,17 @@ def calibrate(job: EvaluationJob, process: Process) -> str:
     boxes = f"the {len(ious)} {'jittered and refined labels' if measure is _labels else 'candidates'}"
     where = f"of {job.dataset.annotation_file}"
     if fitted is None:
-        return f"predicted IoUs are not calibrated: {boxes} {where} are too few"
+        return f"predicted IoU not calibrated: {boxes} {where} are too few"
     head.calibration.copy_(fitted)
     error = (head.calibrated(predicted_ious.to(process.device)).cpu() - ious).mean()
     return (
-        f"predicted IoUs are calibrated on {boxes} {where}: on average "
-        f"{(predicted_ious - ious).mean():+.3f} too high before, {error:+.3f} now"
+        f"predicted IoU calibrated on {boxes} {where}: mean error "
+        f"{(predicted_ious - ious).mean():+.3f} before, {error:+.3f} after"
     )
 
 
 def _candidates(job: EvaluationJob, process: Process) -> tuple[Tensor, Tensor]:
-    """True and predicted IoU of the detector's boxes before NMS."""
+    """Return the true and predicted IoUs of the detector's boxes before NMS."""
     progress = batches_of(job, process, "calibrate")
     matches = process.all_gather(candidate_matches(job.detector, progress, device=process.device))
     ious, _, predicted_ious = joined(matches)
@@ -49,7 +49,7 @@ def _candidates(job: EvaluationJob, process: Process) -> tuple[Tensor, Tensor]:
 
 
 def _labels(job: EvaluationJob, process: Process) -> tuple[Tensor, Tensor]:
-    """True and predicted IoU of boxes around every object, as they are jittered and as refinement leaves them."""
+    """Return the true and predicted IoUs of jittered boxes around every object, before and after refinement."""
     generator = torch.Generator().manual_seed(process.rank)
 
     def jitter(boxes: Tensor, image_size: tuple[int, int]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Evaluating a detector with all processes, and reporting it."""
+"""Evaluation of a detector, distributed over all processes, and its report."""
 
 import math
 import shlex
@@ -23,7 +23,7 @@ from .run_folder import RunFolder
 
 
 def batches_of(job: EvaluationJob, process: Process, description: str) -> tqdm:
-    """The process's share of a job's images, with a progress bar in the main process."""
+    """Return batches of the process's share of a job's images, with a progress bar in the main process."""
     batches = eval_loader(
         job.dataset,
         batch_size=job.batch_size,
@@ -35,9 +35,9 @@ def batches_of(job: EvaluationJob, process: Process, description: str) -> tqdm:
 
 
 def evaluate(job: EvaluationJob, process: Process) -> Evaluation | None:
-    """Evaluates the detector; all processes have to call.
+    """Evaluate the detector; all processes must call this function.
 
-    Each process predicts for its share of the images, and scores its share of the categories.
+    Each process predicts for its share of the images and scores its share of the categories.
 
     Returns:
         The evaluation in the main process, None in the others.
@@ -58,7 +58,7 @@ def evaluate(job: EvaluationJob, process: Process) -> Evaluation | None:
 
 
 def _score(found: Found, dataset: CocoDataset, evaluator: CocoEvaluator, process: Process) -> dict[str, float]:
-    """A row of the table in the main process, {} in the others."""
+    """Return a row of the table in the main process, {} in the others."""
     share = process.share(evaluator.category_ids)
     of_share = torch.tensor([category_id in share for category_id in dataset.category_ids])
     kept = [(image_id, of_image[of_share[of_image.labels - 1]]) for image_id, of_image in found]
@@ -69,14 +69,14 @@ def _score(found: Found, dataset: CocoDataset, evaluator: CocoEvaluator, process
 def evaluate_and_report(
     job: EvaluationJob, process: Process, folder: RunFolder | None = None, iteration: int = 0
 ) -> None:
-    """Evaluates with all processes; the main process writes the report, prints the table and logs it.
+    """Evaluate with all processes; the main process writes the report, prints the table and logs it.
 
     Args:
-        folder: of the training run; None: nothing is logged.
-        iteration: of the training run.
+        folder: the run folder to log to; None logs nothing.
+        iteration: current iteration of the training run.
 
     Raises:
-        ConfigError: no files can be written in the job's folder.
+        ConfigError: if no files can be written in the job's folder.
     """
     if process.is_main:
         make_folder(job.output_dir)
@@ -99,7 +99,7 @@ def evaluate_and_report(
         f"correlation with the true IoU: class score {correlation['score'] or math.nan:.3f}, "
         f"predicted IoU {correlation['predicted_iou'] or math.nan:.3f}; "
         f"calibration error of the predicted IoU {summary['calibration']['all candidates']['error'] or math.nan:.3f}; "
-        f"report in {output}/"
+        f"report: {output / 'report.html'}"
     )
     tqdm.write(gain_in_words(evaluation.table))
     if folder and iteration not in folder.evaluated:

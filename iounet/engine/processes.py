@@ -1,4 +1,4 @@
-"""The processes that train and evaluate together."""
+"""The processes of a distributed run."""
 
 import itertools
 import os
@@ -18,7 +18,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Process:
-    """One of torchrun's processes, or the only one of plain python."""
+    """One of the processes started by torchrun, or the only process of a run without torchrun."""
 
     device: torch.device
     rank: int = 0
@@ -26,14 +26,14 @@ class Process:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the process that prints and writes."""
+        """Whether this is the main process (rank 0), which prints and writes files."""
         return self.rank == 0
 
     def gather(self, items: list[Item]) -> list[Item]:
-        """All processes' items in the main process, the first of each, then the second; nothing in the others.
+        """Gather the items of all processes in the main process; return an empty list in the others.
 
-        Of items that were dealt out in turns, as :func:`iounet.data.eval_loader` deals images, this is the original
-        order.
+        The first items of all processes come first, then the second ones, and so on. This restores the original order
+        of items that were distributed round-robin, as `iounet.data.eval_loader` distributes images.
         """
         if self.world_size == 1:
             return items
@@ -42,7 +42,7 @@ class Process:
         return _in_turns(parts or [])
 
     def all_gather(self, items: list[Item]) -> list[Item]:
-        """What :meth:`gather` returns in the main process, in all processes."""
+        """Gather the items of all processes in every process, in the order of `gather`."""
         if self.world_size == 1:
             return items
         parts: list[Any] = [None] * self.world_size
@@ -50,11 +50,11 @@ class Process:
         return _in_turns(parts)
 
     def share(self, items: Sequence[Item]) -> Sequence[Item]:
-        """This process's part of items that all have, dealt out in turns: :meth:`gather` undoes it."""
+        """Return this process's round-robin share of items that all processes have; `gather` is the inverse."""
         return items[self.rank :: self.world_size]
 
     def maximum(self, value: int) -> int:
-        """The largest of the processes' values, in all processes."""
+        """Return the largest value of all processes, in every process."""
         if self.world_size == 1:
             return value
         largest = torch.tensor(value, device=self.device)
@@ -68,22 +68,25 @@ def _in_turns(parts: Iterable[list[Item]]) -> list[Item]:
 
 
 def init_process(device: torch.device) -> Process:
-    """This process, joined with the others if torchrun started it.
+    """Return this process, after joining the process group if torchrun started it.
 
-    ``torch.distributed.destroy_process_group`` leaves them.
+    To leave the group, call ``torch.distributed.destroy_process_group``.
 
     Raises:
-        ConfigError: torchrun started it, and the device is a certain GPU.
+        ConfigError: if torchrun started the process, and the device is a specific GPU.
     """
     if "WORLD_SIZE" not in os.environ:
         return Process(device)
     if device.type == "cuda":
         if device.index is not None:
-            raise ConfigError(f"MODEL.DEVICE {device} is one GPU, but torchrun gives each process its own: choose cuda")
+            raise ConfigError(
+                f"MODEL.DEVICE {device} is a specific GPU, but with torchrun each process uses another one; set cuda"
+            )
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    timeout = timedelta(hours=1)  # the others wait while the main process writes a report or builds the kernels
+    timeout = timedelta(hours=1)  # other processes wait while the main process writes a report or builds the kernels
     store, rank, world_size = next(dist.rendezvous("env://", timeout=timeout))
-    # After a restart the store still has the addresses of the processes before, and some would connect to them.
+    # After a restart, the store still has the addresses of the previous processes; without the prefix, some processes
+    # would connect to them.
     store = dist.PrefixStore(f"restart {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)

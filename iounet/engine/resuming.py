@@ -1,4 +1,4 @@
-"""Resuming a run: what may differ from its configuration before, and which settings then apply."""
+"""Resuming a run, possibly with changed settings."""
 
 from fnmatch import fnmatch
 from pathlib import Path
@@ -13,7 +13,7 @@ from ..jobs import TrainingJob
 from ..training.checkpoint import load_detector_weights, load_newest_checkpoint
 from .processes import Process
 
-# Where a run begins, where it runs, and when it writes: other values change neither its course nor its evaluations.
+# Settings of where a run starts, where it runs, and when it writes. They change neither training nor evaluation.
 FREE = (
     "OUTPUT_DIR",
     "MODEL.DEVICE",
@@ -23,7 +23,7 @@ FREE = (
     "SOLVER.*_PERIOD",
     "TEST.CUDA_GRAPHS",
 )
-# What the weights and the optimizer's state are of, and what they mean.
+# Settings that determine the shapes or the meaning of the weights and of the optimizer's state.
 FIXED = (
     "MODEL.NUM_CLASSES",
     "MODEL.STANDALONE",
@@ -36,60 +36,62 @@ FIXED = (
 
 
 def resume_from(checkpoints: list[Path], job: TrainingJob, process: Process) -> int:
-    """Restores a run's state from the newest whole checkpoint.
+    """Restore a run's state from the newest undamaged checkpoint.
 
     Args:
-        checkpoints: oldest first; damaged ones are set aside.
-        job: its detector, optimizer and schedule get the state.
+        checkpoints: oldest first; damaged ones are renamed.
+        job: the job whose detector, optimizer and schedule are restored.
 
     Returns:
         The number of iterations done.
 
     Raises:
-        CheckpointError: no checkpoint can be resumed from with these settings.
-        DataError: the checkpoint has other categories.
+        CheckpointError: if no checkpoint can be resumed from with these settings.
+        DataError: if the checkpoint has other categories.
     """
     path, checkpoint, damaged = load_newest_checkpoint(checkpoints)
     check_categories(checkpoint["categories"], job.dataset, str(path))
     changes = compare_settings(checkpoint["config"], job.config, str(path))
-    processes = checkpoint.get("processes", process.world_size)  # which older checkpoints lack
+    processes = checkpoint.get("processes", process.world_size)  # missing in older checkpoints
     if processes != process.world_size:
         changes.append(f"processes {processes} → {process.world_size}")
     load_detector_weights(job.detector, checkpoint["model"], str(path), need_iou_head=True)
     restore_optimizer(job.optimizer, job.schedule, checkpoint["optimizer"], checkpoint["iteration"], str(path))
     if process.is_main:
         for newer, error in damaged.items():
-            # Renamed, so that it is not counted among those kept; not deleted, as perhaps only the disk was at fault.
+            # Renamed, so that it does not count as one of the kept checkpoints; not deleted, because the cause may be
+            # the disk rather than the file.
             aside = newer.rename(newer.with_name(f"{newer.name}.damaged"))
-            print(f"warning: {error}; it is set aside as {aside.name}, and the run goes on from {path}")
+            print(f"warning: {error}; the checkpoint is renamed to {aside.name}, and the run resumes from {path}")
         if changes:
-            print(f"warning: {path} was trained with other settings; from here on: {', '.join(changes)}")
+            print(f"warning: settings differ from those of {path}; the run continues with: {', '.join(changes)}")
     return checkpoint["iteration"]
 
 
 def compare_settings(before: str, now: str, source: str) -> list[str]:
-    """Settings of a resumed run that change its course or its evaluations, as ``SOLVER.BASE_LR 0.01 → 0.02``.
+    """Return the changed settings that affect training or evaluation, such as ``SOLVER.BASE_LR 0.01 → 0.02``.
 
     Args:
-        before, now: configurations as YAML. A key that ``before`` lacks is newer than it, and had its default's effect.
-        source: of ``before``, for the message.
+        before, now: configurations as YAML. A key missing in ``before`` was added later and counts as its default.
+        source: where ``before`` comes from, for the message.
 
     Raises:
-        CheckpointError: a setting of ``FIXED`` differs; ``before`` is no configuration.
+        CheckpointError: if a setting of ``FIXED`` differs, or ``before`` is not a configuration.
     """
     try:
         old = config_from_yaml(before, source)
     except ConfigError as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(
-            f"{source}: its configuration cannot be read ({reason}); the file is damaged, or of a later version"
+            f"{source}: the configuration in this checkpoint cannot be read ({reason}); the file is damaged, or was "
+            "written by a later version"
         ) from None
     changed = changed_settings(old, config_from_yaml(now, "this run's configuration"))
     refused = [change for key, change in changed.items() if _matches(key, FIXED) and not _matches(key, FREE)]
     if refused:
         raise CheckpointError(
-            f"{source} cannot go on with another {', '.join(refused)}; resume with what it was trained with, or begin "
-            "a new run in another OUTPUT_DIR, from its weights (MODEL.WEIGHTS) if they fit"
+            f"{source} cannot be resumed with changed settings: {', '.join(refused)}; resume with the settings it was "
+            "trained with, or start a new run in another OUTPUT_DIR, from its weights (MODEL.WEIGHTS) if they fit"
         )
     return [change for key, change in changed.items() if not _matches(key, FREE)]
 
@@ -99,25 +101,25 @@ def _matches(key: str, patterns: tuple[str, ...]) -> bool:
 
 
 def restore_optimizer(optimizer: Optimizer, schedule: LambdaLR, state: dict, iteration: int, source: str) -> None:
-    """Gives a new optimizer and schedule the state they had after an iteration.
+    """Restore the state of a new optimizer and schedule after an iteration.
 
-    Only what they learned is taken over. Learning rate, weight decay and the like stay as they were built: of a
-    changed configuration torch's own ``load_state_dict`` would quietly bring back the values before.
+    Restores only learned state, such as momentum. Hyperparameters such as learning rate and weight decay keep the
+    values of the current configuration, which ``load_state_dict`` of torch would silently replace by the old ones.
 
     Args:
         state: the optimizer's ``state_dict()``.
-        source: where it comes from, for the message.
+        source: where the state comes from, for the message.
 
     Raises:
-        CheckpointError: the state is of other parameters.
+        CheckpointError: if the state belongs to other parameters.
     """
     options = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
     try:
         optimizer.load_state_dict(state)
     except ValueError as error:
         raise CheckpointError(
-            f"{source} holds the optimizer's state of another network ({error}); resume with the configuration and the "
-            "code it began with"
+            f"{source} has the optimizer state of another network ({error}); resume with the configuration and the "
+            "code of the original run"
         ) from None
     schedule.last_epoch = iteration
     rates = zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)

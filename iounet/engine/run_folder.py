@@ -1,4 +1,4 @@
-"""The folder of a training run: everything needed to see what happened and to do it again."""
+"""The folder of a training run: everything needed to understand and repeat the run."""
 
 import csv
 import json
@@ -20,27 +20,27 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 
 from ..files import make_folder, replacing, write_text
 
-HISTOGRAM_EDGES = [edge / 50 for edge in range(51)]  # TensorBoard's own are a tenth of the value apart
-LARGEST_DIFF = 1 << 20  # bytes; more than anybody writes by hand between two commits
+HISTOGRAM_EDGES = [edge / 50 for edge in range(51)]  # TensorBoard's default bins are 10 % of the value wide, too coarse
+LARGEST_DIFF = 1 << 20  # bytes; more than the hand-written changes between two commits
 
 
 class RunFolder:
-    """Writes config.yaml, environment.json, git.diff, metrics and TensorBoard logs.
+    """Writer of config.yaml, environment.json, git.diff, metrics and TensorBoard logs.
 
-    metrics.json holds a JSON object a line, of training and of evaluations; metrics.csv those of training and
-    evaluation.csv those of evaluations, a column for each name. git.diff is there if the code differs from its commit.
-    A resumed run writes environment_ITERATION.json and git_ITERATION.diff, beside those that it began with.
+    metrics.json has one JSON object per line, for training and evaluations. metrics.csv has the rows of training,
+    evaluation.csv those of evaluations, with a column per name. git.diff is written if the code differs from its
+    commit. A resumed run writes environment_ITERATION.json and git_ITERATION.diff in addition to the original files.
 
     Args:
-        path: made if it is not there.
+        path: the folder; created if needed.
         config: YAML text of the resolved configuration.
-        start_iteration: iterations done before; rows of later ones, left by a run that was killed, are removed.
+        start_iteration: number of iterations done before; rows of later iterations, left by a killed run, are removed.
 
     Attributes:
-        evaluated: the iterations that have a row of their evaluation.
+        evaluated: the iterations whose evaluation has been logged.
 
     Raises:
-        ConfigError: no files can be written in the folder.
+        ConfigError: if no files can be written in the folder.
     """
 
     def __init__(self, path: Path, config: str, *, start_iteration: int = 0):
@@ -58,7 +58,7 @@ class RunFolder:
         for name in ("metrics.csv", "evaluation.csv"):
             (path / name).unlink(missing_ok=True)
             _add_rows(path / name, [row for row in rows if _table_of(row) == name])
-        # From the start, too: a run that was killed before its first checkpoint is begun anew in its folder.
+        # Also for a new run: the folder may have logs of a run that was killed before its first checkpoint.
         self._tensorboard = SummaryWriter(path / "tensorboard", purge_step=start_iteration + 1)
 
     def _write_environment(self, suffix: str) -> None:
@@ -71,7 +71,7 @@ class RunFolder:
             changes.write_bytes(diff)
 
     def log(self, iteration: int, values: dict[str, float]) -> None:
-        """Appends a row to metrics.json and to its table, and each value to TensorBoard under its name."""
+        """Append a row to metrics.json and to the CSV file, and each value to TensorBoard under its name."""
         row = {"iteration": iteration} | values
         with open(self._metrics, "a") as file:
             file.write(json.dumps(row) + "\n")
@@ -80,11 +80,11 @@ class RunFolder:
             self._tensorboard.add_scalar(name, value, iteration)
 
     def log_evaluation(self, iteration: int, summary: dict, candidates: dict[str, Tensor]) -> None:
-        """Logs the table and the correlations, the pictures of the report that lies in this folder, and histograms.
+        """Log the table, the correlations, the pictures of the report in this folder, and histograms.
 
         Args:
-            summary: as :func:`iounet.evaluation.write_report` returns it.
-            candidates: name → Tensor[N] of values between 0 and 1, one for each candidate.
+            summary: as `iounet.evaluation.write_report` returns it.
+            candidates: name → Tensor[N] of values between 0 and 1, one per candidate.
         """
         groups = summary["table"] | {"correlation": summary["correlation"]}
         values = {f"{group}/{name}": value for group, columns in groups.items() for name, value in columns.items()}
@@ -93,14 +93,14 @@ class RunFolder:
             with Image.open(self.path / f"{name}.png") as picture:
                 self._tensorboard.add_image(name, pil_to_tensor(picture.convert("RGB")), iteration)
         for name, ious in candidates.items():
-            # Clamped, as the regressed IoU overshoots a little. TensorBoard refuses a histogram of nothing.
+            # Clamped, because a regressed IoU may slightly exceed 1. TensorBoard refuses empty histograms.
             if len(ious):
                 self._tensorboard.add_histogram(f"candidates/{name}", ious.clamp(0, 1), iteration, HISTOGRAM_EDGES)
         self.evaluated.add(iteration)
         self.flush()
 
     def flush(self) -> None:
-        """Writes what TensorBoard would hold back for up to two minutes, and lose if the process is killed."""
+        """Flush TensorBoard, which buffers for up to two minutes and loses the buffer if the process is killed."""
         self._tensorboard.flush()
 
     def close(self) -> None:
@@ -110,7 +110,7 @@ class RunFolder:
 def _iteration(line: str) -> float:
     try:
         return json.loads(line)["iteration"]
-    except json.JSONDecodeError:  # the row that a run was writing when it was killed
+    except json.JSONDecodeError:  # a row that was cut off when the run was killed
         return math.inf
 
 
@@ -119,7 +119,7 @@ def _table_of(row: dict) -> str:
 
 
 def _add_rows(path: Path, rows: list[dict]) -> None:
-    """Appends rows to a CSV file; a new column has it written anew, with nothing there in the rows before."""
+    """Append rows to a CSV file; for a new column, rewrites the file with empty cells in earlier rows."""
     if not rows:
         return
     with open(path, "a+", newline="") as file:
@@ -138,7 +138,7 @@ def _add_rows(path: Path, rows: list[dict]) -> None:
 
 
 def environment() -> dict[str, str | int | None]:
-    """Versions and hardware that a result may depend on."""
+    """Return the versions and the hardware that a result may depend on."""
     cuda = torch.cuda.is_available()
     hardware: dict[str, str | int | None] = {
         "python": platform.python_version(),
@@ -155,21 +155,21 @@ def environment() -> dict[str, str | int | None]:
 
 
 def git_state(folder: Path) -> tuple[dict | None, bytes]:
-    """What git knows of the code in a folder.
+    """Return the commit and the uncommitted changes of the code in a folder.
 
     Returns:
-        state: ``{"commit": hash, "uncommitted": lines of git status}``; None where git is missing, or the folder
-            is not part of a checkout, such as an installed package.
-        diff: from the commit, of tracked files; empty if there is none, or one of more than LARGEST_DIFF bytes.
+        state: ``{"commit": hash, "uncommitted": lines of git status}``; None if git is missing or the folder is not
+            part of a checkout, such as an installed package.
+        diff: diff of tracked files against the commit; empty if there are no changes, or more than LARGEST_DIFF bytes.
     """
 
     def git(*arguments: str) -> bytes:
-        # Without locks: whoever works in the checkout meanwhile is not disturbed.
+        # Without locks, so that git commands of the user in the same checkout do not fail.
         command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
         return subprocess.run(command, capture_output=True, check=True).stdout
 
     try:
-        git("ls-files", "--error-unmatch", ".")  # fails for an environment inside of somebody's checkout, too
+        git("ls-files", "--error-unmatch", ".")  # fails also for an environment installed inside another checkout
         commit = git("rev-parse", "HEAD").decode().strip()
         status = git("status", "--porcelain").decode(errors="replace").splitlines()
         diff = git("diff", "--no-ext-diff", "--no-color", "--binary", "HEAD")

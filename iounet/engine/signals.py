@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, kept waiting until training can stop without a loss."""
+"""Deferred handling of Ctrl-C and SIGTERM, until training can stop without losing work."""
 
 import signal
 from collections.abc import Iterator
@@ -9,13 +9,13 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopSignals:
-    """A context in which SIGTERM and Ctrl-C are noted instead of ending the process.
+    """Context manager that records SIGTERM and Ctrl-C instead of ending the process.
 
-    One that the process was told to ignore, as nohup and shell scripts tell what they start in the background, stays
-    ignored.
+    A signal that is ignored on entry stays ignored, as for processes started by nohup or in the background by a shell
+    script.
 
     Attributes:
-        received: the number of the signal; 0: none yet.
+        received: number of the signal; 0 if there was none.
     """
 
     def __init__(self) -> None:
@@ -40,12 +40,12 @@ class StopSignals:
 
     @property
     def exit_code(self) -> int:
-        """What shells report of a process that the signal ended: 143 for SIGTERM, 130 for Ctrl-C."""
+        """Exit code that shells report for a process ended by the signal: 143 for SIGTERM, 130 for Ctrl-C."""
         return 128 + self.received
 
     @contextmanager
     def exit_at_once(self) -> Iterator[None]:
-        """For what can be done again: a signal in here, or noted before, raises SystemExit with the exit code."""
+        """Context manager for work that can be repeated: a signal, also one recorded before, raises SystemExit."""
         self._exits = True
         try:
             if self.received:

@@ -1,4 +1,4 @@
-"""A training run: from the first iteration, or the newest checkpoint, to the last evaluation."""
+"""A training run, from the first iteration or the newest checkpoint to the final evaluation."""
 
 import sys
 from signal import Signals
@@ -25,29 +25,29 @@ from .resuming import resume_from
 from .run_folder import RunFolder
 from .signals import StopSignals
 
-SHOWN = ("loss", "loss_iou", "loss_energy")  # by the progress bar
-KEPT_CHECKPOINTS = 2  # one that turns out bad leaves the one before it
+SHOWN = ("loss", "loss_iou", "loss_energy")  # in the progress bar
+KEPT_CHECKPOINTS = 2  # if the newest is damaged, the one before it remains
 
 
 def train(job: TrainingJob, process: Process, *, resume: bool) -> None:
-    """Trains, evaluates and saves; all processes have to call.
+    """Train, evaluates and saves; all processes must call this function.
 
-    A run that is stopped by SIGTERM or Ctrl-C saves a checkpoint first and exits with 143 or 130.
+    On SIGTERM or Ctrl-C, the run saves a checkpoint and exits with 143 or 130.
 
     Args:
-        resume: continue from the newest checkpoint in the job's folder.
+        resume: continue from the newest checkpoint in the job's folder, if there is one.
 
     Raises:
-        CheckpointError: a checkpoint cannot be read, written or resumed from.
-        ConfigError: the folder holds another run.
-        DataError: an image cannot be read.
-        NonFiniteLossError: training diverged.
+        CheckpointError: if a checkpoint cannot be read, written or resumed from.
+        ConfigError: if the folder has checkpoints of another run and ``resume`` is False.
+        DataError: if an image cannot be read.
+        NonFiniteLossError: if training diverges.
     """
     done = _start(job, process, resume=resume)
     folder = RunFolder(job.output_dir, job.config, start_iteration=done) if process.is_main else None
     finished = done >= job.max_iterations
     if finished and process.is_main:
-        print(f"{job.output_dir} has done all {job.max_iterations} iterations: evaluating it")
+        print(f"all {job.max_iterations} iterations of {job.output_dir} are done; evaluating only")
     missing = folder is not None and _evaluation_is_due(job, done) and done not in folder.evaluated
     if finished or process.maximum(int(missing)):
         evaluate_and_report(job.evaluation, process, folder, done)
@@ -61,16 +61,16 @@ def train(job: TrainingJob, process: Process, *, resume: bool) -> None:
 
 
 def _start(job: TrainingJob, process: Process, *, resume: bool) -> int:
-    """Gives the detector its weights; the number of iterations done."""
+    """Load the detector's weights; return the number of iterations done."""
     if process.is_main:
         for dataset in (job.dataset, job.evaluation.dataset):
             print(dataset.describe())
             if not dataset.num_objects:
-                print(f"warning: {dataset.annotation_file} holds no object: it has no annotations, or crowds only")
+                print(f"warning: {dataset.annotation_file} has no objects: no annotations, or only crowds")
     checkpoints = resumable_checkpoints(job.output_dir / "checkpoints")
     if checkpoints and not resume:
         raise ConfigError(
-            f"{job.output_dir} holds the checkpoints of another run: give --resume to continue it, or another "
+            f"{job.output_dir} already has the checkpoints of a run; pass --resume to continue it, or set another "
             "OUTPUT_DIR"
         )
     if checkpoints:
@@ -82,11 +82,12 @@ def _start(job: TrainingJob, process: Process, *, resume: bool) -> int:
         load_initial_weights(job.detector, job.initial_weights, job.dataset.categories)
         if process.is_main:
             if resume:
-                print(f"{job.output_dir} holds no checkpoint to resume from: the run begins at iteration 0")
+                print(f"no checkpoint in {job.output_dir}; starting at iteration 0")
             print(*job.notes, sep="\n", end="\n" if job.notes else "")
     if process.maximum(done) != done:
         raise CheckpointError(
-            f"another process found a newer checkpoint than that of iteration {done}: all must have the same OUTPUT_DIR"
+            f"another process found a newer checkpoint than that of iteration {done}; all processes must see the same "
+            "OUTPUT_DIR"
         )
     return done
 
@@ -126,8 +127,8 @@ def _train_from(done: int, job: TrainingJob, process: Process, folder: RunFolder
     watch = LossWatch()
     with StopSignals() as signals:
         for step in shown_steps:
-            # All are asked at every step: torchrun signals them one by one, and one that stopped a step before the
-            # others would leave them waiting. It takes 0.4 ms with two on a CPU.
+            # Synchronised at every step: torchrun signals the processes one by one, and a process that stopped one step
+            # early would leave the others waiting. Costs 0.4 ms with two processes on a CPU.
             stopped = process.maximum(signals.received)
             done, last = step.iteration, step.iteration == job.max_iterations
             if folder and (last or done % job.log_period == 0):
@@ -138,7 +139,7 @@ def _train_from(done: int, job: TrainingJob, process: Process, folder: RunFolder
             if folder and (rise := watch.add(step.losses["loss"])):
                 tqdm.write(
                     f"warning: the loss has risen from {rise[0]:.2f} to {rise[1]:.2f} by iteration {done}; if it stays "
-                    "high, the learning rate may be too high for these data: start again with a lower SOLVER.BASE_LR"
+                    "high, the learning rate may be too high for this data set: restart with a lower SOLVER.BASE_LR"
                 )
             evaluates = _evaluation_is_due(job, done)
             if last:
@@ -146,14 +147,14 @@ def _train_from(done: int, job: TrainingJob, process: Process, folder: RunFolder
                 if folder:
                     tqdm.write(note)
             if folder and last:
-                # Before the last checkpoint: a run that has one is not trained again.
+                # Saved before the last checkpoint, because a run with its last checkpoint is not trained again.
                 _save_model(job)
             if folder and (stopped or evaluates or done % job.checkpoint_period == 0):
                 folder.flush()
                 _save_checkpoint(job, process, done)
             if stopped:
                 if process.is_main:
-                    tqdm.write(f"{Signals(stopped).name}: stopped after iteration {done}; --resume goes on from there")
+                    tqdm.write(f"{Signals(stopped).name}: stopped after iteration {done}; pass --resume to continue")
                 sys.exit(128 + stopped)
             if evaluates:
                 with signals.exit_at_once():

@@ -1,4 +1,4 @@
-"""How good the boxes are: COCO AP, the paper's table, correlation of scores with IoU, and the files that show them."""
+"""Evaluate boxes: COCO AP, the paper's tables and figures, calibration, comparisons, and reports of them."""
 
 from .basins import measure_basins
 from .calibration import Calibration, fit_calibration, measure_calibration

@@ -1,4 +1,4 @@
-"""From how far refinement finds its object: boxes jittered from ground truth, after more and more steps."""
+"""Measure from how far away refinement finds its object: refine jittered ground-truth boxes step by step."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -12,7 +12,7 @@ from ..modeling import IoUNet
 from .predictions import Batch
 
 STEPS = (0, 1, 2, 5, 10, 20)
-# Ranges of the IoU at the start: [0.5, 0.6), [0.6, 0.7), ...; and the one around 0.75.
+# Ranges of the initial IoU: [0.5, 0.6), [0.6, 0.7), ..., and one around 0.75.
 STARTS = {
     "0.5": (0.5, 0.6),
     "0.6": (0.6, 0.7),
@@ -27,13 +27,17 @@ Jitter = Callable[[Tensor, tuple[int, int]], Tensor]
 def measure_basins(
     detector: IoUNet, batches: Iterable[Batch], jitter: Jitter, *, device: torch.device
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """How boxes fare by the IoU at which they start, and after how many steps.
+    """Measure the IoU of refined boxes by their initial IoU and the number of steps.
 
-    Args: as :func:`jittered_paths`, whose boxes start at IoUs uniform over [0.5, 1].
+    Args:
+        detector: As in `jittered_paths`.
+        batches: As in `jittered_paths`.
+        jitter: As in `jittered_paths`; its boxes should have IoUs uniform over [0.5, 1].
+        device: Device to run on.
 
     Returns:
-        Start → steps → {"true", "predicted", "improved", "boxes"}: mean true and mean predicted IoU, the share of the
-        boxes that lie better than at their start, and how many boxes there are.
+        Initial IoU → number of steps → {"true", "predicted", "improved", "boxes"}: the mean true IoU, the mean
+        predicted IoU, the share of boxes whose true IoU rose, and the number of boxes.
     """
     true, predicted = jittered_paths(detector, batches, jitter, num_steps=max(STEPS), device=device)
     result: dict[str, dict[str, dict[str, float]]] = {}
@@ -55,17 +59,18 @@ def measure_basins(
 def jittered_paths(
     detector: IoUNet, batches: Iterable[Batch], jitter: Jitter, *, num_steps: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """True and predicted IoU of boxes jittered from ground truth, with their object, after 0, 1, ..., T steps.
+    """Refine jittered ground-truth boxes and return their IoUs with the object after 0, 1, ..., T steps.
 
     Args:
-        detector: its refinement options are used, but for the number of steps.
-        batches: (images, targets) as :func:`iounet.data.eval_loader` yields them.
-        jitter: boxes [N, 4], (height, width) of their image → jittered boxes [N, K, 4], such as
-            :func:`iounet.training.jitter_boxes`.
+        detector: Its refinement options are used, except for the number of steps.
+        batches: (images, targets) as yielded by `iounet.data.eval_loader`.
+        jitter: Function from boxes [N, 4] and the (height, width) of their image to jittered boxes [N, K, 4], such as
+            `iounet.training.jitter_boxes`.
         num_steps: T.
+        device: Device to run on.
 
     Returns:
-        true, predicted: Tensor[T + 1, M] each, of all boxes of all images.
+        True IoUs and predicted IoUs, float [T + 1, M] each, of all boxes of all images.
     """
     detector.eval()
     options = replace(detector.postprocessing.refinement, num_steps=num_steps)

@@ -1,4 +1,4 @@
-"""How well a predicted IoU agrees with the true one, and what makes it agree."""
+"""Measure how well the predicted IoU agrees with the true IoU, and calibrate it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,19 +9,21 @@ from torch import Tensor
 
 from .figures import new_figure
 
-# Fewer boxes tell little about how predictions err.
+# Fewer boxes do not suffice to fit a calibration.
 MIN_BOXES = 100
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Boxes grouped by their predicted IoU.
+    """Calibration of boxes in G groups by predicted IoU.
 
     Attributes:
-        error: expected calibration error: the mean, over all boxes, of the distance between the mean predicted and the
-            mean true IoU of a box's group; in [0, 1], 0 is perfect. NaN without boxes.
-        bias: mean predicted less mean true IoU; above 0 the predictions are too high.
-        counts, predicted, true (Tensor[G]): of each group its number of boxes and the means; 0 for one without boxes.
+        error: Expected calibration error in [0, 1], where 0 is perfect: the mean, over all boxes, of the distance
+            between the mean predicted IoU and the mean true IoU of a box's group. NaN without boxes.
+        bias: Mean predicted IoU minus mean true IoU. If positive, the predictions are too high.
+        counts: int [G], the number of boxes in each group.
+        predicted: float [G], the mean predicted IoU of each group, 0 for an empty group.
+        true: float [G], the mean true IoU of each group, 0 for an empty group.
     """
 
     error: float
@@ -32,10 +34,12 @@ class Calibration:
 
 
 def measure_calibration(predicted_ious: Tensor, ious: Tensor, *, num_groups: int = 10) -> Calibration:
-    """Groups boxes into equal ranges of the predicted IoU over [0, 1]; predictions beyond count in the last.
+    """Measure the calibration of predicted IoUs, grouped into equal ranges of [0, 1].
 
     Args:
-        predicted_ious (Tensor[N]), ious (Tensor[N]): predicted, and true.
+        predicted_ious: float [N], predicted IoUs. Those outside [0, 1] count in the first or last group.
+        ious: float [N], true IoUs.
+        num_groups: Number of groups, G.
     """
     group = (predicted_ious * num_groups).long().clamp(0, num_groups - 1)
     counts = torch.bincount(group, minlength=num_groups)
@@ -50,7 +54,7 @@ def measure_calibration(predicted_ious: Tensor, ious: Tensor, *, num_groups: int
 
 
 def calibrations_of(predicted_ious: Tensor, ious: Tensor) -> dict[str, Calibration]:
-    """Of all candidates, and of those of a true IoU of 0.5 at least."""
+    """Measure the calibration of all candidates, and of those whose true IoU is at least 0.5."""
     matched = ious >= 0.5
     return {
         "all candidates": measure_calibration(predicted_ious, ious),
@@ -59,7 +63,7 @@ def calibrations_of(predicted_ious: Tensor, ious: Tensor) -> dict[str, Calibrati
 
 
 def calibration_summary(calibrations: dict[str, Calibration]) -> dict[str, dict[str, float]]:
-    """Error, bias and number of boxes of each."""
+    """Return the error, bias and number of boxes of each calibration."""
     return {
         name: {"error": of.error, "bias": of.bias, "num_boxes": int(of.counts.sum())}
         for name, of in calibrations.items()
@@ -67,18 +71,18 @@ def calibration_summary(calibrations: dict[str, Calibration]) -> dict[str, dict[
 
 
 def fit_calibration(outputs: Tensor, ious: Tensor) -> Tensor | None:
-    """Platt scaling of the IoU head's output: what :attr:`iounet.modeling.IoUHead.calibration` holds.
+    """Fit Platt scaling of the IoU head's output, for `iounet.modeling.IoUHead.calibration`.
 
-    Platt, "Probabilistic Outputs for Support Vector Machines", 1999, with IoUs in the place of classes: minimises the
-    binary cross-entropy of ``sigmoid(slope * output + offset)`` and the true IoU. Two numbers cannot overfit a
-    validation set, and keep the order of the predictions, where isotonic regression would make ties for NMS to break.
+    Minimises the binary cross-entropy between `sigmoid(slope * output + offset)` and the true IoU (Platt,
+    "Probabilistic Outputs for Support Vector Machines", 1999, with IoUs instead of classes). Two numbers cannot overfit
+    a validation set. They keep the order of the predictions, whereas isotonic regression would create ties for NMS.
 
     Args:
-        outputs (Tensor[N]): of the last layer.
-        ious (Tensor[N]): true, in [0, 1].
+        outputs: float [N], outputs of the IoU head's last layer.
+        ious: float [N], true IoUs in [0, 1].
 
     Returns:
-        Tensor[2]: slope, which is positive, and offset; None for fewer than MIN_BOXES boxes.
+        float [2], the slope, which is positive, and the offset; None for fewer than `MIN_BOXES` boxes.
     """
     if len(outputs) < MIN_BOXES:
         return None
@@ -100,7 +104,7 @@ def fit_calibration(outputs: Tensor, ious: Tensor) -> Tensor | None:
 
 
 def calibration_figure(calibrations: dict[str, Calibration], path: Path) -> None:
-    """Draws mean true against mean predicted IoU of each group, and below it how many boxes there are; a PNG file."""
+    """Plot the mean true IoU against the mean predicted IoU of each group, above its number of boxes, to a PNG file."""
     figure, canvas = new_figure((5, 5))
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     upper.plot((0, 1), (0, 1), color="black", linewidth=1, linestyle="--", label="perfect")

@@ -1,4 +1,4 @@
-"""COCO average precision of boxes, at the IoU thresholds of IoU-Net's tables (arXiv 1807.11590, Table 1)."""
+"""COCO average precision of boxes at the IoU thresholds of the IoU-Net paper (arXiv 1807.11590, Table 1)."""
 
 import contextlib
 import io
@@ -20,9 +20,11 @@ _PLACE = ("image_id", "category_id", "bbox")
 
 
 class CategoryScores(NamedTuple):
-    """What pycocotools finds for one category; -1 where there is nothing to find.
+    """Scores of pycocotools for one category; -1 if it has no objects.
 
-    precision: float [IoU thresholds, recalls, ranges of size]. recall: float [IoU thresholds, ranges of size].
+    Attributes:
+        precision: float [IoU thresholds, recalls, size ranges].
+        recall: float [IoU thresholds, size ranges].
     """
 
     precision: np.ndarray
@@ -30,18 +32,18 @@ class CategoryScores(NamedTuple):
 
 
 class CocoEvaluator:
-    """Scores detections against one ground truth, which is read, checked and indexed once.
+    """Scores detections against a ground truth, which is read, checked and indexed once.
 
     Args:
-        ground_truth: a data set in COCO form, or the path of its JSON file; not modified. An annotation with
-            ``iscrowd`` 1 is a region whose detections count neither way. A missing ``iscrowd`` is taken as 0,
-            a missing ``area`` as the box's. Annotation ids do not matter: they may start at 0.
-        max_detections: how many detections of one class in one image count, those of the highest scores.
-        by_size: whether APs, APm and APl are wanted; without them scoring takes a third of the time.
+        ground_truth: A data set in COCO form, or the path of its JSON file. It is not modified. Detections in the
+            region of an annotation with `iscrowd` 1 count neither as correct nor as wrong. A missing `iscrowd` means 0,
+            a missing `area` means the area of the box. Annotation ids are ignored and may start at 0.
+        max_detections: Number of detections per class and image that count, those with the highest scores.
+        by_size: Whether to compute APs, APm and APl. Without them scoring takes a third of the time.
 
     Raises:
-        DataError: the file cannot be read or is not JSON.
-        ValueError: the ground truth lacks a list; an image or category has no id; the image, category or box of an
+        DataError: The file cannot be read or is not JSON.
+        ValueError: The ground truth lacks a list; an image or category has no id; or the image, category or box of an
             annotation is missing, unknown or malformed.
     """
 
@@ -50,21 +52,21 @@ class CocoEvaluator:
         self.max_detections = max_detections
         self._parameters = Params(iouType="bbox")
         if not by_size:
-            # pycocotools' first range is of all sizes.
+            # The first range of pycocotools covers all sizes.
             self._parameters.areaRng = self._parameters.areaRng[:1]
             self._parameters.areaRngLbl = self._parameters.areaRngLbl[:1]
         self._name = "the ground truth" if isinstance(ground_truth, dict) else str(ground_truth)
         if not isinstance(dataset, dict) or not {"images", "categories", "annotations"} <= dataset.keys():
             raise ValueError(
-                f"{self._name} needs the lists 'images', 'categories' and 'annotations'; neither a file "
-                "of results nor one of a test set, which has no annotations, can be the ground truth"
+                f"{self._name} needs the lists 'images', 'categories' and 'annotations'; give the annotation file of "
+                "a data set, not a file of results or of a test set without annotations"
             )
         self._image_ids = self._ids(dataset, "images")
         self._category_ids = self._ids(dataset, "categories")
         self._check(
             dataset["annotations"],
             f"annotations of {self._name}",
-            cure="remove these annotations, or add what they name",
+            cure="remove these annotations, or add the missing entries",
         )
         for number, entry in enumerate(dataset["annotations"]):
             if not is_finite_number(entry.get("area", 0)) or entry.get("iscrowd", 0) not in (0, 1):
@@ -72,57 +74,64 @@ class CocoEvaluator:
                     f"entry {number} of the annotations of {self._name} (image_id {entry['image_id']!r}) has area "
                     f"{entry.get('area')!r} and iscrowd {entry.get('iscrowd')!r}: expected a number, and 0 or 1"
                 )
-        # Ids from 1: COCOeval stores a match as the object's id, none as 0; object 0 would never be found.
+        # COCOeval stores the id of the matched object, or 0 for no match. An object of id 0 would never be found.
         annotations = [_annotation(id_, entry) for id_, entry in enumerate(dataset["annotations"], start=1)]
         self._ground_truth = _index(dataset["images"], dataset["categories"], annotations)
 
     def __call__(self, results: Sequence[dict]) -> dict[str, float]:
-        """Average precision and recall, **in percent**.
+        """Return average precision and recall **in percent**.
 
-        It is ``summary(by_category(results, category_ids))``, whose parts several processes can share.
+        Equals `summary(by_category(results, category_ids))`, whose categories several processes can share.
 
         Args:
-            results: COCO detections ``{"image_id", "category_id", "bbox": [x, y, width, height], "score"}``,
-                boxes in pixels of the original image; not modified. An image without any counts as missed.
+            results: COCO detections `{"image_id", "category_id", "bbox": [x, y, width, height], "score"}` with boxes in
+                pixels of the original image. They are not modified. Objects of images without results count as missed.
 
         Returns:
-            ``AP``, the mean over IoU thresholds 0.50, 0.55 to 0.95; ``AP50`` to ``AP90``, at one threshold;
-            ``APs``, ``APm``, ``APl``, AP of objects with an area up to 32², from 32² to 96², from 96² pixels;
-            ``AR100``, mean recall, its number being ``max_detections``. Each is in [0, 100], or NaN where the
-            ground truth holds no such object, so that there is nothing to find.
+            `AP`, the mean over the IoU thresholds 0.50, 0.55, ..., 0.95; `AP50` to `AP90`, at a single threshold;
+            `APs`, `APm` and `APl`, the AP of objects with an area up to 32², from 32² to 96², and from 96² pixels;
+            `AR100`, the mean recall, named after `max_detections`. Each is in [0, 100], or NaN if the ground truth has
+            no such objects.
 
         Raises:
-            ValueError: a result lacks a key, names an image or category that the ground truth does not list,
-                or has a score that is not finite or a box that is not four finite numbers of size at least 0.
+            ValueError: A result lacks a key, names an image or category that the ground truth does not list, or has a
+                score that is not finite or a box that is not four finite numbers with sizes of at least 0.
         """
         return self.summary(self.by_category(results, self.category_ids))
 
     @property
     def category_ids(self) -> list:
-        """All categories of the ground truth, sorted."""
+        """Category ids of the ground truth, sorted."""
         return sorted(self._category_ids)
 
     def by_category(self, results: Sequence[dict], category_ids: Sequence) -> list[CategoryScores]:
-        """Scores these categories, which are sorted, in this order; results of others are checked, but play no part.
+        """Score the given categories.
 
-        Args, Raises:
-            as in a call.
+        Args:
+            results: As in `__call__`. Results of other categories are checked and ignored.
+            category_ids: The categories to score, sorted.
+
+        Returns:
+            One entry per category, in the given order.
+
+        Raises:
+            ValueError: As in `__call__`.
         """
         self._check(
             results,
             "results",
-            cure="evaluate them on the annotation file of the images and classes they were made for",
+            cure="evaluate them on the annotation file of their images and classes",
         )
         for number, result in enumerate(results):
             if not is_finite_number(result.get("score")):
                 raise ValueError(
                     f"entry {number} of the results (image_id {result['image_id']!r}) has score "
-                    f"{result.get('score')}: expected a finite number; NaN comes of a diverged detector"
+                    f"{result.get('score')}: expected a finite number; NaN usually means that training diverged"
                 )
         if not category_ids:
             return []
-        # What COCO.loadRes would make; that fails on an empty list, and writes into the caller's results. An
-        # 'area' that a result may carry is dropped with its other keys: the box may have been refined since.
+        # Replaces COCO.loadRes, which fails on an empty list and writes into the caller's results. Drops an 'area' that
+        # a result may have, because the box may have been refined since.
         detections = [
             _annotation(id_, {key: result[key] for key in _PLACE}) | {"score": result["score"]}
             for id_, result in enumerate(results, start=1)
@@ -140,17 +149,17 @@ class CocoEvaluator:
             evaluation.params.areaRngLbl = self._parameters.areaRngLbl
             evaluation.evaluate()
             evaluation.accumulate()
-        # [IoU threshold, recall, category, area, max_detections] and the same without recall
+        # Precision is [IoU threshold, recall, category, area, max_detections]; recall lacks the second dimension.
         precision, recall = evaluation.eval["precision"], evaluation.eval["recall"]
         return [CategoryScores(precision[:, :, k, :, 0], recall[:, k, :, 0]) for k in range(len(category_ids))]
 
     def summary(self, scores: Sequence[CategoryScores]) -> dict[str, float]:
-        """What a call returns, from the scores of all categories, in the order of ``category_ids``."""
+        """Summarise the scores of all categories, in the order of `category_ids`, as `__call__` returns them."""
         ranges = self._parameters.areaRngLbl
         everything = ranges.index("all")
         summary = {"AP": _percent([of_category.precision[..., everything] for of_category in scores])}
         for column in AP_COLUMNS[1:]:
-            # Nearest, not equal: the thresholds are a linspace, whose 0.6 need not be the float 0.6.
+            # The thresholds are a linspace, whose 0.6 need not equal the float 0.6, so take the nearest.
             threshold = np.abs(self._parameters.iouThrs - int(column.removeprefix("AP")) / 100).argmin()
             summary[column] = _percent([of_category.precision[threshold, :, everything] for of_category in scores])
         for column, size in (("APs", "small"), ("APm", "medium"), ("APl", "large")):
@@ -174,7 +183,7 @@ class CocoEvaluator:
             box = list(entry["bbox"]) if isinstance(entry["bbox"], (list, tuple, np.ndarray)) else entry["bbox"]
             if bbox_fault(box) or min(box[2:]) < 0:
                 raise ValueError(
-                    f"{where} has bbox {box}: expected [x, y, width, height], finite, with width and height of at "
+                    f"{where} has bbox {box}: expected [x, y, width, height], all finite, with width and height of at "
                     "least 0"
                 )
             for key in ("image_id", "category_id"):
@@ -190,14 +199,14 @@ class CocoEvaluator:
 
 
 def markdown_table(rows: Mapping[str, Mapping[str, float]], columns: Sequence[str] = AP_COLUMNS) -> str:
-    """A Markdown table that is aligned as plain text too.
+    """Format a Markdown table that is also aligned as plain text.
 
     Args:
-        rows: for each method's name, its values by column, as from `CocoEvaluator`.
-        columns: which values to show, in this order.
+        rows: Name of a method → column → value, as returned by `CocoEvaluator`.
+        columns: Columns to show, in this order.
 
     Returns:
-        The lines joined, without a last newline; one decimal a value, a dash for NaN.
+        The table without a final newline. Values have one decimal place; NaN becomes a dash.
     """
     lines = [["", *columns]]
     for method, values in rows.items():
@@ -209,14 +218,14 @@ def markdown_table(rows: Mapping[str, Mapping[str, float]], columns: Sequence[st
 
 
 def _percent(of_categories: list[np.ndarray]) -> float:
-    # Categories last, as in COCOeval's own arrays, so that rounding is as there.
+    # Categories come last, as in the arrays of COCOeval, so that the sum is rounded in the same way.
     values = np.moveaxis(np.array(of_categories), 0, -1)
     present = values[values > -1]  # COCOeval writes -1 for a category without objects
     return 100 * float(present.mean()) if present.size else math.nan
 
 
 def _annotation(id_: int, entry: dict) -> dict:
-    """The keys that COCOeval reads, in a copy, because it adds some of its own."""
+    """Copy the keys that COCOeval reads. It adds keys to the dictionaries that it is given."""
     x, y, width, height = map(float, entry["bbox"])
     return {
         "id": id_,
@@ -237,5 +246,5 @@ def _index(images: list[dict], categories: list[dict], annotations: list[dict]) 
 
 
 def _silence() -> contextlib.redirect_stdout:
-    """pycocotools prints its progress, which would tear a progress bar."""
+    """Suppress what pycocotools prints, which would break a progress bar."""
     return contextlib.redirect_stdout(io.StringIO())

@@ -1,4 +1,4 @@
-"""Ways to place and rank boxes side by side, from the same candidates, and what the true IoU would give."""
+"""Compare ways to place and rank boxes on the same candidates, with bounds that use the true IoU."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,10 +22,13 @@ DETECTOR = "detector"
 
 @dataclass(frozen=True)
 class Scene:
-    """A batch of images with a detector's candidates; boxes in pixels of the resized images.
+    """A batch of images with a detector's candidates. Boxes are in pixels of the resized images.
 
     Attributes:
-        objects: ground truth of each image as detections, of score and IoU 1.
+        detector: The detector.
+        features: Feature maps and sizes of the images.
+        candidates: Detections of each image before NMS.
+        objects: Ground truth of each image, as detections with a score and IoU of 1.
     """
 
     detector: IoUNet
@@ -45,7 +48,11 @@ Method = Callable[[Scene], Sequence[Detections]]
 
 
 def methods(own: Postprocessing) -> dict[str, Method]:
-    """Row → method; ``own`` is the detector's postprocessing, which two rows show, with either final score."""
+    """Return the methods to compare, by row.
+
+    Args:
+        own: Postprocessing of the detector. Two rows use it, one with each kind of final score.
+    """
     other = next(score for score in FINAL_SCORES if score != own.final_score)
     paper = Postprocessing(replace(own.nms, kind="iou_guided", ranking="iou"), RefinementOptions())
     return {
@@ -99,7 +106,7 @@ def _guided_by_truth(scene: Scene) -> list[Detections]:
 
 
 def _moved_to_truth(scene: Scene) -> list[Detections]:
-    """Ascent on the IoU with the object overlapped most, with steps long enough to arrive."""
+    """Climb the IoU with the object of largest overlap, in steps long enough to reach it."""
     options = {"step_size": 4.0, "step_policy": "backtracking", "num_steps": 10, "early_stop": 0.0}
     moved = []
     for of_image, objects in zip(scene.suppressed("greedy"), scene.objects, strict=True):
@@ -114,14 +121,14 @@ def _moved_to_truth(scene: Scene) -> list[Detections]:
 
 @dataclass
 class Comparison:
-    """What one pass over a data set finds.
+    """Results of one pass over a data set.
 
     Attributes:
-        found: row → detections of all images, in pixels of the original images.
-        mended: IoU threshold → row → the same without TIDE's localisation errors.
-        matched_ious: row → IoU of each detection with the object matched at an IoU of 0.5, 0 for none.
-        candidates: true IoU, class score and predicted IoU of the candidates of each image.
-        seconds: row, or "detector", → seconds an image of each batch.
+        found: Row → detections of all images, in pixels of the original images.
+        mended: IoU threshold → row → the same detections without TIDE's localisation errors.
+        matched_ious: Row → IoU of each detection with the object matched at an IoU of 0.5, 0 without a match.
+        candidates: True IoU, class score and predicted IoU of the candidates of each image.
+        seconds: Row, or "detector" → seconds per image, one value per batch.
     """
 
     found: dict[str, Found]
@@ -133,7 +140,14 @@ class Comparison:
 
 @torch.no_grad()
 def compare(detector: IoUNet, batches: Iterable[Batch], rows: dict[str, Method], *, device: torch.device) -> Comparison:
-    """Detects once, then applies each method to the candidates; the detector is left in inference mode."""
+    """Detect once, then apply each method to the same candidates.
+
+    Args:
+        detector: Is set to evaluation mode.
+        batches: (images, targets) as yielded by `iounet.data.eval_loader`.
+        rows: Row → method, as returned by `methods`.
+        device: Device to run on.
+    """
     detector.eval()
     comparison = Comparison(
         {row: [] for row in rows}, {t: {row: [] for row in rows} for t in (0.5, 0.75)}, {row: [] for row in rows}

@@ -1,4 +1,4 @@
-"""A comparison as numbers: AP and localisation error of each method, calibration, correlation."""
+"""Summarise a comparison: AP and localisation error of each method, calibration and correlation."""
 
 import math
 import statistics
@@ -20,15 +20,23 @@ PLAIN = "plain detector, greedy NMS"
 def comparison_summary(
     measured: Comparison, evaluator: CocoEvaluator, category_ids: Sequence[int], baseline: Found | None
 ) -> dict[str, Any]:
-    """What comparison.json holds.
+    """Return the content of comparison.json.
 
     Args:
-        baseline: detections of a detector trained without the added heads, for the first row of the table.
+        measured: Results of `compare`.
+        evaluator: Evaluator of the data set.
+        category_ids: The category of label l is `category_ids[l - 1]`.
+        baseline: Detections of a detector trained without the added heads, for the first row of the table. None leaves
+            this row out.
 
     Returns:
-        "table": row → AP_COLUMNS, "Loc50" and "Loc75" (what TIDE's localisation errors cost at these thresholds), all
-        in percent, and "ms" an image, beyond the detector's; "calibration" and "correlation" of the candidates, and
-        "laece" of the final scores of this configuration, and with the other kind of final score.
+        A dictionary with these keys:
+
+        - "table": row → `AP_COLUMNS`, "Loc50" and "Loc75" (AP lost to TIDE's localisation errors at these thresholds),
+          all in percent, and "ms", milliseconds per image in addition to the detector's,
+        - "calibration" and "correlation" of the candidates,
+        - "laece" of the final scores of this configuration, and with the other kind of final score,
+        - "milliseconds" per image of the detector.
     """
 
     def ap(found: Found) -> dict[str, float]:
@@ -37,7 +45,7 @@ def comparison_summary(
 
     table: dict[str, dict[str, float]] = {}
     if baseline is not None:
-        table[PLAIN] = ap(baseline) | dict.fromkeys(("Loc50", "Loc75", "ms"), math.nan)  # of other candidates
+        table[PLAIN] = ap(baseline) | dict.fromkeys(("Loc50", "Loc75", "ms"), math.nan)  # it has other candidates
     for row, found in measured.found.items():
         table[row] = ap(found)
         for threshold, mended in measured.mended.items():

@@ -1,4 +1,4 @@
-"""What the heads see around an object: energy, predicted and true IoU of boxes that are moved and widened."""
+"""Energy, predicted IoU and true IoU of shifted and widened boxes around an object."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,21 +12,23 @@ from ..modeling import BoxFunction, IoUNet
 from .figures import new_figure
 
 GRID = 61  # points on each axis
-MOVED = 0.5  # widths to each side
-WIDENED = 0.7  # e to the power of it: half and twice the width
+MOVED = 0.5  # largest shift, in widths of the object
+WIDENED = 0.7  # largest logarithm of the relative width: from half to twice the width
 
 
 @dataclass(frozen=True)
 class Landscape:
-    """Values on a plane through an object's box: moved horizontally (columns), and widened (rows).
+    """Values for boxes that are shifted horizontally (columns) and widened (rows) relative to an object's box.
 
     Attributes:
-        image (Tensor[3, H, W]): RGB in [0, 1].
-        ground_truth (Tensor[4]): the object's box, xyxy in pixels of the image.
-        moved (Tensor[G]): in widths of the object's box.
-        widened (Tensor[G]): logarithm of the width divided by that of the object's box.
-        energy, predicted, true (Tensor[G, G]): energy less its maximum, predicted and true IoU.
-        path (Tensor[T + 1, 4]): a box after 0, 1, ..., T steps of refinement, in pixels of the image.
+        image: float [3, H, W], RGB in [0, 1].
+        ground_truth: float [4], the object's box, xyxy in pixels of the image.
+        moved: float [G], shifts in widths of the object's box.
+        widened: float [G], logarithms of the width relative to the object's box.
+        energy: float [G, G], the energy minus its maximum.
+        predicted: float [G, G], the predicted IoU.
+        true: float [G, G], the true IoU.
+        path: float [T + 1, 4], a box after 0, 1, ..., T steps of refinement, xyxy in pixels of the image.
     """
 
     image: Tensor
@@ -43,13 +45,14 @@ class Landscape:
 def landscape(
     detector: IoUNet, image: Tensor, ground_truth: Tensor, label: int, *, start: tuple[float, float] = (0.18, 0.25)
 ) -> Landscape:
-    """Evaluates the heads of a detector with an energy head around an object.
+    """Evaluate the heads of a detector around an object.
 
     Args:
-        image (Tensor[3, H, W]): RGB in [0, 1], on the detector's device.
-        ground_truth (Tensor[4]): the object's box, xyxy in pixels of the image.
-        label: its class.
-        start: where refinement starts: (moved, widened).
+        detector: A detector with an energy head.
+        image: float [3, H, W], RGB in [0, 1], on the detector's device.
+        ground_truth: float [4], the object's box, xyxy in pixels of the image.
+        label: Class of the object.
+        start: (moved, widened) of the box from which refinement starts.
     """
     assert detector.energy_head is not None
     detector.eval()
@@ -69,7 +72,7 @@ def landscape(
     grid, here = given(boxes), given(ground_truth[None])
 
     def on_grid(head: BoxFunction) -> Tensor:
-        # The level is the object's, as refinement keeps that of the box it starts from.
+        # All boxes use the pyramid level of the object, because refinement keeps the level of its initial box.
         levels = head.assign_levels(features.maps, [here.boxes], features.sizes).expand(len(boxes))
         values: Tensor = head(features.maps, [grid.boxes], grid.labels, features.sizes, levels)
         return values.reshape(GRID, GRID)
@@ -97,7 +100,7 @@ def landscape(
 
 
 def landscape_figure(of: Landscape, path: Path) -> None:
-    """Draws the image and the three planes with the way of refinement; a PNG file."""
+    """Plot the image and the three planes, with the path of the refined box, to a PNG file."""
     figure, canvas = new_figure((11, 3.3))
     photo, *planes = figure.subplots(1, 4, width_ratios=(1.1, 1, 1, 1))
     photo.imshow(of.image.permute(1, 2, 0).clamp(0, 1).numpy())
@@ -131,9 +134,9 @@ def landscape_figure(of: Landscape, path: Path) -> None:
         axes.plot(way[-1, 0], way[-1, 2], color="lime", marker="o", markersize=6, linestyle="none")
         axes.plot(0, 0, color="red", marker="+", markersize=11, markeredgewidth=2, linestyle="none")
         axes.set_title(title, fontsize=10)
-        axes.set_xlabel("moved, in widths", fontsize=9)
+        axes.set_xlabel("shift in widths of the object", fontsize=9)
         axes.set_yticks([-0.693, 0, 0.693], ["½", "1", "2"])
         axes.set_ylim(-WIDENED, WIDENED)
         axes.set_xlim(-MOVED, MOVED)
-    planes[0].set_ylabel("width relative to the object's", fontsize=9)
+    planes[0].set_ylabel("width relative to the object", fontsize=9)
     canvas.print_png(path)

@@ -1,4 +1,4 @@
-"""What badly placed boxes cost: TIDE's localisation error, and how well a confidence tells precision times IoU."""
+"""Cost of badly placed boxes: TIDE's localisation error, and the localisation-aware calibration error (LaECE)."""
 
 from dataclasses import replace
 from typing import NamedTuple
@@ -9,23 +9,32 @@ from torchvision.ops import box_iou
 
 from ..detections import Detections
 
-# Below this IoU a box shows background: TIDE's background threshold.
+# TIDE's background threshold: a box with a lower IoU counts as background.
 BACKGROUND_IOU = 0.1
 
 
 class Matched(NamedTuple):
-    """Of each detection the object it is matched with, int64 [N], -1 for none, and the IoU with it, [N]."""
+    """Matches of N detections.
+
+    Attributes:
+        objects: int64 [N], index of the matched object, -1 without a match.
+        ious: float [N], IoU with the matched object, 0 without a match.
+    """
 
     objects: Tensor
     ious: Tensor
 
 
 def match_greedily(detections: Detections, objects: Tensor, labels: Tensor, iou_threshold: float) -> Matched:
-    """COCO's matching in one image: by falling score, each detection takes the free object it overlaps most.
+    """Match the detections of an image with its objects as COCO does.
+
+    In descending order of score, each detection takes the free object of its class with the highest IoU.
 
     Args:
-        objects (Tensor[M, 4]), labels (Tensor[M]): ground truth, in the frame of the detections.
-        iou_threshold: an object is only taken at this IoU or above.
+        detections: Detections of one image.
+        objects: float [M, 4], ground-truth boxes in the frame of the detections.
+        labels: int64 [M], labels of the objects.
+        iou_threshold: Least IoU of a match.
     """
     ious = box_iou(detections.boxes, objects) * (detections.labels[:, None] == labels)
     matched = torch.full((len(detections),), -1)
@@ -42,13 +51,17 @@ def match_greedily(detections: Detections, objects: Tensor, labels: Tensor, iou_
 def without_localization_errors(
     detections: Detections, objects: Tensor, labels: Tensor, iou_threshold: float
 ) -> Detections:
-    """The detections of one image with TIDE's localisation errors mended (Bolya et al., ECCV 2020, section 2.3).
+    """Correct TIDE's localisation errors in the detections of one image (Bolya et al., ECCV 2020, section 2.3).
 
-    A detection without a match whose best IoU with an object of its class lies in [0.1, iou_threshold) is one. The one
-    of highest score of an object that no other detection found is moved onto it; the others, which would be
-    duplicates then, are removed.
+    An unmatched detection is a localisation error if its best IoU with an object of its class lies in
+    [0.1, iou_threshold). For each object that no detection matched, the error with the highest score is moved onto the
+    object. The other errors are removed, because they would be duplicates.
 
-    Args: as :func:`match_greedily`.
+    Args:
+        detections: As in `match_greedily`.
+        objects: As in `match_greedily`.
+        labels: As in `match_greedily`.
+        iou_threshold: As in `match_greedily`.
     """
     if not len(objects) or not len(detections):
         return detections
@@ -66,17 +79,19 @@ def without_localization_errors(
 
 
 def laece(confidences: Tensor, labels: Tensor, matched_ious: Tensor, *, num_groups: int = 25) -> float:
-    """Localisation-aware expected calibration error: how far a confidence is from precision times IoU, in [0, 1].
+    """Return the localisation-aware expected calibration error (LaECE) in [0, 1].
 
-    Oksuz et al., "Towards Building Self-Aware Object Detectors via Reliable Uncertainty Quantification and
-    Calibration", CVPR 2023 (arXiv 2307.00934), equation 4: for each class the mean, over its detections in groups of
-    equal range of the confidence, of the distance between the group's mean confidence and the mean of the IoU of true
-    positives (0 for false ones); the mean over the classes.
+    It measures how far confidences are from precision times IoU: Oksuz et al., "Towards Building Self-Aware Object
+    Detectors via Reliable Uncertainty Quantification and Calibration", CVPR 2023 (arXiv 2307.00934), equation 4. The
+    detections of each class are grouped into equal ranges of confidence. The error of a class is the mean, over its
+    detections, of the distance between the mean confidence and the mean IoU of their group, where false positives have
+    an IoU of 0. LaECE is the mean over the classes.
 
     Args:
-        confidences (Tensor[N]): of all detections of a data set, in [0, 1].
-        labels (Tensor[N]): their classes.
-        matched_ious (Tensor[N]): IoU with the object matched, 0 for none.
+        confidences: float [N], confidences in [0, 1] of all detections of a data set.
+        labels: int64 [N], classes of the detections.
+        matched_ious: float [N], IoU with the matched object, 0 without a match.
+        num_groups: Number of ranges of confidence.
     """
     errors = []
     for label in labels.unique():

@@ -1,4 +1,4 @@
-"""Other ways to better boxes, to compare with: the boxes of a cluster averaged."""
+"""Box voting and weighted boxes fusion, which average the boxes of a cluster, for comparison."""
 
 from dataclasses import replace
 
@@ -8,24 +8,24 @@ from torchvision.ops import box_iou
 
 from ..detections import Detections
 
-# Of KL-Loss's weights (arXiv 1809.08545, section 3.4; its authors' value).
+# Of KL-Loss's weights (arXiv 1809.08545, section 3.4); the value of its authors.
 SIGMA_T = 0.02
 
 
 def box_voting(
     kept: Detections, candidates: Detections, weights: Tensor, *, iou_threshold: float = 0.5, sigma: float | None = None
 ) -> Detections:
-    """Each box that NMS kept becomes the weighted mean of the candidates of its class that overlap it.
+    """Replace each box that NMS kept by the weighted mean of the candidates of its class that overlap it.
 
-    Box voting (Gidaris and Komodakis, ICCV 2015) has class scores as weights. KL-Loss (He et al., CVPR 2019, section
-    3.4) multiplies the weights, there one over the predicted variance, by exp(-(1 - IoU)^2 / sigma).
+    Box voting (Gidaris and Komodakis, ICCV 2015) uses class scores as weights. KL-Loss (He et al., CVPR 2019, section
+    3.4) uses the inverse of the predicted variance, multiplied by exp(-(1 - IoU)^2 / sigma).
 
     Args:
-        kept: of one image.
-        candidates: of the image, before NMS.
-        weights (Tensor[N]): of the candidates; not negative.
-        iou_threshold: candidates that overlap by less have no weight.
-        sigma: of KL-Loss's factor; None: without it.
+        kept: Detections of one image after NMS.
+        candidates: Detections of the image before NMS.
+        weights: float [N], non-negative weights of the candidates.
+        iou_threshold: Candidates with a lower IoU have no weight.
+        sigma: Sigma of KL-Loss's factor. None omits the factor.
     """
     if not len(kept):
         return kept
@@ -41,14 +41,17 @@ def box_voting(
 def weighted_box_fusion(
     candidates: Detections, *, iou_threshold: float = 0.55, max_detections: int = 100
 ) -> Detections:
-    """Weighted boxes fusion (Solovyev et al., Image and Vision Computing 2021) of one detector's candidates.
+    """Fuse the candidates of one detector by weighted boxes fusion (Solovyev et al., Image and Vision Computing 2021).
 
-    By falling score, a box joins the cluster of its class whose fused box it overlaps most, by more than the threshold,
-    or begins one. The fused box is the mean of its cluster weighted by score. Its score is the cluster's highest, as
-    with one detector the mean would punish objects that are found often.
+    In descending order of score, each box joins the cluster of its class whose fused box has the highest IoU with it,
+    if that IoU exceeds the threshold. Otherwise it starts a new cluster. A fused box is the mean of its cluster,
+    weighted by score. Its score is the highest in the cluster: with a single detector, the mean score would penalise
+    objects with many candidates.
 
     Args:
-        candidates: of one image, before NMS.
+        candidates: Detections of one image before NMS.
+        iou_threshold: A box joins a cluster only above this IoU.
+        max_detections: Number of fused boxes to keep, those with the highest scores.
     """
     fused: list[Tensor] = []
     members: list[list[int]] = []

@@ -1,4 +1,4 @@
-"""A detector on a data set: what the paper's table and the pictures are made of, from one pass over the images."""
+"""Run a detector on a data set and collect, in one pass, what the paper's table and the pictures need."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,7 +17,7 @@ from ..visualization import BoxChange, most_changed
 GREEDY, SOFT, GUIDED, REFINED = "greedy NMS", "soft-NMS", "IoU-guided NMS", "IoU-guided NMS + refinement"
 RESCORED = f"{REFINED}, class score × IoU"
 
-# Boxes of a lower score clutter a picture without being detections that anybody would use.
+# Boxes with a lower score clutter a picture, and are rarely used as detections.
 DRAWN_SCORE = 0.5
 
 # Image id and detections of each image, in pixels of the original images, on the CPU.
@@ -39,13 +39,13 @@ class Example:
 
 @dataclass
 class Predictions:
-    """What one pass over images finds; several processes each have a share of the images.
+    """Results of one pass over images, or over a process's share of them.
 
     Attributes:
-        found: row of the table → detections.
-        matches: of each image the candidates before NMS.
-        examples: of the first images.
-        changes: boxes that refinement brought closest to their object, and farthest from it.
+        found: Row of the table → detections.
+        matches: Candidates of each image before NMS, matched with the ground truth.
+        examples: The first images with their boxes.
+        changes: Boxes whose true IoU rose or fell most in refinement.
     """
 
     found: dict[str, Found]
@@ -56,15 +56,16 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What one pass over a data set gives.
+    """Evaluation of a detector on a data set.
 
     Attributes:
-        table: row of :func:`table_rows` → column → percent, as :class:`CocoEvaluator` returns them.
-        results: the last row's detections as COCO results.
-        ious, scores, predicted_ious (Tensor[N]): of all candidates before NMS: IoU with the best ground truth of
-            their class, class score, predicted IoU.
-        examples: of the first images.
-        changes: boxes that refinement brought closest to their object, and farthest from it.
+        table: Row of `table_rows` → column → percent, as returned by `CocoEvaluator`.
+        results: Detections of the last row as COCO results.
+        ious: float [N], IoU of each candidate before NMS with the best ground truth of its class.
+        scores: float [N], class scores of the candidates.
+        predicted_ious: float [N], predicted IoUs of the candidates.
+        examples: The first images with their boxes.
+        changes: Boxes whose true IoU rose or fell most in refinement.
     """
 
     table: dict[str, dict[str, float]]
@@ -77,9 +78,9 @@ class Evaluation:
 
 
 def table_rows(postprocessing: Postprocessing) -> dict[str, Postprocessing]:
-    """The rows of the table as variants of a detector's postprocessing; the last is what its configuration asks for.
+    """Return the rows of the table as variants of a detector's postprocessing. The last row is its configuration.
 
-    RESCORED is a row only where the configuration's final score is the class score times the predicted IoU.
+    The row `RESCORED` exists only if the configured final score is the class score times the predicted IoU.
     """
 
     def with_nms(kind: str, final_score: str = "class") -> Postprocessing:
@@ -105,13 +106,14 @@ def predict(
     device: torch.device,
     num_examples: int = 6,
 ) -> Predictions:
-    """Detects once, then applies each row's NMS and refinement to the same candidates.
+    """Detect once, then apply the NMS and refinement of each row to the same candidates.
 
     Args:
-        detector: is left in inference mode.
-        batches: (images, targets) as :func:`iounet.data.eval_loader` yields them.
-        class_names: label l is ``class_names[l - 1]``.
-        num_examples: images to keep for pictures.
+        detector: Is set to evaluation mode.
+        batches: (images, targets) as yielded by `iounet.data.eval_loader`.
+        class_names: Label l is `class_names[l - 1]`.
+        device: Device to run on.
+        num_examples: Number of images to keep for pictures.
     """
     detector.eval()
     rows = table_rows(detector.postprocessing)
@@ -128,7 +130,7 @@ def predict(
         before: Sequence[Detections] = detections[GUIDED]
         after: Sequence[Detections] = detections[REFINED]
         if detector.postprocessing.refine_before_nms:
-            # Which chooses other boxes; pictures need the same ones before and after.
+            # Refinement before NMS keeps other boxes, but pictures need the same boxes before and after.
             after = refine(before, detector.postprocessing.refinement)
         for image, target, (_, first), (_, last) in zip(
             images, targets, found_in(features, before, targets), found_in(features, after, targets), strict=True
@@ -143,7 +145,7 @@ def predict(
 
 @torch.no_grad()
 def candidate_matches(detector: IoUNet, batches: Iterable[Batch], *, device: torch.device) -> list[Match]:
-    """Each image's candidates before NMS with the ground truth; the detector is left in inference mode."""
+    """Match the candidates of each image before NMS with the ground truth. Sets the detector to evaluation mode."""
     detector.eval()
     matches: list[Match] = []
     for images, targets in batches:
@@ -154,7 +156,7 @@ def candidate_matches(detector: IoUNet, batches: Iterable[Batch], *, device: tor
 
 
 def found_in(features: ImageFeatures, detections: Sequence[Detections], targets: Sequence[dict]) -> Found:
-    """Detections of a batch, in pixels of the resized images, as they are kept."""
+    """Convert the detections of a batch to pixels of the original images, on the CPU, with their image ids."""
     return [
         (target["image_id"], of_image.to("cpu"))
         for target, of_image in zip(targets, features.to_original(detections), strict=True)
@@ -164,29 +166,33 @@ def found_in(features: ImageFeatures, detections: Sequence[Detections], targets:
 def match_candidates(
     features: ImageFeatures, candidates: Sequence[Detections], targets: Sequence[dict]
 ) -> Iterator[Match]:
-    """Each image's candidates with the ground truth."""
+    """Match the candidates of each image with the ground truth."""
     for target, (_, of_image) in zip(targets, found_in(features, candidates, targets), strict=True):
         ious = best_iou(of_image.boxes, of_image.labels, target["boxes"], target["labels"])
         yield ious, of_image.scores, of_image.ious
 
 
 def joined(matches: Iterable[Match]) -> tuple[Tensor, Tensor, Tensor]:
-    """The candidates of all images: true IoUs, class scores, predicted IoUs."""
+    """Concatenate the true IoUs, class scores and predicted IoUs of all images."""
     ious, scores, predicted_ious = (torch.cat(parts) for parts in zip(*matches, strict=True))
     return ious, scores, predicted_ious
 
 
 def as_results(found: Found, category_ids: Sequence[int]) -> list[dict[str, Any]]:
-    """As COCO results; the category of label l is ``category_ids[l - 1]``."""
+    """Convert detections to COCO results. The category of label l is `category_ids[l - 1]`."""
     return [entry for image_id, kept in found for entry in kept.to_coco(image_id, category_ids)]
 
 
 def box_changes(example: Example, class_names: Sequence[str], image_name: str) -> Iterator[BoxChange]:
-    """Each detection of a score of at least DRAWN_SCORE whose IoU with an object was at least 0.5 before refinement.
+    """Yield the detections with a score of at least `DRAWN_SCORE` and an IoU of at least 0.5 before refinement.
 
     Args:
-        example: with ground truth; the same detections in the same order before and after.
-        class_names: label l is ``class_names[l - 1]``.
+        example: An image with ground truth, and with the same detections in the same order before and after.
+        class_names: Label l is `class_names[l - 1]`.
+        image_name: Name of the image in captions and errors.
+
+    Raises:
+        ValueError: The image has no ground truth.
     """
     before, after, truth = example.before, example.after, example.ground_truth
     if truth is None:

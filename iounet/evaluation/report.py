@@ -1,4 +1,4 @@
-"""An evaluation as files: the table, the results, the correlation plot, the boxes before and after."""
+"""Write an evaluation: the table, the results, the correlation figure, and pictures of boxes before and after."""
 
 import json
 import math
@@ -18,28 +18,32 @@ from .correlation import correlation_figure
 from .predictions import DRAWN_SCORE, Evaluation, Example
 
 AP_IN_WORDS = (
-    "In percent, with the difference from the first row. AP is the mean over the IoU thresholds 0.50, 0.55 to 0.95, "
-    "AP50 to AP90 are those at one threshold, APs, APm and APl those of small, medium and large objects."
+    "In percent, with the difference from the first row. AP is the mean over the IoU thresholds 0.50, 0.55, …, 0.95. "
+    "AP50 to AP90 are at a single threshold. APs, APm and APl are for small, medium and large objects."
 )
 
 _DRAWN_ANYWAY = 3
 DRAWN_IN_WORDS = (
-    f"Boxes with a score below {DRAWN_SCORE} are not drawn; of an image without others, the best {_DRAWN_ANYWAY} are. "
-    "A text that would cover another is left out."
+    f"Only boxes with a score of at least {DRAWN_SCORE} are drawn, or the {_DRAWN_ANYWAY} best boxes if an image has "
+    "none. A text that would cover another is left out."
 )
 
 
 def write_report(
     evaluation: Evaluation, folder: Path, class_names: list[str], title: str, facts: Mapping[str, str]
 ) -> dict:
-    """Writes table.md, evaluation.json, detections.json, correlation.png, boxes.png, changes.png and report.html.
+    """Write table.md, evaluation.json, detections.json, correlation.png, boxes.png, changes.png and report.html.
 
     Args:
-        title, facts: of the page, as :func:`iounet.html_report.write_html` takes them.
+        evaluation: The evaluation.
+        folder: Where the files go. It is created if needed.
+        class_names: Label l is `class_names[l - 1]`.
+        title: Title of the page, as in `iounet.html_report.write_html`.
+        facts: Facts of the page, as in `iounet.html_report.write_html`.
 
     Returns:
-        What evaluation.json holds: ``{"table": row → column → percent, "correlation": ..., "calibration": ...}``; None
-        where a value is undefined, such as APl without large objects.
+        The content of evaluation.json: `{"table": row → column → percent, "correlation": ..., "calibration": ...}`.
+        Undefined values, such as APl without large objects, are None.
     """
     folder.mkdir(parents=True, exist_ok=True)
     correlation = correlation_figure(
@@ -63,24 +67,26 @@ def write_report(
         sections=[
             Section("Average precision", AP_IN_WORDS, table=evaluation.table),
             Section(
-                "Which score tells the better box",
+                "How well each score predicts the IoU",
                 pictures=[
                     Picture(
                         folder / "correlation.png",
-                        "Candidates before NMS that overlap an object by 0.5 at least.",
-                        "True IoU against class score, and against predicted IoU",
+                        "Candidates before NMS whose IoU with an object is at least 0.5.",
+                        "Class score and predicted IoU against the true IoU",
                     )
                 ],
             ),
             changes_section(
-                pictures["changes"], f"Of the detections of a score of at least {DRAWN_SCORE} that show an object."
+                pictures["changes"],
+                f"Chosen from the detections with a score of at least {DRAWN_SCORE} and an IoU of at least 0.5 before "
+                "refinement.",
             ),
             Section(
                 "Boxes before and after refinement",
                 pictures=[
                     Picture(
                         pictures["boxes"],
-                        f"Detections with the predicted IoU before and after. {DRAWN_IN_WORDS}",
+                        f"Detections with their predicted IoU before → after. {DRAWN_IN_WORDS}",
                         "Images with their boxes before and after refinement, and the ground truth",
                     )
                 ],
@@ -91,18 +97,19 @@ def write_report(
 
 
 def changes_section(sheet: Image.Image, of_which: str) -> Section:
-    """The part of a page that shows the sheet of :func:`iounet.visualization.changes_sheet`.
+    """Make the section of a page that shows a sheet of `iounet.visualization.changes_sheet`.
 
     Args:
-        of_which: which boxes were looked at, as a sentence.
+        sheet: The sheet.
+        of_which: A sentence that says from which boxes they were chosen.
     """
     return Section(
         "Boxes that changed most",
-        f"{of_which} Below each box its top left and its bottom right corner, magnified further.",
+        f"{of_which} The two pictures below each box magnify its top left and bottom right corners.",
         pictures=[
             Picture(
                 sheet,
-                "The boxes whose true IoU refinement raised most, and those whose it lowered most.",
+                "The boxes whose true IoU rose most, and those whose true IoU fell most.",
                 "Magnified boxes before and after refinement, and the ground truth",
             )
         ],
@@ -110,20 +117,20 @@ def changes_section(sheet: Image.Image, of_which: str) -> Section:
 
 
 def without_nan(value: Any) -> Any:
-    """The same nested dicts with None for NaN: JSON has none, and Python would write one that other readers refuse."""
+    """Replace NaN by None in nested dictionaries. JSON has no NaN, and other readers reject the one Python writes."""
     if isinstance(value, dict):
         return {key: without_nan(part) for key, part in value.items()}
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def draw_examples(examples: list[Example], class_names: list[str]) -> Image.Image:
-    """Each image with its boxes before (dashed) and after refinement against ground truth, on one sheet.
+    """Draw images with their boxes before (dashed) and after refinement and the ground truth, on one sheet.
 
-    Boxes of a score below DRAWN_SCORE are left out; of an image without others, the best are drawn all the same.
+    Draws the boxes with a score of at least `DRAWN_SCORE`, or the best few boxes if an image has none.
     """
     pictures = []
     for example in examples:
-        scores, order = example.before.scores.sort(descending=True, stable=True)  # labels of the best have first choice
+        scores, order = example.before.scores.sort(descending=True, stable=True)  # texts of the best boxes come first
         drawn = order[: int((scores >= DRAWN_SCORE).sum()) or _DRAWN_ANYWAY]
         before, after = example.before[drawn], example.after[drawn]
         pictures.append(
@@ -133,7 +140,7 @@ def draw_examples(examples: list[Example], class_names: list[str]) -> Image.Imag
                 after.boxes,
                 example.ground_truth["boxes"] if example.ground_truth else None,
                 labels=after.labels,
-                class_names=dict(enumerate(["", *class_names])),  # 0: of a class unknown to the refiner
+                class_names=dict(enumerate(["", *class_names])),  # 0: class unknown to the refiner
                 before_ious=before.ious,
                 after_ious=after.ious,
                 paths=torch.stack([before.boxes, after.boxes]),

@@ -1,4 +1,4 @@
-"""The paper's tables and figures of one detector, measured in one pass over a data set."""
+"""Measure the paper's tables and figures for one detector, in one pass over a data set."""
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,16 +22,17 @@ BEFORE_NMS = "before NMS"
 
 @dataclass(frozen=True)
 class Reproduction:
-    """What one pass measures; boxes in pixels of the original images.
+    """Measurements of one pass. Boxes are in pixels of the original images.
 
     Attributes:
-        found: of each way of postprocessing.
-        optimized: after 0, 1, ..., NUM_STEPS steps of gradient ascent that never stops early.
-        regressed: after as many repetitions of box regression, from the same boxes.
-        ious, scores, predicted_ious (Tensor[N]): of all candidates before NMS: IoU with the best object of their class,
-            class score, predicted IoU.
-        surviving: row → for every object of the data set the IoU of the best box of its class that is left.
-        seconds: stage → seconds an image of each batch.
+        found: Detections of each variant of postprocessing.
+        optimized: Detections after 0, 1, ..., NUM_STEPS steps of gradient ascent without early stopping.
+        regressed: Detections after 0, 1, ..., NUM_STEPS repetitions of box regression, from the same boxes.
+        ious: float [N], IoU of each candidate before NMS with the best object of its class.
+        scores: float [N], class scores of the candidates.
+        predicted_ious: float [N], predicted IoUs of the candidates.
+        surviving: Row → for each object of the data set, the IoU of the best box of its class that NMS kept.
+        seconds: Stage → seconds per image, one value per batch.
     """
 
     found: dict[Postprocessing, Found]
@@ -45,12 +46,12 @@ class Reproduction:
 
 
 def refined_with(postprocessing: Postprocessing, **changes: float | int | str) -> Postprocessing:
-    """The same with other refinement options."""
+    """Return the postprocessing with some refinement options changed."""
     return replace(postprocessing, refinement=replace(postprocessing.refinement, **changes))  # type: ignore[arg-type]
 
 
 def step_size_rows(paper: Postprocessing) -> dict[str, Postprocessing]:
-    """AP against lambda; the paper's 0.5 gives 0.25 to 4."""
+    """Return variants with other step sizes (lambda): 0.25 to 4 for the paper's 0.5."""
     options = paper.refinement
     return {
         f"{factor * options.step_size:g}": refined_with(
@@ -61,11 +62,12 @@ def step_size_rows(paper: Postprocessing) -> dict[str, Postprocessing]:
 
 
 def beyond_rows(paper: Postprocessing, mean_size: float) -> dict[str, Postprocessing]:
-    """What the paper does, changes to it, each alone, and the two together that help most.
+    """Return the paper's postprocessing, single changes to it, and the two most helpful changes combined.
 
     Args:
-        mean_size: side of a typical object in pixels of the resized image: the lambdas of relative coordinates are
-            divided by it, so that such an object moves as far as it does by the same lambda in pixels.
+        paper: The paper's postprocessing.
+        mean_size: Side of a typical object in pixels of the resized image. The lambdas of relative coordinates are
+            divided by it, so that such an object moves as far as with the same lambda in pixels.
     """
 
     def relative(step_size: float) -> Postprocessing:
@@ -91,7 +93,7 @@ def beyond_rows(paper: Postprocessing, mean_size: float) -> dict[str, Postproces
 def detect(
     detector: IoUNet, batches: Iterable[Batch], postprocessing: Postprocessing, *, device: torch.device
 ) -> Found:
-    """The detections of a whole data set, in one way of postprocessing."""
+    """Detect the objects of a whole data set with one variant of postprocessing."""
     detector.eval()
     found: Found = []
     for images, targets in batches:
@@ -106,16 +108,17 @@ def detect(
 def reproduce(
     detector: IoUNet, batches: Iterable[Batch], variants: Iterable[Postprocessing], *, device: torch.device
 ) -> Reproduction:
-    """Detects once; everything else starts from these candidates.
+    """Detect once and measure everything on the same candidates.
 
     Args:
-        detector: is left in inference mode.
-        batches: (images, targets) as :func:`iounet.data.eval_loader` yields them.
-        variants: of postprocessing; equal ones are done once, as is an NMS that several share.
+        detector: Is set to evaluation mode.
+        batches: (images, targets) as yielded by `iounet.data.eval_loader`.
+        variants: Variants of postprocessing. Equal variants run once, and so does an NMS that several variants share.
+        device: Device to run on.
     """
     detector.eval()
     paper = table_rows(detector.postprocessing)[REFINED]
-    # Without an end: the curve is to show what every further step does.
+    # The curve shows the effect of every further step, so refinement must not stop early.
     endless = replace(paper.refinement, num_steps=NUM_STEPS, early_stop=0.0, degeneration=-torch.inf)
     measured = _Measured({variant: [] for variant in variants})
     for images, targets in batches:
@@ -148,7 +151,7 @@ def reproduce(
             found += found_in(features, regressed, targets)
         for row, of_batch in survivors.items():
             for target, (_, left) in zip(targets, found_in(features, of_batch, targets), strict=True):
-                # Seen from the objects: the IoU with the best box of their class.
+                # For each object, the IoU of the best box of its class.
                 ious = best_iou(target["boxes"], target["labels"], left.boxes, left.labels)
                 measured.surviving.setdefault(row, []).append(ious)
         measured.matches += match_candidates(features, candidates, targets)
@@ -158,14 +161,14 @@ def reproduce(
 
 
 class _SuppressOnce:
-    """`suppress_each` that does each NMS of a batch's candidates once."""
+    """A `suppress_each` that runs each NMS on a batch's candidates only once."""
 
     def __init__(self, candidates: Sequence[Detections]):
         self._candidates = candidates
         self._kept: dict[NMSOptions, Sequence[Detections]] = {}
 
     def __call__(self, boxes: Sequence[Detections], options: NMSOptions) -> Sequence[Detections]:
-        if boxes is not self._candidates:  # but refined ones
+        if boxes is not self._candidates:  # refined boxes
             return suppress_each(boxes, options)
         if options not in self._kept:
             self._kept[options] = suppress_each(boxes, options)
@@ -174,7 +177,7 @@ class _SuppressOnce:
 
 @dataclass
 class _Measured:
-    """The lists that become a Reproduction."""
+    """Lists that grow batch by batch and become a `Reproduction`."""
 
     found: dict[Postprocessing, Found]
     optimized: list[Found] = field(default_factory=lambda: [[] for _ in range(NUM_STEPS + 1)])

@@ -1,4 +1,4 @@
-"""A reproduction as files: tables as CSV and Markdown, figures as PNG, and everything as JSON."""
+"""Write a reproduction: tables as CSV and Markdown, figures as PNG, all numbers as JSON."""
 
 import csv
 import json
@@ -20,7 +20,7 @@ from .predictions import GREEDY, GUIDED, REFINED, RESCORED, SOFT, Found, as_resu
 from .report import without_nan
 from .reproduction import BEFORE_NMS, Reproduction
 
-# Of the figure of surviving boxes.
+# Thresholds of the figure of surviving boxes.
 IOU_THRESHOLDS = tuple(n / 20 for n in range(10, 20))
 BASELINE = "plain detector"
 UNUSED = "IoU branch trained, but unused"
@@ -29,19 +29,19 @@ TITLES = {
     "nms": "NMS",
     "ablation": "Ablation",
     "step_size": "Step size of the refinement",
-    "beyond": "Beyond the paper: each change alone, and two together",
+    "beyond": "Beyond the paper: single changes, and two combined",
 }
 
 Table = dict[str, dict[str, float]]
 
 
 class ReproductionReport:
-    """Writes a folder of tables and figures; reproduction.json, README.md and report.html each contain all of them.
+    """Writes a folder of tables and figures. reproduction.json, README.md and report.html each contain all of them.
 
     Args:
-        folder: is made.
-        evaluator: of the data set.
-        category_ids: the category of label l is ``category_ids[l - 1]``.
+        folder: Where the files go. It is created if needed.
+        evaluator: Evaluator of the data set.
+        category_ids: The category of label l is `category_ids[l - 1]`.
     """
 
     def __init__(self, folder: Path, evaluator: CocoEvaluator, category_ids: list[int]):
@@ -59,13 +59,13 @@ class ReproductionReport:
         baseline: Found | None,
         facts: Mapping[str, str],
     ) -> None:
-        """Writes everything.
+        """Write all files.
 
         Args:
-            measured: by `reproduce`, of all variants in ``tables``.
-            tables: a name in TITLES → row → way of postprocessing.
-            baseline: detections of a detector trained without the IoU branch; None leaves its row out.
-            facts: of the page, as :func:`iounet.html_report.write_html` takes them.
+            measured: Measurements of `reproduce` for all variants in `tables`.
+            tables: A name in `TITLES` → row → variant of postprocessing.
+            baseline: Detections of a detector trained without the IoU branch. None leaves its row out.
+            facts: Facts of the page, as in `iounet.html_report.write_html`.
         """
         scored = {variant: self._ap(found) for variant, found in measured.found.items()}
         for name, variants in tables.items():
@@ -100,7 +100,7 @@ class ReproductionReport:
         self._sections.append(Section(title, table=rows, compared=compared))
 
     def _curves(self, name: str, title: str, x_label: str, curves: dict[str, Table]) -> None:
-        """AP and AP90 side by side; each curve's rows from left to right."""
+        """Plot AP and AP90 side by side. The rows of a curve run from left to right."""
         figure, canvas = new_figure((7, 3.2))
         for axes, column in zip(figure.subplots(1, 2), ("AP", "AP90"), strict=True):
             for label, rows in curves.items():
@@ -123,7 +123,7 @@ class ReproductionReport:
                 ("repeated box regression", measured.regressed),
             )
         }
-        title = "Against the number of refinement steps (no step stops early)"
+        title = "AP by number of refinement steps (without early stopping)"
         self._table(
             "steps",
             title,
@@ -137,14 +137,14 @@ class ReproductionReport:
             for row, ious in surviving.items()
         }
         num_objects = len(surviving[BEFORE_NMS])
-        title = f"Percent of the {num_objects} objects that have a box of their class at IoU ≥ t, by t"
+        title = f"Percentage of the {num_objects} objects with a box of their class at IoU ≥ t, by threshold t"
         self._table("surviving", title, rows)
         figure, canvas = new_figure((4.5, 3.2))
         axes = figure.subplots()
         for row, style in ((BEFORE_NMS, "--"), (GREEDY, "-"), (SOFT, "-"), (GUIDED, "-")):
             axes.plot(IOU_THRESHOLDS, list(rows[row].values()), style, marker="o", markersize=3, label=row)
-        axes.set_xlabel("IoU of the best box that is left, at least")
-        axes.set_ylabel("percent of the objects")
+        axes.set_xlabel("IoU threshold t")
+        axes.set_ylabel("objects with a box at IoU ≥ t, percent")
         axes.legend(fontsize="small")
         axes.grid(alpha=0.25)
         canvas.print_png(self._folder / "surviving.png")
@@ -154,8 +154,8 @@ class ReproductionReport:
         self._content["correlation"] = correlation_figure(
             measured.ious, measured.scores, measured.predicted_ious, self._folder / "correlation.png"
         )
-        self._sections.append(Section("Candidates before NMS that overlap an object by 0.5 at least"))
-        self._show("correlation", "True IoU against class score and against predicted IoU")
+        self._sections.append(Section("Correlation with the true IoU (candidates before NMS with IoU ≥ 0.5)"))
+        self._show("correlation", "Class score and predicted IoU against the true IoU")
 
     def _calibration(self, measured: Reproduction) -> None:
         calibrations = calibrations_of(measured.predicted_ious, measured.ious)
@@ -166,15 +166,15 @@ class ReproductionReport:
             for name, of in self._content["calibration"].items()
         ]
         definition = (
-            "Boxes in ten groups of equal range of the predicted IoU. The error is the mean over all boxes of the "
-            "distance between the mean predicted and the mean true IoU of the box's group; the bias is the mean of "
-            "predicted less true IoU."
+            "Boxes are grouped into ten equal ranges of the predicted IoU. The calibration error is the mean, over all "
+            "boxes, of the distance between the mean predicted IoU and the mean true IoU of a box's group. The bias is "
+            "the mean predicted IoU minus the mean true IoU."
         )
         self._sections.append(Section("Calibration of the predicted IoU", "\n\n".join([definition, *lines])))
-        self._show("calibration", "Mean true against mean predicted IoU")
+        self._show("calibration", "Mean true IoU against mean predicted IoU")
 
     def _show(self, name: str, caption: str) -> None:
-        """A figure, in the section begun last."""
+        """Add a figure to the latest section."""
         section = self._sections[-1]
         picture = Picture(self._folder / f"{name}.png", caption, caption)
         self._sections[-1] = replace(section, pictures=(*section.pictures, picture))
@@ -193,7 +193,7 @@ def _markdown(section: Section) -> str:
 
 
 def paper_tables(variants: dict[str, Postprocessing]) -> dict[str, dict[str, Postprocessing]]:
-    """The NMS table and the ablation, from the rows of `table_rows`."""
+    """Return the NMS table and the ablation, made from the rows of `table_rows`."""
     return {
         "nms": variants,
         "ablation": {

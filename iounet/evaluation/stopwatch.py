@@ -1,4 +1,4 @@
-"""How long the stages of a computation take, on a CPU or a GPU."""
+"""Time the stages of a computation on a CPU or GPU."""
 
 import time
 from collections import defaultdict
@@ -9,17 +9,17 @@ import torch
 
 
 def clock(device: torch.device) -> float:
-    """Seconds, once the device has finished what it was given to do."""
+    """Return the time in seconds after the device has finished its queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
 class Stopwatch:
-    """Seconds spent in each stage, without the stages that are entered within it.
+    """Measures the seconds spent in each stage, excluding nested stages.
 
     Attributes:
-        seconds: stage → seconds.
+        seconds: Stage → seconds.
     """
 
     def __init__(self, device: torch.device):
@@ -30,7 +30,7 @@ class Stopwatch:
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
-        """What runs in this context, or in a function that it decorates, belongs to the stage."""
+        """Count the time in this context, or in a decorated function, towards a stage."""
         self._lap()
         self._running.append(stage)
         try:

@@ -1,4 +1,4 @@
-"""Tables in Markdown, and the values of several seeds in them."""
+"""Markdown tables, with values averaged over seeds."""
 
 import math
 import statistics
@@ -7,11 +7,12 @@ from typing import Any
 
 
 def spread(found: Sequence[float | None], digits: int, sign: str = "") -> str:
-    """``mean ± standard deviation``; the mean alone of a single value; a dash where a value is undefined (None).
+    """Format values as `mean ± standard deviation`, a single value without deviation, undefined values as a dash.
 
     Args:
-        digits: behind the point.
-        sign: "+": write the sign of the mean in any case.
+        found: The values. None is undefined.
+        digits: Decimal places.
+        sign: "+" writes the sign of a positive mean.
     """
     values = [value for value in found if value is not None]
     if len(values) < len(found):
@@ -21,19 +22,19 @@ def spread(found: Sequence[float | None], digits: int, sign: str = "") -> str:
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]], *, text_columns: int = 1) -> str:
-    """A table of cells; the first ``text_columns`` columns hold text, the others numbers."""
+    """Format a table. The first `text_columns` columns hold text, the others numbers, which are aligned right."""
     rule = ["---"] * text_columns + ["---:"] * (len(head) - text_columns)
-    # An empty corner is one blank wide, an empty cell two.
+    # An empty top left cell is one space wide, other empty cells two.
     lines = [f"| {' | '.join(head).lstrip()} |", *(f"| {' | '.join(cells)} |" for cells in (rule, *rows))]
     return "\n".join(lines)
 
 
 def seeds_table(tables: Sequence[Mapping[str, Mapping[str, Any]]], columns: Sequence[str]) -> str:
-    """Tables of several seeds as one. ΔAP and ΔAP90: less those of the first row, seed by seed.
+    """Merge the tables of several seeds. ΔAP and ΔAP90 are the differences from the first row of the same seed.
 
     Args:
-        tables: of each seed, row → column → value.
-        columns: which to show; with AP or AP90 its differences follow at the end.
+        tables: For each seed, row → column → value.
+        columns: Columns to show. If AP or AP90 is among them, a column of its differences is appended.
     """
     first, *_ = tables[0]
     compared = [column for column in ("AP", "AP90") if column in columns]
@@ -49,14 +50,14 @@ def seeds_table(tables: Sequence[Mapping[str, Mapping[str, Any]]], columns: Sequ
 
 
 def gain_in_words(table: Mapping[str, Mapping[str, float]]) -> str:
-    """How the last row of a table compares with the first: ``refined: 38.4 AP, 4.0 more than greedy NMS (34.4)``.
+    """Compare the last row of a table with the first: `refined: 38.4 AP, 4.0 more than greedy NMS (34.4)`.
 
     Args:
-        table: row → column → value, AP in percent; NaN where there is nothing to find.
+        table: Row → column → value. AP is in percent, or NaN without objects.
     """
     (first, before), *_, (last, after) = table.items()
     gain = round(after["AP"], 1) - round(before["AP"], 1)
     if math.isnan(gain):
-        return "AP is undefined: there are no objects to find"
-    compared = f"{abs(gain):.1f} {'more' if gain > 0 else 'less'} than" if gain else "as much as"
+        return "AP is undefined: the ground truth has no objects"
+    compared = f"{abs(gain):.1f} {'more' if gain > 0 else 'less'} than" if gain else "the same as"
     return f"{last}: {after['AP']:.1f} AP, {compared} {first} ({before['AP']:.1f})"

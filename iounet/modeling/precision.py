@@ -1,6 +1,6 @@
-"""bfloat16 where it costs nothing: in convolutions and hidden layers, never in what says where a box lies.
+"""Mixed precision: convolutions and hidden layers may use bfloat16; boxes, scores and IoUs stay in float32.
 
-The backbone decides: the branches compute in the dtype of the maps that it gives them, but for their last layers.
+The branches take the dtype of the backbone's maps, except for their last layers.
 """
 
 from collections.abc import Callable
@@ -11,18 +11,18 @@ from torch import Tensor
 
 
 def autocast_as(values: Tensor) -> AbstractContextManager:
-    """Autocast to the dtype of values that were computed under it."""
+    """Return an autocast context for values that were computed under autocast, otherwise a null context."""
     if values.dtype in (torch.bfloat16, torch.float16):
         return torch.autocast(values.device.type, values.dtype)
     return nullcontext()
 
 
 def in_float32(layer: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
-    """``layer(values)`` without autocast; float64 values stay in it."""
+    """Return ``layer(values)`` in at least float32, without autocast."""
     with torch.autocast(values.device.type, enabled=False):
         return layer(at_least_float32(values))
 
 
 def at_least_float32(values: Tensor) -> Tensor:
-    """bfloat16 and float16 as float32; others as they are."""
+    """Convert bfloat16 and float16 to float32; return other dtypes unchanged."""
     return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -1,4 +1,4 @@
-"""The IoU head, or the energy head, as the function that refinement climbs, for the boxes of a batch of images."""
+"""Refinement of a batch of images: connects the IoU head or the energy head to gradient ascent."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,21 +15,21 @@ from .cuda_graphs import CudaGraphs
 from .energy_head import EnergyHead
 from .iou_head import IoUHead
 
-# Boxes of an image are padded to a multiple of this for CUDA graphs, so that a graph serves any number of boxes up to
-# it. COCO's limit of detections.
+# For CUDA graphs, the boxes of an image are padded to a multiple of this number, so that one graph serves any number of
+# boxes up to it. COCO evaluates at most 100 detections per image.
 GRAPHED_BOXES = 100
 
 
 @dataclass(frozen=True)
 class PackedBoxes:
-    """Boxes of a batch in one tensor, one image after the other.
+    """Boxes of a batch in one tensor, image after image.
 
     Attributes:
         boxes (Tensor[K, 4]): xyxy in pixels of the resized images.
-        labels (Tensor[K]): their classes.
-        image_ends (Tensor[K, 4]): (width, height, width, height) of the resized image that each is in.
-        counts: boxes of each image.
-        image_sizes: (height, width) of the resized images.
+        labels (Tensor[K]): classes of the boxes.
+        image_ends (Tensor[K, 4]): (width, height, width, height) of the resized image of each box.
+        counts: number of boxes of each image.
+        image_sizes: (height, width) of each resized image in pixels.
     """
 
     boxes: Tensor
@@ -51,7 +51,7 @@ class PackedBoxes:
     def unpack(
         self, detections: Sequence[Detections], ious_before: Tensor, ious: Tensor, refined: Refined
     ) -> list[RefinedDetections]:
-        """The detections that were packed, in their refined boxes, with the IoUs predicted before and after."""
+        """Return the packed detections with refined boxes and the IoUs predicted before and after refinement."""
         boxes, stops, before, after = (
             values.split(self.counts) for values in (refined.boxes, refined.stops, ious_before, ious)
         )
@@ -71,13 +71,14 @@ class Ascent:
     """Refinement of the boxes of a batch of images.
 
     Args:
-        iou_head, energy_head: of the detector; the latter None if it has none.
-        maps: the features.
-        start: the boxes.
-        options: how they are refined, and which of the heads is climbed.
+        iou_head: the detector's IoU head.
+        energy_head: the detector's energy head, if it has one.
+        maps: feature maps of the images.
+        start: boxes to refine.
+        options: options of refinement; ``options.objective`` chooses the head to maximise.
 
     Raises:
-        ValueError: the energy is to be climbed, and there is no energy head.
+        ValueError: the objective is "energy", but there is no energy head.
     """
 
     def __init__(
@@ -88,8 +89,8 @@ class Ascent:
         start: PackedBoxes,
         options: RefinementOptions,
     ):
-        climbed = iou_head if options.objective == "iou" else energy_head
-        if climbed is None:
+        head = iou_head if options.objective == "iou" else energy_head
+        if head is None:
             raise ValueError("refinement by energy needs a detector with an energy head (MODEL.ENERGY_HEAD.LOSS)")
         self._iou_head = iou_head
         self._maps = maps
@@ -97,26 +98,29 @@ class Ascent:
         self._options = options
         if options.objective == "energy":
             start = replace(start, labels=self._known_labels())
-        self._objective = as_function(climbed, maps, start)
+        self._objective = as_function(head, maps, start)
 
     @torch.no_grad()
     def _known_labels(self) -> Tensor:
-        """The labels; where a class is not known, that of the highest predicted IoU: energies of classes differ."""
+        """Return the labels, with unknown ones replaced by the class of highest predicted IoU.
+
+        Energies cannot choose the class, because they are not comparable between classes.
+        """
         start = self._start
         unknown = start.labels == 0
-        if not unknown.is_cuda and not unknown.any():  # on a GPU, asking would synchronise with it
+        if not unknown.is_cuda and not unknown.any():  # on a GPU, the check would synchronise
             return start.labels
         boxes = list(start.boxes.split(start.counts))
         outputs = self._iou_head.all_classes(self._maps, boxes, start.image_sizes)
         return known_labels(start.labels, outputs)
 
     def path(self) -> Iterator[Refined]:
-        """The boxes after 0, 1, ..., ``options.num_steps`` steps, inside their images."""
+        """Yield the boxes after 0, 1, ..., ``options.num_steps`` steps, clipped to their images."""
         return refinement_path(self._objective, self._start.boxes, self._options, image_ends=self._start.image_ends)
 
     @torch.no_grad()
     def predicted_ious(self, refined: Refined) -> Tensor:
-        """Calibrated IoUs of boxes on the path: Tensor[K]."""
+        """Return the calibrated predicted IoUs of an item of `path`: Tensor[K]."""
         if self._options.objective == "iou":
             ious = refined.values
         else:
@@ -126,9 +130,9 @@ class Ascent:
 
 
 def as_function(head: BoxFunction, maps: dict[str, Tensor], start: PackedBoxes) -> Callable[[Tensor], Tensor]:
-    """A head as a function of boxes [K, 4] in pixels of the resized images alone: → Tensor[K].
+    """Turn a head into a function of boxes only: boxes [K, 4] in pixels of the resized images → values [K].
 
-    Classes, images and pyramid levels are those of ``start``, whatever boxes are given later.
+    Classes, images and pyramid levels are fixed to those of ``start``.
     """
     levels = head.assign_levels(maps, list(start.boxes.split(start.counts)), start.image_sizes)
 
@@ -139,7 +143,7 @@ def as_function(head: BoxFunction, maps: dict[str, Tensor], start: PackedBoxes) 
 
 
 class GraphedRefinement:
-    """All steps of a refinement as one CUDA graph, which is launched at once instead of kernel by kernel."""
+    """All steps of a refinement in one CUDA graph, so that they need one launch instead of one per kernel."""
 
     def __init__(self, iou_head: IoUHead, energy_head: EnergyHead | None):
         heads = nn.ModuleList([iou_head] if energy_head is None else [iou_head, energy_head])
@@ -149,12 +153,18 @@ class GraphedRefinement:
     def __call__(
         self, maps: dict[str, Tensor], start: PackedBoxes, padded_size: tuple[int, int], options: RefinementOptions
     ) -> tuple[Tensor, Tensor, Refined]:
-        """Predicted IoUs [K] before the first step and after the last, and the boxes after it.
+        """Refine the boxes of a batch.
 
         Args:
-            maps: the features.
-            start: the boxes.
-            padded_size: (height, width) of the batch.
+            maps: feature maps of the images.
+            start: boxes to refine.
+            padded_size: (height, width) of the padded batch in pixels.
+            options: options of refinement.
+
+        Returns:
+            ious_before (Tensor[K]): calibrated predicted IoUs before the first step.
+            ious (Tensor[K]): calibrated predicted IoUs after the last step.
+            refined (Refined): the boxes after the last step.
         """
         # Images with fewer boxes are padded with empty ones.
         most = -(-max(start.counts) // GRAPHED_BOXES) * GRAPHED_BOXES
@@ -180,9 +190,9 @@ def _refine_padded(
     padded_size: tuple[int, int],
     options: RefinementOptions,
 ) -> tuple[Tensor, ...]:
-    """Predicted IoUs before the first step and after the last; boxes, values and stops after the last."""
+    """Return predicted IoUs before the first step and after the last, then boxes, values and stops after the last."""
     *maps, boxes, image_ends, labels = tensors
-    # Here image sizes only tell the strides of the maps, for which the padded size does as well.
+    # Image sizes only determine the strides of the maps, so the padded size can stand in for them.
     counts, sizes = [len(boxes) // num_images] * num_images, [padded_size] * num_images
     start = PackedBoxes(boxes, labels, image_ends, counts, sizes)
     named = dict(zip(iou_head.roi_pool.featmap_names, maps, strict=True))

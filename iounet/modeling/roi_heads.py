@@ -1,4 +1,4 @@
-"""The classification and regression branch: torchvision's RoI heads, stopped before their NMS."""
+"""The box branch for classification and regression: torchvision's RoI heads without their NMS."""
 
 import torch
 from torch import Tensor
@@ -8,13 +8,13 @@ from torchvision.ops import clip_boxes_to_image, remove_small_boxes
 
 from .precision import autocast_as, in_float32
 
-MIN_BOX_SIZE = 1e-2  # pixels; torchvision's
+MIN_BOX_SIZE = 1e-2  # pixels, as in torchvision
 
 
 class RoIHeads(TorchvisionRoIHeads):
-    """Fast R-CNN's box branch. Sampling, matching, coding and parameter names are torchvision's.
+    """Box branch of Fast R-CNN, with torchvision's sampling, matching, box coding and parameter names.
 
-    torchvision's own ``forward`` ends in greedy NMS; IoU-Net needs the boxes before it.
+    torchvision's ``forward`` ends in greedy NMS. IoU-Net needs the boxes before NMS, which `candidates` returns.
     """
 
     def losses(
@@ -24,7 +24,7 @@ class RoIHeads(TorchvisionRoIHeads):
         image_sizes: list[tuple[int, int]],
         targets: list[dict[str, Tensor]],
     ) -> dict[str, Tensor]:
-        """Cross-entropy of the class and smooth-L1 of the box offsets over sampled proposals.
+        """Return the losses of sampled proposals: cross-entropy of the class and smooth-L1 of the box offsets.
 
         Boxes of proposals and targets are xyxy in pixels of the resized images.
         """
@@ -36,14 +36,19 @@ class RoIHeads(TorchvisionRoIHeads):
     def candidates(
         self, features: dict[str, Tensor], proposals: list[Tensor], image_sizes: list[tuple[int, int]]
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """Regressed boxes of every class that scores above ``score_thresh``, before any NMS.
+        """Return the regressed boxes of every class that scores above ``score_thresh``, before NMS.
 
-        A proposal gives a box for each such class, placed by that class's own regressor.
+        A proposal yields one box per such class, regressed for this class.
+
+        Args:
+            features: feature maps, level name → Tensor[B, C, H, W].
+            proposals (list of B Tensor[P_i, 4]): xyxy in pixels of the resized images.
+            image_sizes: (height, width) of each resized image in pixels.
 
         Returns:
-            boxes (list of Tensor[K_i, 4]): xyxy, clipped to the resized image; those without area are left out.
-            labels (list of Tensor[K_i]): 1..C.
-            scores (list of Tensor[K_i]).
+            boxes (list of B Tensor[K_i, 4]): xyxy, clipped to the resized image; boxes without area are dropped.
+            labels (list of B Tensor[K_i]): int64 in 1..C.
+            scores (list of B Tensor[K_i]): class scores.
         """
         class_logits, decoded_boxes = self._predict_boxes(features, proposals, image_sizes)
         proposals_per_image = [len(proposals_in_image) for proposals_in_image in proposals]
@@ -68,12 +73,17 @@ class RoIHeads(TorchvisionRoIHeads):
         image_sizes: list[tuple[int, int]],
         num_samples: int,
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """As :meth:`candidates` of proposals drawn at random, of one class each, drawn by its probability.
+        """Draw proposals and one class for each at random, and return their boxes; for training the IoU head.
+
+        Args:
+            features: as in `candidates`.
+            proposals: as in `candidates`; drawn uniformly.
+            image_sizes: as in `candidates`.
+            num_samples: maximum number of boxes per image.
 
         Returns:
-            boxes (list of Tensor[K_i, 4]): xyxy, clipped to the resized image; at most ``num_samples`` in each, and
-                those without area are left out.
-            labels (list of Tensor[K_i]): 1..C.
+            boxes (list of B Tensor[K_i, 4]): xyxy, clipped to the resized image; boxes without area are dropped.
+            labels (list of B Tensor[K_i]): int64 in 1..C, drawn with the predicted probabilities of the classes.
         """
         drawn = [of_image[torch.randperm(len(of_image))[:num_samples]] for of_image in proposals]
         class_logits, decoded = self._predict_boxes(features, drawn, image_sizes)
@@ -95,10 +105,10 @@ class RoIHeads(TorchvisionRoIHeads):
         labels: list[Tensor],
         image_sizes: list[tuple[int, int]],
     ) -> list[Tensor]:
-        """Boxes moved once by the regressors of their classes: list of Tensor[K_i, 4], clipped to the resized image.
+        """Regress boxes once more, each for its class: list of B Tensor[K_i, 4], clipped to the resized image.
 
-        Repeated, this is the iterative bounding-box regression that the paper compares its refinement with (figure 3).
-        A box that would lose its area stays where it is.
+        Repeated calls are the iterative bounding-box regression with which the paper compares its refinement
+        (figure 3). A box that would lose its area stays unchanged.
         """
         _, decoded = self._predict_boxes(features, boxes, image_sizes)
         decoded = decoded[torch.arange(len(decoded)), torch.cat(labels)]
@@ -114,9 +124,9 @@ class RoIHeads(TorchvisionRoIHeads):
     def _predict_boxes(
         self, features: dict[str, Tensor], proposals: list[Tensor], image_sizes: list[tuple[int, int]]
     ) -> tuple[Tensor, Tensor]:
-        """Class logits [K, C + 1], and the boxes of all classes [K, C + 1, 4], not clipped."""
+        """Return class logits [K, C + 1] and the unclipped boxes of all classes [K, C + 1, 4]."""
         class_logits, box_regression = self._predict(features, proposals, image_sizes)
-        # decode leaves the box dimension out where there is no proposal.
+        # Without proposals, decode returns no dimension for classes.
         return class_logits, self.box_coder.decode(box_regression, proposals).reshape(*class_logits.shape, 4)
 
     def _predict(
@@ -125,6 +135,6 @@ class RoIHeads(TorchvisionRoIHeads):
         pooled = self.box_roi_pool(features, proposals, image_sizes)
         with autocast_as(pooled):
             hidden = self.box_head(pooled)
-        # Boxes are decoded in the dtype of their offsets.
+        # Boxes are decoded in the dtype of their offsets, which must not be bfloat16.
         class_logits, box_regression = in_float32(self.box_predictor, hidden)
         return class_logits, box_regression

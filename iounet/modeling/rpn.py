@@ -1,8 +1,7 @@
-"""torchvision's RPN, in float32 where it says where things are.
+"""torchvision's region proposal network (RPN) with anchors, scores and offsets in float32.
 
-Under autocast maps, and what is predicted from them, are in bfloat16, of eight significant bits. torchvision computes
-anchors and decodes boxes in that dtype, which moves an edge at 1,000 pixels by up to two, and ranks proposals by scores
-that many of them share.
+Under autocast, maps are in bfloat16, with eight significant bits. torchvision would compute anchors and boxes in
+bfloat16, which moves an edge at 1,000 pixels by up to two pixels, and would rank proposals by scores with many ties.
 """
 
 from torch import Tensor
@@ -14,16 +13,16 @@ from .precision import at_least_float32, autocast_as, in_float32
 
 
 class AnchorGenerator(TorchvisionAnchorGenerator):
-    """Anchors in float32 at least, whatever the dtype of the maps."""
+    """torchvision's anchor generator with anchors in at least float32, whatever the dtype of the maps."""
 
     def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
-        # Of the maps only shape, dtype and device are looked at.
+        # torchvision reads only shape, dtype and device of the maps.
         like_maps = [at_least_float32(level.new_empty(1)).expand(level.shape) for level in feature_maps]
         return super().forward(image_list, like_maps)
 
 
 class RPNHead(TorchvisionRPNHead):
-    """Its last layers, of objectness and box offsets, are in float32 at least; the hidden one is as the maps."""
+    """torchvision's RPN head with objectness and box offsets in at least float32; the hidden layer follows the maps."""
 
     def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         objectness, offsets = [], []

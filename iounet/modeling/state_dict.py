@@ -1,27 +1,31 @@
-"""Whether a state dict fits a module."""
+"""Check whether a state dict fits a module."""
 
 from collections.abc import Mapping
 
 from torch import Tensor
 
-# Counters of batch norms, which frozen norms lack and inference does not need.
+# Counter of a batch norm. Frozen norms have none, and inference does not need it.
 _COUNTER = "num_batches_tracked"
 
 
 def state_dict_faults(
     expected: Mapping[str, Tensor], weights: Mapping[str, Tensor], optional: tuple[str, ...] = ()
 ) -> list[str]:
-    """What keeps ``weights`` from being the parameters of a module, a phrase for each kind of fault; [] if they fit.
+    """List why ``weights`` cannot be loaded into a module.
 
     Args:
         expected: state dict of the module.
-        optional: parameters whose names begin with one of these may be missing.
+        weights: state dict to check.
+        optional: parameters whose names start with one of these prefixes may be missing.
+
+    Returns:
+        One phrase per kind of fault; an empty list if the weights fit.
     """
     needed = [key for key in expected if not key.startswith(optional) and not key.endswith(_COUNTER)]
     faults = {
         "missing": [key for key in needed if key not in weights],
-        "left over": [key for key in weights if key not in expected and not key.endswith(_COUNTER)],
-        "of another shape": [
+        "unexpected": [key for key in weights if key not in expected and not key.endswith(_COUNTER)],
+        "of the wrong shape": [
             f"{key} is {list(weights[key].shape)}, expected {list(value.shape)}"
             for key, value in expected.items()
             if key in weights and weights[key].shape != value.shape

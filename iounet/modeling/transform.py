@@ -1,13 +1,13 @@
-"""torchvision's resizing, normalising and batching of images, for images of any shape."""
+"""Resizing, normalising and batching of images: torchvision's transform for images of any shape."""
 
 from torch import Tensor, nn
 from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
 
 
 class ImageTransform(GeneralizedRCNNTransform):
-    """Resizes so that an image keeps its aspect ratio, and at least one pixel of each side.
+    """torchvision's transform, with at least one pixel per side after resizing.
 
-    Of an image of 5000 x 1 pixels torchvision would leave none, and one such image would end a run.
+    torchvision would resize an image of 5000 x 1 pixels to a height of 0 and raise an error.
     """
 
     def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor] | None]:

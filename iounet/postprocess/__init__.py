@@ -1,4 +1,4 @@
-"""From scored boxes to detections: non-maximum suppression and refinement. Knows no network."""
+"""From scored boxes to detections: non-maximum suppression and refinement, independent of any network."""
 
 from ..nms_options import NMSOptions
 from ..stops import Stop

@@ -1,6 +1,6 @@
-"""Non-maximum suppression by class score, with soft scores, and by predicted IoU.
+"""Non-maximum suppression (NMS): greedy, soft, and guided by predicted IoU.
 
-All three work per class and take and return plain tensors; boxes are xyxy in any one frame.
+All three functions work per class on plain tensors. Boxes are xyxy in any common frame.
 """
 
 from dataclasses import replace
@@ -13,14 +13,14 @@ from torchvision.ops import box_iou, nms
 from ..detections import Detections
 from ..nms_options import NMSOptions
 
-# On a GPU, more boxes than this are suppressed class by class: the matrix of their IoUs would need gigabytes.
+# On a GPU, more boxes than this are suppressed class by class, because the matrix of all IoUs would need gigabytes.
 MAX_BOXES_AT_ONCE = 4096
 
 AnyDetections = TypeVar("AnyDetections", bound=Detections)
 
 
 def suppress(candidates: AnyDetections, options: NMSOptions) -> AnyDetections:
-    """The candidates of one image that NMS keeps, at most ``options.max_detections``, by falling score."""
+    """Return the candidates of one image that NMS keeps, by falling score, at most ``options.max_detections``."""
     boxes, labels, scores, ious = candidates.boxes, candidates.labels, candidates.scores, candidates.ious
     if options.kind == "iou_guided":
         rank = ious if options.ranking == "iou" else scores * ious
@@ -36,15 +36,17 @@ def suppress(candidates: AnyDetections, options: NMSOptions) -> AnyDetections:
 
 
 def greedy_nms(boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: float) -> tuple[Tensor, Tensor]:
-    """Classic NMS: a box is removed if one of its class with a higher score overlaps it by more than the threshold.
+    """Greedy NMS: remove each box that overlaps a box of its class with a higher score.
 
     Args:
-        boxes (Tensor[N, 4]), scores (Tensor[N]), labels (Tensor[N]).
-        iou_threshold: two boxes overlap if their IoU is above it.
+        boxes (Tensor[N, 4]): xyxy in any frame.
+        scores (Tensor[N]): class scores.
+        labels (Tensor[N]): classes; boxes of different classes never suppress each other.
+        iou_threshold: two boxes overlap if their IoU exceeds this value.
 
     Returns:
-        keep (Tensor[M]): indices into the input, by falling score.
-        scores (Tensor[M]): of the boxes kept, as they were.
+        keep (Tensor[M]): indices of the kept boxes in the input, by falling score.
+        scores (Tensor[M]): unchanged scores of the kept boxes.
     """
     kept = [
         index[nms(grouped, scores[index].to(grouped.dtype), iou_threshold)] for index, grouped in _groups(boxes, labels)
@@ -57,22 +59,26 @@ def greedy_nms(boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: flo
 def iou_guided_nms(
     boxes: Tensor, scores: Tensor, ious: Tensor, labels: Tensor, iou_threshold: float
 ) -> tuple[Tensor, Tensor]:
-    """IoU-guided NMS (paper's Algorithm 1): ranked by predicted IoU, a box kept inherits its cluster's best score.
+    """IoU-guided NMS: rank boxes by predicted IoU and give each kept box the best score of its cluster.
 
-    The box of highest predicted IoU suppresses the boxes of its class that overlap it by more than the threshold
-    and takes the highest class score among itself and them; then the next of those left.
+    Repeatedly keeps the remaining box with the highest predicted IoU. This box suppresses the boxes of its class that
+    overlap it, and its score becomes the highest class score among itself and the suppressed boxes. Source: Algorithm 1
+    of the paper (Jiang et al., ECCV 2018).
 
     Args:
-        boxes (Tensor[N, 4]), scores (Tensor[N]), ious (Tensor[N]), labels (Tensor[N]).
-        iou_threshold: Omega_nms of the paper; two boxes overlap if their IoU is above it.
+        boxes (Tensor[N, 4]): xyxy in any frame.
+        scores (Tensor[N]): class scores.
+        ious (Tensor[N]): predicted IoUs, or any other values to rank by.
+        labels (Tensor[N]): classes; boxes of different classes never suppress each other.
+        iou_threshold: two boxes overlap if their IoU exceeds this value, the paper's Omega_nms.
 
     Returns:
-        keep (Tensor[M]): indices into the input, by falling (updated) score.
-        scores (Tensor[M]): the highest class score of each kept box's cluster.
+        keep (Tensor[M]): indices of the kept boxes in the input, by falling updated score.
+        scores (Tensor[M]): updated scores of the kept boxes.
     """
     kept, kept_scores = [], []
     for index, grouped in _groups(boxes, labels):
-        keep = nms(grouped, ious[index].to(grouped.dtype), iou_threshold)  # by falling predicted IoU
+        keep = nms(grouped, ious[index].to(grouped.dtype), iou_threshold)
         iou = box_iou(grouped[keep], grouped)
         kept.append(index[keep])
         kept_scores.append(cluster_scores(iou, keep, scores[index], iou_threshold))
@@ -84,20 +90,21 @@ def iou_guided_nms(
 
 
 def cluster_scores(iou: Tensor, keep: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
-    """The highest class score among each box that NMS kept and those that it suppressed.
+    """Return the highest class score of each cluster: a kept box and the boxes that it suppressed.
 
     Args:
-        iou (Tensor[M, N]): of the boxes kept with all boxes; negative for boxes of different classes.
-        keep (Tensor[M]): indices of the boxes kept, those of one class by falling rank.
-        scores (Tensor[N]): of all boxes.
+        iou (Tensor[M, N]): IoU of each kept box with each box; negative for boxes of different classes.
+        keep (Tensor[M]): indices of the kept boxes; those of one class by falling rank.
+        scores (Tensor[N]): class scores of all boxes.
+        iou_threshold: as in `iou_guided_nms`.
 
     Returns:
-        Tensor[M].
+        Tensor[M]: scores of the clusters.
     """
-    # Each box belongs to the first kept box that overlaps it: once suppressed it is no longer in B for the next.
-    # The largest IoU counts in any case: nms may round an IoU at the threshold to its other side.
+    # Each box belongs to the first kept box that overlaps it: a suppressed box is no longer in the paper's set B.
+    # The kept box with the largest IoU always counts, because nms may round an IoU across the threshold.
     overlaps = (iou > iou_threshold) | (iou == iou.amax(0))
-    # Not len(scores), which torch.export cannot trace.
+    # torch.export cannot trace len(scores).
     itself = keep[:, None] == torch.arange(scores.shape[0], device=keep.device)
     overlaps = itself | (overlaps & ~itself.any(0))
     first_overlap = overlaps & (overlaps.cumsum(0) == 1)
@@ -113,20 +120,22 @@ def soft_nms(
     score_threshold: float = 0.001,
     max_detections: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Soft-NMS with the Gaussian penalty (Bodla et al., ICCV 2017, eq. 4): overlap lowers a score, it never removes.
+    """Soft-NMS with a Gaussian penalty: lower the scores of overlapping boxes instead of removing the boxes.
 
-    Repeatedly takes the box of highest current score and multiplies the scores of the others of its class by
-    exp(-IoU^2 / sigma).
+    Repeatedly takes the box with the highest current score and multiplies the scores of the other boxes of its class by
+    exp(-IoU^2 / sigma). Source: equation 4 of Bodla et al., "Soft-NMS", ICCV 2017.
 
     Args:
-        boxes (Tensor[N, 4]), scores (Tensor[N]), labels (Tensor[N]).
-        sigma: of the penalty; its authors' 0.5.
-        score_threshold: boxes whose score falls to or below it are dropped; its authors' 0.001.
-        max_detections: stop after so many. Scores come out in falling order, so these are the best ones.
+        boxes (Tensor[N, 4]): xyxy in any frame.
+        scores (Tensor[N]): class scores.
+        labels (Tensor[N]): classes; boxes of different classes do not affect each other.
+        sigma: width of the penalty; the authors use 0.5.
+        score_threshold: boxes whose score falls to this value or below are dropped; the authors use 0.001.
+        max_detections: number of boxes to keep, those with the highest decayed scores; None keeps all.
 
     Returns:
-        keep (Tensor[M]): indices into the input, by falling (decayed) score.
-        scores (Tensor[M]): decayed scores.
+        keep (Tensor[M]): indices of the kept boxes in the input, by falling decayed score.
+        scores (Tensor[M]): decayed scores of the kept boxes.
     """
     current = scores.clone()
     keep: list[Tensor] = []
@@ -137,26 +146,26 @@ def soft_nms(
             break
         keep.append(best)
         kept_scores.append(current[best].clone())
-        iou = box_iou(boxes[best, None], boxes)[0].nan_to_num()  # of two boxes without area: NaN
+        iou = box_iou(boxes[best, None], boxes)[0].nan_to_num()  # NaN for two boxes without area
         current *= torch.where(labels == labels[best], torch.exp(-iou.square() / sigma), 1.0)
-        current[best] = -torch.inf  # taken
+        current[best] = -torch.inf
     if not keep:
         return labels.new_zeros(0), scores.new_zeros(0)
     return torch.stack(keep), torch.stack(kept_scores)
 
 
 def _groups(boxes: Tensor, labels: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Rows and boxes of groups in which boxes of different classes do not overlap."""
+    """Split boxes into groups, each as (row indices, boxes), within which boxes of different classes do not overlap."""
     if boxes.is_cuda and 0 < len(boxes) <= MAX_BOXES_AT_ONCE:
         return _one_group(boxes, labels)
     return [(index, boxes[index]) for label in labels.unique() for index in torch.where(labels == label)]
 
 
 def _one_group(boxes: Tensor, labels: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """All boxes, each class shifted to a region of its own.
+    """Return all boxes as one group, with each class shifted to a separate region.
 
-    A loop over 80 classes would launch too many small kernels and wait for the GPU in each. The shift is done in
-    float64; in float32 it would round IoUs to the other side of the threshold.
+    A loop over 80 classes would launch many small kernels and synchronise with the GPU for each class. The boxes are
+    shifted in float64, because rounding in float32 could move IoUs across the threshold.
     """
     boxes = boxes.double()
     shift = labels[:, None] * (boxes.amax() - boxes.amin() + 1)

@@ -1,4 +1,4 @@
-"""From candidates to detections: suppression, refinement and final scores, in the order that the options ask for."""
+"""From candidates to detections: NMS, refinement and final scores."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,23 +11,25 @@ from .refinement import RefinementOptions
 
 FINAL_SCORES = ("class", "class_times_iou")
 
-# Detections of each image, options → the same detections with refined boxes, and those that NMS keeps.
+# Refine: detections of each image, options → the same detections with refined boxes.
+# Suppress: candidates of each image, options → the candidates that NMS keeps.
 Refine = Callable[[Sequence[Detections], RefinementOptions], Sequence[Detections]]
 Suppress = Callable[[Sequence[Detections], NMSOptions], Sequence[Detections]]
 
 
 @dataclass(frozen=True)
 class Postprocessing:
-    """What happens to the candidates of an image at inference; the defaults are the paper's.
+    """Options of NMS, refinement and final scores at inference. The defaults are the paper's.
 
     Attributes:
-        nms: which candidates are kept.
-        refinement: how boxes are refined.
-        refine_before_nms: refine all candidates, not only those that NMS keeps.
-        final_score: of the detections: "class", the class score, or "class_times_iou".
+        nms: options of NMS.
+        refinement: options of refinement.
+        refine_before_nms: refine all candidates before NMS, not only those that NMS keeps.
+        final_score: score of the detections: "class", the class score, or "class_times_iou", the class score multiplied
+            by the predicted IoU.
 
     Raises:
-        OptionError: an unknown final score.
+        OptionError: ``final_score`` is unknown.
     """
 
     nms: NMSOptions = field(default_factory=NMSOptions)
@@ -39,24 +41,28 @@ class Postprocessing:
         check_choice("final_score", self.final_score, FINAL_SCORES)
 
     def unrefined(self) -> "Postprocessing":
-        """The same without refinement."""
+        """Return these options without refinement."""
         return replace(self, refinement=replace(self.refinement, num_steps=0))
 
 
 def suppress_each(candidates: Sequence[Detections], options: NMSOptions) -> Sequence[Detections]:
-    """:func:`suppress` for several images."""
+    """Apply `suppress` to each image."""
     return [suppress(of_image, options) for of_image in candidates]
 
 
 def postprocess(
     candidates: Sequence[Detections], options: Postprocessing, refine: Refine, suppress: Suppress = suppress_each
 ) -> Sequence[Detections]:
-    """Detections of each image, by falling score.
+    """Turn the candidates of each image into detections, by falling score.
 
     Args:
-        candidates: scored boxes of each image before NMS, with their predicted IoUs.
-        refine: the detector's :meth:`iounet.modeling.IoUNet.refine`, with the images' features.
-        suppress: to look on, or to reuse results.
+        candidates: for each image, scored boxes before NMS with their predicted IoUs.
+        options: NMS, refinement and final scores.
+        refine: function that refines boxes, such as `iounet.modeling.IoUNet.refine` bound to the images' features.
+        suppress: function that applies NMS; replace it to record or reuse results.
+
+    Returns:
+        The detections of each image.
     """
     if options.refine_before_nms:
         detections = suppress(refine(candidates, options.refinement), options.nms)

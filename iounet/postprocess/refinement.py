@@ -1,7 +1,7 @@
-"""Optimization-based bounding box refinement (paper's Algorithm 2): gradient ascent on the predicted IoU, or an energy.
+"""Optimization-based bounding box refinement: gradient ascent on the predicted IoU or on an energy.
 
-Everything about refinement is in this file: its options, its loop, and when a box stops (for which reasons:
-`iounet.stops`). The detector supplies the function that is climbed.
+This is Algorithm 2 of the paper: its options, its loop and its stopping rules. `iounet.stops` lists the reasons to
+stop. The detector supplies the objective, the function to maximise.
 """
 
 import math
@@ -20,29 +20,38 @@ from ..stops import Stop
 
 @dataclass(frozen=True)
 class RefinementOptions:
-    """How boxes are refined; the defaults are the paper's.
+    """Options of refinement. The defaults are the paper's.
 
-    In a configuration each field is the key of its name in TEST.REFINE.
+    In a configuration, each field is the key of the same name under TEST.REFINE.
 
     Attributes:
-        num_steps: T of the paper; 0: boxes are not refined.
-        step_size: lambda of the paper.
-        early_stop: Omega_1 of the paper: a box whose predicted IoU changes by less is finished.
-        degeneration: Omega_2 of the paper, at most 0: a box whose predicted IoU falls further is finished.
-        coordinates: "pixels": a step moves an edge by about ``step_size`` pixels, whatever the size of the box.
-            "relative": ascent in coordinates measured in the box's own width and height, where a step of one length
-            moves a large box by more pixels than a small one. Divide ``step_size`` by about the side of the
-            boxes in pixels. "center_size": ascent in (x / width, y / height) of the centre and (log width, log height),
-            as energies are trained (arXiv 1909.12297); ``step_size`` is the centre's.
-        step_policy: "every": every step is taken, as in the paper. "best": every step is taken, and the box of highest
-            predicted IoU on the way is returned. "backtracking": a step that lowers the predicted IoU is taken back and
-            tried again at half the length, so that ``degeneration`` plays no part.
-        size_step_size: as ``step_size``, of width and height in "center_size".
-        objective: what a detector climbs: "iou", its predicted IoU, as in the paper, or "energy", the output of its
-            :class:`iounet.modeling.EnergyHead`. :func:`refine_boxes` climbs the function that it is given.
+        num_steps: maximum number of steps, the paper's T. 0 disables refinement.
+        step_size: length of a step, the paper's lambda.
+        early_stop: a box stops when its predicted IoU changes by less than this value, the paper's Omega_1.
+        degeneration: a box stops when its predicted IoU changes by less than this negative value, that is, when the IoU
+            falls further; the paper's Omega_2. At most 0.
+        coordinates: coordinates in which the gradient is followed.
+
+            - "pixels": a step moves an edge by about ``step_size`` pixels, whatever the size of the box.
+            - "relative": coordinates are divided by the box's width and height, so that a step moves a large box by
+              more pixels than a small one. As a start, divide the ``step_size`` of "pixels" by the typical side of a
+              box in pixels.
+            - "center_size": (x / width, y / height) of the centre and (log width, log height), the coordinates in which
+              energy heads are trained (arXiv 1909.12297). ``step_size`` applies to the centre.
+
+        step_policy: which steps are accepted.
+
+            - "every": every step, as in the paper.
+            - "best": every step, but the box with the highest predicted IoU on the path is returned.
+            - "backtracking": a step that does not raise the predicted IoU is undone and repeated at half the length;
+              ``degeneration`` has no effect.
+
+        size_step_size: length of a step in log width and log height, for "center_size".
+        objective: function that a detector maximises: "iou", its predicted IoU, as in the paper, or "energy", the
+            output of its `EnergyHead`. `refine_boxes` ignores this option and maximises the function that it is given.
 
     Raises:
-        OptionError: a number out of range; unknown ``coordinates`` or ``step_policy``.
+        OptionError: a number is out of range, or ``coordinates``, ``step_policy`` or ``objective`` is unknown.
     """
 
     num_steps: int = 5
@@ -66,42 +75,48 @@ class RefinementOptions:
 
 
 class Refined(NamedTuple):
-    """Boxes [N, 4], the objective's values there [N], and the :class:`Stop` of each, int64 [N]."""
+    """Refined boxes.
+
+    Attributes:
+        boxes (Tensor[N, 4]): xyxy in the frame of the given boxes.
+        values (Tensor[N]): objective at these boxes.
+        stops (Tensor[N]): int64, the `Stop` of each box.
+    """
 
     boxes: Tensor
     values: Tensor
     stops: Tensor
 
 
-# Boxes [N, 4] → values [N]; the value of a box depends on that box alone.
+# Boxes [N, 4] → values [N]; each value depends only on the box in its row.
 Objective = Callable[[Tensor], Tensor]
 # Boxes [N, 4] → values [N] and their gradient [N, 4].
 ValueAndGradient = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 def refine_boxes(predict_iou: Objective, boxes: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
-    """Moves boxes to where their predicted IoU is higher, all of them at once.
+    """Refine boxes by gradient ascent on their predicted IoUs (Algorithm 2 of the paper), all boxes in parallel.
 
-    Each step moves a box by ``step_size`` times the gradient of its predicted IoU, scaled per axis by the box's own
-    width and height. A box is finished when its predicted IoU changed by less than ``early_stop`` or fell by more than
-    ``-degeneration``; it stays where that last step took it, as in the paper. A step that would leave a box without
-    area, or not finite, is not taken and finishes it.
+    With the default options, each step moves a box by ``step_size`` times the gradient of its predicted IoU, scaled per
+    axis by the box's width and height. A box stops when its predicted IoU changes by less than ``early_stop`` or falls
+    by more than ``-degeneration``; as in the paper, it keeps the position that this last step reached. A step that
+    would leave a box without area, or not finite, is not taken, and the box stops.
 
     Args:
-        predict_iou: [N, 4] boxes → [N] predicted IoUs; differentiable; the IoU of a box depends on that box alone.
-            It is called with all N boxes, in order, at most ``num_steps + 1`` times. On a GPU nothing waits for it
-            in between, unless ``predict_iou`` does.
-        boxes (Tensor[N, 4]): xyxy in the frame of ``predict_iou``, in pixels. Not modified.
-        options: fields of :class:`RefinementOptions`, such as ``step_size=0.5``.
+        predict_iou: differentiable function from boxes [N, 4] to predicted IoUs [N]. Each IoU may depend only on the
+            box in its row. The function is called with all N boxes, in the same order, at most ``num_steps + 1`` times.
+            On a GPU, no step synchronises with the GPU unless ``predict_iou`` does.
+        boxes (Tensor[N, 4]): xyxy in pixels, in the frame of ``predict_iou``. Not modified.
+        options: fields of `RefinementOptions`, such as ``step_size=0.5``.
 
     Returns:
-        boxes (Tensor[N, 4]): refined, detached.
-        ious (Tensor[N]): predicted IoUs of the boxes returned, detached.
+        boxes (Tensor[N, 4]): refined boxes, detached.
+        ious (Tensor[N]): predicted IoUs of the refined boxes, detached.
 
     Raises:
-        RuntimeError: called under ``torch.inference_mode()``, which forbids gradients; use ``torch.no_grad()``.
-        TypeError: an unknown option.
-        OptionError: an option out of range.
+        RuntimeError: ``torch.inference_mode()`` is active, which forbids gradients; use ``torch.no_grad()``.
+        TypeError: an option is unknown.
+        OptionError: an option is out of range.
     """
     *_, refined = refinement_path(predict_iou, boxes, RefinementOptions(**options))
     return refined.boxes, refined.values
@@ -110,14 +125,21 @@ def refine_boxes(predict_iou: Objective, boxes: Tensor, **options: Any) -> tuple
 def refinement_path(
     objective: Objective, boxes: Tensor, options: RefinementOptions, *, image_ends: Tensor | None = None
 ) -> Iterator[Refined]:
-    """The boxes after 0, 1, ..., ``options.num_steps`` steps of :func:`refine_boxes`.
+    """Yield the boxes after 0, 1, ..., ``options.num_steps`` steps of `refine_boxes`.
 
     Args:
-        objective: as ``predict_iou`` in :func:`refine_boxes`.
-        boxes, options: as there.
-        image_ends (Tensor[N, 4]): (width, height, width, height) of the image that each box lies in, in the frame of
-            the boxes. ``objective`` is then given boxes clipped to their images, and the boxes yielded are clipped,
-            too; one that left its image lies where it was before. None: no images.
+        objective: function to maximise, as ``predict_iou`` in `refine_boxes`.
+        boxes (Tensor[N, 4]): xyxy in pixels. Not modified.
+        options: options of refinement.
+        image_ends (Tensor[N, 4]): (width, height, width, height) of the image of each box, in the frame of the boxes.
+            Boxes are clipped to their images before ``objective`` is called and before they are yielded; a box that has
+            left its image is yielded at its start. None disables clipping.
+
+    Yields:
+        The boxes, their values and their stops so far.
+
+    Raises:
+        RuntimeError: ``torch.inference_mode()`` is active, which forbids gradients; use ``torch.no_grad()``.
     """
     if options.num_steps > 0 and torch.is_inference_mode_enabled():
         raise RuntimeError("refinement needs gradients, which torch.inference_mode() forbids: use torch.no_grad()")
@@ -137,41 +159,44 @@ def refinement_path(
 def refine_in_loop(
     value_and_gradient: ValueAndGradient, boxes: Tensor, options: RefinementOptions, *, image_ends: Tensor
 ) -> tuple[Tensor, Refined]:
-    """The same after all steps, in ``torch.while_loop``: for torch.export, which cannot see autograd.
+    """Run all steps of `refinement_path` in ``torch.while_loop``, for torch.export, which cannot trace autograd.
 
     Args:
-        value_and_gradient: boxes [N, 4], inside their images → the objective [N] and its gradient [N, 4].
-        boxes, options, image_ends: as in :func:`refinement_path`.
+        value_and_gradient: function from boxes [N, 4], clipped to their images, to the objective [N] and its gradient
+            [N, 4].
+        boxes (Tensor[N, 4]): as in `refinement_path`.
+        options: as in `refinement_path`.
+        image_ends (Tensor[N, 4]): as in `refinement_path`.
 
     Returns:
-        values (Tensor[N]): the objective before the first step.
-        refined: after the last.
+        values (Tensor[N]): objective before the first step.
+        refined: the boxes after the last step.
     """
     zero = torch.zeros_like(image_ends)
 
     def in_image(boxes: Tensor) -> tuple[Tensor, Tensor]:
         values, gradient = value_and_gradient(boxes.clamp(zero, image_ends))
-        # As autograd has it: half the gradient where an edge lies on the image's border, none beyond it.
+        # The gradient of clamp in autograd: half where an edge lies on the image's border, 0 beyond the border.
         passed = (boxes > zero).to(boxes) + (boxes >= zero).to(boxes)
         passed = passed * ((boxes < image_ends).to(boxes) + (boxes <= image_ends).to(boxes))
         return values, gradient * passed / 4
 
-    def goes_on(step: Tensor, *state: Tensor) -> Tensor:
+    def is_active(step: Tensor, *state: Tensor) -> Tensor:
         return (step < options.num_steps) & (_Ascent(*state).stops == int(Stop.STEPS)).any()
 
     def take_step(step: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-        # A loop may neither be given one tensor twice nor return what it was given.
+        # while_loop accepts no tensor twice as input and no input as output.
         return step + 1, *(tensor.clone() for tensor in _stepped(_Ascent(*state), in_image, options))
 
     start = _Ascent.at(boxes, *in_image(boxes))
     state = [tensor.clone() for tensor in start]
     first_step = torch.zeros((), dtype=torch.int64, device=boxes.device)
-    _, *end = torch.while_loop(goes_on, take_step, (first_step, *state))
+    _, *end = torch.while_loop(is_active, take_step, (first_step, *state))
     return start.values, _inside(_Ascent(*end).refined(options), boxes, start.values, image_ends)
 
 
 def _inside(refined: Refined, start: Tensor, values_at_start: Tensor, image_ends: Tensor) -> Refined:
-    """Refined boxes clipped to their images; those that left them as they were at the start."""
+    """Clip refined boxes to their images, and reset the boxes that left their images to their start."""
     clipped = refined.boxes.clamp(torch.zeros_like(image_ends), image_ends)
     inside = (box_sizes(clipped) > 0).all(1)
     return Refined(
@@ -182,9 +207,9 @@ def _inside(refined: Refined, start: Tensor, values_at_start: Tensor, image_ends
 
 
 class _Ascent(NamedTuple):
-    """Between two steps of Algorithm 2.
+    """State between two steps of Algorithm 2.
 
-    ``lengths`` (Tensor[N, 1]) are factors of the step sizes; the best boxes are those of the highest value so far.
+    ``lengths`` (Tensor[N, 1]) are factors of the step sizes. ``best_boxes`` have the highest values so far.
     """
 
     boxes: Tensor
@@ -207,21 +232,21 @@ class _Ascent(NamedTuple):
 
 
 def _path(objective: Objective, boxes: Tensor, options: RefinementOptions) -> Iterator[_Ascent]:
-    """Algorithm 2."""
+    """Yield the state before the first step and after each step of Algorithm 2."""
     boxes = boxes.clone()
     state = _Ascent.at(boxes, *_value_and_gradient(objective, boxes, with_gradient=options.num_steps > 0))
     yield state
     for step in range(1, options.num_steps + 1):
-        # Asking would synchronise with a GPU; with the paper's thresholds nearly every step finds an active box.
+        # On a GPU the check would synchronise; with the paper's thresholds nearly every step has an active box.
         if boxes.is_cuda or (state.stops == Stop.STEPS).any():
-            # This forward pass is also the next step's: T steps cost T + 1 forward and T backward passes.
+            # The next step reuses this forward pass, so T steps cost T + 1 forward and T backward passes.
             evaluate = partial(_value_and_gradient, objective, with_gradient=step < options.num_steps)
             state = _stepped(state, evaluate, options)
         yield state
 
 
 def _stepped(state: _Ascent, value_and_gradient: ValueAndGradient, options: RefinementOptions) -> _Ascent:
-    """One step of all boxes that are active."""
+    """Take one step with all active boxes."""
     boxes, values, gradient, lengths, stops, best_boxes, best_values = state
     moved = _moved(boxes, gradient, lengths, options)
     stops = _stopped(stops, ~(torch.isfinite(moved).all(1) & (box_sizes(moved) > 0).all(1)), Stop.COLLAPSED)
@@ -235,7 +260,7 @@ def _stepped(state: _Ascent, value_and_gradient: ValueAndGradient, options: Refi
         stops = _stopped(stops, taken & (change < options.early_stop), Stop.CONVERGED)
     else:
         taken = active
-        stops = _stopped(stops, ~(change.abs() >= options.early_stop), Stop.CONVERGED)  # NaN stops, too
+        stops = _stopped(stops, ~(change.abs() >= options.early_stop), Stop.CONVERGED)  # also true for NaN
         stops = _stopped(stops, change < options.degeneration, Stop.FELL)
     boxes = torch.where(taken[:, None], moved, boxes)
     gradient = torch.where(taken[:, None], new_gradient, gradient)
@@ -247,7 +272,7 @@ def _stepped(state: _Ascent, value_and_gradient: ValueAndGradient, options: Refi
 
 
 def _moved(boxes: Tensor, gradient: Tensor, lengths: Tensor, options: RefinementOptions) -> Tensor:
-    """The boxes after a step of ``lengths`` (Tensor[N, 1]) times the step sizes of the options."""
+    """Return the boxes after a step of ``lengths`` (Tensor[N, 1]) times the step sizes of the options."""
     sizes = box_sizes(boxes)
     if options.coordinates == "center_size":
         of_center = (gradient[:, :2] + gradient[:, 2:]) * sizes
@@ -262,7 +287,7 @@ def _moved(boxes: Tensor, gradient: Tensor, lengths: Tensor, options: Refinement
 
 
 def _stopped(stops: Tensor, where: Tensor, reason: Stop) -> Tensor:
-    """The first reason stands."""
+    """Record ``reason`` for the active boxes in ``where``; boxes that have already stopped keep their first reason."""
     return stops.masked_fill(where & (stops == int(Stop.STEPS)), int(reason))
 
 
@@ -273,6 +298,6 @@ def _value_and_gradient(objective: Objective, boxes: Tensor, *, with_gradient: b
     with torch.enable_grad():
         boxes = boxes.detach().requires_grad_()
         values = objective(boxes)
-        # Each value depends on its own box alone, so the gradient of the sum holds every box's own gradient.
+        # Each value depends only on its own box, so the gradient of the sum contains the gradient of each box.
         (gradient,) = torch.autograd.grad(values.sum(), boxes)
     return values.detach(), gradient

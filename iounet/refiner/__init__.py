@@ -1,4 +1,4 @@
-"""Other people's boxes: scored and moved one image at a time (`IoURefiner`), or file by file (`RefinementRun`)."""
+"""Refine the boxes of any detector: images in memory with `IoURefiner`, image and result files with `RefinementRun`."""
 
 from ..detections import RefinedDetections
 from .refiner import IoURefiner

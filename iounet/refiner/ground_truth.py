@@ -1,4 +1,4 @@
-"""How much closer refinement brought boxes to the objects of an annotation file."""
+"""Compare boxes before and after refinement with the objects of an annotation file."""
 
 from collections.abc import Iterable, Iterator
 from operator import itemgetter
@@ -19,16 +19,16 @@ from .sources import Record, Source, as_boxes
 
 
 class GroundTruth:
-    """The objects of an annotation file in the images at hand.
+    """The objects of an annotation file in the given images.
 
     Args:
         index: the annotation file.
-        files: the images at hand.
-        source: of the detections.
-        exif: as :func:`iounet.data.read_image` takes it.
+        files: the given images.
+        source: the detections.
+        exif: as in `iounet.data.read_image`.
 
     Attributes:
-        class_names: label l is ``class_names[l - 1]``; labels count the file's categories by rising id.
+        class_names: label l is ``class_names[l - 1]``; labels number the file's categories by rising id, from 1.
 
     Raises:
         ValueError: the objects cannot be used.
@@ -57,22 +57,22 @@ class GroundTruth:
 
     @classmethod
     def read(cls, index: ImageIndex, files: list[Path], source: Source, *, exif: bool = False) -> "GroundTruth | None":
-        """The objects of an annotation file; None if it has none, or, after a warning, if they cannot be used."""
+        """Return the objects of an annotation file; None if there are none or, after a warning, if they are invalid."""
         if not index.content.get("annotations"):
             return None
         try:
             return cls(index, files, source, exif=exif)
-        except (ValueError, KeyError, TypeError) as error:  # boxes can be refined all the same
+        except (ValueError, KeyError, TypeError) as error:  # refinement does not need the objects
             print(
-                f"no AP: the objects of {index.path} cannot be used ({error}); "
-                f"python -m iounet.data.check {index.path} lists what is wrong"
+                f"AP is not computed: the objects of {index.path} cannot be used ({error}); "
+                f"run python -m iounet.data.check {index.path} to list the problems"
             )
             return None
 
     def ap(self, results: Iterable[dict[str, Any]]) -> tuple[dict[str, float], int]:
-        """The columns of :class:`CocoEvaluator`, and how many results could not be scored.
+        """Return the columns of `CocoEvaluator`, and the number of results that were left out.
 
-        Those are of images or classes that the annotation file lacks, or have a negative width or height.
+        Results are left out if the annotation file lacks their image or class, or if their width or height is negative.
         """
         results = [result | {"image_id": self._source.listed_id(result["image_id"])} for result in results]
         scored = [
@@ -85,9 +85,10 @@ class GroundTruth:
         return self._evaluate(scored), len(results) - len(scored)
 
     def most_changed(self, records: Iterable[Record], num_boxes: int = 4) -> list[BoxChange]:
-        """The boxes whose true IoU refinement raised most, and those whose it lowered most.
+        """Return the boxes whose true IoU refinement raised most and lowered most.
 
-        Only boxes that show an object, with an IoU of at least 0.5 before refinement. Only their images are read.
+        Only boxes with an IoU of at least 0.5 with an object before refinement count. Only images of the returned boxes
+        are read.
         """
         return [
             BoxChange(
@@ -103,7 +104,7 @@ class GroundTruth:
         ]
 
     def _changes(self, records: Iterable[Record]) -> Iterator[tuple[float, Any, int, Tensor, Tensor, Tensor]]:
-        """Gain, image id, label, box before and after, object, and predicted IoUs of each box that shows an object."""
+        """Yield gain, image id, label, boxes before and after, object and predicted IoUs of each box on an object."""
         for record in records:
             boxes, object_labels = self.objects_in(record["image_id"])
             labels = torch.tensor([self._label_of.get(id_, 0) for id_ in record["category_ids"]], dtype=torch.int64)
@@ -116,7 +117,7 @@ class GroundTruth:
                 yield gain, record["image_id"], int(labels[row]), path[:, row], truth, predicted
 
     def objects_in(self, image_id: Any) -> tuple[Tensor, Tensor]:
-        """Boxes xyxy [N, 4] and labels [N] of an image's objects, without crowds."""
+        """Return the boxes, xyxy [N, 4], and labels [N] of an image's objects, without crowds."""
         objects = self._objects.get(self._source.listed_id(image_id), [])
         labels = torch.tensor([self._label_of[entry["category_id"]] for entry in objects], dtype=torch.int64)
         return as_boxes([entry["bbox"] for entry in objects]), labels

@@ -1,4 +1,4 @@
-"""Images and boxes as callers give them, checked and as tensors."""
+"""Check the images and boxes that callers pass, and convert them to tensors."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,13 +22,13 @@ AnyValues = Tensor | np.ndarray | Sequence[Any]
 
 @dataclass(frozen=True)
 class Given:
-    """An image and the boxes that a caller wants refined.
+    """An image and the boxes to refine in it.
 
     Attributes:
         image (Tensor[3, H, W]): RGB, float32 in [0, 1].
-        size: (H, W) in pixels.
-        detections: the boxes as they were given, before anything was predicted for them.
-        visible: those that have an area inside the image, clipped to it.
+        size: (height, width) in pixels.
+        detections: all boxes as given, without predictions.
+        visible: the boxes with an area inside the image, clipped to the image.
     """
 
     image: Tensor
@@ -40,10 +40,13 @@ class Given:
 def check_input(
     image: AnyImage, boxes: AnyValues, labels: AnyValues | None, scores: AnyValues | None, categories: list[dict]
 ) -> Given:
-    """An image and its boxes, as :class:`iounet.IoURefiner` takes them; warns of boxes that look like another form.
+    """Check and convert an image and its boxes, given as `iounet.IoURefiner` describes.
+
+    Warns about boxes that seem to be in another format than xyxy in pixels.
 
     Raises:
-        TypeError, ValueError: they are of another kind or shape, not finite, or labels are out of range or unknown.
+        TypeError: an input is not an image, or cannot be converted to a tensor.
+        ValueError: an input has the wrong shape or range, a box is not finite, or a label is unknown.
     """
     tensor = as_tensor(image)
     detections = _as_detections(boxes, labels, scores, categories)
@@ -86,15 +89,15 @@ def _as_detections(
 
 
 def _as_numbers(name: str, values: Any, device: torch.device | None = None) -> Tensor:
-    """Raises TypeError unless torch makes a tensor of ``values``."""
+    """Convert ``values`` to a tensor, or raise TypeError."""
     try:
         return torch.as_tensor(values, device=device)
-    except (TypeError, ValueError, RuntimeError) as error:  # which one depends on what torch cannot read
+    except (TypeError, ValueError, RuntimeError) as error:  # torch raises any of these, depending on the input
         raise checks.not_numbers(name, values, error) from None
 
 
 def as_tensor(image: AnyImage) -> Tensor:
-    """RGB [3, H, W], float32 in [0, 1]; see :class:`iounet.IoURefiner` for what is taken."""
+    """Convert an image, given as `iounet.IoURefiner` describes, to RGB [3, H, W], float32 in [0, 1]."""
     if isinstance(image, Image.Image):
         checks.check_mode(image.mode)
         tensor = F.pil_to_tensor(image.convert("RGB"))

@@ -1,4 +1,4 @@
-"""What a long run has done so far, a line at a time, so that it can be stopped anywhere and go on."""
+"""A journal of a long run, one line per finished item, so that the run can be resumed after it was stopped."""
 
 import json
 from collections.abc import Iterator
@@ -9,15 +9,15 @@ from ..errors import DataError
 
 
 class Journal:
-    """A file of JSON lines; the first tells of which run they are.
+    """A file of JSON lines, of which the first identifies the run.
 
     Args:
-        path: of the file; its folder is made.
-        run: what the run's outcome depends on, as JSON.
-        resume: go on with the file that lies there, if any.
+        path: journal file; its folder is created if missing.
+        run: everything on which the results of the run depend, as JSON.
+        resume: continue an existing file.
 
     Raises:
-        DataError: the file lies there and ``resume`` is False, or it is of another run.
+        DataError: the file exists and ``resume`` is False, or it belongs to another run.
     """
 
     def __init__(self, path: Path, run: dict[str, Any], *, resume: bool):
@@ -26,36 +26,36 @@ class Journal:
         if path.exists():
             if not resume:
                 raise DataError(
-                    f"{path} is left of a run that was stopped: give --resume to go on with it, another output folder, "
-                    "or delete that file to begin anew"
+                    f"{path} belongs to a run that was stopped; pass --resume to continue it, choose another output "
+                    "folder, or delete the file to start over"
                 )
-            self._go_on(run)
+            self._continue(run)
         if not path.exists() or not path.stat().st_size:
             path.write_text(json.dumps(run) + "\n")
         self._file = open(path, "a")  # noqa: SIM115, closed by finish()
 
-    def _go_on(self, run: dict[str, Any]) -> None:
+    def _continue(self, run: dict[str, Any]) -> None:
         content = self.path.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]  # a run that is killed may leave half a line
+        whole = content[: content.rfind(b"\n") + 1]  # a killed run may leave an incomplete line
         try:
             first = json.loads(whole.split(b"\n", 1)[0]) if whole else run
             changed = [key for key in run if first.get(key) != run[key]]
         except (ValueError, AttributeError):
-            raise DataError(f"{self.path} is damaged: delete it to begin anew") from None
+            raise DataError(f"{self.path} is damaged; delete it to start over") from None
         if changed:
             raise DataError(
-                f"{self.path} is left of a run with another {' and another '.join(changed)}: give what that run was "
-                "given, another output folder, or delete that file to begin anew"
+                f"{self.path} belongs to a run with a different {' and '.join(changed)}; repeat the command of that "
+                "run, choose another output folder, or delete the file to start over"
             )
         if len(whole) < len(content):
             with open(self.path, "r+b") as file:
                 file.truncate(len(whole))
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """The entries so far, oldest first, read from the file one by one.
+        """Yield the entries so far, oldest first, read from the file one by one.
 
         Raises:
-            DataError: a line is no JSON object.
+            DataError: a line is not a JSON object.
         """
         with open(self.path, encoding="utf-8", errors="replace") as file:
             next(file)
@@ -65,7 +65,7 @@ class Journal:
                 except ValueError:
                     entry = None
                 if not isinstance(entry, dict):
-                    raise DataError(f"{self.path} is damaged: delete it to begin anew")
+                    raise DataError(f"{self.path} is damaged; delete it to start over")
                 yield entry
 
     def append(self, entry: dict[str, Any]) -> None:
@@ -73,6 +73,6 @@ class Journal:
         self._file.flush()
 
     def finish(self) -> None:
-        """Removes the file: what it held is elsewhere now."""
+        """Delete the file, after its content has been written elsewhere."""
         self._file.close()
         self.path.unlink()

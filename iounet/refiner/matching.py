@@ -1,4 +1,4 @@
-"""Which image file an id of a results file means, and which of a refiner's classes a class of it is."""
+"""Match the images and classes of a results file with image files and with the classes of a refiner."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -12,16 +12,16 @@ from ..errors import DataError
 def match_categories(
     category_ids: Iterable[Any], names: dict[Any, str] | None, categories: list[dict[str, Any]]
 ) -> dict[Any, int]:
-    """Finds the class that each ``category_id`` of a results file is among those of a model.
+    """Find the model's class for each ``category_id`` of a results file.
 
     Args:
-        names: ``category_id`` → name, from an annotation file; matched as :func:`iounet.categories.match_names` does,
-            whatever the ids. None: matched by id. Either way an id may also be a string that spells the number, or the
-            name.
+        category_ids: ids in the results file: numbers, or strings that contain a number or a class name.
+        names: ``category_id`` → name, from an annotation file. Classes are then matched by name, as
+            `iounet.categories.match_names` does. None matches them by id.
         categories: ``{"id", "name"}`` of the model's classes in label order.
 
     Returns:
-        ``category_id`` → label, 1..C, or 0 where the model has no such class; by rising id, numbers first.
+        ``category_id`` → label in 1..C, or 0 if the model has no such class; sorted by id, numbers first.
     """
     used = sorted(set(category_ids), key=lambda id_: (isinstance(id_, str), id_))
     if names is not None:
@@ -40,21 +40,22 @@ def match_images(
     *,
     allow_missing: bool = False,
 ) -> dict[Any, Path]:
-    """Finds the image of each ``image_id`` of a results file.
+    """Find the image file of each ``image_id`` of a results file.
 
     Args:
-        images: the image files there are.
-        file_names: ``image_id`` → file name, as :func:`listed_ids` and an annotation file give them. None: an id is the
-            name of its file, with or without suffix, or the number that this name spells (COCO's 000000000139.jpg is
-            image 139). Folders in a file name tell images of one name apart; otherwise they are ignored.
+        image_ids: ids in the results file.
+        images: the given image files.
+        file_names: ``image_id`` → file name, from an annotation file and `listed_ids`. Folders in a file name only
+            distinguish images of equal name. With None, an id is the name of its file, with or without suffix, or the
+            number in that name (COCO's 000000000139.jpg is image 139).
         source: the results file, for messages.
-        allow_missing: leave ids without an image out, unless none has one.
+        allow_missing: omit ids without an image, unless all ids lack one.
 
     Returns:
         ``image_id`` → path, in order of first appearance.
 
     Raises:
-        DataError: ids without an image, or with two.
+        DataError: an id matches no image, or several images.
     """
     image_ids = list(dict.fromkeys(image_ids))
     if file_names is not None:
@@ -75,30 +76,34 @@ def match_images(
     for image_id in image_ids:
         found = candidates.get(image_id, [])
         if len(found) > 1:
-            raise DataError(f"{source}: image_id {image_id!r} fits {', '.join(map(str, found[:3]))}; give one folder")
+            matches = ", ".join(map(str, found[:3]))
+            raise DataError(f"{source}: image_id {image_id!r} matches {matches}; pass only one of these folders")
         if found:
             matched[image_id] = found[0]
         else:
             unknown.append(image_id)
     if unknown and not (allow_missing and matched):
         listed = ", ".join(map(repr, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
-        cure = "name the files after their ids, or give the annotation file that lists them (--annotations)"
+        cure = "name the files after their ids, or pass the annotation file that lists them with --annotations"
         if file_names is not None:
             unlisted = sum(id_ not in file_names for id_ in unknown)
             cure = (
-                f"the annotation file lacks {unlisted} of them"
+                f"the annotation file does not list {unlisted} of them"
                 if unlisted
-                else "give the folder of their files, or the one from which their file names lead to them"
+                else "pass the folder of their files, or the folder to which their file names are relative"
             )
         raise DataError(
-            f"{source}: {len(unknown)} image id{'s have' if len(unknown) > 1 else ' has'} no image among the "
-            f"{len(images)} given: {listed}; {cure}"
+            f"{source}: {len(unknown)} image id{'s match' if len(unknown) > 1 else ' matches'} none of the "
+            f"{len(images)} given images: {listed}; {cure}"
         )
     return matched
 
 
 def images_of(images: list[Path], file_names: dict[Any, str]) -> dict[Any, list[Path]]:
-    """``image_id`` → the files its file name may mean: of that name, and in its folders if several have that name."""
+    """Find the files that match each image's file name: ``image_id`` → paths.
+
+    Folders in a file name are compared only if several files or images have the same name.
+    """
     by_name: dict[str, list[Path]] = {}
     for path in images:
         by_name.setdefault(path.name, []).append(path)
@@ -114,14 +119,15 @@ def images_of(images: list[Path], file_names: dict[Any, str]) -> dict[Any, list[
 
 
 def listed_ids(image_ids: Iterable[Any], file_names: dict[Any, str]) -> dict[Any, Any]:
-    """``image_id`` of a results file → that of an annotation file, which it may name in another way.
+    """Map each ``image_id`` of a results file to the id of this image in an annotation file.
 
     Args:
-        file_names: of the annotation file, id → file name. A results file may name an image by this id, as number or
-            string, or, as ultralytics does, by the file name, with or without folders and suffix.
+        image_ids: ids in the results file. An id may be the annotation file's id, as number or string, or the image's
+            file name with or without folders and suffix, as ultralytics writes it.
+        file_names: id → file name, from the annotation file.
 
     Returns:
-        Without those that the annotation file does not list, or lists twice.
+        The mapping, without ids that match no image or several images of the annotation file.
     """
     by_key: dict[Any, set[Any]] = {}
     for id_, name in file_names.items():

@@ -1,4 +1,4 @@
-"""Pictures of the first images of a run, with their boxes before and after refinement."""
+"""Pictures of the first images of a run with their boxes before and after refinement."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -19,11 +19,11 @@ class Pictures:
     """The pictures of a run.
 
     Attributes:
-        folder: of the pictures; made when the first is drawn.
-        images: image id → file, of all images of the run.
-        number: how many of them are drawn.
-        categories: of the refiner.
-        truth: the objects; None: they are not known.
+        folder: folder of the pictures, created with the first picture.
+        images: image id → file, for all images of the run.
+        number: number of images to draw.
+        categories: the refiner's categories.
+        truth: ground truth, if known.
     """
 
     folder: Path
@@ -34,7 +34,7 @@ class Pictures:
 
     @cached_property
     def paths(self) -> dict[Any, Path]:
-        """Image id → picture; named after the image, with its number where several images have that name."""
+        """Image id → picture, named after the image, with a number appended if several images have the same name."""
         num_named = Counter(path.stem for path in self.images.values())
         paths = {}
         for count, (image_id, path) in enumerate(islice(self.images.items(), max(self.number, 0)), start=1):
@@ -45,7 +45,7 @@ class Pictures:
         return paths
 
     def draw(self, refined: RefinedImage) -> None:
-        """Draws an image if it is one of the first."""
+        """Draw an image if it is one of the first ``number`` images."""
         path = self.paths.get(refined.image_id)
         if path is None:
             return
@@ -61,5 +61,5 @@ class Pictures:
 
 
 def _drawable(boxes: Tensor) -> Tensor:
-    """Of boxes [N, 4] those without a negative width or height, as a file may give them: bool [N]."""
+    """Return a mask [N] of the boxes [N, 4] without a negative width or height, which a file may contain."""
     return (boxes[:, 2:] >= boxes[:, :2]).all(1)

@@ -1,7 +1,7 @@
-"""Trained models as folders, on the disk or on the Hugging Face Hub: a checkpoint, and a README.md as model card.
+"""Trained models as folders, local or on the Hugging Face Hub: a checkpoint, and a README.md as model card.
 
-The conventions are those of huggingface_hub's ModelHubMixin. The mixin itself is not used, so that folders on the disk
-need no huggingface_hub.
+The conventions follow huggingface_hub's ModelHubMixin. The mixin is not used, so local folders do not need
+huggingface_hub.
 """
 
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import CheckpointError
 
-MODEL_FILE = "model_final.pth"  # as in the folder of a run of iounet-train
+MODEL_FILE = "model_final.pth"  # the name that iounet-train uses
 CARD_FILE = "README.md"
 
 _CARD = """\
@@ -26,18 +26,18 @@ tags:
 # {title}
 
 An IoU-Net ([Jiang et al., ECCV 2018](https://arxiv.org/abs/1807.11590)). It detects objects of {count}, predicts the
-IoU of any box with its object, and moves boxes of any detector to where they fit better.
+IoU of a box with its object, and refines the boxes of any detector.
 
 ```python
 from iounet import IoURefiner
 
 refiner = IoURefiner.from_pretrained("{title}")
-before, after = refiner.detect(image)  # a PIL image, an RGB array or tensor
-better = refiner.refine(image, boxes)  # xyxy in pixels, of any detector
+before, after = refiner.detect(image)  # PIL image, RGB array or tensor
+better = refiner.refine(image, boxes)  # boxes of any detector, xyxy in pixels
 better.boxes, better.ious_before, better.ious
 ```
 
-`{model_file}` is a checkpoint for `iounet-refine --weights`, too.
+You can also pass `{model_file}` to `iounet-refine --weights`.
 
 ## Classes
 
@@ -52,12 +52,12 @@ better.boxes, better.ious_before, better.ious
 
 
 def model_card(title: str, categories: list[dict[str, Any]], config: str) -> str:
-    """The text of README.md.
+    """Return the text of README.md.
 
     Args:
-        title: the name of the repository or of the folder.
+        title: name of the repository or of the folder.
         categories: ``{"id", "name"}`` of each class in label order.
-        config: YAML text of the configuration.
+        config: configuration as YAML text.
     """
     count = "one class" if len(categories) == 1 else f"{len(categories)} classes"
     classes = ", ".join(f"{category['name']} ({category['id']})" for category in categories)
@@ -65,43 +65,46 @@ def model_card(title: str, categories: list[dict[str, Any]], config: str) -> str
 
 
 def find_checkpoint(name: str | Path, **download: Any) -> Path:
-    """The checkpoint of a folder on the disk, or, if there is no such folder, of a model on the Hub.
+    """Return the path of a checkpoint in a local folder or, if there is no such folder, of a model on the Hub.
 
     Args:
         name: a folder, or the id of a model on the Hub, such as "user/model".
         download: arguments of ``huggingface_hub.hf_hub_download``.
 
     Raises:
-        CheckpointError: there is neither; the folder holds only checkpoints of other names, or is a file; the Hub
-            cannot be reached; huggingface_hub is not installed.
+        CheckpointError: there is neither a folder nor a model of this name, the folder contains only checkpoints of
+            other names or is a file, the Hub cannot be reached, or huggingface_hub is not installed.
     """
     folder = Path(name)
     if folder.is_dir():
         if not (folder / MODEL_FILE).is_file() and (others := sorted(folder.glob("*.pth"))):
-            cure = f"to load another checkpoint: IoURefiner.from_checkpoint('{others[0]}')"
-            raise CheckpointError(f"{folder}: holds no {MODEL_FILE}; {cure}")
+            cure = f"load another checkpoint with IoURefiner.from_checkpoint('{others[0]}')"
+            raise CheckpointError(f"{folder}: contains no {MODEL_FILE}; {cure}")
         return folder / MODEL_FILE
     if folder.is_file():
-        raise CheckpointError(f"{folder}: is a file, not a folder; to load it: IoURefiner.from_checkpoint('{folder}')")
-    hub = _import_hub(f"{name}: no such folder; to look for it on the Hugging Face Hub")
+        raise CheckpointError(f"{folder}: is a file, not a folder; load it with IoURefiner.from_checkpoint('{folder}')")
+    hub = _import_hub(f"{name}: no such folder; looking for it on the Hugging Face Hub")
     try:
         return Path(hub.hf_hub_download(str(name), MODEL_FILE, **download))
-    except (OSError, ValueError) as error:  # of which all errors of huggingface_hub are
+    except (OSError, ValueError) as error:  # base classes of all errors of huggingface_hub
         reason = str(error).strip().splitlines()[0]
         raise CheckpointError(
             f"{name}: no such folder, and no model on the Hugging Face Hub with a file {MODEL_FILE} ({reason}); "
-            "check the name, and the network"
+            "check the name and the network"
         ) from error
 
 
 def push_folder(
     folder: Path, repo_id: str, *, token: str | None, private: bool | None, branch: str | None, **commit: Any
 ) -> str:
-    """Uploads a folder to the Hub in one commit and returns the commit's address; an existing model card stays.
+    """Upload a folder to the Hub in one commit and return the URL of the commit; an existing model card is kept.
 
     Args:
-        repo_id: of the model; made if it is not there.
-        token, private, branch: see :meth:`iounet.IoURefiner.push_to_hub`.
+        folder: folder to upload.
+        repo_id: id of the model; created if missing.
+        token: as in `iounet.IoURefiner.push_to_hub`.
+        private: as in `iounet.IoURefiner.push_to_hub`.
+        branch: as in `iounet.IoURefiner.push_to_hub`.
         commit: arguments of ``huggingface_hub.HfApi.upload_folder``: commit_message, create_pr.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Refined boxes on the screen: a table an image for readers, or a line of JSON an image for programs."""
+"""Print refined boxes: one table per image for readers, or one line of JSON per image for programs."""
 
 import json
 from collections.abc import Callable
@@ -19,16 +19,18 @@ def print_refined(
     exif: bool = False,
     on_fault: Callable[[Any, DataError], None] | None = None,
 ) -> None:
-    """Refines the boxes of all images and prints those of each image as soon as they are refined.
+    """Refine the boxes of all images and print the boxes of each image as soon as they are refined.
 
     Args:
-        batch_size: images at once.
+        source: the images and boxes.
+        batch_size: number of images in a batch.
         rescore: multiply each score by the predicted IoU.
-        as_json: print :func:`image_line`; False: print :func:`image_table`.
-        exif, on_fault: as :func:`read_ahead` takes them.
+        as_json: print the output of `image_line` instead of `image_table`.
+        exif: as in `read_ahead`.
+        on_fault: as in `read_ahead`.
 
     Raises:
-        DataError: an image cannot be read, and there is no ``on_fault``.
+        DataError: an image cannot be read, and ``on_fault`` is None.
     """
     show = image_line if as_json else image_table
     for image_ids, images in read_ahead(source.paths, batch_size, exif=exif, on_fault=on_fault):
@@ -38,7 +40,7 @@ def print_refined(
 
 
 def _rows(refined: RefinedImage, class_names: dict[Any, str], *, rescore: bool) -> list[dict[str, Any]]:
-    """The boxes of an image, xyxy in its pixels, by falling score."""
+    """Return the boxes of an image, xyxy in its pixels, by falling score."""
     after = refined.after
     columns = (
         *(refined.category_ids, after.scores.tolist(), refined.before.ious.tolist(), after.ious.tolist()),
@@ -60,7 +62,7 @@ def _rows(refined: RefinedImage, class_names: dict[Any, str], *, rescore: bool) 
 
 
 def image_line(name: str, refined: RefinedImage, boxes: list[dict[str, Any]]) -> str:
-    """A JSON object on one line: image, image_id, width, height, and boxes as dicts."""
+    """Format an image as one line of JSON: image, image_id, width, height, and boxes as dicts."""
     height, width = refined.image.shape[1:]
     return json.dumps(
         {"image": name, "image_id": refined.image_id, "width": width, "height": height, "boxes": boxes},
@@ -68,7 +70,7 @@ def image_line(name: str, refined: RefinedImage, boxes: list[dict[str, Any]]) ->
 
 
 def image_table(name: str, refined: RefinedImage, boxes: list[dict[str, Any]]) -> str:
-    """A table of the boxes with a score of at least DRAWN_SCORE, and how many others there are."""
+    """Format a table of the boxes with a score of at least DRAWN_SCORE, and the number of other boxes."""
     height, width = refined.image.shape[1:]
     shown = [box for box in boxes if box["score"] >= DRAWN_SCORE]
     hidden = len(boxes) - len(shown)
@@ -77,7 +79,7 @@ def image_table(name: str, refined: RefinedImage, boxes: list[dict[str, Any]]) -
         column = max(5, *(len(box["class"]) for box in shown))
         lines.append(f"  {'class':{column}}  score  predicted IoU       x1      y1      x2      y2")
         for box in shown:
-            ious = f"{box['predicted_iou_before']:.2f} -> {box['predicted_iou']:.2f}"  # a console may know no arrow
+            ious = f"{box['predicted_iou_before']:.2f} -> {box['predicted_iou']:.2f}"  # ASCII for any console
             corners = "".join(f"{value:8.1f}" for value in box["box"])
             lines.append(f"  {box['class']:{column}}  {box['score']:5.2f}  {ious:>13} {corners}")
     if hidden:

@@ -1,4 +1,4 @@
-"""Images of a long list, read while the ones before are being worked on."""
+"""Read batches of images ahead while earlier batches are being processed."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -21,19 +21,20 @@ def read_ahead(
     exif: bool = False,
     on_fault: Callable[[Any, DataError], None] | None = None,
 ) -> Iterator[tuple[list[Any], list[Tensor]]]:
-    """Batches of images, in order, the last one smaller; two more batches are read ahead by threads.
+    """Yield batches of images in order while threads read the next two batches.
 
     Args:
         paths: image id → file.
-        exif: as :func:`read_image` takes it.
-        on_fault: called with the id and the error of an image that cannot be read, which its batch then lacks; None:
-            the error is raised.
+        batch_size: number of images in a batch; the last batch may be smaller.
+        exif: as in `iounet.data.read_image`.
+        on_fault: called with the id and the error of each image that cannot be read; its batch then lacks the image.
+            None raises the error.
 
     Yields:
         The ids and the images, uint8 [3, H, W], of a batch.
 
     Raises:
-        DataError: as :func:`read_image`, when the batch of the damaged image is asked for.
+        DataError: an image cannot be read and ``on_fault`` is None; raised when its batch is requested.
     """
     items = iter(paths.items())
     read = partial(read_image, exif=exif)

@@ -1,4 +1,4 @@
-"""Better boxes for anybody's detections, with a trained IoU-Net."""
+"""`IoURefiner`: refine and score the boxes of any detector with a trained IoU-Net."""
 
 from __future__ import annotations
 
@@ -35,29 +35,31 @@ Method = TypeVar("Method", bound=Callable)
 
 
 def _allowing_gradients(method: Method) -> Method:
-    """Leaves the caller's inference mode, which forbids the gradients that refinement needs."""
+    """Run a method outside the caller's inference mode, which forbids the gradients that refinement needs."""
     return torch.inference_mode(False)(torch.no_grad()(method))
 
 
 class IoURefiner:
-    """Scores and moves boxes that any detector found.
+    """Refine and score boxes of any detector with a trained IoU-Net.
 
-    Every method takes
+    The methods take
 
-    - an image: a PIL image; or a NumPy array [H, W, 3] or a tensor [3, H, W], RGB, uint8 or floating point in [0, 1].
-      (OpenCV reads BGR: give ``image[..., ::-1]``.) The pixels are used as they are stored. For boxes in the upright
-      frame of a photograph with an EXIF orientation, give ``PIL.ImageOps.exif_transpose(image)``.
-    - boxes [N, 4]: a tensor, an array or a list, xyxy in pixels of the image; clipped to it.
-    - labels [N]: class names; or integers, of which l is the class ``categories[l - 1]``. 0 stands for a class that the
-      refiner was not trained on, whose predicted IoU is the highest of the classes'. None: 0 for all.
+    - images: PIL images, NumPy arrays [H, W, 3] or tensors [3, H, W], in RGB, uint8 or floating point in [0, 1]. OpenCV
+      reads BGR; pass ``image[..., ::-1]``. EXIF orientation is ignored; for boxes in the upright frame of a photograph,
+      pass ``PIL.ImageOps.exif_transpose(image)``.
+    - boxes [N, 4]: a tensor, an array or a list, xyxy in pixels of the image. Boxes are clipped to the image.
+    - labels [N]: class names, or integers. Label l is the class ``categories[l - 1]``. Label 0 is a class that the
+      refiner was not trained on; its predicted IoU is the highest of the predictions for all classes. None means 0 for
+      all boxes.
 
-    and answers in tensors on the device of the boxes, float64 if the boxes are, otherwise float32; boxes in pixels of
-    the image. Images of one size are processed as a batch; padding to a common size would change the results.
+    They return tensors on the device of the given boxes, in float64 if the boxes are float64, otherwise in float32.
+    Returned boxes are in pixels of the image. Images of equal size are processed as a batch; images of different sizes
+    are not, because padding them to a common size would change the results.
 
     Args:
-        detector: a trained IoU-Net, on its device; its parameters are frozen.
+        detector: a trained IoU-Net on its device. Its parameters are frozen.
         categories: ``{"id", "name"}`` of each class in label order.
-        config: YAML text of the configuration that the detector was built by; without it the refiner cannot be saved.
+        config: configuration of the detector as YAML text. Without it the refiner cannot be saved.
     """
 
     def __init__(self, detector: IoUNet, categories: list[dict], config: str | None = None):
@@ -67,14 +69,16 @@ class IoURefiner:
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, device: str | torch.device = "cpu") -> IoURefiner:
-        """Builds the detector that a checkpoint of iounet-train describes and loads its weights.
+        """Load a refiner from a checkpoint of iounet-train.
 
         Args:
-            device: such as "cpu" or "cuda:1"; "auto": a GPU if there is one.
+            path: checkpoint file; it contains the configuration, the classes and the weights.
+            device: device such as "cpu" or "cuda:1"; "auto" chooses a GPU if there is one.
 
         Raises:
-            CheckpointError: the file is missing, damaged, or no checkpoint of this project.
-            ConfigError: its configuration has keys that this version does not know; there is no such device.
+            CheckpointError: the file is missing, damaged, or not a checkpoint of this project.
+            ConfigError: the checkpoint's configuration has keys that this version does not know, or the device does not
+                exist.
         """
         return cls(*load_detector(path, build_device(str(device))))
 
@@ -82,36 +86,42 @@ class IoURefiner:
     def from_pretrained(
         cls, name: str | Path, *, device: str | torch.device = "cpu", revision: str | None = None, **download: Any
     ) -> IoURefiner:
-        """Loads a model from a folder, or from the Hugging Face Hub (``pip install 'iounet[hub]'``).
+        """Load a refiner from a folder, or from the Hugging Face Hub (``pip install 'iounet[hub]'``).
 
         Args:
-            name: a folder that :meth:`save_pretrained` or iounet-train wrote; or a model's id, such as "user/model".
-            device: as for :meth:`from_checkpoint`.
-            revision: of the model on the Hub: a branch, a tag or a commit.
-            download: further arguments of ``huggingface_hub.hf_hub_download``, such as token or local_files_only.
+            name: a folder that `save_pretrained` or iounet-train wrote, or the id of a model on the Hub, such as
+                "user/model".
+            device: as in `from_checkpoint`.
+            revision: branch, tag or commit of the model on the Hub.
+            download: further arguments of ``huggingface_hub.hf_hub_download``, such as ``token`` or
+                ``local_files_only``.
 
         Raises:
-            CheckpointError: there is no such model, or huggingface_hub is missing; as :meth:`from_checkpoint`.
-            ConfigError: as :meth:`from_checkpoint`.
+            CheckpointError: there is no such model, huggingface_hub is not installed, or the checkpoint cannot be
+                loaded.
+            ConfigError: as in `from_checkpoint`.
         """
         return cls.from_checkpoint(find_checkpoint(name, revision=revision, **download), device)
 
     def save_pretrained(self, folder: str | Path, *, repo_id: str | None = None) -> None:
-        """Writes the model to a folder, for :meth:`from_pretrained`: a checkpoint, and README.md if there is none.
+        """Save the model to a folder for `from_pretrained`.
 
-        The paths of data and weights on this machine are left out of the configuration. What was changed after loading,
-        such as ``detector.postprocessing``, is not saved.
+        Writes a checkpoint and, unless there is one, a README.md as model card. Paths of data and weights on this
+        machine are removed from the configuration. Changes made after loading, such as to ``detector.postprocessing``,
+        are not saved.
 
         Args:
-            folder: is made.
-            repo_id: of the model on the Hub, for README.md; None: the folder's name.
+            folder: created if missing.
+            repo_id: id of the model on the Hub, for README.md; None uses the folder's name.
 
         Raises:
-            ValueError: the refiner was made without ``config``.
+            ValueError: the refiner was created without ``config``.
             CheckpointError: the folder cannot be written.
         """
         if self.config is None:
-            raise ValueError("the configuration of the detector is not known: IoURefiner(detector, categories, config)")
+            raise ValueError(
+                "a refiner without a configuration cannot be saved; use IoURefiner(detector, categories, config)"
+            )
         folder = Path(folder)
         config = without_paths(self.config, "the detector's configuration")
         weights = self.detector.state_dict()
@@ -129,22 +139,23 @@ class IoURefiner:
         branch: str | None = None,
         create_pr: bool | None = None,
     ) -> str:
-        """Uploads what :meth:`save_pretrained` writes to the Hugging Face Hub (``pip install 'iounet[hub]'``).
+        """Upload the model, as `save_pretrained` writes it, to the Hugging Face Hub (``pip install 'iounet[hub]'``).
 
-        A model card that is there already is kept.
+        An existing model card on the Hub is kept.
 
         Args:
-            repo_id: of the model, such as "user/model"; made if it is not there.
-            private: whether a new model is; None: as the user or organisation has it by default.
-            token: of the Hub; None: that of ``hf auth login``.
-            branch: to commit to; None: main.
-            create_pr: open a pull request instead.
+            repo_id: id of the model, such as "user/model"; created if missing.
+            commit_message: message of the commit.
+            private: create a new model as private; None uses the default of the user or organisation.
+            token: token of the Hub; None uses the token of ``hf auth login``.
+            branch: branch to commit to; None is main.
+            create_pr: open a pull request instead of committing.
 
         Returns:
-            The address of the commit.
+            URL of the commit.
 
         Raises:
-            ValueError: as :meth:`save_pretrained`.
+            ValueError: the refiner was created without ``config``.
             CheckpointError: huggingface_hub is not installed.
         """
         with TemporaryDirectory() as folder:
@@ -161,24 +172,28 @@ class IoURefiner:
         return next(self.detector.parameters()).device
 
     def detect(self, image: AnyImage) -> tuple[Detections, Detections]:
-        """The detector's own detections of an image, before and after refinement, by falling score.
+        """Detect objects with the IoU-Net itself and refine their boxes.
 
-        They are refined after NMS, and their scores are class scores, also where the configuration wants it otherwise
-        (TEST.REFINE_BEFORE_NMS, TEST.FINAL_SCORE).
+        Boxes are refined after NMS and scores are class scores, whatever the configuration's TEST.REFINE_BEFORE_NMS and
+        TEST.FINAL_SCORE are.
+
+        Args:
+            image: as described for the class.
 
         Returns:
-            before, after: the same objects in the same order.
+            before (Detections): detections before refinement, by falling score, on the CPU.
+            after (Detections): the same objects in the same order, with refined boxes.
         """
         return self.detect_batch([image])[0]
 
     def detect_batch(self, images: Sequence[AnyImage]) -> list[tuple[Detections, Detections]]:
-        """:meth:`detect` for several images."""
+        """Apply `detect` to several images; returns one pair per image."""
         tensors = [as_tensor(image) for image in images]
         return _by_size(tensors, [tensor.shape for tensor in tensors], self._detect)
 
     @_allowing_gradients
     def _detect(self, images: list[Tensor]) -> list[tuple[Detections, Detections]]:
-        """Of images of one size."""
+        """Apply `detect` to images of one size."""
         detector = self.detector
         if not detector.can_resize((images[0].shape[1], images[0].shape[2])):
             nothing = torch.zeros(0)
@@ -194,16 +209,25 @@ class IoURefiner:
         ]
 
     def score(self, image: AnyImage, boxes: AnyValues, labels: AnyValues | None = None) -> Tensor:
-        """Predicted IoU of each box where it lies, Tensor[N]: a localisation confidence for ranking and filtering.
+        """Predict the IoU of each box without moving it: a localisation confidence for ranking and filtering.
 
-        A box without area inside the image has 0. Errors as :meth:`refine`.
+        Args:
+            image: as described for the class.
+            boxes: xyxy in pixels of the image.
+            labels: as described for the class.
+
+        Returns:
+            Tensor[N]: predicted IoUs, calibrated if the checkpoint is; 0 for a box without area inside the image.
+
+        Raises:
+            TypeError, ValueError: as in `refine`.
         """
         return self.score_batch([image], [boxes], [labels])[0]
 
     def score_batch(
         self, images: Sequence[AnyImage], boxes: Sequence[AnyValues], labels: Sequence[AnyValues | None] | None = None
     ) -> list[Tensor]:
-        """:meth:`score` for several images; one entry an image in each list."""
+        """Apply `score` to several images; each list has one entry per image."""
         no_steps = replace(self.detector.postprocessing.refinement, num_steps=0)
         return [scored.ious for scored in self._refine_batch(images, boxes, labels, None, no_steps, None)]
 
@@ -216,25 +240,31 @@ class IoURefiner:
         *,
         nms: str | None = None,
     ) -> RefinedDetections:
-        """Moves boxes of an image to where the predicted IoU is higher.
+        """Refine boxes of an image by gradient ascent on their predicted IoUs or energies.
+
+        The options of refinement come from the checkpoint's configuration (TEST.REFINE).
+
+        A box without area inside the image is returned unchanged with a predicted IoU of 0 and the stop
+        `Stop.UNPLACED`. So are all boxes of an image that the detector cannot resize, such as one of 5000 × 1 pixels.
+        With ``nms``, these boxes are dropped.
 
         Args:
-            image, boxes, labels: see the class.
-            scores [N]: class scores of the boxes; returned as they are. None: 1 for all.
-            nms: "greedy", "soft" or "iou_guided": first suppress the boxes that show the same object, by the
-                threshold of the checkpoint's configuration. Greedy NMS ranks by ``scores``, IoU-guided NMS by
-                predicted IoU.
+            image: as described for the class.
+            boxes: xyxy in pixels of the image.
+            labels: as described for the class.
+            scores: class scores [N] of the boxes; None means 1 for all.
+            nms: "greedy", "soft" or "iou_guided" to suppress duplicate boxes before refinement, with the threshold of
+                the checkpoint's configuration (TEST.NMS_THRESHOLD). Greedy NMS ranks by ``scores``, IoU-guided NMS by
+                predicted IoU. None keeps all boxes.
 
         Returns:
-            The same N objects in the same order, in refined boxes. A box without area inside the image stays as it is
-            and has a predicted IoU of 0 (:attr:`iounet.postprocess.Stop.UNPLACED`), as do all boxes of an image that is
-            too thin for the detector to resize, such as one of 5000 × 1 pixels. With NMS, the objects that it
-            leaves, by falling score (which soft-NMS lowers, and IoU-guided NMS raises to the best of the cluster's);
-            such boxes are not among them.
+            Without ``nms``, the N boxes in their order, refined, with their predicted IoUs, stops and unchanged scores.
+                With ``nms``, the kept boxes by falling score. Soft-NMS lowers scores; IoU-guided NMS raises a score to
+                the best of its cluster. ``index`` contains the rows of the boxes in the input.
 
         Raises:
-            TypeError, ValueError: an image, boxes, labels or scores of another kind or shape, boxes that are not
-                finite, labels out of range or unknown, an unknown ``nms``.
+            TypeError: an input is not an image, or cannot be converted to a tensor.
+            ValueError: an input has the wrong shape or range, a box is not finite, or a label or ``nms`` is unknown.
         """
         return self.refine_batch([image], [boxes], [labels], [scores], nms=nms)[0]
 
@@ -247,18 +277,32 @@ class IoURefiner:
         *,
         nms: str | None = None,
     ) -> list[RefinedDetections]:
-        """:meth:`refine` for several images; one entry an image in each list."""
+        """Apply `refine` to several images; each list has one entry per image.
+
+        Args:
+            images: as described for the class. Images of equal size are processed as a batch.
+            boxes: boxes of each image.
+            labels: labels of each image; None means 0 for all boxes.
+            scores: scores of each image; None means 1 for all boxes.
+            nms: as in `refine`.
+
+        Returns:
+            One result of `refine` per image.
+
+        Raises:
+            TypeError, ValueError: as in `refine`.
+        """
         options = self.detector.postprocessing
         if nms is None:
             return self._refine_batch(images, boxes, labels, scores, options.refinement, None)
         check_choice("nms", nms, KINDS)
-        # All boxes that are left, not the best hundred of them.
+        # Return all kept boxes, not only the best 100.
         suppression = replace(options.nms, kind=nms, max_detections=sys.maxsize)
         return self._refine_batch(images, boxes, labels, scores, options.refinement, suppression)
 
     @_allowing_gradients
     def refinement_path(self, image: AnyImage, boxes: AnyValues, labels: AnyValues | None = None) -> Tensor:
-        """Where the boxes of an image lie after 0, 1, ..., T steps of :meth:`refine`: Tensor[T + 1, N, 4]."""
+        """Return the boxes of an image, in its pixels, after 0, 1, ..., T steps of `refine`: Tensor[T + 1, N, 4]."""
         given = self._check(image, boxes, labels, None)
         options = self.detector.postprocessing.refinement
         path = given.detections.boxes.repeat(options.num_steps + 1, 1, 1)
@@ -290,7 +334,7 @@ class IoURefiner:
         }
         for name, values in columns.items():
             if len(values) != len(images):
-                raise ValueError(f"{len(images)} images, but {name} of {len(values)}: give one entry for each image")
+                raise ValueError(f"{len(images)} images, but {name} of {len(values)}; pass one entry per image")
         given = [self._check(*of_image) for of_image in zip(images, *columns.values(), strict=True)]
         return _by_size(given, [of_image.size for of_image in given], partial(self._refine, options=options, nms=nms))
 
@@ -298,7 +342,7 @@ class IoURefiner:
     def _refine(
         self, given: list[Given], *, options: RefinementOptions, nms: NMSOptions | None
     ) -> list[RefinedDetections]:
-        """Refines the boxes of images of one size."""
+        """Refine the boxes of images of one size."""
         if not any(len(of_image.visible) for of_image in given):
             return [of_image.detections if nms is None else of_image.detections[:0] for of_image in given]
         features = self.detector.extract([of_image.image.to(self.device) for of_image in given])
@@ -315,7 +359,7 @@ class IoURefiner:
         ]
 
     def _resized(self, given: Given, size: tuple[int, int]) -> RefinedDetections:
-        """The visible boxes as the detector takes them: in pixels of the resized image, in float32, on its device."""
+        """Return the visible boxes in pixels of the resized image, in float32, on the detector's device."""
         single = {name: getattr(given.visible, name).float() for name in ("boxes", "scores", "ious", "ious_before")}
         return replace(given.visible, **single).to(self.device).rescaled(given.size, size)
 
@@ -328,21 +372,23 @@ def _merged(
     *,
     suppressed: bool,
 ) -> RefinedDetections:
-    """What the caller gave, with the outcome of refinement, on the device and in the dtype of what was given.
+    """Combine the given boxes with the outcome of refinement, in the device and dtype of the given boxes.
 
     Args:
-        before, after: the boxes that could be refined, in pixels of the resized image.
+        given: the image and all its boxes.
+        before: visible boxes before refinement, in pixels of the resized image.
+        after: the same boxes after refinement, in pixels of the resized image.
         in_image: ``after`` in pixels of the original image.
-        suppressed: ``before`` is what NMS left, and only that is returned; else all boxes that were given.
+        suppressed: NMS was applied, so return only the boxes of ``before``; otherwise return all given boxes.
     """
     detections = given.detections
     index = after.index.to(detections.index.device)
     own = detections[index]
     clipped = clip_boxes_to_image(own.boxes, given.size)
-    # A box that did not move stays as it was given, without the rounding of another frame and back.
+    # An unmoved box is returned exactly as given, without the rounding of two changes of frame.
     moved = (after.boxes != before.boxes).any(1).to(index.device)
     boxes = in_image.boxes.to(clipped)
-    moved &= (box_sizes(boxes) > 0).all(1)  # rounding may take the last 1e-5 pixels of a thin box
+    moved &= (box_sizes(boxes) > 0).all(1)  # rounding may remove the last 1e-5 pixels of a thin box
     outcome = {
         "boxes": torch.where(moved[:, None], boxes, clipped),
         "ious": after.ious.to(own.ious),
@@ -357,7 +403,7 @@ def _merged(
 
 
 def _by_size(items: list[Item], sizes: list[Any], work: Callable[[list[Item]], list[Result]]) -> list[Result]:
-    """``work`` on the items of each size by themselves, put together again in the order of the items."""
+    """Apply ``work`` to the items of each size separately, and return the results in the order of the items."""
     rows: dict[Any, list[int]] = {}
     for row, size in enumerate(sizes):
         rows.setdefault(size, []).append(row)

@@ -1,4 +1,4 @@
-"""The page of a run, and AP before and after refinement where the objects are known."""
+"""The report page of a run, with AP before and after refinement if the ground truth is known."""
 
 import json
 import shlex
@@ -20,7 +20,7 @@ from .pictures import Pictures
 from .sources import Record, Source
 
 _TITLE = "Refined boxes"
-SHOWN = 6  # pictures on the page; all of them lie in pictures/
+SHOWN = 6  # number of pictures on the page; pictures/ contains all of them
 
 
 def write_report(
@@ -32,15 +32,18 @@ def write_report(
     truth: GroundTruth | None,
     pictures: Pictures,
 ) -> None:
-    """Writes report.html and, with ground truth, evaluation.json.
+    """Write report.html and, with ground truth, evaluation.json.
 
     Args:
-        num_detections: all that were written.
-        records: of all images; iterated over several times. detections.json, made of them, lies in the folder.
-        more_facts: what a user should know of the images and boxes, under headings.
-        truth: the objects; None: they are not known.
+        folder: output folder; it already contains detections.json with the results of ``records``.
+        num_detections: number of detections in detections.json.
+        records: records of all images; iterated several times.
+        source: the images and boxes.
+        more_facts: further facts about the images and boxes, heading → text.
+        truth: ground truth, if known.
+        pictures: the pictures of the run.
     """
-    (folder / "evaluation.json").unlink(missing_ok=True)  # of an earlier run, on other boxes
+    (folder / "evaluation.json").unlink(missing_ok=True)  # left by an earlier run
     sections = [*_comparison(folder, truth, source, records), _pictures_section(pictures)]
     before, after = ([iou for record in records for iou in record[name]] for name in ("ious_before", "ious"))
     means = f"{statistics.fmean(before):.3f} before, {statistics.fmean(after):.3f} refined" if after else "no boxes"
@@ -55,31 +58,31 @@ def write_report(
 
 
 def is_report(path: Path) -> bool:
-    """Whether the file is a page that :func:`write_report` wrote."""
+    """Return whether the file is a page that `write_report` wrote."""
     return path.is_file() and f"<title>{_TITLE}: ".encode() in path.read_bytes()[:2000]
 
 
 def _comparison(
     folder: Path, truth: GroundTruth | None, source: Source, records: Iterable[Record]
 ) -> Iterator[Section]:
-    """AP before and after, which is printed, too, and the boxes that changed most."""
+    """Yield the sections on AP, which is also printed, and on the boxes that changed most."""
     if truth is None:
         return
     before, left_out = truth.ap(source.results(records, "before"))
-    refined, _ = truth.ap(json.loads((folder / "detections.json").read_bytes()))  # with the scores written there
+    refined, _ = truth.ap(json.loads((folder / "detections.json").read_bytes()))  # includes rescored scores
     table = {"before": before, "refined": refined}
     print(f"\n{markdown_table(table)}\n")
     write_text(folder / "evaluation.json", json.dumps(without_nan({"table": table}), indent=1) + "\n")
     notes = []
     if left_out:
         notes.append(
-            f"{left_out} of the detections have no part in it: their image or class is not in the annotation file, or "
-            "their width or height is negative."
+            f"AP leaves out {left_out} of the detections: their image or class is not in the annotation file, or their "
+            "width or height is negative."
         )
     if refined["AP"] < before["AP"]:
         notes.append(
-            "Refinement lowered AP: the refiner has learned too little about such objects. Train it on more of them; "
-            "for boxes of another detector, try --class-agnostic."
+            "Refinement lowered AP: the refiner has probably seen too few objects of this kind. Train it on more of "
+            "them; for boxes of another detector, try --class-agnostic."
         )
     for note in notes:
         print(f"{note}\n")
@@ -87,15 +90,15 @@ def _comparison(
     yield Section("Average precision", text, table=table)
     yield changes_section(
         changes_sheet(truth.most_changed(records)),
-        "Of the boxes that overlapped an object of their class by an IoU of at least 0.5.",
+        "Only boxes with an IoU of at least 0.5 with an object of their class before refinement.",
     )
 
 
 def _pictures_section(pictures: Pictures) -> Section:
-    """The first pictures that lie in the folder: a resumed run may have had another number of them."""
+    """Return the section with the first pictures that exist; a resumed run may have drawn another number of them."""
     text = (
-        "Dashed: before. Solid: refined, with the predicted IoU before → after. White: the object, where it is known. "
-        f"{DRAWN_IN_WORDS}"
+        "Dashed: before refinement. Solid: after refinement, with the predicted IoU before → after. White: ground "
+        f"truth, if known. {DRAWN_IN_WORDS}"
     )
     shown = [
         Picture(path, path.stem, f"The boxes of {path.stem} before and after refinement")

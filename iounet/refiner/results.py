@@ -1,4 +1,4 @@
-"""Detections of any detector as files: COCO results and the images they belong to."""
+"""Read the detections of any detector from COCO results, and find their images."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ _FLOAT32_MAX = 3.4e38
 
 @dataclass(frozen=True)
 class ImageIndex:
-    """The images and classes that a COCO-form annotation file lists, and the file's content.
+    """The images and classes of a COCO-form annotation file.
 
     Attributes:
-        path: of the file.
+        path: path of the file.
         file_names: image id → file name.
         class_names: category id → name; empty if the file has no categories.
-        content: all of it; objects, if it has any, are the ground truth.
+        content: content of the file; its objects, if any, are the ground truth.
     """
 
     path: str | Path
@@ -33,30 +33,30 @@ class ImageIndex:
 
     @classmethod
     def read(cls, path: str | Path) -> "ImageIndex":
-        """Raises DataError if the file cannot be read, or an image lacks its id or file name."""
+        """Read an annotation file; raise DataError if it is invalid or an image lacks its id or file name."""
         content = load_json(path, needed=("images",))
         try:
             file_names = {image["id"]: str(image["file_name"]) for image in content["images"]}
             class_names = {entry["id"]: str(entry["name"]) for entry in content.get("categories", [])}
         except (KeyError, TypeError):
             raise DataError(
-                f"{path}: an image lacks its id or file_name, or a category its id or name; "
-                f"python -m iounet.data.check {path} lists what is wrong"
+                f"{path}: an image lacks its id or file_name, or a category lacks its id or name; "
+                f"run python -m iounet.data.check {path} to list the problems"
             ) from None
         return cls(path, file_names, class_names, content)
 
 
 @dataclass(frozen=True)
 class DetectionsFile:
-    """The COCO results of a detector, and the images they belong to.
+    """The COCO results of a detector with their images.
 
     Attributes:
-        path: of the file.
-        results: its entries.
-        paths: image id → file, of the images that have detections.
-        labels: category id → label of its class among those of a refiner, see :func:`match_categories`.
-        class_names: category id → name, as an annotation file gives them; empty without one.
-        listed_ids: image id → the annotation file's id of that image, see :func:`listed_ids`; empty without one.
+        path: path of the file.
+        results: entries of the file.
+        paths: image id → image file, for images with detections.
+        labels: category id → label of the refiner's class, see `match_categories`.
+        class_names: category id → name, from an annotation file; empty without one.
+        listed_ids: image id → the annotation file's id of the image, see `listed_ids`; empty without one.
     """
 
     path: str | Path
@@ -68,7 +68,7 @@ class DetectionsFile:
 
     @property
     def missing(self) -> list[Any]:
-        """Ids of images that have detections, but no file."""
+        """Ids of images with detections but without an image file."""
         return [id_ for id_ in dict.fromkeys(result["image_id"] for result in self.results) if id_ not in self.paths]
 
     @classmethod
@@ -81,16 +81,18 @@ class DetectionsFile:
         *,
         allow_missing: bool = False,
     ) -> "DetectionsFile":
-        """Reads a results file and finds its images and classes.
+        """Read a results file and match its images and classes.
 
         Args:
-            files: the images.
-            categories: of the refiner.
-            index: for the names of images and classes; None: see :func:`match_images` and :func:`match_categories`.
-            allow_missing: some images may be missing, but not all.
+            path: the results file.
+            files: the given image files.
+            index: annotation file with the names of images and classes. With None, images and classes are matched as
+                `match_images` and `match_categories` describe.
+            categories: the refiner's categories.
+            allow_missing: accept missing images, unless all are missing.
 
         Raises:
-            DataError: the file cannot be used, or an image is missing.
+            DataError: the file is invalid, or an image is missing.
         """
         results = read_results(path)
         image_ids = [result["image_id"] for result in results]
@@ -106,25 +108,25 @@ class DetectionsFile:
 
 
 def read_results(path: str | Path) -> list[dict[str, Any]]:
-    """Reads a COCO results file: a list of ``{"image_id", "category_id", "bbox": [x, y, w, h], "score", ...}``.
+    """Read a COCO results file: a list of ``{"image_id", "category_id", "bbox": [x, y, w, h], "score", ...}``.
 
     ``image_id`` may be a number or a string, such as the image's file name without suffix. Other keys are kept.
 
     Raises:
-        DataError: no such file, not of that form, or a bbox that is not four finite numbers; the entry is named.
+        DataError: the file is missing or has another form, or a bbox is not four finite numbers. The message names the
+            entry.
     """
     entries = read_json(path, "detections file")
     if not isinstance(entries, list):
-        raise DataError(
-            f"{path}: is not a COCO results file, which is a list; it holds a JSON {type(entries).__name__}"
-        )
+        raise DataError(f"{path}: a COCO results file must be a JSON list; this one holds a {type(entries).__name__}")
     for position, entry in enumerate(entries):
         where = f"{path}: entry {position}"
         if not isinstance(entry, dict):
-            raise DataError(f"{where} is {entry!r}; a detection is a JSON object")
+            raise DataError(f"{where} is {entry!r}; a detection must be a JSON object")
         missing = [key for key in ("image_id", "category_id", "bbox", "score") if key not in entry]
         if missing:
-            raise DataError(f"{where} lacks {', '.join(missing)}; a detection needs all four keys")
+            needed = "image_id, category_id, bbox and score"
+            raise DataError(f"{where} lacks {', '.join(missing)}; a detection needs {needed}")
         for key in ("image_id", "category_id"):
             if not isinstance(entry[key], (int, str)) or isinstance(entry[key], bool):
                 raise DataError(f"{where} has {key} {entry[key]!r}; it must be a number or a string")
@@ -134,23 +136,27 @@ def read_results(path: str | Path) -> list[dict[str, Any]]:
         if bbox_fault(bbox, _FLOAT32_MAX):
             raise DataError(f"{where} has bbox {bbox}; it must be four finite numbers [x, y, width, height] in pixels")
         if max(abs(start + size) for start, size in zip(bbox[:2], bbox[2:], strict=True)) > _FLOAT32_MAX:
-            raise DataError(f"{where} has bbox {bbox}, whose far corner is beyond all numbers of 32 bits")
+            raise DataError(f"{where} has bbox {bbox}, whose lower right corner exceeds the range of float32")
         if not is_finite_number(entry["score"], _FLOAT32_MAX):
             raise DataError(f"{where} has score {entry['score']!r}; it must be a finite number")
     return entries
 
 
 def find_images(paths: Iterable[str | Path], file_names: Iterable[str] = ()) -> list[Path]:
-    """Image files: those given, and those of the folders given, sorted by name within each; each file once.
+    """List image files: the given files, and the images in the given folders, sorted by name within each folder.
 
     Args:
-        paths: of a folder, the images directly in it count, and those that ``file_names`` lead to.
-        file_names: of an annotation file, such as COCO's "train/x.jpg", relative to a folder.
+        paths: image files and folders. Of a folder, images directly in it are listed, and images in its subfolders if
+            ``file_names`` names them.
+        file_names: file names of an annotation file, relative to a folder, such as COCO's "train/x.jpg".
+
+    Returns:
+        The files, each once.
 
     Raises:
         DataError: a path does not exist, or there is no image at all.
     """
-    # A name that leads out of the folder is left to `images_of`, which goes by the last part alone.
+    # `images_of` handles names that lead out of the folder: it compares only their last part.
     inner = [name for name in map(Path, file_names) if len(name.parts) > 1 and not {"..", name.anchor} & {*name.parts}]
     found: list[Path] = []
     for path in map(Path, paths):
@@ -163,8 +169,8 @@ def find_images(paths: Iterable[str | Path], file_names: Iterable[str] = ()) -> 
             raise DataError(f"{path}: no such image or folder; check the path")
     if not found:
         raise DataError(
-            f"no images in {', '.join(map(str, paths))}; known suffixes are {' '.join(IMAGE_SUFFIXES)}; in folders "
-            "within it, only the images that an annotation file names are looked for: give those folders instead"
+            f"no images in {', '.join(map(str, paths))}; supported suffixes are {' '.join(IMAGE_SUFFIXES)}; in "
+            "subfolders, only images that an annotation file names are found: pass the subfolders themselves"
         )
     first: dict[Path, Path] = {}
     for path in found:

@@ -1,6 +1,6 @@
-"""A run over many image files: their boxes refined, written as COCO results, and shown on a page.
+"""A run over many image files: refines their boxes and writes COCO results and a report page.
 
-Each image is noted in a journal once it is done, so that a run that was stopped can be resumed.
+A journal records each finished image, so that a stopped run can be resumed.
 """
 
 import json
@@ -32,29 +32,30 @@ WRITTEN = "detections.json"
 
 @dataclass(frozen=True)
 class RefinementRun:
-    """What a run takes, and where it leaves what it makes.
+    """Inputs, options and output folder of a run; the command iounet-refine in Python.
 
     Attributes:
         weights: checkpoint of the refiner.
-        images: image files, or folders of them.
-        output: folder of detections.json, report.html, pictures/ and, with ground truth, evaluation.json; None: the
-            boxes are printed, and nothing is written.
-        detections: COCO results of another detector, to be refined; None: the refiner's own detector detects.
-        annotations: COCO-form file of the images' ids, classes and objects.
-        class_agnostic: refine every box without regard to its class.
+        images: image files, or folders of images.
+        output: folder for detections.json, report.html, pictures/ and, with ground truth, evaluation.json. None prints
+            the boxes and writes nothing.
+        detections: COCO results of another detector to refine. None detects with the IoU-Net itself.
+        annotations: annotation file in COCO form with ids, classes and objects of the images.
+        class_agnostic: refine every box regardless of its class.
         rescore: multiply each score by the predicted IoU.
-        exif: turn photographs upright, as their EXIF orientation says; all boxes are in that frame then. Else the
-            pixels are used as they are stored.
-        skip_bad: skip images that are missing or cannot be read; the detections given for them stay as they are.
-        resume: go on with the run that was stopped in this folder. The list of images may have changed since.
-        pictures: images to draw.
-        batch_size: images at once.
-        device: as :func:`iounet.devices.build_device` takes it.
-        json: print a JSON object an image instead of a table; without ``output``.
+        exif: rotate photographs upright as their EXIF orientation says; all boxes are then in the upright frame.
+            Otherwise, pixels are used as stored.
+        skip_bad: skip images that are missing or cannot be read, and leave the given detections of these images
+            unchanged.
+        resume: continue the stopped run in ``output``. The list of images may have changed.
+        pictures: number of images to draw.
+        batch_size: number of images in a batch.
+        device: as in `iounet.devices.build_device`.
+        json: print one JSON object per image instead of a table; requires ``output`` to be None.
 
     Raises:
-        OptionError: a batch size below 1, ``class_agnostic`` without ``detections``, ``resume`` without ``output``, or
-            ``json`` with it.
+        OptionError: ``batch_size`` is below 1, ``class_agnostic`` is used without ``detections``, ``resume`` without
+            ``output``, or ``json`` with ``output``.
     """
 
     weights: str
@@ -79,19 +80,20 @@ class RefinementRun:
         if self.resume and self.output is None:
             raise OptionError("resume", "needs the output folder of the run that was stopped")
         if self.json and self.output is not None:
-            raise OptionError("json", "prints instead of writing; detections.json in the output folder is JSON, too")
+            raise OptionError("json", "cannot be combined with an output folder; its detections.json is JSON")
 
     def run(self) -> int:
-        """Refines; prints the boxes, or writes them and prints what was found.
+        """Refine the boxes and print or write them.
 
         Returns:
-            How many images were skipped, as ``skip_bad`` allows.
+            Number of images that were skipped because of ``skip_bad``.
 
         Raises:
-            CheckpointError, ConfigError: as :meth:`IoURefiner.from_checkpoint`.
-            DataError: a file cannot be used, or the folder holds another run or other files of the same names.
-            OptionError: the output folder cannot be made.
-            OSError: a file in it cannot be written.
+            CheckpointError, ConfigError: as in `IoURefiner.from_checkpoint`.
+            DataError: an input file is invalid, or the output folder contains another run or other files with the names
+                of the results.
+            OptionError: the output folder cannot be created.
+            OSError: a result cannot be written.
         """
         if self.output is not None:
             self._check_output(self.output)
@@ -104,7 +106,7 @@ class RefinementRun:
             detections = DetectionsFile.read(
                 self.detections, files, index, refiner.categories, allow_missing=self.skip_bad
             )
-            skipped |= {image_id: f"image_id {image_id!r}: no image of it was given" for image_id in detections.missing}
+            skipped |= {image_id: f"image_id {image_id!r}: no such image was given" for image_id in detections.missing}
             source = OtherBoxes(refiner, detections, class_agnostic=self.class_agnostic)
         else:
             source = OwnBoxes(refiner, files, index)
@@ -137,7 +139,7 @@ class RefinementRun:
         facts: dict[str, str],
         skipped: dict[Any, str],
     ) -> None:
-        """Refines, journals, writes results, page and pictures, and prints where they are."""
+        """Refine the boxes, write results, report and pictures, and print where they are."""
         truth = GroundTruth.read(index, files, source, exif=self.exif) if index else None
         pictures = Pictures(output / "pictures", source.paths, self.pictures, refiner.categories, truth)
         target = output / WRITTEN
@@ -147,7 +149,7 @@ class RefinementRun:
 
         left = {
             "skipped": list(skipped.values()),
-            "too thin to be resized, with boxes left as they are": [
+            "too thin to be resized, boxes unchanged": [
                 f"{record['file']}: {record['width']} x {record['height']} pixels"
                 for record in records
                 if not refiner.detector.can_resize((record["height"], record["width"]))
@@ -157,7 +159,7 @@ class RefinementRun:
         count = write_json_list(target, source.results(records, "after", rescore=self.rescore))
         images_file = output / "images.json"
         if self.detections:
-            images_file.unlink(missing_ok=True)  # of an earlier run, on other ids
+            images_file.unlink(missing_ok=True)  # left by an earlier run
         else:
             write_text(images_file, json.dumps(_images(source, index, records, refiner.categories)))
         write_report(output, count, records, source, facts, truth, pictures)
@@ -166,7 +168,7 @@ class RefinementRun:
         print(f"{count} detections in {target}, pictures and tables in {output / 'report.html'}")
 
     def _skip_to(self, skipped: dict[Any, str]) -> Callable[[Any, DataError], None]:
-        """What to do about an image that cannot be read."""
+        """Return a function that records or raises the error of an image that cannot be read."""
 
         def skip(image_id: Any, error: DataError) -> None:
             if not self.skip_bad:
@@ -177,38 +179,43 @@ class RefinementRun:
         return skip
 
     def _check_output(self, output: Path) -> None:
-        """Raises DataError where a file that is not of an earlier run would be overwritten."""
+        """Raise DataError if the run would overwrite a file that this command did not write."""
         if self.detections and (output / WRITTEN).resolve() == Path(self.detections).resolve():
-            raise DataError(f"{self.detections}: the result would overwrite it; give another folder with --output")
+            raise DataError(
+                f"{self.detections}: the results would overwrite this file; choose another folder with --output"
+            )
         if is_report(output / "report.html") or (output / "progress.jsonl").exists():
             return
         for name in (WRITTEN, "images.json", "evaluation.json", "report.html"):
             if (output / name).exists():
                 raise DataError(
-                    f"{output / name} is not of an earlier run of this command and would be overwritten; give "
-                    "another folder with --output"
+                    f"{output / name} was not written by this command and would be overwritten; choose another folder "
+                    "with --output"
                 )
 
     def _open_journal(self, output: Path) -> Journal:
-        """The journal names what boxes depend on, apart from the images: it is not continued where any has changed."""
+        """Open the journal of this run.
+
+        Its first line records everything except the images on which the boxes depend. A resumed run must have the same.
+        """
         inputs = {"checkpoint": self.weights, "detections file": self.detections, "annotation file": self.annotations}
         digests = {name: sha256(Path(path).read_bytes()).hexdigest() if path else None for name, path in inputs.items()}
         options = {"--class-agnostic": self.class_agnostic, "--exif": self.exif}
         try:
             output.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            problem = f"{output} cannot be made ({error.strerror}); give another folder"
+            problem = f"{output} cannot be created ({error.strerror}); choose another folder"
             raise OptionError("output", problem) from error
         return Journal(output / "progress.jsonl", digests | options, resume=self.resume)
 
     def _refine(self, source: Source, records: "_Records", pictures: Pictures, skipped: dict[Any, str]) -> None:
-        """Refines and draws the images without a record, and adds their records; images that are bad to ``skipped``."""
+        """Refine, draw and record the images without a record; add unreadable images to ``skipped``."""
         journal = records.journal
         done = {record["image_id"] for record in records}
         if not done and any(True for _ in journal):
             raise DataError(
-                f"{journal.path} is left of a run with other images: give those, another output folder, or delete that "
-                "file to begin anew"
+                f"{journal.path} belongs to a run with other images; pass those images, choose another output folder, "
+                "or delete the file to start over"
             )
         todo = {image_id: path for image_id, path in source.paths.items() if image_id not in done}
 
@@ -223,7 +230,7 @@ class RefinementRun:
 
 @dataclass(frozen=True)
 class _Records:
-    """What the journal knows of the images of this run: their list may have changed since it was begun."""
+    """The journal's records of images of this run; the list of images may have changed since the journal was begun."""
 
     journal: Journal
     source: Source
@@ -233,7 +240,7 @@ class _Records:
 
 
 def _name_images(left: dict[str, list[str]], *, file: TextIO) -> None:
-    """Prints what befell which images."""
+    """Print the images that were skipped or left unchanged, with the reasons."""
     for what, images in left.items():
         if images:
             print(f"{counted(len(images), 'image')} {what}:", *images, sep="\n  ", file=file)
@@ -242,17 +249,17 @@ def _name_images(left: dict[str, list[str]], *, file: TextIO) -> None:
 def _about_rotated(paths: list[Path], number: int) -> str:
     names = ", ".join(path.name for path in paths[:3]) + ", ..." * (len(paths) > 3)
     return (
-        f"warning: {len(paths)} of {number} images carry an EXIF orientation ({names}), which is ignored: boxes are in "
-        "the frame of the stored pixels. If they should be in the upright frame, as viewers show it, give --exif"
+        f"warning: {len(paths)} of {number} images have an EXIF orientation ({names}), which is ignored; boxes are in "
+        "the frame of the stored pixels. For boxes in the upright frame, as image viewers show it, pass --exif"
     )
 
 
 def _images(
     source: Source, index: ImageIndex | None, records: Iterable[Record], categories: list[dict]
 ) -> dict[str, list]:
-    """The images in COCO form, which tells what their ids mean; named as in the annotation file if there is one."""
+    """Return the images in COCO form, which defines their ids, with the annotation file's names if there is one."""
     paths = {image_id: path.absolute() for image_id, path in source.paths.items()}
-    # In folders of which the last ones tell images of one name apart.
+    # Names include folders, which distinguish images of equal name.
     root = os.path.commonpath([path.parent for path in paths.values()])
     names = index.file_names if index else {id_: path.relative_to(root).as_posix() for id_, path in paths.items()}
     images = [

@@ -1,6 +1,6 @@
-"""Where the boxes of many image files come from: the refiner's own detector, or the results file of another one.
+"""Sources of boxes for many image files: the refiner's own detector, or the results file of another detector.
 
-A source refines the boxes of some images at a time, and turns the records of all images into COCO results.
+A source refines the boxes of a batch of images, and converts the records of all images to COCO results.
 """
 
 import warnings
@@ -21,20 +21,22 @@ from .matching import images_of
 from .refiner import IoURefiner
 from .results import DetectionsFile, ImageIndex
 
-# What is known of an image once it is done: its ``image_id``, ``height`` and ``width`` in pixels, and in columns over
-# its K detections ``category_ids``, ``scores``, ``before`` and ``after`` (``[x, y, width, height]`` in pixels of the
-# image), ``ious_before`` and ``ious`` (predicted). In a journal, also the ``file`` of the image.
+# The outcome of a finished image: ``image_id``, ``height`` and ``width`` in pixels, and lists over its K detections:
+# ``category_ids``, ``scores``, ``before`` and ``after`` (``[x, y, width, height]`` in pixels of the image),
+# ``ious_before`` and ``ious`` (predicted). In a journal, also the ``file`` of the image.
 Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class RefinedImage:
-    """An image with its detections before and after refinement, in its pixels.
+    """An image with its detections before and after refinement.
 
     Attributes:
-        image_id: of the results.
-        image (Tensor[3, H, W]): uint8.
-        category_ids: of each detection.
+        image_id: id of the image in the results.
+        image (Tensor[3, H, W]): RGB, uint8.
+        before: detections before refinement, in pixels of the image.
+        after: the same detections after refinement.
+        category_ids: category id of each detection.
     """
 
     image_id: Any
@@ -63,9 +65,9 @@ class Source(Protocol):
     """Boxes to refine.
 
     Attributes:
-        paths: image id → file, of the images that have boxes.
-        facts: what a user should know of them, under headings.
-        class_names: category id → name; an id without a name is left out.
+        paths: image id → file, for images with boxes.
+        facts: facts about the images and boxes for the user, heading → text.
+        class_names: category id → name; ids without a name are missing.
     """
 
     paths: dict[Any, Path]
@@ -73,29 +75,31 @@ class Source(Protocol):
     class_names: dict[Any, str]
 
     def refine(self, image_ids: Sequence[Any], images: Sequence[Tensor]) -> list[RefinedImage]:
-        """Refines the boxes of some images."""
+        """Refine the boxes of a batch of images."""
 
     def results(self, records: Iterable[Record], which: str, *, rescore: bool = False) -> Iterable[dict[str, Any]]:
-        """COCO results "before" or "after" refinement.
+        """Return COCO results.
 
         Args:
-            records: of all images.
+            records: records of all images.
+            which: "before" or "after" refinement.
             rescore: multiply each score by the predicted IoU.
         """
 
     def listed_id(self, image_id: Any) -> Any:
-        """The annotation file's id of an image."""
+        """Return the annotation file's id of an image."""
 
     def current(self, record: Record) -> Record | None:
-        """A record of an earlier start, with the id that its image has now; None if this is no image of the run."""
+        """Return an earlier record with the current id of its image; None if the image is not part of this run."""
 
 
 class OwnBoxes:
-    """The detections of the refiner's own detector.
+    """Detections by the IoU-Net itself.
 
     Args:
-        files: the images.
-        index: for the ids of the images; None: they are numbered from 1.
+        refiner: the IoU-Net.
+        files: image files.
+        index: annotation file with the ids of the images; None numbers the images from 1.
 
     Raises:
         DataError: the annotation file lacks an image.
@@ -113,13 +117,13 @@ class OwnBoxes:
             if unlisted:
                 raise DataError(
                     f"{index.path} does not list {len(unlisted)} of the images, such as {unlisted[0]}; "
-                    "leave --annotations out to have the images numbered"
+                    "omit --annotations to number the images"
                 )
             self.paths = {listed[path]: path for path in files}
         self._id_of = {str(path.absolute()): id_ for id_, path in self.paths.items()}
 
     def refine(self, image_ids: Sequence[Any], images: Sequence[Tensor]) -> list[RefinedImage]:
-        """Detects and refines the objects of some images."""
+        """Detect objects in a batch of images and refine their boxes."""
         return [
             RefinedImage(
                 image_id, image, before, after, [self._category_ids[label - 1] for label in after.labels.tolist()]
@@ -130,7 +134,7 @@ class OwnBoxes:
         ]
 
     def results(self, records: Iterable[Record], which: str, *, rescore: bool = False) -> Iterator[dict[str, Any]]:
-        """COCO results "before" or "after" refinement, image by image."""
+        """Yield COCO results "before" or "after" refinement, image by image."""
         for record in records:
             columns = (record[name] for name in ("category_ids", which, "scores", "ious_before", "ious"))
             for category_id, bbox, score, iou_before, iou in zip(*columns, strict=True):
@@ -144,22 +148,23 @@ class OwnBoxes:
                 }
 
     def listed_id(self, image_id: Any) -> Any:
-        """The annotation file's id of an image."""
+        """Return the annotation file's id of an image."""
         return image_id
 
     def current(self, record: Record) -> Record | None:
-        """A record of an earlier start, with the id that its image has now; None if this is no image of the run."""
-        # Numbers change where the list of images does.
+        """Return an earlier record with the current id of its image; None if the image is not part of this run."""
+        # Without an annotation file, ids change with the list of images.
         return record | {"image_id": self._id_of[record["file"]]} if record["file"] in self._id_of else None
 
 
 class OtherBoxes:
-    """The detections of another detector.
+    """Detections of another detector.
 
     Args:
-        detections: its results file.
-        class_agnostic: refine all boxes without regard to their class; else those of classes that the refiner does not
-            know are left as they are.
+        refiner: the refiner.
+        detections: results file of the other detector.
+        class_agnostic: refine all boxes regardless of their class; otherwise, boxes of classes that the refiner does
+            not know are left unchanged.
 
     Raises:
         DataError: the refiner knows none of the classes, or boxes are not in pixels.
@@ -182,7 +187,7 @@ class OtherBoxes:
             self.facts["boxes"] = odd
 
     def refine(self, image_ids: Sequence[Any], images: Sequence[Tensor]) -> list[RefinedImage]:
-        """Refines the boxes of some images."""
+        """Refine the boxes of a batch of images."""
         results = [[self._file.results[row] for row in self._rows[image_id]] for image_id in image_ids]
         category_ids = [[result["category_id"] for result in of_image] for of_image in results]
         boxes = [as_boxes([result["bbox"] for result in of_image]) for of_image in results]
@@ -191,7 +196,7 @@ class OtherBoxes:
         ]
         scores = [[float(result["score"]) for result in of_image] for of_image in results]
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", BoxWarning)  # said once, of all images, in `facts`
+            warnings.simplefilter("ignore", BoxWarning)  # `facts` warns once for all images
             refined = self._refiner.refine_batch(images, boxes, labels, scores)
         return [
             RefinedImage(image_id, image, replace(after, boxes=corners, ious=after.ious_before), after, ids)
@@ -201,14 +206,14 @@ class OtherBoxes:
         ]
 
     def results(self, records: Iterable[Record], which: str, *, rescore: bool = False) -> list[dict[str, Any]]:
-        """COCO results "before" or "after" refinement, in the order and with the keys of those given."""
+        """Return COCO results "before" or "after" refinement, in the order and with the keys of the given results."""
         results = list(self._file.results)
         for record in records if which == "after" else ():
             columns = (record[name] for name in ("before", "after", "ious_before", "ious"))
             for row, before, after, iou_before, iou in zip(self._rows[record["image_id"]], *columns, strict=True):
                 given = results[row]
                 results[row] = given | {
-                    "bbox": given["bbox"] if after == before else after,  # as it was written, if it did not move
+                    "bbox": given["bbox"] if after == before else after,  # an unmoved box keeps its exact numbers
                     "score": times_iou(given["score"], iou) if rescore else given["score"],
                     "predicted_iou_before": iou_before,
                     "predicted_iou": iou,
@@ -216,17 +221,17 @@ class OtherBoxes:
         return results
 
     def listed_id(self, image_id: Any) -> Any:
-        """The annotation file's id of an image."""
+        """Return the annotation file's id of an image."""
         return self._file.listed_ids.get(image_id, image_id)
 
     def current(self, record: Record) -> Record | None:
-        """A record of an earlier start, with the id that its image has now; None if this is no image of the run."""
+        """Return an earlier record with the current id of its image; None if the image is not part of this run."""
         path = self.paths.get(record["image_id"])
         return record if path is not None and str(path.absolute()) == record["file"] else None
 
 
 def times_iou(score: float, iou: float) -> float:
-    """The score of a box, multiplied by its predicted IoU in [0, 1]."""
+    """Multiply the score of a box by its predicted IoU, clamped to [0, 1]."""
     return score * min(max(iou, 0.0), 1.0)
 
 
@@ -235,5 +240,5 @@ def _names_by_id(categories: list[dict]) -> dict[Any, str]:
 
 
 def as_boxes(bboxes: list[list[float]]) -> Tensor:
-    """``[x, y, width, height]`` as boxes xyxy, float32 [N, 4]."""
+    """Convert ``[x, y, width, height]`` lists to boxes xyxy, float32 [N, 4]."""
     return box_convert(torch.tensor(bboxes, dtype=torch.float32).reshape(-1, 4), "xywh", "xyxy")

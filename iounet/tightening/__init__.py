@@ -1,4 +1,4 @@
-"""Label boxes of a data set, corrected by a trained IoU-Net and reviewed by a person."""
+"""Correct the label boxes of a data set with a trained IoU-Net, and review the changes."""
 
 from .decisions import Thresholds
 from .proposals import Proposal

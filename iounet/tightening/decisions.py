@@ -1,4 +1,4 @@
-"""Which proposals become labels: by thresholds, or as a person decided on the review page."""
+"""Decide which proposed boxes become labels: by thresholds, or as decided on the review page."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -20,20 +20,20 @@ REVIEWED = "reviewed"
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Which proposals are accepted.
+    """Thresholds that a proposal must meet to be accepted.
 
     Attributes:
-        min_gain: by how much the predicted IoU has to rise. The greater, the fewer good labels change, and the fewer
-            bad ones are mended. Of the cards' test split, with 0.02, labels that tools/label_noise.py had moved by up
-            to 10 % came back as close as with 0, and the others were changed by a third less.
-        max_move: 1 - IoU of the label's box and the proposed one. With 0.5 both would pass for the same object by the
-            criterion of Pascal VOC; a box farther off has more likely slid to a neighbour than found the edges.
-        min_iou: predicted IoU of the proposed box. Below 0.5, by the same criterion, the IoU-Net itself says that the
-            box is not on an object. Of objects unlike those that it was trained on, it says so of nearly all boxes,
-            and moves them at random.
+        min_gain: Least rise of the predicted IoU. A larger value changes fewer good labels and corrects fewer bad ones.
+            On the cards' test split, 0.02 brings labels that tools/label_noise.py moved by up to 10 % as close as 0
+            does, and changes the other labels by a third less.
+        max_move: Largest 1 - IoU of the label's box and the proposed box. At 0.5, Pascal VOC's criterion still counts
+            both boxes as the same object; a box farther off has more likely slid to a neighbouring object.
+        min_iou: Least predicted IoU of the proposed box. Below 0.5, by the same criterion, the IoU-Net predicts that
+            the box is not on an object. It does so for nearly all boxes of objects unlike its training data, and
+            moves them at random.
 
     Raises:
-        OptionError: a threshold outside [0, 1].
+        OptionError: A threshold is outside [0, 1].
     """
 
     min_gain: float = 0.02
@@ -46,7 +46,7 @@ class Thresholds:
         check_range("min_iou", self.min_iou, 0, 1)
 
     def decide(self, judgement: Judgement) -> "Decision":
-        """The decision on a proposal; one for a label without a proposal is to keep it."""
+        """Return the decision on a proposal. A label without a proposal is kept."""
         if isinstance(judgement, str):
             return Decision(False, judgement)
         if judgement.move == 0:
@@ -62,11 +62,11 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class Decision:
-    """What becomes of a label, and why.
+    """The decision on a label, and its reason.
 
     Attributes:
-        accepted: it gets the proposed box.
-        reason: in a few words, to count by.
+        accepted: Whether the label gets the proposed box.
+        reason: A few words, the same for all labels with this reason, so that they can be counted.
     """
 
     accepted: bool
@@ -81,12 +81,13 @@ class Decision:
 def decide(
     labels: LabelSet, judgements: Sequence[Judgement], thresholds: Thresholds, reviewed: Mapping[str, bool]
 ) -> list[Decision]:
-    """A decision on each label.
+    """Return a decision for each label.
 
     Args:
-        judgements: one a label.
-        reviewed: key of a label → whether its proposal was accepted by a person, which counts more than the thresholds.
-            Labels that are not among them, such as those that the page had no room for, are decided by the thresholds.
+        labels: The label set.
+        judgements: One per label.
+        thresholds: Decide on the labels that were not reviewed, such as those that the page had no room for.
+        reviewed: Key of a label → whether its proposal was accepted on the review page. Overrides the thresholds.
     """
     decisions = []
     for label, judgement in zip(labels.boxes, judgements, strict=True):
@@ -98,12 +99,12 @@ def decide(
 
 
 def labels_fingerprint(labels: LabelSet) -> str:
-    """Tells the labels of one data set from those of another: a hash of their keys, classes and boxes."""
+    """Return a hash of the labels' keys, classes and boxes, which identifies the labels of a data set."""
     return _fingerprint([[label.key, label.class_name, label.box] for label in labels.boxes])
 
 
 def proposals_fingerprint(labels: LabelSet, judgements: Sequence[Judgement]) -> str:
-    """Tells one set of proposals from another: a hash of the labels' keys and the boxes proposed for them."""
+    """Return a hash of the labels' keys and the boxes proposed for them, which identifies a set of proposals."""
     return _fingerprint(
         [
             [label.key, judgement.box]
@@ -114,17 +115,18 @@ def proposals_fingerprint(labels: LabelSet, judgements: Sequence[Judgement]) -> 
 
 
 def _fingerprint(content: list[Any]) -> str:
-    return sha256(json.dumps(content).encode()).hexdigest()[:16]  # 64 bits: no two data sets of a person collide
+    return sha256(json.dumps(content).encode()).hexdigest()[:16]  # 64 bits make collisions negligible
 
 
 @dataclass(frozen=True)
 class ReviewedLabels:
-    """What a person decided on the review page.
+    """Decisions made on the review page.
 
     Attributes:
-        path: of the file.
-        labels, proposals: fingerprints of what was reviewed.
-        accepted: key of a label → whether its proposal is accepted.
+        path: The file that holds them.
+        labels: Fingerprint of the reviewed labels.
+        proposals: Fingerprint of the reviewed proposals.
+        accepted: Key of a label → whether its proposal is accepted.
     """
 
     path: Path
@@ -134,29 +136,29 @@ class ReviewedLabels:
 
     @classmethod
     def read(cls, path: Path, labels: LabelSet) -> "ReviewedLabels":
-        """Reads the file that the button "Save decisions" wrote.
+        """Read the file that the button "Save decisions" wrote.
 
         Raises:
-            DataError: it cannot be read, is no such file, or belongs to the labels of another data set.
+            DataError: The file cannot be read, holds no decisions, or belongs to the labels of another data set.
         """
         content = read_json(path, "decisions file")
         if not isinstance(content, dict) or content.get("format") != DECISIONS_FORMAT:
-            raise DataError(f'{path}: holds no decisions; give the file that "Save decisions" on review.html wrote')
+            raise DataError(f'{path}: contains no decisions; give the file saved by "Save decisions" on review.html')
         decisions = content.get("decisions")
         if not isinstance(decisions, dict) or not set(map(repr, decisions.values())) <= {repr(ACCEPT), repr(KEEP)}:
-            raise DataError(f'{path}: a decision is neither "{ACCEPT}" nor "{KEEP}"; save the file anew')
+            raise DataError(f'{path}: a decision is neither "{ACCEPT}" nor "{KEEP}"; save it again from review.html')
         if content.get("labels") != labels_fingerprint(labels):
             raise DataError(
-                f"{path}: its decisions are on other labels than those of {labels.source}; give the data set that "
+                f"{path}: the decisions belong to other labels than those of {labels.source}; give the data set that "
                 "review.html was made from, unchanged, with the same --split"
             )
         accepted = {key: decision == ACCEPT for key, decision in decisions.items()}
         return cls(path, str(content["labels"]), str(content.get("proposals")), accepted)
 
     def check_proposals(self, fingerprint: str) -> None:
-        """Raises DataError unless these are decisions on the proposals with this fingerprint."""
+        """Raise DataError unless these decisions belong to the proposals with this fingerprint."""
         if self.proposals != fingerprint:
             raise DataError(
-                f"{self.path}: its decisions are on other proposed boxes than these; give the --output folder, "
-                "--weights and options that review.html was made with, or review again without --decisions"
+                f"{self.path}: the decisions belong to other proposed boxes; give the --output folder, --weights and "
+                "options that review.html was made with, or run without --decisions and review again"
             )

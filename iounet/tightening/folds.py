@@ -1,4 +1,4 @@
-"""Judges that did not learn the labels they judge: heads trained on the labels of the other images."""
+"""Judge labels by heads that were trained on the labels of other images."""
 
 import math
 from collections import Counter
@@ -27,15 +27,15 @@ from .proposals import Judgement, propose
 TOO_FEW_EXAMPLES = "class has too few other labels to learn from"
 
 _SEED = 0
-# Of a class among the labels of the other folds. With fewer, heads say little about its boxes.
+# Least number of labels of a class in the other folds. Heads trained on fewer say little about its boxes.
 _MIN_EXAMPLES = 10
-# Every tenth image, at most 200, is for the calibration: tens of boxes each, for two numbers.
+# Every tenth image, at most 200, is held out for calibration. Each gives tens of boxes, and two numbers are fitted.
 _HELD_OUT = 10
 _CALIBRATION_IMAGES = 200
 
 
 def fold_of_images(num_images: int, folds: int) -> list[int]:
-    """The fold of each image, at random, but the same every time; folds differ by one image at most."""
+    """Return the fold of each image: random, the same every time; sizes of folds differ by at most one image."""
     order = torch.randperm(num_images, generator=torch.Generator().manual_seed(_SEED))
     return (torch.argsort(order) % folds).tolist()
 
@@ -50,26 +50,30 @@ def propose_in_folds(
     batch_size: int,
     device: str,
 ) -> dict[int, Judgement]:
-    """As :func:`propose`, by heads that were trained on the labels of the other folds' images.
+    """Refine the boxes of labels, as `propose` does, by heads that were trained on the images of the other folds.
 
-    Backbone and FPN are those of the checkpoint, and frozen. The heads are new, for the classes of the data set. They
-    do not learn every tenth image, on which the predicted IoU is calibrated; of fewer than twenty they learn all.
+    Backbone and FPN come from the checkpoint and stay frozen. The heads are new and learn the classes of the data set.
+    Every tenth training image is held out to calibrate the predicted IoU. With fewer than twenty images, the heads
+    train on all of them and are calibrated on the same images.
 
     Args:
-        weights: checkpoint of iounet-train, of any classes.
-        rows: of the labels to judge among ``labels.boxes``. All labels but crowds are learned from.
-        folds: at least 2.
-        iterations: of each training.
-        device: as :func:`iounet.devices.build_device` takes it.
+        weights: Checkpoint written by iounet-train, for any classes.
+        labels: The label set. The heads train on all of its labels except crowds.
+        rows: Indices of the labels to judge in `labels.boxes`.
+        folds: Number of folds, at least 2.
+        iterations: Training iterations per fold.
+        batch_size: Images per batch when boxes are refined.
+        device: As in `iounet.devices.build_device`.
 
     Returns:
         Row → proposal, or the reason why there is none.
 
     Raises:
-        CheckpointError, ConfigError: as :func:`iounet.build.build_heads`.
-        DataError: an image cannot be read; too few images have labels.
+        CheckpointError: As in `iounet.build.build_heads`.
+        ConfigError: As in `iounet.build.build_heads`.
+        DataError: An image cannot be read, or too few images have labels.
     """
-    # By file: a file that is listed twice, with labels for each entry, is in one fold.
+    # Folds divide files, so that a file that is listed twice, with labels for each entry, is in one fold.
     files = list(dict.fromkeys(image.path for image in labels.images))
     fold_of_file = dict(zip(files, fold_of_images(len(files), folds), strict=True))
     fold_of = [fold_of_file[image.path] for image in labels.images]
@@ -82,7 +86,7 @@ def propose_in_folds(
             continue
         others = [image for image in with_labels if fold_of[image] != fold]
         if not others:
-            raise DataError(f"{labels.source}: too few images have labels for {folds} folds; leave --folds out")
+            raise DataError(f"{labels.source}: too few images have labels for {folds} folds; run without --folds")
         learned = Counter(
             label.class_name for label in labels.boxes if not label.crowd and fold_of[label.image] != fold
         )
@@ -99,23 +103,26 @@ def propose_in_folds(
 def train_heads(
     weights: str, labels: LabelSet, images: Sequence[int], iterations: int, device: torch.device, name: str
 ) -> IoUNet:
-    """New IoU and energy heads on the frozen backbone of a checkpoint, as :func:`propose_in_folds` trains them.
+    """Train new IoU and energy heads on the frozen backbone of a checkpoint.
 
     Args:
-        weights: the checkpoint.
-        images: indices of the images to learn from.
-        name: for the progress bar.
+        weights: The checkpoint.
+        labels: The label set.
+        images: Indices of the images to train on.
+        iterations: Training iterations.
+        device: Device to train on.
+        name: Prefix of the progress bar.
 
     Returns:
-        A detector that can refine boxes; its box branch, which finds them, is not trained.
+        A detector that can refine boxes. Its box branch, which detects objects, is not trained.
     """
-    # Heads know the boxes that they learned; how well they predict is seen on others.
+    # Calibration needs images that the heads were not trained on, because predictions are too good on the others.
     share = max(_HELD_OUT, math.ceil(len(images) / _CALIBRATION_IMAGES))
     held_out = images[::share] if len(images) >= 2 * _HELD_OUT else images
     learned = sorted(set(images) - set(held_out)) or images
     job = build_heads(weights, len(labels.class_names), num_iterations=iterations, device=device)
-    # Features are computed anew in every step. Cached, they would save more than half of its time, but need 80 MB for
-    # each image of COCO's size, and several of them where images are augmented.
+    # Each step computes its features anew. Caching them would save more than half of the time, but take 80 MB per
+    # image of COCO's size, several times that with augmentation.
     batches = train_loader(
         _dataset_of(labels, learned, job.transforms),
         batch_size=job.batch_size,
@@ -146,7 +153,7 @@ def train_heads(
 
 
 def _dataset_of(labels: LabelSet, images: Sequence[int], transforms: Compose) -> CocoDataset:
-    """Some images of a label set; label l is the class ``labels.class_names[l - 1]``."""
+    """Return a data set of some images of a label set. Label l is the class `labels.class_names[l - 1]`."""
     position = {image: position for position, image in enumerate(images)}
     boxes = [replace(box, image=position[box.image]) for box in labels.boxes if box.image in position]
     content, folder = boxes_as_coco(replace(labels, images=[labels.images[image] for image in images], boxes=boxes))

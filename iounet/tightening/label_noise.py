@@ -1,17 +1,17 @@
-"""What tightening is worth: labels are moved at random, found again, and put back.
+"""Measure tightening: move labels at random, then see how well they are found and restored.
 
-Protocol: half of the labels, drawn at random, are moved; of each of these, every edge by an amount that is uniform
-between -p and p times the box's width or height, clipped to the image. The others stay. Then all are tightened. Two
-questions are answered for each p:
+Protocol: half of the labels, drawn at random, are moved. Each edge of a moved label shifts by a uniform random amount
+between -p and p times the box's width or height, clipped to the image. Then all labels are tightened. The measurement
+answers two questions for each p:
 
-- How far back do the boxes go? IoU with the box as it was, before and after, of the labels that were moved, and of
-  those that were not, which a perfect refiner of perfect labels would leave alone.
-- Which labels were moved? Area under the ROC curve of telling the moved labels from the others: 0.5 for guessing, 1
-  for a score that ranks every moved label above every other. Some are hardly moved, so that 1 is out of reach.
+- How close do the boxes come to the original labels? The IoU with the original box before and after tightening, for
+  the moved labels and for the others, which a perfect refiner of perfect labels would not change.
+- Which labels were moved? The area under the ROC curve (AUROC) of a score that ranks moved labels above the others:
+  0.5 is chance, 1 is perfect. Some labels hardly move, so 1 is out of reach.
 
 The comparison is with cleanlab (Tkachenko, Thyagarajan & Mueller, "ObjectLab: Automated Diagnosis of Mislabeled Images
-in Object Detection Data", 2023, arXiv 2309.00832), whose score of badly located boxes compares a label with the
-detections near it. It is given the refined detections of the same network.
+in Object Detection Data", 2023, arXiv 2309.00832). Its score of badly located boxes compares a label with nearby
+detections, which are the refined detections of the same network.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,25 +39,27 @@ CLEANLAB = "cleanlab badloc"
 
 
 def first_images(labels: LabelSet, number: int) -> LabelSet:
-    """The label set without all but the first images and their labels."""
+    """Return a label set of the first `number` images and their labels."""
     kept = [label for label in labels.boxes if label.image < number]
     return replace(labels, images=labels.images[:number], boxes=kept)
 
 
 def add_noise(labels: LabelSet, amount: float, seed: int) -> tuple[LabelSet, list[bool]]:
-    """Moves half of the labels by the protocol above.
+    """Move half of the labels by the protocol above.
 
     Args:
+        labels: The label set.
         amount: p, as a fraction of a box's width or height, below 0.5.
+        seed: Seed of the noise. The same labels move for every amount.
 
     Returns:
-        The moved labels, and of each label whether it was moved.
+        The label set with the moved boxes, and for each label whether it was moved.
     """
     generator = np.random.default_rng(seed)
     noisy, moved = [], []
     for label in labels.boxes:
         chosen = bool(generator.random() < 0.5)
-        edges = generator.uniform(-amount, amount, size=4)  # drawn in any case: the same labels for every amount
+        edges = generator.uniform(-amount, amount, size=4)  # drawn for every label, so the draws stay aligned
         box = _displaced(label.box, edges, labels.images[label.image].width, labels.images[label.image].height)
         noisy.append(replace(label, box=box) if chosen else label)
         moved.append(chosen)
@@ -73,9 +75,10 @@ def _displaced(box: Box, edges: np.ndarray, width: int, height: int) -> Box:
 
 
 def roc_area(scores: Sequence[float], positive: Sequence[bool]) -> float:
-    """Area under the ROC curve: how probably a positive has a higher score than a negative; ties count half.
+    """Return the area under the ROC curve.
 
-    NaN without a positive or without a negative.
+    It is the probability that a positive has a higher score than a negative, where ties count half. NaN if there are
+    no positives or no negatives.
     """
     values, truth = np.asarray(scores, dtype=float), np.asarray(positive, dtype=bool)
     num_positives, num_negatives = int(truth.sum()), int((~truth).sum())
@@ -89,17 +92,18 @@ def roc_area(scores: Sequence[float], positive: Sequence[bool]) -> float:
 
 @dataclass(frozen=True)
 class Restored:
-    """IoUs with the boxes as they were, of some labels.
+    """IoUs of some labels with their original boxes.
 
     Attributes:
-        before, after (Tensor[N]): of the labels that were tightened, and of what became of them.
+        before: float [N], IoUs before tightening.
+        after: float [N], IoUs after tightening.
     """
 
     before: Tensor
     after: Tensor
 
     def summary(self) -> dict[str, float]:
-        """Means, and shares of the labels whose IoU rose and fell."""
+        """Return the mean IoUs and the shares of labels whose IoU rose and fell."""
         return {
             "num_labels": len(self.before),
             "iou_before": self.before.mean().item(),
@@ -119,15 +123,21 @@ def measure(
     batch_size: int = 1,
     cleanlab: bool = True,
 ) -> dict[str, Any]:
-    """Adds noise of each amount, tightens, and compares.
+    """Measure tightening for each amount of noise.
 
     Labels that the refiner does not judge, such as those of unknown classes, are left out.
 
     Args:
-        cleanlab: compare with cleanlab, if it is installed; that takes a refiner that detects.
+        refiner: Refines the boxes.
+        labels: The label set, taken as correct.
+        amounts: Values of p, as fractions.
+        thresholds: Decide which proposals are accepted.
+        seed: Seed of the noise.
+        batch_size: Images per batch.
+        cleanlab: Compare with cleanlab if it is installed. The refiner must be able to detect objects.
 
     Returns:
-        Amount in percent → "moved" and "not_moved" (:meth:`Restored.summary`) and "auroc" (score → area).
+        Amount in percent → "moved" and "not_moved" (`Restored.summary`) and "auroc" (score → area).
     """
     detections = _detect(refiner, labels) if cleanlab and _has_cleanlab() else []
     results: dict[str, Any] = {}
@@ -171,7 +181,7 @@ def _restored(labels: LabelSet, noisy: LabelSet, proposals: Mapping[int, Proposa
 
 
 def _detect(refiner: IoURefiner, labels: LabelSet) -> list[Detections]:
-    """The refiner's own refined detections in each image."""
+    """Return the refined detections of the refiner in each image."""
     images = progress(labels.images, desc="detect", unit="image")
     return [refiner.detect(read_image(image.path).as_subclass(Tensor))[1] for image in images]
 
@@ -181,11 +191,12 @@ def _has_cleanlab() -> bool:
 
 
 def cleanlab_scores(labels: Sequence[LabeledBox], detections: Sequence[Detections], refiner: IoURefiner) -> list[float]:
-    """cleanlab's score of badly located boxes for each label, low for bad ones.
+    """Return cleanlab's score of badly located boxes for each label; low scores mean bad boxes.
 
     Args:
-        labels: of classes that the refiner knows.
-        detections: of each image that the labels may refer to.
+        labels: Labels of classes that the refiner knows.
+        detections: One per image, at the index that the labels refer to.
+        refiner: Its categories are the classes of the detections.
     """
     rank = import_module("cleanlab.object_detection.rank")
     classes = np.array(match_names([label.class_name for label in labels], refiner.categories)) - 1
@@ -205,7 +216,7 @@ def cleanlab_scores(labels: Sequence[LabeledBox], detections: Sequence[Detection
 
 
 def _by_class(detections: Detections, num_classes: int) -> np.ndarray:
-    """Detections of an image as cleanlab takes them: for each class an array [M, 5] of xyxy and score."""
+    """Convert the detections of an image to cleanlab's format: an array [M, 5] of xyxy and score for each class."""
     table = torch.cat([detections.boxes, detections.scores[:, None]], 1).numpy()
     by_class = np.empty(num_classes, dtype=object)
     for label in range(1, num_classes + 1):
@@ -214,7 +225,7 @@ def _by_class(detections: Detections, num_classes: int) -> np.ndarray:
 
 
 def mean_over_seeds(results: Sequence[Any]) -> Any:
-    """What :func:`measure` gave for several seeds, each number replaced by its mean."""
+    """Average the results of `measure` for several seeds, number by number."""
     first = results[0]
     if isinstance(first, dict):
         return {key: mean_over_seeds([of_seed[key] for of_seed in results]) for key in first}
@@ -222,7 +233,7 @@ def mean_over_seeds(results: Sequence[Any]) -> Any:
 
 
 def noise_table(results: Mapping[str, Any]) -> str:
-    """The results of :func:`measure` as a table in Markdown."""
+    """Format the results of `measure` as a Markdown table."""
     areas = list(next(iter(results.values()))["auroc"])
     head = [
         "noise",

@@ -1,4 +1,4 @@
-"""The output folder: apart from the data set, and never half there."""
+"""The output folder: kept apart from the data set, and replaced as a whole."""
 
 import shutil
 from collections.abc import Iterator
@@ -10,41 +10,43 @@ from ..files import make_folder
 from .records import is_record
 
 _UNFINISHED = ".unfinished"
-# boxes.json first: it marks the folder as one that may be written to again.
+# boxes.json comes first because it marks the folder as one that may be overwritten.
 _CONTENT = ("boxes.json", "boxes.csv", "review.html", "labels")
 
 
 def check_output(output: Path, source: Path) -> None:
-    """Raises DataError if writing to ``output`` could touch the data set, or files that are not of an earlier run."""
+    """Raise DataError if writing to `output` could change the data set or files that no earlier run wrote."""
     target, read = output.resolve(), source.resolve()
     if target.is_relative_to(read) or read.is_relative_to(target):
-        raise DataError(f"{output}: overlaps the data set {source}; give a folder of its own with --output")
+        raise DataError(f"{output}: overlaps the data set {source}; give a separate folder with --output")
     if output.exists() and not output.is_dir():
         raise DataError(f"{output}: is a file; give a folder with --output")
     others = output.is_dir() and any(path.name != _UNFINISHED for path in output.iterdir())
     if others and not is_record(output / "boxes.json"):
-        raise DataError(f"{output}: holds files of others; give an empty or a new folder with --output")
+        raise DataError(
+            f"{output}: contains files that iounet-tighten did not write; give an empty or a new folder with --output"
+        )
 
 
 @contextmanager
 def replacing_content(output: Path) -> Iterator[Path]:
-    """A folder to write in, whose content replaces that of ``output`` once the block ends without an error.
+    """Yield a folder to write in. Its content replaces that of `output` when the block ends without an error.
 
-    After an error or Ctrl-C, ``output`` is as it was. What it holds besides, such as decisions.json, stays.
+    After an error or Ctrl-C, `output` is unchanged. Other files in it, such as decisions.json, stay.
 
     Raises:
-        ConfigError: no files can be written there.
-        OSError: the disk is full.
+        ConfigError: The folder cannot be created or written to.
+        OSError: The disk is full.
     """
     existed = output.exists()
     unfinished = output / _UNFINISHED
-    shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
+    shutil.rmtree(unfinished, ignore_errors=True)  # left by a killed process
     try:
         make_folder(output)
         unfinished.mkdir()
         yield unfinished
         for name in _CONTENT:
-            # Renamed, not deleted: that takes no time in which Ctrl-C could leave neither the old nor the new.
+            # Renaming takes so little time that Ctrl-C cannot leave the folder with neither version; deleting does not.
             if (output / name).exists():
                 (output / name).replace(unfinished / f"{name}.old")
             (unfinished / name).replace(output / name)

@@ -1,4 +1,4 @@
-"""Better boxes for labels: what a refiner proposes for each, and why it proposes nothing for some."""
+"""Refine label boxes: a proposed box for each label, or the reason why there is none."""
 
 import math
 from collections.abc import Collection, Sequence
@@ -15,27 +15,28 @@ from ..progress import progress
 from ..refiner import IoURefiner
 from ..refiner.read_ahead import read_ahead
 
-# Why a label stays as it is without a proposal; short, to count by.
+# Reasons why a label has no proposal. The summary counts labels by them.
 CROWD = "crowd or difficult"
 MORE_THAN_A_BOX = "has more than a box, such as a polygon"
-NOT_ASKED_FOR = "class not in --only"
+NOT_SELECTED = "class not in --only"
 UNKNOWN_CLASS = "class unknown to the refiner"
 UNREADABLE = "image missing or damaged"
 NOT_FINITE = "predicted IoU is not a number"
 
-# Digits of a proposed box behind the point, in pixels. Labels are hardly ever finer.
+# Decimal places of a proposed box, in pixels. Labels are hardly ever finer.
 _DIGITS = 2
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """A box that a refiner prefers to a label's.
+    """A refined box for a label.
 
     Attributes:
-        box: xyxy in the frame of :attr:`iounet.data.labels.LabeledBox.box`, to a hundredth of a pixel; the label's own
-            where the refiner did not move it.
-        iou_before, iou_after: predicted IoU with the object, of the label's box and of ``box``.
-        move: 1 - IoU of the label's box and ``box``, in [0, 1].
+        box: Box in xyxy, in the frame of `iounet.data.labels.LabeledBox.box`, rounded to a hundredth of a pixel; the
+            label's box if the refiner did not move it.
+        iou_before: Predicted IoU of the label's box with the object.
+        iou_after: Predicted IoU of `box` with the object.
+        move: 1 - IoU of the label's box and `box`, in [0, 1].
     """
 
     box: Box
@@ -45,12 +46,12 @@ class Proposal:
 
     @property
     def gain(self) -> float:
-        """By how much the predicted IoU rises."""
+        """Rise of the predicted IoU."""
         return self.iou_after - self.iou_before
 
     @classmethod
     def of(cls, label: Box, refined: Sequence[float], iou_before: float, iou_after: float) -> "Proposal":
-        """The proposal of a refined box, rounded."""
+        """Make a proposal from a refined box, which is rounded."""
         left, top, right, bottom = (round(edge, _DIGITS) for edge in refined)
         box = (left, top, right, bottom)
         if tuple(refined) == label or right <= left or bottom <= top:
@@ -59,21 +60,22 @@ class Proposal:
         return cls(box, iou_before, iou_after, 1 - float(overlap))
 
 
-# What becomes of a label: a proposal, or the reason why there is none.
+# A proposal, or the reason why there is none.
 Judgement = Proposal | str
 
 
 def reason_to_stay(label: LabeledBox, only: Collection[str]) -> str:
-    """Why a label gets no proposal, whatever the refiner; "": it gets one.
+    """Return the reason why no refiner may move a label, or "" if it may be moved.
 
     Args:
-        only: names of the classes to tighten; empty: all.
+        label: The label.
+        only: Names of the classes to tighten. Empty means all.
     """
     if label.crowd:
         return CROWD
     if not label.movable:
         return MORE_THAN_A_BOX
-    return NOT_ASKED_FOR if only and label.class_name not in only else ""
+    return NOT_SELECTED if only and label.class_name not in only else ""
 
 
 def propose(
@@ -85,13 +87,15 @@ def propose(
     batch_size: int = 1,
     description: str = "tighten",
 ) -> dict[int, Judgement]:
-    """Refines the boxes of labels; images that cannot be read are passed over.
+    """Refine the boxes of labels. Images that cannot be read are skipped.
 
     Args:
-        rows: of the labels among ``labels.boxes``.
-        class_agnostic: refine every box without regard to its class.
-        batch_size: images at once.
-        description: of the progress bar.
+        refiner: Refines the boxes.
+        labels: The label set.
+        rows: Indices of the labels to refine in `labels.boxes`.
+        class_agnostic: Refine every box without regard to its class.
+        batch_size: Images per batch.
+        description: Label of the progress bar.
 
     Returns:
         Row → proposal, or the reason why there is none.
@@ -108,7 +112,7 @@ def propose(
 
     def give_up(image: int, error: DataError) -> None:
         judged.update(dict.fromkeys(in_images[image], UNREADABLE))
-        tqdm.write(f"passed over: {error}")
+        tqdm.write(f"skipped: {error}")
 
     paths = {image: labels.images[image].path for image in sorted(in_images)}
     with progress(total=len(paths), desc=description, unit="image", disable=not paths) as bar:
@@ -126,12 +130,12 @@ def propose(
                 for row, box, before, after in zip(of_image, *columns, strict=True):
                     judged[row] = _judgement(labels.boxes[row].box, box, before, after)
             bar.update(len(images))
-        bar.update(bar.total - bar.n)  # those passed over
+        bar.update(bar.total - bar.n)  # skipped images
     return judged
 
 
 def _judgement(label: Box, refined: Sequence[float], iou_before: float, iou_after: float) -> Judgement:
-    # Weights that overflow give NaN, which no threshold refuses and no browser reads as JSON.
+    # Weights that overflow give NaN, which passes every threshold and is not valid JSON for a browser.
     if not all(map(math.isfinite, (*refined, iou_before, iou_after))):
         return NOT_FINITE
     return Proposal.of(label, refined, iou_before, iou_after)

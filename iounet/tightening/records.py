@@ -1,4 +1,4 @@
-"""boxes.json and boxes.csv: a row for each label, with what was proposed and what was decided."""
+"""Write and read boxes.json and boxes.csv, which have a row per label with its proposal and decision."""
 
 import csv
 import json
@@ -29,11 +29,14 @@ def write_records(
     decisions: Sequence[Decision],
     settings: dict[str, Any],
 ) -> None:
-    """Writes boxes.json and boxes.csv.
+    """Write boxes.json and boxes.csv.
 
     Args:
-        judgements, decisions: one a label.
-        settings: what the proposals depend on besides the labels; see :func:`read_judgements`.
+        folder: Where the files go.
+        labels: The label set.
+        judgements: One per label.
+        decisions: One per label.
+        settings: What the proposals depend on besides the labels; `read_judgements` compares them.
     """
     content = {
         "format": FORMAT,
@@ -47,7 +50,7 @@ def write_records(
     with replacing(folder / "boxes.json") as file:
         file.write(f'{head},\n "boxes": [')
         for number, row in enumerate(_rows(labels, judgements, decisions)):
-            file.write((",\n" if number else "\n") + json.dumps(row))  # a row a line, for people and for diff
+            file.write((",\n" if number else "\n") + json.dumps(row))  # one row per line, for readers and for diff
         file.write("\n]\n}\n")
     with replacing(folder / "boxes.csv") as file:
         writer = csv.DictWriter(file, _COLUMNS, lineterminator="\n")
@@ -56,13 +59,13 @@ def write_records(
 
 
 def read_judgements(folder: Path, labels: LabelSet, settings: dict[str, Any]) -> list[Judgement] | None:
-    """The judgements that an earlier run left in boxes.json.
+    """Read the judgements of an earlier run from boxes.json.
 
     Returns:
-        One a label; None if there is no such file, or it is about other labels or was made with other settings.
+        One judgement per label, or None if there is no boxes.json or if it belongs to other labels or settings.
 
     Raises:
-        DataError: the file is damaged.
+        DataError: The file is damaged.
     """
     path = folder / "boxes.json"
     content = _read_record(path)
@@ -73,11 +76,11 @@ def read_judgements(folder: Path, labels: LabelSet, settings: dict[str, Any]) ->
             return None
         return [_judgement(row) for row in content["boxes"]]
     except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path}: has been changed ({error!r}); remove it, and its boxes are computed anew") from error
+        raise DataError(f"{path}: was modified ({error!r}); delete it to compute its boxes again") from error
 
 
 def is_record(path: Path) -> bool:
-    """Whether a file is a boxes.json of :func:`write_records`."""
+    """Return whether a file is a boxes.json that `write_records` wrote."""
     return _read_record(path) is not None
 
 
@@ -115,7 +118,7 @@ def _judgement(row: dict[str, Any]) -> Judgement:
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of boxes.json as one of boxes.csv: boxes as four columns, numbers in as many digits as mean something."""
+    """Convert a row of boxes.json to one of boxes.csv: a box becomes four columns, numbers are rounded."""
     flat: dict[str, Any] = {}
     for name, value in row.items():
         if name.startswith("box_"):

@@ -1,4 +1,4 @@
-"""The review page: a card for each of the proposals of the greatest gains, to be accepted or not by a person."""
+"""The review page: one card for each of the proposals with the largest gains, to accept or reject."""
 
 import base64
 import io
@@ -23,23 +23,26 @@ from ..visualization.drawing import to_pil
 from .decisions import DECISIONS_FORMAT, Decision, labels_fingerprint, proposals_fingerprint
 from .proposals import Judgement, Proposal
 
-# A card of 16 to 30 kB, so that 200 make a page of 4 to 6 MB.
+# At this size a card takes 16 to 30 kB, and a page of 200 cards 4 to 6 MB.
 _CROP = 300
-_MARGIN = 1.35  # of the crop around both boxes: enough to see what the object stands before
+_MARGIN = 1.35  # side of the crop relative to both boxes: shows some background around the object
 _JPEG_QUALITY = 80
 
 
 def write_review(
     path: Path, labels: LabelSet, judgements: Sequence[Judgement], decisions: Sequence[Decision], *, limit: int
 ) -> int:
-    """Writes a page that holds its pictures, works from a file:// address and asks nothing of the network.
+    """Write a page that contains its pictures, works from a file:// address and loads nothing from the network.
 
-    Each card shows the label's box and the proposed one and begins with the decision there is. The button "Save
-    decisions" downloads a file for :class:`ReviewedLabels`.
+    Each card shows the label's box and the proposed box, and starts with the given decision. The button "Save
+    decisions" downloads a file for `ReviewedLabels`.
 
     Args:
-        judgements, decisions: one a label.
-        limit: cards, at most; those of the greatest gains in predicted IoU. Boxes that were not moved have none.
+        path: The HTML file to write.
+        labels: The label set.
+        judgements: One per label.
+        decisions: One per label.
+        limit: Largest number of cards. The page shows the moved boxes with the largest gains in predicted IoU.
 
     Returns:
         The number of cards.
@@ -50,12 +53,12 @@ def write_review(
         if isinstance(judgement, Proposal) and judgement.move > 0
     ]
     best = sorted(moved, key=lambda candidate: (-candidate[0], candidate[1]))[:limit]
-    # Each image is read once, for all of its cards.
+    # Group the cards by image, so that each image is read once.
     cards: dict[int, dict[str, Any]] = {}
     for image in sorted({labels.boxes[row].image for _, row, _ in best}):
         try:
             photo = to_pil(read_image(labels.images[image].path).as_subclass(Tensor))
-        except DataError:  # removed since its boxes were refined
+        except DataError:  # the image was removed after its boxes were refined
             continue
         for _, row, proposal in best:
             if labels.boxes[row].image == image:
@@ -76,7 +79,7 @@ def write_review(
         crop=_CROP,
         style=parts["css"],
         script=parts["js"],
-        # A class named "</script>" would end the script that holds it.
+        # A class named "</script>" would end the script element.
         content=json.dumps(content).replace("<", "\\u003c"),
     )
     write_text(path, html)
@@ -106,7 +109,7 @@ def _card(photo: Image.Image, labels: LabelSet, row: int, proposal: Proposal, de
 
 
 def _in_crop(box: Sequence[float], region: Region) -> list[float]:
-    """A box as x, y, width, height in pixels of the crop."""
+    """Convert a box to x, y, width, height in pixels of the crop."""
     scale = _CROP / region.side
     left, top, right, bottom = box
     return [round(value * scale, 1) for value in (left - region.left, top - region.top, right - left, bottom - top)]

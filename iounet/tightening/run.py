@@ -1,4 +1,4 @@
-"""A run: labels read, proposals made or taken from an earlier run, decided, and written with a page to review them."""
+"""A run of iounet-tighten: make or reuse proposals, decide on them, write corrected labels and a review page."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -24,25 +24,25 @@ from .review import write_review
 
 @dataclass(frozen=True)
 class TighteningRun:
-    """What a run takes, and where it leaves what it makes.
+    """Options of a run.
 
     Attributes:
-        labels: the data set; its files are read alone.
-        weights: checkpoint of the refiner.
-        output: folder of labels/, boxes.json, boxes.csv and review.html.
-        thresholds: which proposals are accepted.
-        only: names of the classes to tighten; empty: all.
-        class_agnostic: refine every box without regard to its class.
-        decisions: file of the page's decisions, which count more than the thresholds.
-        folds: into which the images are divided, so that no label is judged by heads that learned it; 0: the
-            checkpoint's own heads judge.
-        iterations: of training the heads of each fold.
-        review: labels on the page, those of the greatest gains.
-        batch_size: images at once.
-        device: as :func:`iounet.devices.build_device` takes it.
+        labels: The data set. Its files are never written.
+        weights: Checkpoint of the refiner.
+        output: Folder for labels/, boxes.json, boxes.csv and review.html.
+        thresholds: Thresholds that a proposal must meet.
+        only: Names of the classes to tighten. Empty means all.
+        class_agnostic: Refine every box without regard to its class.
+        decisions: File of decisions saved on the review page. They override the thresholds.
+        folds: Number of folds of images. New heads judge the labels of each fold and train on the other folds. With 0,
+            the heads of the checkpoint judge all labels.
+        iterations: Training iterations per fold.
+        review: Largest number of labels on the page, which shows those with the largest gains.
+        batch_size: Images per batch.
+        device: As in `iounet.devices.build_device`.
 
     Raises:
-        OptionError: an option out of range, or two that exclude each other.
+        OptionError: An option is out of range, or two options exclude each other.
     """
 
     labels: LabelSet
@@ -65,31 +65,33 @@ class TighteningRun:
         if self.folds < 0 or self.folds == 1:
             raise OptionError("folds", f"must be at least 2; got {self.folds}")
         if self.folds and self.class_agnostic:
-            raise OptionError("class_agnostic", "has no use with --folds, whose heads learn the data set's classes")
+            raise OptionError("class_agnostic", "has no effect with --folds, whose heads know all classes")
 
     def run(self) -> None:
-        """Makes the output folder, and prints a summary.
+        """Write the output folder and print a summary.
 
         Raises:
-            CheckpointError: as :meth:`IoURefiner.from_checkpoint`.
-            ConfigError: likewise; no files can be written in the output folder.
-            DataError: a file cannot be used; the folder is not one to write to; an unknown class in ``only``.
-            OSError: the disk is full.
+            CheckpointError: As in `IoURefiner.from_checkpoint`.
+            ConfigError: As in `IoURefiner.from_checkpoint`, or the output folder cannot be written to.
+            DataError: A file cannot be used, the output folder contains other files, or `only` names an unknown class.
+            OSError: The disk is full.
         """
         labels = self.labels
         check_output(self.output, labels.source)
         if unknown := [name for name in self.only if name not in labels.class_names]:
-            raise DataError(f"--only {unknown[0]}: no such class; {labels.source} has {', '.join(labels.class_names)}")
+            raise DataError(
+                f"--only {unknown[0]}: no such class in {labels.source}, which has {', '.join(labels.class_names)}"
+            )
         reviewed = ReviewedLabels.read(self.decisions, labels) if self.decisions else None
         settings = self._settings()
-        with replacing_content(self.output) as folder:  # first: hours of work end here if it cannot be written
+        with replacing_content(self.output) as folder:  # fails before hours of work if the folder cannot be written to
             judgements = read_judgements(self.output, labels, settings) if reviewed else None
             if judgements is None:
                 if reviewed:
-                    print(f"{self.output / 'boxes.json'} holds no proposals of these options: they are computed anew")
+                    print(f"{self.output / 'boxes.json'} has no proposals for these options; computing them again")
                 judgements = self._judge()
             else:
-                print(f"proposals of {self.output / 'boxes.json'}")
+                print(f"reusing the proposals in {self.output / 'boxes.json'}")
             if reviewed:
                 reviewed.check_proposals(proposals_fingerprint(labels, judgements))
             decided = decide(labels, judgements, self.thresholds, reviewed.accepted if reviewed else {})
@@ -108,7 +110,7 @@ class TighteningRun:
         print(f"labels in {self.output / 'labels'}; {shown} to review in {self.output / 'review.html'}")
 
     def _settings(self) -> dict[str, Any]:
-        """What the proposals depend on besides the labels."""
+        """Return what the proposals depend on besides the labels."""
         weights = Path(self.weights)
         settings: dict[str, Any] = {"weights": sha256(weights.read_bytes()).hexdigest() if weights.is_file() else ""}
         settings |= {"only": sorted(self.only), "class_agnostic": self.class_agnostic, "folds": self.folds}
@@ -142,23 +144,23 @@ class TighteningRun:
         return [judged[row] for row in range(len(labels.boxes))]
 
     def _check_classes(self, refiner: IoURefiner, names: set[str]) -> None:
-        """Raises DataError if the refiner knows none of the classes, so that nothing could be tightened."""
+        """Raise DataError if the refiner knows none of the classes."""
         if names and not any(match_names(names, refiner.categories)):
             known = [category["name"] for category in refiner.categories]
             raise DataError(
                 f"{self.labels.source}: {self.weights} was trained on none of its classes; train heads for them with "
                 f"--folds 4, or refine boxes of any class with --class-agnostic. Classes to tighten: "
-                f"{listed(sorted(names))}. Those of the checkpoint: {listed(known)}"
+                f"{listed(sorted(names))}. Classes of the checkpoint: {listed(known)}"
             )
 
 
 def _copy_path(labels: LabelSet, folder: Path) -> Path:
-    """Where the copy goes: a COCO file's keeps its name."""
+    """Return where the copy goes: a folder, or for a COCO file a file of the same name in it."""
     return folder / labels.source.name if isinstance(labels, CocoLabels) else folder
 
 
 def summary(labels: LabelSet, judgements: Sequence[Judgement], decisions: Sequence[Decision]) -> str:
-    """The outcome in a few lines: how many labels moved, how many stay and why, mean predicted IoU before and after."""
+    """Summarise a run in a few lines: labels moved, labels kept and why, mean predicted IoU before and after."""
     count = len(decisions)
     accepted = [decision.accepted for decision in decisions]
     lines = [f"{count:,} labels in {len(labels.images):,} images of {labels.source}"]
@@ -166,7 +168,7 @@ def summary(labels: LabelSet, judgements: Sequence[Judgement], decisions: Sequen
     reasons = Counter(decision.reason for decision in decisions if not decision.accepted)
     lines += [f"{number:9,} kept: {reason}" for reason, number in reasons.most_common()]
     faults = Counter(fault.rule for fault in labels.faults)
-    lines += [f"{number:9,} at fault, listed in boxes.json: {rule}" for rule, number in faults.most_common()]
+    lines += [f"{number:9,} faulty, listed in boxes.json: {rule}" for rule, number in faults.most_common()]
     judged = [
         (judgement.iou_before, judgement.iou_after if decision.accepted else judgement.iou_before, decision.accepted)
         for judgement, decision in zip(judgements, decisions, strict=True)
@@ -185,7 +187,7 @@ def summary(labels: LabelSet, judgements: Sequence[Judgement], decisions: Sequen
 def advice(
     labels: LabelSet, judgements: Sequence[Judgement], thresholds: Thresholds, *, in_folds: bool
 ) -> Iterator[str]:
-    """What to do where the IoU-Net knows some of the classes alone, or does not see the labels' objects."""
+    """Yield advice if the IoU-Net does not know some of the classes, or does not recognise the objects."""
     unknown = sorted(
         {
             label.class_name
@@ -194,12 +196,12 @@ def advice(
         }
     )
     if unknown:
-        yield f"unknown to the refiner: {listed(unknown)}; --folds 4 trains heads for all classes of the data set"
+        yield f"classes unknown to the refiner: {listed(unknown)}; --folds 4 trains heads for all classes"
     ious = [judgement.iou_after for judgement in judgements if isinstance(judgement, Proposal)]
     unseen = sum(iou < thresholds.min_iou for iou in ious)
     if unseen > len(ious) / 2:
         cure = "raise --iterations" if in_folds else "train heads for them with --folds 4"
         yield (
             f"warning: the IoU-Net hardly recognises these objects: for {unseen:,} of {len(ious):,} labels it predicts "
-            f"an IoU below {thresholds.min_iou:g} even after refinement; {cure}, or give weights of more similar images"
+            f"an IoU below {thresholds.min_iou:g} even after refinement; {cure}, or give weights of similar images"
         )

@@ -1,4 +1,4 @@
-"""What training needs beside the network: boxes for IoU and energy head, the loop, the schedule, checkpoints."""
+"""Training: boxes for the IoU and energy heads, the training loop, the schedule, checkpoints."""
 
 from .jitter import jitter_boxes, sample_iou_boxes
 from .loop import train_steps

@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, read without executing code, and refused if they do not fit."""
+"""Checkpoints: written atomically, read without executing code, and refused if they do not fit."""
 
 import pickle
 import re
@@ -15,45 +15,46 @@ from ..files import replacing
 from ..modeling import IoUNet, state_dict_faults
 
 FORMAT = "iounet-1"
-RESUMED = ("model", "optimizer", "iteration", "categories", "config")  # what a run needs to go on
+RESUMED = ("model", "optimizer", "iteration", "categories", "config")  # keys needed to resume a run
 _NAME = re.compile(r"iteration_(\d+)\.pth")
 
 
 def save_checkpoint(path: Path, **content: Any) -> None:
-    """Writes a checkpoint under a temporary name and renames it, so that ``path`` is never half a file.
+    """Write a checkpoint under a temporary name and rename it, so that ``path`` is never a partial file.
 
     Args:
-        path: of the checkpoint; its folder is made.
+        path: path of the checkpoint; its folder is created if needed.
         content: tensors, numbers, strings, and lists and dicts of them. A detector's checkpoint has ``model`` (state
-            dict), ``categories`` (list of id and name, label order) and ``config`` (YAML text); one to resume from
-            also ``iteration``, ``optimizer`` (state dict) and ``processes`` (how many trained it).
+            dict), ``categories`` (list of id and name in label order) and ``config`` (YAML text). A checkpoint to
+            resume from also has ``iteration``, ``optimizer`` (state dict) and ``processes`` (number of processes).
 
     Raises:
-        CheckpointError: the disk is full, or refuses for another reason; what stood at ``path`` stands there still.
+        CheckpointError: if the disk is full, or the file cannot be written for another reason. An existing file at
+            ``path`` stays unchanged.
     """
     try:
         with replacing(path, "wb") as file:
             torch.save({"format": FORMAT, **content}, file)
     except (OSError, RuntimeError) as error:
-        # Of a full disk torch says "unexpected pos 832 vs 726", with the reason behind it.
+        # For a full disk, torch raises "unexpected pos 832 vs 726"; the OSError is its context.
         reason = error.__context__ if isinstance(error.__context__, OSError) else error
         raise CheckpointError(
-            f"{path} could not be written ({reason}); earlier checkpoints are untouched. Make room there or choose "
-            "another OUTPUT_DIR, then go on with --resume"
+            f"{path} could not be written ({reason}); earlier checkpoints are unchanged. Free disk space or choose "
+            "another OUTPUT_DIR, then continue with --resume"
         ) from error
 
 
 def load_weights_file(path: str | Path) -> dict:
-    """Reads any file of ``torch.save`` onto the CPU, tensors and plain values only (no pickled code runs).
+    """Load a file of ``torch.save`` to the CPU; accept only tensors and plain values, so no pickled code runs.
 
     Raises:
-        CheckpointError: no such file, a damaged one, or one that holds more than tensors and plain values. That a
-            weight has changed is noticed in checkpoints of this project alone: others need not have checksums.
+        CheckpointError: if the file does not exist, is damaged, or contains other objects. Changed bytes in a weight
+            are detected only in checkpoints of this project, since other files need not have checksums.
     """
     if str(path).startswith(("http://", "https://")):
         file = f"weights/{str(path).rpartition('/')[2]}"
         download = f"`curl --location --create-dirs --output {file} {path}`"
-        raise CheckpointError(f"{path} is an address on the web: first {download}, then give {file}")
+        raise CheckpointError(f"{path} is a URL; download the file with {download}, then give {file}")
     path = Path(path)
     if path.is_dir():
         example = min(path.glob("*.pth"), default=path / "model_final.pth")
@@ -64,25 +65,27 @@ def load_weights_file(path: str | Path) -> dict:
         content = torch.load(path, map_location="cpu", weights_only=True)
         if isinstance(content, dict) and content.get("format") == FORMAT:
             _verify_checksums(path)
-    except pickle.UnpicklingError:  # whose message advises to run the code in the file
+    except pickle.UnpicklingError:  # replaced, because its message recommends weights_only=False
         raise CheckpointError(
-            f"{path} cannot be read as plain weights: it is no weights file, is damaged, or holds Python objects, "
-            "which could run code; give a .pth file of iounet-train, or save a state_dict()"
+            f"{path} cannot be read as plain weights: it is not a weights file, is damaged, or contains Python "
+            "objects, which could run code; give a .pth file of iounet-train, or save a state_dict()"
         ) from None
     except Exception as error:  # torch raises almost any error on a damaged file: KeyError, IndexError, struct.error
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise CheckpointError(f"{path} is damaged or not a weights file ({reason})") from None
+        raise CheckpointError(
+            f"{path} is damaged or not a weights file ({reason}); copy or download it again, or give another file"
+        ) from None
     if not isinstance(content, dict):
         kind = type(content).__name__
-        raise CheckpointError(f"{path} holds a value of type {kind}; expected a state dict or a checkpoint")
+        raise CheckpointError(f"{path} contains a value of type {kind}; expected a state dict or a checkpoint")
     return content
 
 
 def _verify_checksums(path: Path) -> None:
-    # Which torch.load ignores. Takes as long as it: 0.06 s for 50 MB.
+    # torch.load ignores checksums. Verifying them takes as long as torch.load: 0.06 s for 50 MB.
     with zipfile.ZipFile(path) as file:
         damaged = file.testzip()
-        # One bit of the zip's directory makes an entry a folder, of which torch reads nothing into new memory.
+        # One flipped bit in the zip directory marks an entry as a folder; torch then leaves its tensor uninitialised.
         folders = [entry.filename for entry in file.infolist() if entry.external_attr & 0x10]
     if damaged:
         raise zipfile.BadZipFile(f"the checksum of {damaged} does not match")
@@ -91,16 +94,16 @@ def _verify_checksums(path: Path) -> None:
 
 
 def load_checkpoint(path: str | Path) -> dict:
-    """Reads a checkpoint of this project; see :func:`save_checkpoint` for what it holds.
+    """Load a checkpoint of this project; see `save_checkpoint` for its content.
 
     Raises:
-        CheckpointError: as :func:`load_weights_file`, or a file that is not a checkpoint of this project.
+        CheckpointError: as `load_weights_file`, or if the file is not a checkpoint of this project.
     """
     content = load_weights_file(path)
     if content.get("format") != FORMAT:
         raise CheckpointError(
             f"{path} is not a checkpoint of this project (format {content.get('format')!r}, expected {FORMAT!r}); "
-            "to start training from other weights set MODEL.WEIGHTS"
+            "to start training from other weights, set MODEL.WEIGHTS"
         )
     return content
 
@@ -110,23 +113,24 @@ def checkpoint_path(folder: Path, iteration: int) -> Path:
 
 
 def resumable_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints of :func:`checkpoint_path` in a folder, oldest first."""
+    """Return the checkpoints of `checkpoint_path` in a folder, oldest first."""
     found = [(int(match[1]), path) for path in folder.glob("*.pth") if (match := _NAME.fullmatch(path.name))]
     return [path for _, path in sorted(found)]
 
 
 def load_newest_checkpoint(paths: list[Path]) -> tuple[Path, dict, dict[Path, CheckpointError]]:
-    """The newest checkpoint that can be read.
+    """Load the newest checkpoint that can be read.
 
     Args:
         paths: oldest first.
 
     Returns:
-        path, content: of that checkpoint.
-        damaged: the newer ones, with what is wrong with each.
+        path: path of the checkpoint.
+        content: its content.
+        damaged: newer checkpoint → its error.
 
     Raises:
-        CheckpointError: there is none, or none that a run can be resumed from.
+        CheckpointError: if there is no checkpoint to resume from.
     """
     damaged: dict[Path, CheckpointError] = {}
     for path in reversed(paths):
@@ -135,74 +139,80 @@ def load_newest_checkpoint(paths: list[Path]) -> tuple[Path, dict, dict[Path, Ch
             missing = [key for key in RESUMED if key not in content]
             if missing:
                 raise CheckpointError(
-                    f"{path} lacks {', '.join(missing)}, as a final model does: nothing to resume from"
+                    f"{path} has no {', '.join(missing)}, like a final model, and cannot be resumed from"
                 )
             return path, content, damaged
         except CheckpointError as error:
             damaged[path] = error
     reasons = "; ".join(map(str, damaged.values()))
-    raise CheckpointError(f"no checkpoint to resume from: {reasons}. Restore one, or begin anew in another OUTPUT_DIR")
+    raise CheckpointError(
+        f"no checkpoint to resume from: {reasons}. Restore one, or start a new run in another OUTPUT_DIR"
+    )
 
 
 def prune_checkpoints(folder: Path, *, keep: int) -> None:
-    """Removes all but the newest checkpoints of a folder, and what killed processes left of theirs by half."""
+    """Remove all but the newest ``keep`` checkpoints of a folder, and partial files left by killed processes."""
     for path in [*resumable_checkpoints(folder)[:-keep], *folder.glob(".*.tmp")]:
         path.unlink()
 
 
 def load_detector_weights(detector: nn.Module, weights: dict[str, Tensor], source: str, *, need_iou_head: bool) -> None:
-    """Loads a state dict, all of it or nothing.
+    """Load a complete state dict, or nothing.
 
     Args:
         source: where the weights come from, for the message.
-        need_iou_head: False: weights of a plain detector will do; IoU and energy head then stay as they are.
+        need_iou_head: whether the weights must include the IoU head. If False, weights of a plain detector are
+            accepted, and the IoU and energy heads then stay unchanged.
 
     Raises:
-        CheckpointError: parameters missing, left over, or of another shape: a checkpoint of another architecture.
+        CheckpointError: if parameters are missing, unexpected, or of another shape, as for another architecture.
     """
     expected = detector.state_dict()
     # Checkpoints of earlier versions have no calibration.
     optional = ("iou_head.calibration",) if need_iou_head else ("iou_head.", "energy_head.")
     if faults := state_dict_faults(expected, weights, optional):
         raise CheckpointError(
-            f"{source} is of another architecture than the configuration describes: parameters {'; '.join(faults)}. "
-            "Use the configuration the weights were trained with (MODEL.BACKBONE.NAME and .NORM, channels, classes)"
+            f"the weights of {source} do not fit the architecture of the configuration: parameters "
+            f"{'; '.join(faults)}. Use the configuration that the weights were trained with (MODEL.BACKBONE.NAME and "
+            ".NORM, channels, classes)"
         )
     detector.load_state_dict({key: value for key, value in weights.items() if key in expected}, strict=False)
 
 
 def load_backbone_weights(detector: IoUNet, weights: dict[str, Tensor], source: str) -> None:
-    """Loads backbone and RPN alone, which do not depend on the classes; the other parts stay as they are.
+    """Load only the backbone and the RPN, which do not depend on the classes.
 
     Args:
         weights: state dict of a detector of any classes.
         source: where the weights come from, for the message.
 
     Raises:
-        CheckpointError: parameters missing, left over, or of another shape.
+        CheckpointError: if parameters are missing, unexpected, or of another shape.
     """
     kept = {key: value for key, value in weights.items() if key.startswith(("backbone.", "rpn."))}
     if faults := state_dict_faults(detector.state_dict(), kept, ("roi_heads.", "iou_head.", "energy_head.")):
-        raise CheckpointError(f"{source}: backbone or RPN do not fit its own configuration: {'; '.join(faults)}")
+        raise CheckpointError(
+            f"{source}: the backbone or the RPN does not fit the checkpoint's own configuration: {'; '.join(faults)}"
+        )
     detector.load_state_dict(kept, strict=False)
 
 
 def load_initial_weights(detector: IoUNet, path: str, categories: list[dict[str, Any]]) -> None:
-    """Loads the weights that training starts from.
+    """Load the weights that training starts from.
 
     Args:
-        detector: with random weights.
-        path: a checkpoint of this project, or a plain Faster R-CNN of torchvision without an IoU head; "": none.
+        detector: a detector with random weights.
+        path: a checkpoint of this project, or torchvision's Faster R-CNN without an IoU head; "" loads nothing.
         categories: ``{"id", "name"}`` of the data set's classes in label order.
 
     Raises:
-        CheckpointError: the file is damaged or of another architecture.
-        ConfigError: the detector is standalone, and there is no file, or it has other classes.
+        CheckpointError: if the file is damaged or has another architecture.
+        ConfigError: if the detector is standalone and there is no file, or its classes differ.
     """
     if not path:
         if detector.standalone:
             raise ConfigError(
-                "MODEL.STANDALONE trains the IoU head of a finished detector: give one with MODEL.WEIGHTS"
+                "MODEL.STANDALONE trains the IoU head of a finished detector; set MODEL.WEIGHTS to its checkpoint"
             )
         return
     content = load_weights_file(path)
@@ -210,25 +220,27 @@ def load_initial_weights(detector: IoUNet, path: str, categories: list[dict[str,
     trained_on = content.get("categories")
     if detector.standalone and trained_on not in (None, categories):
         raise ConfigError(
-            f"MODEL.STANDALONE trains the IoU head of a detector of the same classes, and those of {path} are not the "
-            f"data set's: give another MODEL.WEIGHTS ({category_differences(trained_on, categories)})"
+            f"MODEL.STANDALONE needs a detector with the classes of the data set, but the classes of {path} differ "
+            f"({category_differences(trained_on, categories)}); set MODEL.WEIGHTS to another detector"
         )
     if trained_on is None and "roi_heads.box_predictor.cls_score.bias" in weights:
         weights = select_categories(weights, [category["id"] for category in categories])
     load_detector_weights(detector, weights, path, need_iou_head=False)
-    detector.iou_head.calibration.zero_()  # of other weights than those to come
+    detector.iou_head.calibration.zero_()  # fitted to the loaded weights, which training changes
 
 
 def select_categories(weights: dict[str, Tensor], category_ids: list[int]) -> dict[str, Tensor]:
-    """Torchvision's detectors have an output for every COCO category id, 0 to 90; ours for each category there is.
+    """Select the outputs of the given categories from the weights of a torchvision detector.
+
+    torchvision's detectors have an output for every COCO category id, 0 to 90; detectors here have one per category.
 
     Args:
-        weights: of a Faster R-CNN whose box predictor is indexed by category id.
+        weights: weights of a Faster R-CNN whose box predictor is indexed by category id.
         category_ids: the category of label l is ``category_ids[l - 1]``.
 
     Returns:
-        The same weights with the box predictor's rows in label order; the same object if they have as many outputs
-        as labels already.
+        The weights with the box predictor's rows in label order; ``weights`` itself if the number of outputs already
+        matches, or if an id exceeds it.
     """
     num_outputs = len(weights["roi_heads.box_predictor.cls_score.bias"])
     rows = torch.tensor([0, *category_ids])

@@ -1,11 +1,11 @@
-"""Training boxes of the IoU head: ground truth jittered so that the IoU is uniform (paper, section 3.1)."""
+"""Training boxes of the IoU head: ground truth jittered to uniform IoU (paper, section 3.1)."""
 
 import torch
 from torch import Tensor
 
 from ..boxes import box_sizes, elementwise_iou
 
-# Halvings of the bracket of a jitter's length. After 24 it is as fine as the mantissa of a float32.
+# Number of bisection steps; 24 steps reach the precision of a float32 mantissa.
 BISECTION_STEPS = 24
 
 
@@ -18,34 +18,35 @@ def jitter_boxes(
     image_size: tuple[int, int] | Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Displaces the four edges of each box at random so that the IoU with it is uniform over [min_iou, 1].
+    """Displace the four edges of each box at random so that its IoU with the original is uniform over [min_iou, 1].
 
-    For every jittered box an IoU is drawn, and a direction: how far each edge moves relative to the others, in
-    units of the box's width and height. Along such a line the IoU falls monotonically (1 / IoU is
-    1 / (Ix Iy) + (Wx / Ix)(Wy / Iy) - 1 in the overlaps I and the widths W of the two axes, and each term rises), also
-    if the moved box is clipped to the image. So bisection finds the length at which the IoU is the one drawn:
-    uniform by construction, where the paper draws boxes at random and resamples them.
+    Each jittered box gets a random IoU and a random direction, which says how far each edge moves relative to the
+    others, in units of the box's width and height. Along this direction the IoU falls monotonically, even if the moved
+    box is clipped to the image: 1 / IoU is 1 / (Ix Iy) + (Wx / Ix)(Wy / Iy) - 1 in the overlaps I and the widths W of
+    the two axes, and each term rises. Bisection therefore finds the displacement with the drawn IoU, so that the IoUs
+    are uniform by construction. The paper draws boxes at random and resamples them instead.
 
     Args:
-        boxes (Tensor[N, 4]): ground truth, xyxy with positive width and height; inside the image if one is given.
-        num_per_box: boxes to draw for each.
+        boxes (Tensor[N, 4]): ground truth, xyxy with positive width and height; inside the image if ``image_size`` is
+            given.
+        num_per_box: number of jittered boxes per box.
         min_iou: Omega_train of the paper, in (0, 1].
-        image_size: (height, width) of the image to which the jittered boxes are clipped, or a Tensor[N, 2] of those of
-            each box's own image; None: they are not clipped.
-        generator: of the random numbers, on the device of ``boxes``; None: torch's global one.
+        image_size: (height, width) of the image to which the jittered boxes are clipped, or a Tensor[N, 2] with the
+            image size of each box; None does not clip.
+        generator: random number generator on the device of ``boxes``; None uses torch's global generator.
 
     Returns:
         jittered (Tensor[N, num_per_box, 4]): xyxy in the frame of ``boxes``.
-        ious (Tensor[N, num_per_box]): IoU of each with its ground truth, computed from the boxes returned.
+        ious (Tensor[N, num_per_box]): IoU of each jittered box with its ground truth, computed from the returned boxes.
 
     Raises:
-        ValueError: min_iou outside (0, 1], or a box without area.
+        ValueError: if min_iou is outside (0, 1], or a box has no area.
     """
     if not 0 < min_iou <= 1:
         raise ValueError(f"min_iou must lie in (0, 1], got {min_iou}")
     if not (box_sizes(boxes) > 0).all():
         worst = int((box_sizes(boxes) > 0).all(1).logical_not().nonzero()[0, 0])
-        raise ValueError(f"box {worst} has no area: {boxes[worst].tolist()}; leave such boxes out of the ground truth")
+        raise ValueError(f"box {worst} has no area: {boxes[worst].tolist()}; remove such boxes from the ground truth")
 
     def uniform(*shape: int) -> Tensor:
         return torch.rand(shape, generator=generator, dtype=boxes.dtype, device=boxes.device)
@@ -64,10 +65,11 @@ def jitter_boxes(
         moved = original + length[..., None] * direction * edge_unit
         return moved if image_size is None else moved.clamp(min=0).minimum(image_end)
 
-    # The edge that moves most moves by its whole box at length 1. Inwards, the overlap is gone then; outwards, the
-    # box is 1 + length as long, so the IoU is at most 1 / (1 + length). Either way the target lies below this length.
+    # At length 1, the edge that moves most has moved by the whole side of the box. If it moves inwards, no overlap is
+    # left; if it moves outwards, the box is 1 + length times as long, so the IoU is at most 1 / (1 + length). In both
+    # cases, the target is reached within this length.
     longest = (1 / target - 1).clamp(min=1)
-    # Unless that edge, going outwards, stops at the border of the image. Then the opposite direction reaches it.
+    # If the edge moves outwards and stops at the border of the image, the opposite direction reaches the target.
     stopped = elementwise_iou(original, displaced(longest)) > target
     direction = torch.where(stopped[..., None], -direction, direction)
 
@@ -85,19 +87,19 @@ def jitter_boxes(
 def sample_iou_boxes(
     boxes: list[Tensor], image_sizes: list[tuple[int, int]], *, num_boxes: int, min_iou: float
 ) -> tuple[list[Tensor], Tensor, Tensor]:
-    """The IoU head's training boxes of a batch: each image's ground truth in equal shares, jittered.
+    """Sample the IoU head's training boxes of a batch: jittered ground truth, equally many per object of an image.
 
     Args:
         boxes (list of B Tensor[N_i, 4]): ground truth, xyxy in pixels of its image; N_i may be 0.
         image_sizes: (height, width) of each image.
-        num_boxes: about how many to draw in each image: each of its N_i objects gives ``num_boxes // N_i``, at least
-            one.
-        min_iou: of :func:`jitter_boxes`.
+        num_boxes: approximate number of boxes per image: each of its N_i objects gets ``num_boxes // N_i``, but at
+            least one.
+        min_iou: as for `jitter_boxes`.
 
     Returns:
-        jittered (list of B Tensor[M_i, 4]).
-        ious (Tensor[M]): their IoUs, all images' one after the other.
-        ground_truth (Tensor[M]): which of the N objects of all images each comes from.
+        jittered (list of B Tensor[M_i, 4]): xyxy in pixels of each image.
+        ious (Tensor[M]): IoUs of the boxes of all images, concatenated.
+        ground_truth (Tensor[M]): index of each box's object among the N objects of all images.
     """
     device = boxes[0].device
     objects_per_image = [len(boxes_in_image) for boxes_in_image in boxes]
@@ -106,6 +108,6 @@ def sample_iou_boxes(
     per_object = torch.tensor(shares).repeat_interleave(torch.tensor(objects_per_image)).to(device)
     ground_truth = torch.arange(len(per_object), device=device).repeat_interleave(per_object)
     sizes = torch.tensor(image_sizes).repeat_interleave(torch.tensor(per_image), 0).to(device)
-    # All images at once: the bisection's cost lies in its many small operations, not in the number of boxes.
+    # All images at once, because the cost of the bisection is in its many small operations, not the number of boxes.
     jittered, ious = jitter_boxes(torch.cat(boxes)[ground_truth], 1, min_iou=min_iou, image_size=sizes)
     return list(jittered[:, 0].split(per_image)), ious[:, 0], ground_truth

@@ -17,13 +17,13 @@ from ..errors import NonFiniteLossError
 
 @dataclass(frozen=True)
 class Step:
-    """What an iteration leaves.
+    """The result of an iteration.
 
     Attributes:
-        iteration: how many iterations are done.
-        losses: by name, and their sum as "loss".
-        gradient_norm: of all parameters together, before it was clipped.
-        learning_rate: the one used.
+        iteration: number of completed iterations.
+        losses: losses by name, and their sum as "loss".
+        gradient_norm: norm of the gradient of all parameters, before clipping.
+        learning_rate: learning rate of this iteration.
     """
 
     iteration: int
@@ -44,21 +44,22 @@ def train_steps(
     clip_gradient: float = 0.0,
     accumulation_steps: int = 1,
 ) -> Iterator[Step]:
-    """Trains on the batches, one step each; whoever iterates logs, evaluates and saves between the steps.
+    """Train on the batches, one step per batch, and yield after each step so that the caller can log or evaluate.
 
     Args:
-        detector: images and targets → dict of losses, to be summed; also as wrapped by DistributedDataParallel.
-        batches: (images, targets) as :func:`iounet.data.train_loader` yields them.
-        seed: what an iteration draws at random (samples, jitter) depends on it and the iteration's number alone, so
-            that a resumed run goes on as the uninterrupted one; processes take different seeds.
-        start_iteration: iterations done before.
-        clip_gradient: largest norm of the gradient of all parameters; 0: not clipped.
-        accumulation_steps: equal parts into which a batch is divided to save memory; the gradient is the mean of
-            theirs, as are the losses reported. Norms that learn statistics take those of each part.
+        detector: maps images and targets to a dict of losses, which are summed; may be wrapped in
+            DistributedDataParallel.
+        batches: (images, targets) as `iounet.data.train_loader` yields them.
+        seed: the random numbers of an iteration (samples, jitter) depend only on the seed and the iteration, so that a
+            resumed run continues like an uninterrupted one. Use a different seed for each process.
+        start_iteration: number of iterations done before.
+        clip_gradient: largest norm of the gradient of all parameters; 0 disables clipping.
+        accumulation_steps: number of equal parts into which a batch is divided to save memory. The gradient and the
+            reported losses are means over the parts. BatchNorm statistics are those of each part.
 
     Raises:
-        ValueError: a batch cannot be divided into equal parts.
-        NonFiniteLossError: a loss or a gradient is NaN or infinite. The weights are those before this iteration.
+        ValueError: if a batch cannot be divided into equal parts.
+        NonFiniteLossError: if a loss or a gradient is NaN or infinite. The weights are those before this iteration.
     """
     trainable = [parameter for parameter in detector.parameters() if parameter.requires_grad]
     for iteration, (images, targets) in enumerate(batches, start=start_iteration):
@@ -69,13 +70,13 @@ def train_steps(
             {key: target[key].to(device, non_blocking=True) for key in ("boxes", "labels")} for target in targets
         ]
         if len(images) % accumulation_steps:
-            raise ValueError(f"a batch of {len(images)} images has no {accumulation_steps} equal parts")
+            raise ValueError(f"a batch of {len(images)} images cannot be divided into {accumulation_steps} equal parts")
         optimizer.zero_grad(set_to_none=True)
         losses: dict[str, Tensor] = {}
         size = len(images) // accumulation_steps
         for start in range(0, len(images), size):
             part = slice(start, start + size)
-            # Gradients travel between processes once a step, with the last part's.
+            # Processes exchange gradients once per step, with the last part.
             waits = part.stop < len(images)
             with detector.no_sync() if waits and isinstance(detector, DistributedDataParallel) else nullcontext():
                 of_part = detector(images[part], on_device[part])
@@ -88,9 +89,9 @@ def train_steps(
         if not math.isfinite(values["loss"] + gradient_norm):
             shown = ", ".join(f"{name} {value:.4g}" for name, value in (values | {"gradient": gradient_norm}).items())
             raise NonFiniteLossError(
-                f"iteration {iteration}: a loss or the norm of the gradient is not finite ({shown}) "
-                f"on images {[target['image_id'] for target in targets]}; look at these images, lower the learning "
-                "rate, lengthen the warm-up, or clip the gradient"
+                f"iteration {iteration}: a loss or the gradient norm is not finite ({shown}) on images "
+                f"{[target['image_id'] for target in targets]}; check these images, lower the learning rate, lengthen "
+                "the warm-up, or clip the gradient"
             )
         learning_rate = optimizer.param_groups[0]["lr"]
         optimizer.step()

@@ -1,4 +1,4 @@
-"""Training boxes of the energy head: each object, and boxes scattered around it with a known density."""
+"""Training boxes of the energy head: each object's box, and boxes scattered around it with a known density."""
 
 import math
 from dataclasses import dataclass
@@ -10,22 +10,23 @@ from ..boxes import boxes_at
 from ..errors import OptionError
 from ..modeling import first_of_each
 
-# Fewer would hardly tell where around its object a box is better.
+# With fewer boxes, the head hardly learns where around an object a box fits better.
 MIN_BOXES_PER_OBJECT = 8
 
 
 @dataclass(frozen=True)
 class BoxNoise:
-    """How boxes are scattered around an object: an equal mixture of Gaussians in :func:`iounet.boxes.box_offsets`.
+    """The distribution of boxes around an object: a mixture of Gaussians with equal weights, in box offsets.
 
-    Gustafsson et al., "Energy-Based Models for Deep Probabilistic Regression", ECCV 2020 (arXiv 1909.12297);
-    the standard deviations of each Gaussian are equal in all four offsets, as in their detector.
+    The offsets are those of `iounet.boxes.box_offsets`. Source: Gustafsson et al., "Energy-Based Models for Deep
+    Probabilistic Regression", ECCV 2020 (arXiv 1909.12297). Each Gaussian has the same standard deviation in all four
+    offsets, as in their detector.
 
     Attributes:
         stds: standard deviation of each Gaussian of the mixture.
 
     Raises:
-        OptionError: no standard deviation, or one that is not positive.
+        OptionError: if ``stds`` is empty or a standard deviation is not positive.
     """
 
     stds: tuple[float, ...] = (0.05, 0.1, 0.2)
@@ -35,13 +36,13 @@ class BoxNoise:
             raise OptionError("stds", f"must be positive numbers; got {self.stds}")
 
     def sample(self, num_samples: int, like: Tensor) -> Tensor:
-        """Offsets from torch's global generator: Tensor[num_samples, 4], in dtype and on the device of ``like``."""
+        """Sample offsets with torch's global generator: Tensor[num_samples, 4] with dtype and device of ``like``."""
         stds = like.new_tensor(self.stds)
         of_mixture = torch.randint(len(stds), (num_samples, 1), device=like.device)
         return stds[of_mixture] * torch.randn(num_samples, 4, dtype=like.dtype, device=like.device)
 
     def log_density(self, offsets: Tensor) -> Tensor:
-        """Logarithm of the density at offsets Tensor[..., 4]: Tensor[...]."""
+        """Return the log density at offsets Tensor[..., 4]: Tensor[...]."""
         stds = offsets.new_tensor(self.stds)
         exponents = -offsets.square().sum(-1, keepdim=True) / (2 * stds.square())
         return (exponents - 4 * stds.log()).logsumexp(-1) - 2 * math.log(2 * math.pi) - math.log(len(stds))
@@ -51,22 +52,22 @@ class BoxNoise:
 def sample_energy_boxes(
     boxes: list[Tensor], *, num_boxes: int, noise: BoxNoise, target_noise: float = 0.0
 ) -> tuple[list[Tensor], Tensor, Tensor]:
-    """The energy head's training boxes of a batch: each object itself, and boxes scattered around it.
+    """Sample the energy head's training boxes of a batch: each object's box, and boxes scattered around it.
 
     Args:
         boxes (list of B Tensor[N_i, 4]): objects of each image, xyxy with positive width and height; N_i may be 0.
-        num_boxes: about how many to draw in each image: each of its N_i objects gets ``num_boxes // N_i``, at least
-            MIN_BOXES_PER_OBJECT.
-        noise: of the boxes.
+        num_boxes: approximate number of boxes per image: each of its N_i objects gets ``num_boxes // N_i``, but at
+            least MIN_BOXES_PER_OBJECT.
+        noise: distribution of the boxes.
         target_noise: beta of NCE+ (Gustafsson et al., "How to Train Your Energy-Based Model for Regression", BMVC
-            2020, arXiv 2005.01698), for annotations that are not exact: the target is the object moved by
-            noise that is ``target_noise`` times as wide. 0: the object itself, as in NCE.
+            2020, arXiv 2005.01698), for inexact annotations: the target is the object's box moved by noise that is
+            ``target_noise`` times as wide. 0 uses the object's box itself, as in NCE.
 
     Returns:
-        boxes (list of B Tensor[M_i, 4]): xyxy in the frame of the objects, one object after the other. The first of
-            each object is its target, the others are noise. They may overhang their image.
-        objects (Tensor[M]): which of the N objects of all images each belongs to, rising.
-        log_density (Tensor[M]): of the noise around the object, at the box.
+        boxes (list of B Tensor[M_i, 4]): xyxy in the frame of the objects, object by object. The first box of each
+            object is its target, the others are noise. Boxes may overhang their image.
+        objects (Tensor[M]): index of each box's object among the N objects of all images, ascending.
+        log_density (Tensor[M]): log density at each box of the noise around its object.
     """
     objects_per_image = [len(of_image) for of_image in boxes]
     shares = [max(num_boxes // max(count, 1), MIN_BOXES_PER_OBJECT) for count in objects_per_image]

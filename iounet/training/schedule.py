@@ -1,4 +1,4 @@
-"""Learning-rate schedule: warm-up, then step decay (paper, section 5) or a straight fall to zero."""
+"""Learning-rate schedule: warm-up, then step decay (paper, section 5) or linear decay to zero."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -20,21 +20,21 @@ def learning_rate_schedule(
     warmup_iterations: int,
     warmup_factor: float,
 ) -> LambdaLR:
-    """Multiplies the optimizer's learning rates, by iteration; to be stepped after each.
+    """Return a schedule that scales the optimizer's learning rates; call its ``step`` after each iteration.
 
     Args:
         decay: "step", or "linear": from 1 at the first iteration to 0 after the last of ``num_iterations``.
-        steps: iterations from which on the rate is multiplied by ``gamma`` once more, if decay is "step".
-        warmup: for the first ``warmup_iterations`` iterations the rate is multiplied by ``warmup_factor``
-            ("constant"), or by a factor that rises from there to 1 ("linear").
+        steps: iterations at which the rate is multiplied by ``gamma``, if decay is "step".
+        warmup: during the first ``warmup_iterations`` iterations, the rate is multiplied by ``warmup_factor``
+            ("constant"), or by a factor that rises linearly from ``warmup_factor`` to 1 ("linear").
 
     Raises:
-        OptionError: an unknown decay or warm-up, or steps that do not rise.
+        OptionError: if decay or warm-up is unknown, or the steps do not ascend.
     """
     check_choice("warmup", warmup, ("constant", "linear"))
     check_choice("decay", decay, ("step", "linear"))
     if list(steps) != sorted(steps):
-        raise OptionError("steps", f"must rise, got {tuple(steps)}")
+        raise OptionError("steps", f"must be in ascending order; got {tuple(steps)}")
 
     def factor(iteration: int) -> float:
         if decay == "linear":

@@ -1,4 +1,4 @@
-"""Pictures of boxes before and after refinement."""
+"""Draw boxes before and after refinement."""
 
 from .changes import BoxChange, changes_sheet, draw_box_change, most_changed
 from .drawing import contact_sheet

@@ -1,4 +1,4 @@
-"""Pictures of single boxes that refinement changed, and the choice of those that it changed most."""
+"""Draw single boxes before and after refinement, and choose the boxes that changed most."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -28,7 +28,7 @@ from .drawing import (
 )
 from .fonts import scalable_font
 
-# Of the tiles of a changes sheet, in pixels. Four in a row are as wide as a page.
+# Sizes of the tiles of a changes sheet, in pixels. A row of four is as wide as a page.
 _TILE = 240
 _GAP = 8
 _INSET = (_TILE - _GAP) // 2
@@ -37,17 +37,17 @@ _TILE_LINE_WIDTH = 2
 
 @dataclass(frozen=True)
 class BoxChange:
-    """One box on its way through refinement, for a picture of it.
+    """The refinement of one box, to be drawn.
 
     Attributes:
         image: RGB [3, H, W], uint8, or float in [0, 1].
-        path: float [T + 1, 4], the box after 0 to T steps, xyxy in pixels of ``image``.
-        predicted_ious: float [T + 1], the predicted IoU of each.
-        ground_truth: float [4], the object's own box.
-        name: what is written first, such as the class and the file.
+        path: float [T + 1, 4], the box after 0 to T steps, xyxy in pixels of `image`.
+        predicted_ious: float [T + 1], the predicted IoU after each step.
+        ground_truth: float [4], the ground-truth box, if known.
+        name: First line of the caption, such as the class and the file.
 
     Raises:
-        ValueError: a shape is not as above.
+        ValueError: A shape is not as above.
     """
 
     image: Tensor
@@ -69,26 +69,34 @@ class BoxChange:
 
     @property
     def true_ious(self) -> Tensor:
-        """float [T + 1], the IoU of each box of the path with the ground truth, which is needed (ValueError)."""
+        """IoU of each box of the path with the ground truth, float [T + 1].
+
+        Raises:
+            ValueError: There is no ground truth.
+        """
         if self.ground_truth is None:
-            raise ValueError(f"the box '{self.name}' has no ground truth, so nobody knows its IoU; leave it out")
+            raise ValueError(f"the box '{self.name}' has no ground truth, so its true IoU is unknown; leave it out")
         ious: Tensor = box_iou(self.path, self.ground_truth[None])
         return ious[:, 0]
 
     @property
     def gain(self) -> float:
-        """By how much the true IoU rose from the first to the last box; raises as :attr:`true_ious`."""
+        """Rise of the true IoU from the first to the last box.
+
+        Raises:
+            ValueError: There is no ground truth.
+        """
         true_ious = self.true_ious
         return float(true_ious[-1] - true_ious[0])
 
 
 def draw_box_change(change: BoxChange) -> Image.Image:
-    """A box before (dashed, orange) and after refinement (solid, green), magnified.
+    """Draw a magnified box before (dashed, orange) and after refinement (solid, green).
 
     Returns:
-        An RGB tile on white, 240 pixels wide. From above: the box, which fills most of a square; its top left and
-        its bottom right corner under a stronger magnification, with the path of each as an arrow; in words, the
-        name, the predicted IoU before and after, and, where the ground truth (white) is known, the true IoU.
+        An RGB tile on white, 240 pixels wide. From top to bottom, it shows the box, which fills most of a square; its
+        top left and bottom right corners at a higher magnification, with their paths as arrows; and a caption with
+        the name, the predicted IoU before and after, and the true IoU if the ground truth (white) is known.
     """
     photo = to_pil(change.image)
     height, width = change.image.shape[1:]
@@ -96,16 +104,16 @@ def draw_box_change(change: BoxChange) -> Image.Image:
     truth = path[:0] if change.ground_truth is None else change.ground_truth.detach().float().cpu()[None]
     layers = [*((GROUND_TRUTH, box) for box in truth), (AFTER, path[-1]), (BEFORE, path[0])]
 
-    # Only what lies inside the image is worth showing, and is small enough to be cut out of it.
+    # Show only what lies inside the image. A box that reaches far outside would need a huge crop.
     boxes = clip_boxes_to_image(torch.cat([path, truth]), (height, width))
     steps = boxes[: len(path)]
     whole = region_around(boxes.unflatten(1, (2, 2)).flatten(0, 1), margin=1.25)
     corners = []
     for corner in (slice(0, 2), slice(2, 4)):
         near = region_around(boxes[:, corner], margin=1.7)
-        # Where the ground truth lies far off, a picture that holds it too would not show the path.
+        # If the ground truth is far away, a picture that includes it would not show the path.
         corners.append(near if near.side < whole.side / 3 else region_around(steps[:, corner], margin=2))
-    side = max(corner.side for corner in corners)  # for both, so that the two paths can be compared
+    side = max(corner.side for corner in corners)  # the same for both corners, so that their paths can be compared
     top_left, bottom_right = (corner._replace(side=side) for corner in corners)
 
     tile = Image.new("RGB", (_TILE, _TILE + _GAP + _INSET), "white")
@@ -131,15 +139,15 @@ Change = TypeVar("Change")
 def most_changed(
     changes: Iterable[Change], num_boxes: int = 4, *, gain: Callable[[Change], float] = attrgetter("gain")
 ) -> list[Change]:
-    """The boxes whose true IoU refinement raised most and those whose it lowered most, the greatest changes first.
+    """Return the boxes whose true IoU rose most, followed by those whose true IoU fell most, largest changes first.
 
     Args:
-        changes: may be a generator: no more than those returned, with their images, are kept.
-        num_boxes: at most so many that gained, and so many that lost; a box whose IoU stayed is neither.
-        gain: of a change; by default that of a :class:`BoxChange`.
+        changes: May be a generator. Only the images of the returned boxes are kept in memory.
+        num_boxes: Largest number of boxes that gained, and of boxes that lost. Boxes with an unchanged IoU are skipped.
+        gain: Returns the gain of a change. The default is `BoxChange.gain`.
 
     Raises:
-        ValueError: a box has no ground truth; ``num_boxes`` is below 1.
+        ValueError: A box has no ground truth, or `num_boxes` is less than 1.
     """
     if num_boxes < 1:
         raise ValueError(f"expected num_boxes of at least 1, got {num_boxes}")
@@ -155,7 +163,7 @@ def most_changed(
 
 
 def changes_sheet(changes: Iterable[BoxChange], num_boxes: int = 4) -> Image.Image:
-    """Tiles of :func:`most_changed`, in a titled row for those that gained and one for those that lost."""
+    """Draw the tiles of `most_changed`: a titled row of boxes that gained and one of boxes that lost."""
     changed = most_changed(changes, num_boxes)
     parts = []
     for title, row in (

@@ -1,4 +1,4 @@
-"""Magnified parts of a photograph."""
+"""Magnify parts of a photograph."""
 
 import math
 from typing import NamedTuple
@@ -8,13 +8,13 @@ from torch import Tensor
 
 from .drawing import DARK
 
-_MIN_REGION = 4  # pixels of the image; narrower, and nothing of the picture would be recognised around a corner
+_MIN_REGION = 4  # pixels of the image; in a smaller region around a corner, nothing could be recognised
 
 
 class Region(NamedTuple):
-    """A square of an image, in its pixels."""
+    """A square region of an image, in pixels: centre and side."""
 
-    x: float  # of its middle
+    x: float
     y: float
     side: float
 
@@ -28,15 +28,15 @@ class Region(NamedTuple):
 
 
 def region_around(points: Tensor, margin: float) -> Region:
-    """Around points [K, 2], ``margin`` times as wide as they need."""
+    """Return the smallest square around points [K, 2], enlarged by the factor `margin`."""
     low, high = points.amin(0), points.amax(0)
     x, y = ((low + high) / 2).tolist()
     return Region(x, y, max(_MIN_REGION, margin * float((high - low).max())))
 
 
 def magnified(photo: Image.Image, region: Region, size: int) -> Image.Image:
-    """The region as a picture of ``size`` times ``size`` pixels, dark grey beyond the photo."""
-    around = 2  # pixels, for the interpolation at the edges
+    """Scale a region of a photo to `size` × `size` pixels. Parts outside the photo are dark grey."""
+    around = 2  # pixels that interpolation needs at the edges
     left, top = math.floor(region.left) - around, math.floor(region.top) - around
     crop_side = math.ceil(region.side) + 1 + 2 * around
     crop = Image.new("RGB", (crop_side, crop_side), DARK)

@@ -1,4 +1,4 @@
-"""What pictures of both kinds are drawn with: styles, outlines, arrows, texts, the legend, and sheets of pictures."""
+"""Draw outlines, arrows, texts and legends, and arrange pictures on sheets."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -19,7 +19,7 @@ class _Style(NamedTuple):
     line: str  # "solid", "dashed" or "arrow"
 
 
-# Dashed and solid, for readers to whom orange and green look alike.
+# Dashed and solid lines, for readers who cannot distinguish orange from green.
 GROUND_TRUTH = _Style("ground truth", (255, 255, 255), "solid")
 BEFORE = _Style("before", (255, 150, 20), "dashed")
 AFTER = _Style("after", (40, 230, 110), "solid")
@@ -38,33 +38,33 @@ def to_pil(image: Tensor) -> Image.Image:
 
 
 def draw_box(draw: ImageDraw.ImageDraw, box: Sequence[float], style: _Style, line_width: int) -> None:
-    """An outline centred on the box's edges, with a dark halo that sets it off from a light picture."""
+    """Draw an outline centred on the edges of a box, with a dark halo that makes it visible on light pictures."""
     x1, y1, x2, y2 = box
     dash = 4 * line_width if style.line == "dashed" else math.inf
     strokes = [(start, y, end, y) for start, end in _dashes(x1, x2, dash) for y in (y1, y2)]
     strokes += [(x, start, x, end) for start, end in _dashes(y1, y2, dash) for x in (x1, x2)]
-    # All of the halo first, so that it darkens no colour of the same box.
+    # Draw the whole halo first, so that it does not cover coloured strokes of the same box.
     for reach, colour in ((line_width / 2 + 1, "black"), (line_width / 2, style.colour)):
         for left, top, right, bottom in strokes:
-            # PIL also fills the row and the column of the last corner.
+            # PIL includes the row and the column of the last corner.
             corners = (left - reach, top - reach, right + reach - 1, bottom + reach - 1)
             draw.rectangle([round(corner) for corner in corners], fill=colour)
 
 
 def _dashes(start: float, end: float, dash: float) -> list[tuple[float, float]]:
-    """Evenly spaced intervals, of which the first begins at ``start`` and the last stops at ``end``."""
+    """Return evenly spaced intervals. The first starts at `start` and the last ends at `end`."""
     length = end - start
     if math.isinf(dash) or length <= 0:
         return [(start, end)]
-    dash = min(dash, length / 3)  # at least two dashes and a gap, also on the smallest box
+    dash = min(dash, length / 3)  # at least two dashes and a gap, even on the smallest box
     count = round((length / dash + 1) / 2)
     pitch = (length - dash) / (count - 1)
     return [(start + i * pitch, start + i * pitch + dash) for i in range(count)]
 
 
 def draw_paths(picture: Image.Image, paths: Iterable[Sequence[Sequence[float]]], line_width: float) -> None:
-    """Thin arrows along polylines of (x, y), with a dark halo; none where a path is too short for a head to be seen."""
-    fine = 4  # drawn so much larger and reduced: PIL's own slanted lines are jagged
+    """Draw thin arrows with a dark halo along polylines of (x, y). Paths too short for a visible head are skipped."""
+    fine = 4  # draw at this scale and reduce, because PIL does not anti-alias lines
     size = (picture.width * fine, picture.height * fine)
     halo, ink = Image.new("L", size), Image.new("L", size)
     for path in paths:
@@ -80,7 +80,7 @@ def draw_paths(picture: Image.Image, paths: Iterable[Sequence[Sequence[float]]],
 def _draw_arrow(draw: ImageDraw.ImageDraw, points: list[tuple[float, float]], width: int, head: float) -> None:
     tip = points[-1]
     head = min(head, math.dist(points[0], tip))
-    # Steeply falling steps end in a huddle of points whose last direction says nothing of the way.
+    # The last steps may be tiny and point anywhere, so take the direction from a point at least a head's length away.
     base = [point for point in points if math.dist(point, tip) >= head]
     tail = base[-1]
     angle = math.atan2(tip[1] - tail[1], tip[0] - tail[0])
@@ -99,7 +99,7 @@ def draw_texts(
     font: ImageFont.FreeTypeFont,
     line_width: int,
 ) -> None:
-    """Writes each text at its box, inside the picture, where it hides no text before it; without such a place, not."""
+    """Write each text beside its box, inside the picture. A text that would cover an earlier one is left out."""
     halo = max(1, round(font.size / 8))
     taken: list[_Rectangle] = []
     for (x1, y1, x2, y2), text in zip(boxes, texts, strict=True):
@@ -123,7 +123,7 @@ def _overlap(a: _Rectangle, b: _Rectangle) -> bool:
 
 
 def legend(width: int, styles: list[_Style], font: ImageFont.FreeTypeFont, line_width: int) -> Image.Image:
-    """A strip with a sample of each line, in rows that fit ``width``; wider only if one sample is."""
+    """Draw a strip with a sample of each line, in rows that fit `width`, or wider if a single sample needs it."""
     em = round(font.size)
     sample, gap, row_height = 3 * em, em // 2, 2 * em
     widths = [2 * gap + sample + math.ceil(font.getlength(style.name)) for style in styles]
@@ -146,7 +146,7 @@ def legend(width: int, styles: list[_Style], font: ImageFont.FreeTypeFont, line_
 
 
 def stacked(pictures: list[Image.Image]) -> Image.Image:
-    """One below the other, at the left, on white."""
+    """Stack pictures vertically on white, aligned at the left."""
     stack = Image.new("RGB", (max(p.width for p in pictures), sum(p.height for p in pictures)), "white")
     top = 0
     for picture in pictures:
@@ -156,10 +156,10 @@ def stacked(pictures: list[Image.Image]) -> Image.Image:
 
 
 def contact_sheet(pictures: Sequence[Image.Image], columns: int) -> Image.Image:
-    """Pictures in rows of ``columns``, centred on white; each row as high, each column as wide as it needs.
+    """Arrange pictures on white, in rows of `columns`. Each picture is centred in its cell.
 
     Raises:
-        ValueError: there are no pictures, or fewer than one column.
+        ValueError: There are no pictures, or fewer than one column.
     """
     if not pictures or columns < 1:
         raise ValueError(f"expected at least 1 picture and 1 column, got {len(pictures)} and {columns}")

@@ -1,4 +1,4 @@
-"""A font that has the characters of a text, whatever language class names are in."""
+"""Choose a font that has the characters of a text, for class names in any language."""
 
 from functools import cache
 from pathlib import Path
@@ -7,12 +7,12 @@ import matplotlib
 from matplotlib.ft2font import FT2Font
 from PIL import ImageFont
 
-# Latin, Greek, Cyrillic, Hebrew, Arabic and arrows; Pillow's own font has little beyond ASCII.
+# Has Latin, Greek, Cyrillic, Hebrew, Arabic and arrows. Pillow's default font has little beyond ASCII.
 _DEJAVU = str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"))
 
 
 def scalable_font(size: float, text: str = "") -> ImageFont.FreeTypeFont:
-    """A font of ``size`` pixels for ``text``: DejaVu Sans, or, where that lacks characters, an installed font."""
+    """Return a font of `size` pixels for `text`: DejaVu Sans, or an installed font if that lacks characters."""
     lacking = frozenset(character for character in text if character.isprintable()) - _characters_of(_DEJAVU)
     return ImageFont.truetype(_installed_font_with(lacking) if lacking else _DEJAVU, size)
 
@@ -24,14 +24,14 @@ def _characters_of(file: str) -> frozenset[str]:
 
 @cache
 def _installed_font_with(characters: frozenset[str]) -> str:
-    """The file of a font, upright and of normal weight if there is one; that of DejaVu Sans if none has all of them."""
-    from matplotlib.font_manager import fontManager  # here: it may take seconds to list the fonts for the first time
+    """Return the file of a font that has the characters, preferably upright and of normal weight, else DejaVu Sans."""
+    from matplotlib.font_manager import fontManager  # imported late: the first listing of fonts may take seconds
 
-    fonts = [font for font in fontManager.ttflist if "LastResort" not in font.name]  # which draws boxes for all
+    fonts = [font for font in fontManager.ttflist if "LastResort" not in font.name]  # it has only placeholder glyphs
     for font in sorted(fonts, key=lambda font: (font.style != "normal", font.weight not in (400, "normal", "regular"))):
         try:
             if characters <= _characters_of(font.fname):
                 return font.fname
-        except (OSError, RuntimeError):  # uninstalled since it was listed, or no font that FreeType can read
+        except (OSError, RuntimeError):  # uninstalled after it was listed, or not readable by FreeType
             continue
     return _DEJAVU

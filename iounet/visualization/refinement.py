@@ -1,4 +1,4 @@
-"""Pictures of whole images with their boxes before and after refinement."""
+"""Draw whole images with their boxes before and after refinement."""
 
 import math
 import unicodedata
@@ -21,10 +21,11 @@ from .drawing import (
 )
 from .fonts import scalable_font
 
-# Smaller pictures are enlarged: on them, lines and text would hide the boxes they mark.
+# Smaller pictures are enlarged, because lines and text would hide their boxes.
 _MIN_SIDE = 640
 
-# Boxes move by a pixel or two, of which an arrow would be a dot: it gets so many pixels of the picture a pixel.
+# Least length of an arrow in pixels of the picture per pixel of movement. Most boxes move by a pixel or two, and an
+# arrow of that length would be a dot.
 _ARROW_SCALE = 8
 
 
@@ -40,30 +41,31 @@ def draw_refinement(
     after_ious: Tensor | None = None,
     paths: Tensor | None = None,
 ) -> Image.Image:
-    """Boxes before (dashed, orange) and after refinement (solid, green), each with its predicted IoUs.
+    """Draw boxes before (dashed, orange) and after refinement (solid, green), each with its predicted IoUs.
 
-    A text that would cover that of an earlier box is left out, so give the most important boxes first.
+    A text that would cover the text of an earlier box is left out, so give the most important boxes first. The
+    arguments are not modified.
 
     Args:
         image: RGB [3, H, W], uint8, or float in [0, 1].
-        before: float [N, 4], xyxy in pixels of ``image``.
-        after: float [N, 4], the same boxes, in the same order.
+        before: float [N, 4], xyxy in pixels of `image`.
+        after: float [N, 4], the same boxes in the same order.
         ground_truth: float [M, 4], drawn in white.
-        labels: int [N], written by name where there are ``class_names``, else as numbers.
-        class_names: the name of each label, ``class_names[label]``.
-        before_ious: float [N], the predicted IoUs of ``before``.
-        after_ious: float [N], the predicted IoUs of ``after``.
-        paths: float [T + 1, N, 4], the boxes after 0 to T steps. The path of each box's top right and bottom left
-            corner (which hold all four coordinates) is drawn as an arrow from where it began, lengthened to at
-            least 8 pixels of the picture a pixel of ``image``; the legend says how many times. A path too short for
-            an arrow has none.
+        labels: int [N], written as names if `class_names` is given, otherwise as numbers.
+        class_names: The name of label l is `class_names[l]`.
+        before_ious: float [N], predicted IoUs of `before`.
+        after_ious: float [N], predicted IoUs of `after`.
+        paths: float [T + 1, N, 4], the boxes after 0 to T steps. An arrow shows the path of the top right and of the
+            bottom left corner of each box, which together have all four coordinates. Arrows are lengthened to at least
+            8 pixels of the picture per pixel of `image`, and the legend gives the factor. Paths too short for an arrow
+            are not drawn.
 
     Returns:
-        An RGB picture: above a legend, the image, enlarged by a whole factor if its longer side is below 640
-        pixels. The arguments are left as they were.
+        An RGB picture of the image above a legend. The image is enlarged by an integer factor if its longer side is
+        shorter than 640 pixels.
 
     Raises:
-        ValueError: a shape is not as above.
+        ValueError: A shape is not as above.
     """
     _check_shapes(image, before, after, ground_truth, labels, before_ious, after_ious, paths)
     before, after = _near(before, image), _near(after, image)
@@ -76,7 +78,7 @@ def draw_refinement(
     texts = _texts(len(after), labels, class_names, before_ious, after_ious)
     font = scalable_font(max(14, max(photo.size) // 45), "".join(texts))
 
-    # The dashes go on top: where a box stayed in place, its green shows between them.
+    # The dashed box goes on top, so that the green of an unmoved box shows between the dashes.
     layers = [(AFTER, after), (BEFORE, before)]
     if ground_truth is not None:
         layers.insert(0, (GROUND_TRUTH, ground_truth))
@@ -87,7 +89,7 @@ def draw_refinement(
             draw_box(draw, box, style, line_width)
     if paths is not None:
         times = math.ceil(_ARROW_SCALE / factor)
-        # Not the top left corner: the texts stand there.
+        # The top left corner is not used, because the texts are there.
         corners = (paths * factor)[..., [[2, 1], [0, 3]]].flatten(1, 2).transpose(0, 1)  # [2 N, T + 1, xy]
         draw_paths(photo, (corners[:, :1] + times * (corners - corners[:, :1])).tolist(), line_width)
         styles.append(PATH if times == 1 else PATH._replace(name=f"{PATH.name}, {times} times as long"))
@@ -117,13 +119,13 @@ def _check_shapes(
     per_box = {"after": after, "labels": labels, "before_ious": before_ious, "after_ious": after_ious}
     for name, values in per_box.items():
         if values is not None and len(values) != len(before):
-            raise ValueError(f"{name} has {len(values)} entries for the {len(before)} boxes of before")
+            raise ValueError(f"expected {name} with {len(before)} entries, one per box of before, got {len(values)}")
     if paths is not None and (paths.ndim != 3 or not len(paths) or paths.shape[1:] != before.shape):
         raise ValueError(f"expected paths of shape [T + 1, {len(before)}, 4], got {list(paths.shape)}")
 
 
 def _near(boxes: Tensor, image: Tensor) -> Tensor:
-    """Boxes [..., 4] cut off an image's size away from it: drawing a box takes as long as it is wide."""
+    """Clip boxes [..., 4] at one image size beyond the image, because the time to draw a box grows with its size."""
     reach = boxes.new_tensor(image.shape[:0:-1]).repeat(2)
     return boxes.detach().clamp(-reach, 2 * reach)
 
@@ -144,8 +146,8 @@ def _texts(
 
 
 def _isolated(name: str) -> str:
-    """A name written from right to left would turn round the numbers behind it, were it not isolated from them."""
+    """Isolate a name that is written from right to left, which would otherwise reverse the numbers after it."""
     from_the_right = any(unicodedata.bidirectional(character) in ("R", "AL") for character in name)
-    if not from_the_right or not features.check("fribidi"):  # without FriBiDi, Pillow draws all from the left
+    if not from_the_right or not features.check("fribidi"):  # without FriBiDi, Pillow draws all text from left to right
         return name
     return f"\N{FIRST STRONG ISOLATE}{name}\N{POP DIRECTIONAL ISOLATE}"

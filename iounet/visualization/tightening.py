@@ -1,4 +1,4 @@
-"""Loose boxes on their way to their objects: side by side, and as an animation."""
+"""Draw loose boxes as they are refined: before and after, and as an animation."""
 
 from collections.abc import Sequence
 
@@ -15,11 +15,11 @@ _CAPTION = 44  # pixels high
 
 
 def before_and_after(changes: Sequence[BoxChange], tile: int = 280) -> Image.Image:
-    """Each box before refinement, and below it after refinement, with the IoUs and arrows along which corners moved.
+    """Draw boxes before refinement in a row, and after refinement below, with IoUs and arrows along the corners' paths.
 
     Args:
-        changes: with ground truth.
-        tile: side of each picture in pixels.
+        changes: Boxes with ground truth.
+        tile: Side of each picture in pixels.
     """
     rows = []
     for step in (0, -1):
@@ -28,7 +28,12 @@ def before_and_after(changes: Sequence[BoxChange], tile: int = 280) -> Image.Ima
 
 
 def animation(changes: Sequence[BoxChange], tile: int = 220) -> list[Image.Image]:
-    """The same boxes in a row, a picture a step; paths of one length."""
+    """Draw the boxes in a row, one picture per step.
+
+    Args:
+        changes: Boxes with ground truth and with paths of the same length.
+        tile: Side of each box's picture in pixels.
+    """
     steps = len(changes[0].path)
     return [
         contact_sheet([_tile(change, step, tile) for change in changes], columns=len(changes)) for step in range(steps)
@@ -36,7 +41,13 @@ def animation(changes: Sequence[BoxChange], tile: int = 220) -> list[Image.Image
 
 
 def save_animation(frames: Sequence[Image.Image], path: str, milliseconds: int = 250) -> None:
-    """Writes a GIF that dwells on its first and its last picture, and begins anew."""
+    """Write a looping GIF that pauses on its first and last picture.
+
+    Args:
+        frames: The pictures.
+        path: The file to write.
+        milliseconds: Time per picture. The first takes 4 times and the last 8 times as long.
+    """
     palette = frames[-1].quantize(128, method=Image.Quantize.MEDIANCUT)
     reduced = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     durations = [4 * milliseconds, *[milliseconds] * (len(frames) - 2), 8 * milliseconds]

@@ -30,8 +30,8 @@ void check_batch_index(const at::Tensor& rois, int64_t num_images) {
   for (int64_t k = 0; k < rois.size(0); ++k) {
     TORCH_CHECK_VALUE(
         index[k] >= 0 && index[k] < static_cast<double>(num_images) && index[k] == std::floor(index[k]), "rois[", k,
-        ", 0], the batch index, is ", index[k], ", but must be an integer in [0, ", num_images, ") for features of ",
-        num_images, " image(s); are the columns (batch_index, x1, y1, x2, y2)?");
+        ", 0], the batch index, is ", index[k], ", but must be an integer in [0, ", num_images, "), as features holds ",
+        num_images, " image(s); the columns of rois must be (batch_index, x1, y1, x2, y2)");
   }
 }
 

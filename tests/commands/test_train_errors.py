@@ -44,11 +44,11 @@ class TestErrors:
             ({"MODEL.BACKBONE.NAME": "resnet20"}, ["MODEL.BACKBONE.NAME must be one of resnet18"]),
             ({"MODEL.BACKBONE.NORM": "GN"}, ["MODEL.BACKBONE.NORM must be one of"]),
             ({"MODEL.BACKBONE.TRAINABLE_LAYERS": 6}, ["MODEL.BACKBONE.TRAINABLE_LAYERS must lie in [0, 5]; got 6"]),
-            ({"MODEL.NUM_CLASSES": 3}, ["MODEL.NUM_CLASSES is 3", "train.json has 5 categories", "leave it at 0"]),
+            ({"MODEL.NUM_CLASSES": 3}, ["MODEL.NUM_CLASSES is 3", "train.json has 5 categories", "set it to 0"]),
             ({"MODEL.STANDALONE": True}, ["MODEL.STANDALONE", "MODEL.WEIGHTS"]),
             ({"MODEL.DEVICE": "abacus"}, ["ConfigError: unknown device 'abacus'; choose cpu, cuda, cuda:1"]),
-            ({"MODEL.DEVICE": "meta"}, ["ConfigError: device meta cannot be used with this torch; choose cpu or auto"]),
-            ({"MODEL.DEVICE": "cuda:999"}, ["ConfigError: no device cuda:999: torch sees"]),
+            ({"MODEL.DEVICE": "meta"}, ["ConfigError: this build of torch does not support device meta; choose cpu or auto"]),
+            ({"MODEL.DEVICE": "cuda:999"}, ["ConfigError: device cuda:999 not found: torch sees"]),
             ({"TEST.NMS": "hard"}, ["TEST.NMS must be one of greedy, soft, iou_guided; got 'hard'"]),
             ({"SOLVER.WARMUP": "cosine"}, ["SOLVER.WARMUP must be one of constant, linear"]),
             ({"SOLVER.DECAY": "cosine"}, ["SOLVER.DECAY must be one of step, linear"]),
@@ -57,7 +57,7 @@ class TestErrors:
             ({"SOLVER.GLOBAL_BATCH_SIZE": 0}, ["SOLVER.GLOBAL_BATCH_SIZE must be at least 1; got 0"]),
             (
                 {"SOLVER.ACCUMULATION_STEPS": 3},
-                ["GLOBAL_BATCH_SIZE 2 cannot be shared", "1 process in 3 parts"],
+                ["GLOBAL_BATCH_SIZE 2 cannot be divided", "1 process with SOLVER.ACCUMULATION_STEPS 3"],
             ),
             ({"SOLVER.REFERENCE_BATCH_SIZE": -1}, ["SOLVER.REFERENCE_BATCH_SIZE must be at least 0; got -1"]),
             ({"TEST.REFINE.NUM_STEPS": -1}, ["TEST.REFINE.NUM_STEPS must be at least 0; got -1"]),
@@ -77,13 +77,13 @@ class TestErrors:
         (tmp_path / "run").write_text("kept")
         settings = {"MODEL.WEIGHTS": trained / "model_final.pth"}
         message = call(train, *arguments(tmp_path / "run", settings), *mode)
-        assert message.startswith(f"ConfigError: {tmp_path / 'run'}: cannot be used as the folder for output")
+        assert message.startswith(f"ConfigError: {tmp_path / 'run'}: cannot be used as the output folder")
         assert (tmp_path / "run").read_text() == "kept"
 
     @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
     def test_a_gpu_that_is_not_there(self, call, arguments, tmp_path):
         message = call(train, *arguments(tmp_path / "run", {"MODEL.DEVICE": "cuda"}))
-        assert message == "ConfigError: no device cuda: torch sees 0 GPUs; choose cpu or auto"
+        assert message == "ConfigError: device cuda not found: torch sees 0 GPUs; choose cpu or auto"
 
     @pytest.mark.parametrize("flags", [[], ["--eval-only"]])
     @pytest.mark.parametrize(

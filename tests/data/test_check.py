@@ -365,7 +365,7 @@ class TestUsage:
 
     def test_not_json(self, tmp_path, capsys):
         (tmp_path / "set.json").write_text("[" * 100_000)
-        assert "set.json: is not JSON" in self.refused(capsys, tmp_path / "set.json")
+        assert "set.json: not valid JSON" in self.refused(capsys, tmp_path / "set.json")
 
     def test_missing_folder(self, write_set, clean, capsys):
         assert "nowhere: no such image folder" in self.refused(capsys, write_set(clean)[0], "nowhere")

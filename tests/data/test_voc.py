@@ -244,4 +244,4 @@ def test_an_output_folder_that_is_a_file(root, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["voc", str(root), "--output", str(tmp_path / "file")])
     with pytest.raises(SystemExit):
         main()
-    assert capsys.readouterr().err.startswith(f"{tmp_path / 'file'}: cannot be used as the folder for output")
+    assert capsys.readouterr().err.startswith(f"{tmp_path / 'file'}: cannot be used as the output folder")

@@ -1,9 +1,11 @@
-"""A refiner whose steps can be told apart: the tiny detector, random, but opinionated and in a hurry."""
+"""A refiner with random weights whose steps differ visibly, and photos of noise."""
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from iounet import IoURefiner
 
@@ -18,3 +20,13 @@ def refiner(build_tiny):
     options = replace(detector.postprocessing.refinement, num_steps=6, step_size=1.0, early_stop=0.0, degeneration=-1.0)
     detector.postprocessing = replace(detector.postprocessing, refinement=options)
     return IoURefiner(detector, CATEGORIES)
+
+
+@pytest.fixture(scope="session")
+def noise_photo():
+    """A function from a seed to a grey image of noise, 64 pixels wide and 48 high."""
+
+    def make(seed=0):
+        return Image.fromarray(np.random.default_rng(seed).integers(256, size=(48, 64), dtype=np.uint8))
+
+    return make

@@ -1,9 +1,8 @@
-"""The page in a real browser: a reader draws a box, sees it tighten, and goes through the steps."""
+"""The page in a real browser: draw a box, see it tighten, and go through the steps."""
 
 import threading
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -15,15 +14,13 @@ BOX = [10.0, 12.0, 40.0, 52.0]  # of the photo as it is shown, 48 pixels wide an
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    """Two photos that lie on their sides, and are to be turned upright."""
+def photos(tmp_path_factory, noise_photo):
+    """Two photos stored sideways, with the EXIF orientation that turns them upright."""
     exif = Image.Exif()
     exif[0x0112] = 6
     paths = [tmp_path_factory.mktemp("photos") / name for name in ("first.jpg", "second.jpg")]
-    generator = np.random.default_rng(0)
-    for path in paths:
-        noise = Image.fromarray(generator.integers(256, size=(48, 64), dtype=np.uint8))
-        noise.convert("RGB").save(path, exif=exif)
+    for seed, path in enumerate(paths):
+        noise_photo(seed).convert("RGB").save(path, exif=exif)
     return paths
 
 
@@ -46,7 +43,7 @@ def browser(start_chromium):
 
 @pytest.fixture
 def page(browser, served):
-    """The page, freshly opened, and what a reader does and sees there."""
+    """The page, freshly opened, with functions that act as its user and read what it shows."""
     from selenium.webdriver import ActionChains
     from selenium.webdriver.support.ui import WebDriverWait
 
@@ -60,7 +57,7 @@ def page(browser, served):
         wait_until(lambda: browser.find_element("tag name", "body").get_dom_attribute("data-state") == state)
 
     def point(x, y):
-        """Offsets from the middle of the photo, as selenium counts them."""
+        """Offsets from the photo's centre, as Selenium expects."""
         size = find("overlay").rect
         return round((x / 48 - 0.5) * size["width"]), round((y / 64 - 0.5) * size["height"])
 
@@ -103,7 +100,7 @@ def see_every_step(page, expected):
     page.wait_for("done")
     last = len(expected.ious) - 1
     shown = [f"{expected.ious[step]:.2f}" for step in (0, last // 2, last)]
-    assert len(set(shown)) == 3, "steps that look alike prove nothing"
+    assert len(set(shown)) == 3, "the steps must differ for this test to check anything"
     for step in (0, last // 2, last):
         page.go_to(step)
         assert page.find("before").text == f"{expected.ious[0]:.2f}"
@@ -120,12 +117,12 @@ def test_a_box_is_drawn_and_tightens(page, refiner, photos, drag):
     page.gesture((x2, y1), (30, 30), (x1, y2), drag=drag) if drag else page.gesture((x2, y1), (x1, y2), drag=drag)
     page.wait_for("done")
     drawn = page.run("return yours")
-    assert drawn == pytest.approx(BOX, abs=0.1)  # a pixel of the screen is less
+    assert drawn == pytest.approx(BOX, abs=0.1)  # a screen pixel is smaller
     see_every_step(page, tighten(refiner, photos[0].read_bytes(), drawn))
     assert page.find("step").get_property("max") == str(refiner.detector.postprocessing.refinement.num_steps)
 
 
-def test_it_plays_to_the_last_step(page):
+def test_the_page_plays_to_the_last_step(page):
     page.gesture((5, 5), (40, 60), drag=True)
     page.wait_for("done")
     last = page.run("return steps.ious.length - 1")
@@ -134,7 +131,7 @@ def test_it_plays_to_the_last_step(page):
     page.wait_until(lambda: page.find("count").text == f"step {last} of {last}")
 
 
-def test_a_photo_of_the_reader(page, refiner, photos):
+def test_a_photo_that_the_user_adds(page, refiner, photos):
     page.find("file").send_keys(str(photos[1]))
     page.wait_until(lambda: page.find("image").get_dom_attribute("alt") == "second.jpg")
     page.wait_for("ready")
@@ -143,7 +140,7 @@ def test_a_photo_of_the_reader(page, refiner, photos):
     see_every_step(page, tighten(refiner, photos[1].read_bytes(), page.run("return yours")))
 
 
-def test_escape_gives_up_a_box(page):
+def test_escape_cancels_a_box(page):
     page.gesture((8, 9), drag=False)
     page.wait_for("drawing")
     page.run("document.dispatchEvent(new KeyboardEvent('keydown', {key: 'Escape'}))")
@@ -151,7 +148,7 @@ def test_escape_gives_up_a_box(page):
     assert page.run("return document.getElementById('overlay').childElementCount") == 0
 
 
-def test_a_file_that_is_no_photo_is_named(page, tmp_path):
+def test_the_error_names_a_file_that_is_not_a_photo(page, tmp_path):
     (tmp_path / "notes.png").write_text("no photo")
     page.find("file").send_keys(str(tmp_path / "notes.png"))
     page.wait_until(lambda: page.find("error").text)
@@ -159,7 +156,7 @@ def test_a_file_that_is_no_photo_is_named(page, tmp_path):
     assert page.run("return photos.map((photo) => photo.name)") == ["first.jpg"]
 
 
-def test_nothing_comes_from_elsewhere(page, served):
+def test_nothing_loads_from_other_servers(page, served):
     page.gesture((8, 9), (41, 50), drag=True)
     page.wait_for("done")
     loaded = page.run("return performance.getEntriesByType('resource').map((entry) => entry.name)")

@@ -1,4 +1,4 @@
-"""What the page's server answers, and what it refuses."""
+"""The demo server's answers and refusals."""
 
 import http.client
 import io
@@ -7,7 +7,6 @@ import re
 import threading
 from importlib.resources import files
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -18,14 +17,13 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A PNG, the same as a TIFF that is to be turned by 90 degrees, a file that is no photo, and one not offered."""
+def folder(tmp_path_factory, noise_photo):
+    """A PNG, the same as a TIFF with an EXIF rotation, a file that is not a photo, and one that is not offered."""
     folder = tmp_path_factory.mktemp("photos")
     exif = Image.Exif()
     exif[0x0112] = 6
-    noise = Image.fromarray(np.random.default_rng(0).integers(256, size=(48, 64), dtype=np.uint8))
-    noise.save(folder / "a.png")
-    noise.save(folder / "b.tif", exif=exif)
+    noise_photo().save(folder / "a.png")
+    noise_photo().save(folder / "b.tif", exif=exif)
     (folder / "c.jpg").write_bytes(b"no photo")
     (folder / "secret.png").write_bytes(b"secret")
     return folder
@@ -43,7 +41,7 @@ def served(refiner, folder):
 
 @pytest.fixture
 def ask(served):
-    """Method, path, and more arguments of HTTPConnection.request → status, body and headers."""
+    """A function from method, path and further arguments of HTTPConnection.request to status, body and headers."""
 
     def ask(method, path, **more):
         connection = http.client.HTTPConnection("127.0.0.1", served.server_address[1], timeout=60)
@@ -69,17 +67,17 @@ def test_the_page(ask):
         assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
 
 
-def test_the_page_names_no_other_server():
+def test_the_page_refers_to_no_other_server():
     texts = [path.read_text() for path in (files("iounet.demo") / "page").iterdir()]
     addresses = re.findall(r"\w+://[\w./]*", "".join(texts))
-    assert len(texts) == 3 and set(addresses) == {"http://www.w3.org/2000/svg"}  # the name of SVG, which is not loaded
+    assert len(texts) == 3 and set(addresses) == {"http://www.w3.org/2000/svg"}  # SVG's XML namespace
 
 
 class TestPhotos:
     def test_names(self, ask):
         assert json.loads(ask("GET", "/photos")[1]) == ["a.png", "b.tif", "c.jpg"]
 
-    def test_a_file_as_it_is(self, ask, folder):
+    def test_a_format_that_browsers_show(self, ask, folder):
         status, body, headers = ask("GET", "/photos/0")
         assert (status, headers["Content-Type"]) == (200, "image/png")
         assert body == (folder / "a.png").read_bytes()
@@ -90,9 +88,9 @@ class TestPhotos:
         with Image.open(io.BytesIO(body)) as shown, Image.open(folder / "a.png") as stored:
             turned = stored.transpose(Image.Transpose.ROTATE_270).convert("RGB")
             assert shown.size == (48, 64) and shown.tobytes() == turned.tobytes()
-            assert 0x0112 not in shown.getexif()  # else the browser would turn it again
+            assert 0x0112 not in shown.getexif()  # otherwise the browser would rotate it again
 
-    def test_a_damaged_file_is_named(self, ask):
+    def test_the_error_names_a_damaged_file(self, ask):
         status, body, _ = ask("GET", "/photos/2")
         assert status == 422 and "c.jpg: cannot be read as an image" in json.loads(body)["error"]
 
@@ -123,7 +121,7 @@ class TestTighten:
         status, body, _ = ask("POST", f"/tighten{query}", body=(folder / "a.png").read_bytes())
         assert status == 422 and message in json.loads(body)["error"]
 
-    def test_a_file_that_is_no_photo(self, ask):
+    def test_a_file_that_is_not_a_photo(self, ask):
         status, body, _ = ask("POST", "/tighten?box=1,2,3,4", body=b"hello")
         assert status == 422 and "cannot be read as an image" in json.loads(body)["error"]
 
@@ -147,14 +145,14 @@ class TestTighten:
         ("[", 403),
     ],
 )
-def test_a_foreign_name_that_leads_here_is_refused(ask, host, status):
+def test_other_host_names_are_refused(ask, host, status):
     assert ask("GET", "/photos", headers={"Host": host})[0] == status
     expected = 422 if status == 200 else status
     assert ask("POST", "/tighten?box=1,2,3,4", body=b"", headers={"Host": host})[0] == expected
 
 
 @pytest.mark.parametrize(("error", "printed"), [(BrokenPipeError, False), (RuntimeError, True)])
-def test_a_browser_that_hangs_up_is_no_error(served, capsys, error, printed):
+def test_a_closed_connection_prints_no_traceback(served, capsys, error, printed):
     try:
         raise error("raised here")
     except error:
@@ -163,20 +161,20 @@ def test_a_browser_that_hangs_up_is_no_error(served, capsys, error, printed):
 
 
 class TestCommand:
-    def test_a_port_that_is_taken(self, call, trained, served):
+    def test_a_port_in_use(self, call, trained, served):
         port = served.server_address[1]
         message = call(command, "--weights", trained / "model_final.pth", "--port", port)
-        assert message.startswith(f"cannot listen at 127.0.0.1:{port} (") and "choose another --port" in message
+        assert message.startswith(f"cannot listen on 127.0.0.1:{port} (") and "choose another --port" in message
 
     def test_errors_name_the_file(self, call, trained, tmp_path):
         message = call(command, tmp_path / "none.jpg", "--weights", trained / "model_final.pth")
         assert "none.jpg: no such image or folder" in message
         assert "no such weights file" in call(command, "--weights", tmp_path / "none.pth")
 
-    def test_it_prints_its_address_and_stops(self, call, trained, monkeypatch, capsys):
+    def test_prints_its_address_and_stops(self, call, trained, monkeypatch, capsys):
         def interrupted(self):
             raise KeyboardInterrupt
 
         monkeypatch.setattr(server.DemoServer, "serve_forever", interrupted)
         assert call(command, "--weights", trained / "model_final.pth", "--port", 0) is None
-        assert re.match(r"open http://127\.0\.0\.1:\d+ in a browser; Ctrl-C stops\n", capsys.readouterr().out)
+        assert re.match(r"open http://127\.0\.0\.1:\d+ in a browser; press Ctrl-C to stop\n", capsys.readouterr().out)

@@ -1,4 +1,4 @@
-"""What the page shows of a box: its way through refinement, computed from the bytes of a photo."""
+"""The refinement steps of a box, computed from the bytes of a photo."""
 
 import io
 
@@ -16,7 +16,7 @@ BOX = [8.0, 9.0, 40.0, 44.0]
 
 @pytest.fixture(scope="module")
 def picture():
-    """An image of 80 x 50 pixels without symmetry."""
+    """An image of colour noise, 80 x 50 pixels."""
     values = torch.randint(256, (50, 80, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     return Image.fromarray(values.numpy())
 
@@ -42,9 +42,9 @@ def test_a_box_is_clipped_to_the_photo(refiner, picture):
 
 
 def test_a_photo_is_refined_as_browsers_show_it(refiner, picture):
-    """Stored lying on its side, with the EXIF orientation that turns it upright."""
+    """A photo stored sideways, with the EXIF orientation that turns it upright."""
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    exif[0x0112] = 6  # rotate by 90 degrees clockwise
     lying = picture.transpose(Image.Transpose.ROTATE_90)
     assert tighten(refiner, as_file(lying, exif=exif), BOX) == tighten(refiner, as_file(picture), BOX)
 
@@ -93,6 +93,6 @@ def test_boxes_that_cannot_be_refined(refiner, picture, box, message):
     ],
     ids=["empty", "text", "truncated", "16 bits"],
 )
-def test_files_that_are_no_photo(refiner, photo, message):
+def test_files_that_are_not_photos(refiner, photo, message):
     with pytest.raises(DataError, match=message):
         tighten(refiner, photo, BOX)

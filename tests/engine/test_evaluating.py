@@ -53,7 +53,7 @@ class TestEvalOnly:
 
     def test_it_needs_weights(self, call, arguments, tmp_path):
         message = call(train, *arguments(tmp_path), "--eval-only")
-        assert "MODEL.WEIGHTS is not set: give the checkpoint" in message
+        assert "MODEL.WEIGHTS is not set; set it to the checkpoint" in message
 
     def test_categories_must_agree(self, trained, dataset, call, arguments, tmp_path):
         content = json.loads((dataset / "annotations" / "val.json").read_text())
@@ -73,8 +73,8 @@ class TestEvalOnly:
     def test_what_the_weights_mean_must_agree(self, trained, call, arguments, tmp_path, key, value, change):
         settings = {"MODEL.WEIGHTS": trained / "model_final.pth", key: value}
         message = call(train, *arguments(tmp_path / "eval", settings), "--eval-only")
-        assert f"model_final.pth was trained with another {change}" in message
-        assert message.endswith(": evaluate with the same") and not (tmp_path / "eval").exists()
+        assert f"model_final.pth was trained with other settings (training → now): {change}" in message
+        assert message.endswith("; evaluate with the settings of training") and not (tmp_path / "eval").exists()
 
     @pytest.mark.parametrize(
         ("key", "value", "message"),
@@ -98,7 +98,7 @@ class TestEvalOnly:
         (output / ".table.md.tmp").symlink_to("/dev/full")
         words = arguments(output, {"MODEL.WEIGHTS": trained / "model_final.pth"})
         message = call(train, *words, "--eval-only")
-        assert "No space left on device" in message and message.endswith(f": make room for {output}")
+        assert "No space left on device" in message and message.endswith(f": free disk space for {output}")
 
 
 class TestByProcesses:

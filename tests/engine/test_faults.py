@@ -61,7 +61,7 @@ def test_a_disk_that_is_full(call, arguments, trained, tmp_path, monkeypatch, na
     with monkeypatch.context() as patch:
         after_two_steps(patch, fault)
         message = call(train, *arguments(run))
-    assert "No space left on device" in message and f"make room for {run}; --resume" in message
+    assert "No space left on device" in message and f"free disk space for {run}; then add --resume" in message
     assert "\n" not in message
     file.unlink(missing_ok=True)
     if (run / f"{name}.before").exists():

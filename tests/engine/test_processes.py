@@ -96,7 +96,9 @@ class TestRefusedSettings:
             build_for_two({"MODEL.BACKBONE.NORM": "SyncBN"})
 
     def test_an_odd_batch_for_two(self, build_for_two):
-        with pytest.raises(ConfigError, match=r"SOLVER\.GLOBAL_BATCH_SIZE 3 cannot be shared by 2 processes"):
+        with pytest.raises(
+            ConfigError, match=r"SOLVER\.GLOBAL_BATCH_SIZE 3 cannot be divided equally among 2 processes"
+        ):
             build_for_two({"SOLVER.GLOBAL_BATCH_SIZE": 3})
 
     def test_each_has_its_part_of_the_batch(self, build_for_two):

@@ -48,7 +48,7 @@ class TestItGoesOn:
         assert call(train, *arguments(tmp_path / "run", settings), "--resume") is None
         shown = capsys.readouterr().out
         assert "holds no checkpoint to resume from: the run begins at iteration 0" in shown
-        assert "learning rate 0.01 for 16 images a step → 0.00125 for 2" in shown
+        assert "learning rate scaled from 0.01 for 16 images per step to 0.00125 for 2" in shown
 
     def test_a_finished_run_is_evaluated_again(self, trained, tmp_path, call, arguments, capsys):
         output = tmp_path / "finished"

@@ -217,20 +217,20 @@ def test_standalone_training_changes_the_iou_head_alone(trained, call, arguments
         (
             ["SOLVER.GLOBAL_BATCH_SIZE", "2"],
             [
-                "learning rate 0.01 for 16 images a step → 0.00125 for 2",
+                "learning rate scaled from 0.01 for 16 images per step to 0.00125 for 2",
                 # 118,287 images of COCO's train2017; the paper's 160k iterations of 16 are 21.6 epochs.
-                "iterations are not scaled: 160000 of 2 images are 2.7 epochs; if they were meant for 16 images, "
-                "as many epochs take SOLVER.MAX_ITERATIONS 1280000 SOLVER.STEPS '(960000,)' "
+                "iterations not scaled: 160000 iterations of 2 images are 2.7 epochs; if the schedule was made for "
+                "16 images, keep its epochs with SOLVER.MAX_ITERATIONS 1280000 SOLVER.STEPS '(960000,)' "
                 "SOLVER.WARMUP_ITERATIONS 80000",
             ],
         ),
         (
             ["SOLVER.GLOBAL_BATCH_SIZE", "32", "SOLVER.OPTIMIZER", "AdamW", "SOLVER.DECAY", "linear"],
             [
-                "learning rate 0.01 for 16 images a step, kept for 32: the linear rule is SGD's; "
-                "for AdamW try SOLVER.BASE_LR",
-                "iterations are not scaled: 160000 of 32 images are 43.3 epochs; if they were meant for 16 images, "
-                "as many epochs take SOLVER.MAX_ITERATIONS 80000 SOLVER.WARMUP_ITERATIONS 5000",
+                "learning rate 0.01 for 16 images per step is not scaled to 32: linear scaling applies to SGD only; "
+                "with AdamW, tune SOLVER.BASE_LR",
+                "iterations not scaled: 160000 iterations of 32 images are 43.3 epochs; if the schedule was made for "
+                "16 images, keep its epochs with SOLVER.MAX_ITERATIONS 80000 SOLVER.WARMUP_ITERATIONS 5000",
             ],
         ),
     ],

@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,7 +11,7 @@ def test_by_hand():
     predicted = torch.tensor([0.12, 0.18, 0.95, 1.05, -0.2])
     true = torch.tensor([0.25, 0.35, 0.80, 0.90, 0.0])
     result = measure_calibration(predicted, true)
-    # Groups: the two at 0.1 to 0.2 (0.15 against 0.30), those above 0.9 (1.00 against 0.85), and the one below 0.
+    # Groups: two boxes at 0.1 to 0.2 (0.15 against 0.30), two above 0.9 (1.00 against 0.85), and one below 0.
     assert result.counts.tolist() == [1, 2, 0, 0, 0, 0, 0, 0, 0, 2]
     assert result.error == pytest.approx((2 * 0.15 + 2 * 0.15 + 0.2) / 5)
     assert result.bias == pytest.approx((-0.13 - 0.17 + 0.15 + 0.15 - 0.2) / 5)
@@ -29,10 +30,10 @@ def test_no_boxes():
 
 class TestFit:
     def test_finds_slope_and_offset(self):
-        generator = torch.Generator().manual_seed(0)
-        outputs = 2 * torch.randn(20_000, generator=generator)
-        expected = torch.sigmoid(0.6 * outputs - 0.8)
-        ious = torch.distributions.Beta(8 * expected, 8 * (1 - expected)).sample()  # scattered around it
+        generator = np.random.default_rng(0)
+        outputs = torch.from_numpy(2 * generator.standard_normal(20_000))
+        expected = torch.sigmoid(0.6 * outputs - 0.8).numpy()
+        ious = torch.from_numpy(generator.beta(8 * expected, 8 * (1 - expected)))  # with mean `expected`
         slope, offset = fit_calibration(outputs, ious).tolist()
         assert slope == pytest.approx(0.6, abs=0.02) and offset == pytest.approx(-0.8, abs=0.02)
 
@@ -44,13 +45,13 @@ class TestFit:
         slope, offset = fit_calibration(outputs, ious)
         assert measure_calibration(torch.sigmoid(slope * outputs + offset), ious).error < 0.03
 
-    def test_outputs_that_tell_nothing_keep_a_positive_slope(self):
+    def test_uninformative_outputs_keep_a_positive_slope(self):
         generator = torch.Generator().manual_seed(2)
         outputs, ious = torch.randn(1000, generator=generator), torch.rand(1000, generator=generator)
         slope, offset = fit_calibration(outputs - 0.1 * ious, ious)
         assert 0 < slope < 0.1
         assert torch.sigmoid(offset).item() == pytest.approx(ious.mean().item(), abs=0.02)
 
-    def test_few_boxes_are_not_fitted(self):
+    def test_too_few_boxes_are_not_fitted(self):
         assert fit_calibration(torch.zeros(99), torch.zeros(99)) is None
         assert fit_calibration(torch.zeros(100), torch.full((100,), 0.5)) is not None

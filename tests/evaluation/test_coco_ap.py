@@ -51,7 +51,7 @@ def test_perfect_boxes_score_100_in_every_column():
 
 @pytest.mark.parametrize("percent", [52, 62, 72, 77, 82, 92])
 def test_a_box_counts_up_to_its_iou(percent):
-    # The box lies in its object and covers `percent` % of it: the IoU.
+    # The box lies inside its object, so its IoU is the share of the object that it covers.
     scores = coco_ap(make_ground_truth({"bbox": [0, 0, 100, 100]}), [detection([0, 0, percent, 100])])
     for column in AP_COLUMNS[1:]:
         assert scores[column] == pytest.approx(100.0 if percent >= int(column[2:]) else 0.0), column
@@ -62,12 +62,12 @@ def test_a_box_counts_up_to_its_iou(percent):
 
 def test_one_of_two_objects_found():
     scores = coco_ap(make_ground_truth({"bbox": SQUARE}, {"bbox": FAR_AWAY}), [detection(SQUARE)])
-    # Precision is 1 at recalls 0, 0.01 to 0.50, which are 51 of the 101 that COCO samples, then 0.
+    # Precision is 1 at the recalls 0, 0.01, ..., 0.50, which are 51 of the 101 that COCO samples, and 0 above.
     assert scores["AP"] == pytest.approx(100 * 51 / 101)
     assert scores["AR100"] == pytest.approx(50)
 
 
-def test_a_false_positive_of_higher_score_halves_precision():
+def test_a_false_positive_with_a_higher_score_halves_precision():
     results = [detection(SQUARE, score=0.5), detection(FAR_AWAY, score=0.6)]
     assert coco_ap(make_ground_truth({"bbox": SQUARE}), results)["AP"] == pytest.approx(50)
 
@@ -78,13 +78,13 @@ def test_detections_of_a_crowd_count_neither_way():
     assert coco_ap(ground_truth, results)["AP"] == pytest.approx(100)
 
 
-def test_the_area_of_a_detection_is_that_of_its_box():
+def test_the_area_of_a_detection_is_the_area_of_its_box():
     results = [detection([10, 10, 20, 20]), detection(FAR_AWAY, score=1) | {"area": 10, "iscrowd": 1}]
-    # The large false positive does not count among small objects, whatever area it claims.
+    # The large false positive is ignored for small objects, although its 'area' is small.
     assert coco_ap(make_ground_truth({"bbox": [10, 10, 20, 20]}), results)["APs"] == pytest.approx(100)
 
 
-def test_max_detections_are_those_of_the_highest_scores():
+def test_max_detections_keeps_the_highest_scores():
     ground_truth = make_ground_truth({"bbox": SQUARE})
     results = [detection(SQUARE, score=0.5), detection(FAR_AWAY, score=0.6)]
     scores = coco_ap(ground_truth, results, max_detections=1)
@@ -116,7 +116,7 @@ def test_matches_the_summary_of_pycocotools(tmp_path, capsys):
         num_images=10,
         category_ids=(2, 5, 9, 11),
     )
-    for annotation in ground_truth["annotations"]:  # pycocotools itself needs these
+    for annotation in ground_truth["annotations"]:  # pycocotools requires valid ids and areas
         annotation["id"] += 1
         annotation["area"] = annotation["bbox"][2] * annotation["bbox"][3]
     results = [
@@ -144,7 +144,7 @@ def test_matches_the_summary_of_pycocotools(tmp_path, capsys):
     without_sizes = CocoEvaluator(path, by_size=False)(results)
     assert without_sizes == {column: scores[column] for column in (*AP_COLUMNS, "AR100")}
 
-    # Categories scored apart, as processes do that share them, give the same to the last digit.
+    # Scoring categories separately, as several processes do, gives exactly the same result.
     evaluate = CocoEvaluator(path)
     assert len(evaluate.category_ids) > 2
     parts = [evaluate.by_category(results, [category_id]) for category_id in evaluate.category_ids]
@@ -154,7 +154,7 @@ def test_matches_the_summary_of_pycocotools(tmp_path, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_an_evaluator_serves_again_and_leaves_its_inputs_alone():
+def test_an_evaluator_is_reusable_and_does_not_modify_its_inputs():
     ground_truth = make_ground_truth({"bbox": SQUARE})
     results = [detection(SQUARE)]
     before = copy.deepcopy((ground_truth, results))
@@ -168,10 +168,10 @@ def test_an_evaluator_serves_again_and_leaves_its_inputs_alone():
 def test_no_detections_score_0():
     scores = coco_ap(make_ground_truth({"bbox": SQUARE}), [])
     assert {scores[column] for column in (*AP_COLUMNS, "APl", "AR100")} == {0.0}
-    assert math.isnan(scores["APs"])  # there is no small object to miss
+    assert math.isnan(scores["APs"])  # there are no small objects
 
 
-def test_without_categories_all_is_nan():
+def test_all_values_are_nan_without_categories():
     assert all(map(math.isnan, coco_ap({"images": [{"id": 1}], "categories": [], "annotations": []}, []).values()))
 
 
@@ -203,12 +203,12 @@ def test_no_objects_score_nan(annotations):
         ({"category_id": [1]}, r"entry 1 of the results .* has category_id \[1\]: expected an id"),
     ],
 )
-def test_a_bad_result_is_named(change, message):
+def test_the_error_names_a_bad_result(change, message):
     with pytest.raises(ValueError, match=message):
         coco_ap(make_ground_truth({"bbox": SQUARE}), [detection(SQUARE), detection(SQUARE) | change])
 
 
-def test_a_result_without_its_keys_is_named():
+def test_the_error_names_a_result_without_its_keys():
     evaluate = CocoEvaluator(make_ground_truth({"bbox": SQUARE}))
     with pytest.raises(ValueError, match=r"entry 0 of the results lacks category_id, bbox"):
         evaluate([{"image_id": 1, "score": 0.5}])
@@ -234,19 +234,19 @@ def test_a_result_without_its_keys_is_named():
         ),
     ],
 )
-def test_a_bad_annotation_is_named_with_its_file(tmp_path, change, message):
+def test_the_error_names_a_bad_annotation_and_its_file(tmp_path, change, message):
     path = tmp_path / "truth.json"
     path.write_text(json.dumps(make_ground_truth({"bbox": SQUARE} | change)))
     with pytest.raises(ValueError, match=message):
         CocoEvaluator(path)
 
 
-def test_a_file_that_is_no_ground_truth_is_named(tmp_path):
+def test_the_error_names_a_file_that_is_not_ground_truth(tmp_path):
     path = tmp_path / "truth.json"
     with pytest.raises(DataError, match=r"truth\.json: no such ground truth; check the path"):
         CocoEvaluator(path)
     path.write_text('{"images": [')
-    with pytest.raises(DataError, match=r"truth\.json: is not JSON"):
+    with pytest.raises(DataError, match=r"truth\.json: not valid JSON"):
         CocoEvaluator(path)
     path.write_text(json.dumps([detection(SQUARE)]))
     with pytest.raises(ValueError, match=r"truth\.json needs the lists 'images', 'categories' and 'annotations'"):

@@ -23,7 +23,7 @@ def detector(build_tiny):
     return build_tiny({"MODEL.NUM_CLASSES": 5, "MODEL.ENERGY_HEAD.LOSS": "nce", "TEST.REFINE.OBJECTIVE": "energy"})
 
 
-def test_every_method_has_a_row_and_bounds_are_bounds(detector, data):
+def test_every_method_has_a_row_and_the_bound_is_highest(detector, data):
     rows = methods(detector.postprocessing)
     measured = compare(detector, eval_loader(data, batch_size=2, num_workers=0), rows, device=CPU)
     assert all(len(found) == len(data) for found in measured.found.values())
@@ -39,7 +39,7 @@ def test_every_method_has_a_row_and_bounds_are_bounds(detector, data):
 
 
 def test_basins_of_a_perfect_energy(detector, data):
-    """Boxes that know their object come closer with every step; what is predicted is the IoU head's."""
+    """An energy that knows the objects brings boxes closer at every step. Predicted IoUs come from the IoU head."""
 
     class Perfect(nn.Module):
         def __init__(self, targets):
@@ -69,4 +69,4 @@ def test_basins_of_a_perfect_energy(detector, data):
         assert 0 <= of_start["20"]["predicted"] <= 1
     assert elementwise_iou(resized[0], resized[0]).min() == 1
     total = sum(basins[start]["0"]["boxes"] for start in ("0.5", "0.6", "0.7", "0.8", "0.9"))
-    assert total >= sum(map(len, resized)) - 2  # an IoU that rounding brings below 0.5, or to 1
+    assert total >= sum(map(len, resized)) - 2  # rounding may move an IoU below 0.5 or to 1, outside all ranges

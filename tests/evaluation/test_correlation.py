@@ -22,7 +22,7 @@ def test_pearson_of_a_tight_cluster_keeps_its_precision():
 
 
 @pytest.mark.parametrize(("x", "y"), [([], []), ([1.0], [2.0]), ([0.1] * 3, [1.0, 2.0, 3.0]), ([1.0, 2.0], [5.0, 5.0])])
-def test_pearson_is_nan_where_undefined(x, y):
+def test_undefined_pearson_is_nan(x, y):
     assert math.isnan(pearson(x, y))
 
 
@@ -31,7 +31,7 @@ def test_pearson_of_different_lengths_is_an_error():
         pearson([1.0, 2.0], [1.0, 2.0, 3.0])
 
 
-def test_figure_counts_boxes_from_min_iou_on(tmp_path):
+def test_figure_counts_boxes_of_at_least_min_iou(tmp_path):
     ious = torch.tensor([0.1, 0.5, 0.6, 0.8, 0.9])
     scores = torch.tensor([1.0, 0.7, 0.2, 0.6, 0.3])
     predicted_ious = torch.tensor([1.0, 0.45, 0.5, 0.7, 0.95])
@@ -45,7 +45,7 @@ def test_figure_counts_boxes_from_min_iou_on(tmp_path):
         assert (picture.format, picture.size) == ("PNG", (1200, 600))
 
 
-def test_figure_samples_the_same_points_each_time_but_counts_all(tmp_path):
+def test_figure_draws_a_fixed_sample_but_counts_all_boxes(tmp_path):
     ious, scores, predicted_ious = torch.rand(3, 12_000, generator=torch.Generator().manual_seed(0))
     numbers = correlation_figure(ious, scores, predicted_ious, tmp_path / "a.png", min_iou=0.0)
     correlation_figure(ious, scores, predicted_ious, tmp_path / "b.png", min_iou=0.0)

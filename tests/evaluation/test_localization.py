@@ -1,4 +1,4 @@
-"""Localisation errors: what they are, by hand, and what TIDE's own code (tidecv 1.0.1) found in the same boxes."""
+"""Localisation errors, computed by hand and by TIDE's own code (tidecv 1.0.1)."""
 
 import pytest
 import torch
@@ -13,26 +13,26 @@ LABELS = torch.tensor([1, 2])
 
 
 def detections(*rows):
-    """(x1, y1, x2, y2, label, score)"""
+    """Make detections from rows (x1, y1, x2, y2, label, score)."""
     table = torch.tensor(rows, dtype=torch.float32).reshape(-1, 6)
     return Detections(table[:, :4], table[:, 4].long(), table[:, 5], table[:, 5])
 
 
-def test_matching_is_by_score_and_each_object_once():
+def test_matching_is_by_score_and_uses_each_object_once():
     found = detections((0, 0, 10, 9, 1, 0.5), (0, 0, 10, 8, 1, 0.9), (20, 0, 30, 10, 1, 0.8), (20, 0, 30, 4, 2, 0.7))
     objects, ious = match_greedily(found, OBJECTS, LABELS, 0.5)
-    assert objects.tolist() == [-1, 0, -1, -1]  # taken; matched; of another class; too small an overlap
+    assert objects.tolist() == [-1, 0, -1, -1]  # object taken; matched; other class; IoU too low
     assert ious.tolist() == pytest.approx([0, 0.8, 0, 0])
     assert match_greedily(found, OBJECTS, LABELS, 0.4).objects.tolist() == [-1, 0, -1, 1]
     assert match_greedily(found, OBJECTS[:0], LABELS[:0], 0.5).objects.tolist() == [-1] * 4
 
 
-def test_the_best_error_of_a_free_object_moves_and_the_others_go():
+def test_the_best_error_of_a_free_object_is_moved_and_the_others_are_removed():
     found = detections(
-        (0, 0, 10, 4, 1, 0.6),  # an error, but a better one has the object
-        (0, 0, 10, 3, 1, 0.9),  # moves onto the object
-        (20, 0, 30, 9, 2, 0.8),  # found it
-        (20, 0, 30, 3, 2, 0.7),  # an error whose object is found
+        (0, 0, 10, 4, 1, 0.6),  # an error with a lower score than the next: removed
+        (0, 0, 10, 3, 1, 0.9),  # the best error of its object: moved onto it
+        (20, 0, 30, 9, 2, 0.8),  # matched
+        (20, 0, 30, 3, 2, 0.7),  # an error of a matched object: removed
         (0, 0, 10, 0.5, 1, 0.5),  # background
         (60, 0, 70, 10, 1, 0.4),  # background
     )
@@ -43,7 +43,7 @@ def test_the_best_error_of_a_free_object_moves_and_the_others_go():
     assert len(without_localization_errors(found[:0], OBJECTS, LABELS, 0.5)) == 0
 
 
-def test_what_mending_gains_is_what_tide_says():
+def test_the_cost_of_localization_errors_equals_tides():
     generator = torch.Generator().manual_seed(0)
 
     def uniform(*shape):
@@ -71,18 +71,18 @@ def test_what_mending_gains_is_what_tide_says():
     truth = {"images": images, "annotations": annotations, "categories": categories}
     evaluator = CocoEvaluator(truth, by_size=False)
     before, after = (evaluator(as_results(which, [1, 2, 3]))["AP50"] for which in (found, mended))
-    assert before == pytest.approx(17.770426, abs=1e-4)  # tidecv's AP
-    assert after - before == pytest.approx(51.719095, abs=1e-4)  # its dAP of "Loc"
+    assert before == pytest.approx(17.770426, abs=1e-4)  # AP of tidecv
+    assert after - before == pytest.approx(51.719095, abs=1e-4)  # tidecv's dAP of "Loc"
 
 
 def test_laece_by_hand():
-    # Class 1: a group at 0.9 whose mean IoU is 0.4, and one at 0.1 that is right; class 2 is right.
+    # Class 1 has a group at 0.9 with a mean IoU of 0.4, and a correct group at 0.1. Class 2 is correct.
     confidences = torch.tensor([0.9, 0.9, 0.1, 0.7])
     labels = torch.tensor([1, 1, 1, 2])
     ious = torch.tensor([0.8, 0.0, 0.1, 0.7])
     assert laece(confidences, labels, ious) == pytest.approx(((2 * 0.5) / 3 + 0) / 2)
 
 
-def test_laece_of_nothing_is_undefined():
+def test_laece_without_detections_is_nan():
     nothing = torch.zeros(0)
     assert laece(nothing, nothing, nothing) != laece(nothing, nothing, nothing)

@@ -1,4 +1,4 @@
-"""Box averages against their papers' formulas, written as loops."""
+"""Averaged boxes, compared with their papers' formulas written as loops."""
 
 import math
 
@@ -11,7 +11,7 @@ from iounet.evaluation.merging import box_voting, weighted_box_fusion
 
 
 def candidates(num_boxes=30, seed=0):
-    """Three clusters of two classes, two of them overlapping."""
+    """Three clusters of boxes of two classes; two clusters overlap."""
     generator = torch.Generator().manual_seed(seed)
     centers = torch.tensor([[20.0, 20.0, 60.0, 70.0], [28.0, 22.0, 66.0, 74.0], [120.0, 30.0, 150.0, 60.0]])
     chosen = torch.randint(0, 3, (num_boxes,), generator=generator)
@@ -25,7 +25,7 @@ def iou(a, b):
 
 
 @pytest.mark.parametrize("sigma", [None, 0.02])
-def test_voting_is_the_weighted_mean_of_what_overlaps(sigma):
+def test_voting_is_the_weighted_mean_of_overlapping_boxes(sigma):
     given = candidates()
     kept = given[given.scores.topk(4).indices]
     voted = box_voting(kept, given, given.ious, iou_threshold=0.5, sigma=sigma)
@@ -67,6 +67,6 @@ def test_fusion_follows_the_fused_box_not_the_first():
     assert len(weighted_box_fusion(given, iou_threshold=0.4)) == 1
 
 
-def test_fusion_of_nothing():
+def test_fusion_of_no_boxes_and_its_limit():
     assert len(weighted_box_fusion(candidates()[:0])) == 0
     assert len(weighted_box_fusion(candidates(), max_detections=1)) == 1

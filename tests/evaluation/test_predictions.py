@@ -1,4 +1,4 @@
-"""What one pass over images finds, with detectors whose boxes and AP are known."""
+"""Results of one pass over images, for detectors whose boxes and AP are known."""
 
 import json
 import math
@@ -32,7 +32,7 @@ from iounet.postprocess import NMSOptions, Postprocessing, RefinementOptions
 
 
 class Oracle(nn.Module):
-    """Finds the ground truth, or nothing."""
+    """A detector that finds the ground truth, or nothing."""
 
     def __init__(self, targets, finds):
         super().__init__()
@@ -64,7 +64,7 @@ def test_perfect_boxes_and_none(tmp_path, finds, ap):
     file = tmp_path / "annotations" / "val.json"
     content = json.loads(file.read_text())
     for new_id, annotation in enumerate(content["annotations"]):
-        annotation["id"] = new_id  # the first is 0, which pycocotools takes for no object
+        annotation["id"] = new_id  # the first id is 0, which pycocotools treats as no match
         annotation["category_id"] = 90 - 7 * annotation["category_id"]
     for category in content["categories"]:
         category["id"] = 90 - 7 * category["id"]
@@ -80,7 +80,7 @@ def test_perfect_boxes_and_none(tmp_path, finds, ap):
 
 
 class Mover(Oracle):
-    """Finds the ground truth a pixel too far left; refinement moves it home."""
+    """A detector that finds the ground truth one pixel too far left. Refinement moves it to the right place."""
 
     OFFSET = torch.tensor([1.0, 0, 1, 0])
 
@@ -107,10 +107,12 @@ class TestPredict:
     ]
 
     @pytest.fixture
-    def predictions(self):
-        detector = Mover(self.TARGETS, finds=True)
-        batches = [([torch.rand(3, 64, 64)] * 2, self.TARGETS)]
-        return predict(detector, batches, ["a", "b"], device=torch.device("cpu"))
+    def batches(self):
+        return [([torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))] * 2, self.TARGETS)]
+
+    @pytest.fixture
+    def predictions(self, batches):
+        return predict(Mover(self.TARGETS, finds=True), batches, ["a", "b"], device=torch.device("cpu"))
 
     def test_each_row_has_the_detections_of_every_image(self, predictions):
         assert list(predictions.found) == [GREEDY, SOFT, GUIDED, REFINED]
@@ -133,10 +135,9 @@ class TestPredict:
         assert [change.gain for change in predictions.changes] == pytest.approx([2 / 21, 2 / 21])
 
     @pytest.mark.parametrize("changes", [{"refine_before_nms": True}, {"final_score": "class_times_iou"}])
-    def test_examples_pair_boxes_whatever_the_order_of_the_last_row(self, changes):
+    def test_examples_pair_the_same_boxes_for_any_postprocessing(self, batches, changes):
         detector = Mover(self.TARGETS, finds=True)
         detector.postprocessing = replace(detector.postprocessing, **changes)
-        batches = [([torch.rand(3, 64, 64)] * 2, self.TARGETS)]
         first, _ = predict(detector, batches, ["a", "b"], device=torch.device("cpu")).examples
         assert torch.equal(first.after.boxes - first.before.boxes, Mover.OFFSET.expand(2, 4))
         assert torch.equal(first.after.scores, first.before.scores)
@@ -151,7 +152,7 @@ class TestPredict:
             list(box_changes(example, ["a", "b"], "image 7"))
 
 
-def test_rows_differ_in_their_nms_and_the_last_in_refinement():
+def test_rows_differ_in_nms_and_the_last_row_refines():
     own = Postprocessing(NMSOptions("greedy", threshold=0.4), RefinementOptions(step_size=2.0))
     rows = table_rows(own)
     assert [options.nms.kind for options in rows.values()] == ["greedy", "soft", "iou_guided", "iou_guided"]
@@ -160,7 +161,7 @@ def test_rows_differ_in_their_nms_and_the_last_in_refinement():
     assert rows[REFINED].refinement == own.refinement
 
 
-def test_a_final_score_times_iou_is_a_row_of_its_own():
+def test_a_final_score_times_iou_adds_a_row():
     rows = table_rows(Postprocessing(final_score="class_times_iou"))
     assert {row: options.final_score for row, options in rows.items()} == {
         **dict.fromkeys((GREEDY, SOFT, GUIDED, REFINED), "class"),

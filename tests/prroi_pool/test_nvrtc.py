@@ -130,7 +130,7 @@ def test_main_compiles_for_gpus_of_other_machines(root):
     ]
     for line, start in zip(lines[:-1], expected, strict=True):
         assert " ".join(line.split()).startswith(start) and line.endswith("bytes spilled")
-    assert f"compiled into {root};" in lines[-1]
+    assert f"The kernels are in {root}." in lines[-1]
     for architecture in known:
         for dtype in nvrtc.TYPES:
             assert build_cache.find(nvrtc.build_name(dtype, architecture))
@@ -153,7 +153,7 @@ def test_spellings_of_an_architecture(name, compiled, monkeypatch, capsys):
     assert compile_for(name) == 0
     stdout, stderr = capsys.readouterr()
     assert stdout.count("sm_90 ") == len(nvrtc.kernel_names(torch.float32)) and stderr == ""
-    assert f"compiled into {compiled};" in stdout
+    assert f"The kernels are in {compiled}." in stdout
 
 
 @pytest.mark.usefixtures("needs_nvrtc")
@@ -161,7 +161,7 @@ def test_spellings_of_an_architecture(name, compiled, monkeypatch, capsys):
 def test_an_unknown_architecture_is_refused_before_anything_is_compiled(name, root, capsys):
     assert compile_for(ARCHITECTURE, name) == 1
     stdout, stderr = capsys.readouterr()
-    assert stdout == "" and stderr.count("\n") == 1 and "does not compile for sm_" in stderr
+    assert stdout == "" and stderr.count("\n") == 1 and "does not support sm_" in stderr
     assert all(f"sm_{known}" in stderr for known in nvrtc.architectures())
     assert not root.exists() or not list(root.iterdir())
 
@@ -208,17 +208,17 @@ def test_a_failed_compilation_is_quoted_and_remembered(tmp_path, monkeypatch, ca
     monkeypatch.setattr(extension, "load", lambda device_type: None)
 
     assert command._report("cuda", build=False) and "not built yet" in capsys.readouterr().out
-    with pytest.raises(CompilationError, match=r"NVRTC \d+\.\d+ cannot compile .* sm_90.*\n.*tensors\.cuh.*error"):
+    with pytest.raises(CompilationError, match=r"NVRTC \d+\.\d+ failed to compile .* sm_90.*\n.*tensors\.cuh.*error"):
         nvrtc.load_cubin(torch.float32, ARCHITECTURE)
-    with pytest.raises(CompilationError, match="(?s)An earlier try failed.*prroi_pool --build.*tensors.cuh"):
+    with pytest.raises(CompilationError, match="(?s)An earlier build failed.*prroi_pool --build.*tensors.cuh"):
         nvrtc.load_cubin(torch.float32, ARCHITECTURE)
     capsys.readouterr()
-    assert not command._report("cuda", build=False) and "An earlier try failed" in capsys.readouterr().out
+    assert not command._report("cuda", build=False) and "An earlier build failed" in capsys.readouterr().out
     assert len(tries) == 1
-    assert not command._report("cuda", build=True) and "An earlier try" not in capsys.readouterr().out
-    assert compile_for(ARCHITECTURE) == 1 and "An earlier try" not in capsys.readouterr().err
+    assert not command._report("cuda", build=True) and "An earlier build" not in capsys.readouterr().out
+    assert compile_for(ARCHITECTURE) == 1 and "An earlier build" not in capsys.readouterr().err
     build_cache.forget_failure(nvrtc.build_name(torch.float32, ARCHITECTURE))
-    with pytest.raises(CompilationError, match="cannot compile"):
+    with pytest.raises(CompilationError, match="failed to compile"):
         nvrtc.load_cubin(torch.float32, ARCHITECTURE)
     assert len(tries) == 4
     # Another version of NVRTC may take the source.
@@ -280,7 +280,7 @@ def warnings_of(device_type: str) -> list[str]:
 def test_without_nvrtc_one_warning_names_its_package(version, package, monkeypatch, capsys):
     monkeypatch.setattr(torch.version, "cuda", version)
     (message,) = warnings_of("cuda")
-    assert "computes in plain PyTorch" in message and f"`pip install {package}`" in message
+    assert "falls back to plain PyTorch" in message and f"`pip install {package}`" in message
     assert "`conda install cuda-nvrtc`" in message and f"a CUDA {version[:2]} toolkit" in message
     assert not command._report("cuda", build=False) and "MISSING: NVRTC, the CUDA" in capsys.readouterr().out
     assert compile_for(ARCHITECTURE) == 1 and capsys.readouterr().err.count("\n") == 1
@@ -290,10 +290,13 @@ def test_without_nvrtc_one_warning_names_its_package(version, package, monkeypat
 def test_pytorch_without_cuda(monkeypatch, capsys):
     monkeypatch.setattr(torch.version, "cuda", None)
     (message,) = warnings_of("cuda")
-    assert "This PyTorch is built without CUDA. Install one with CUDA" in message
+    assert "This PyTorch is built without CUDA." in message
     assert compile_for(ARCHITECTURE) == 1
     stdout, stderr = capsys.readouterr()
-    assert stdout == "" and stderr == "This PyTorch is built without CUDA. Install one with CUDA to use a GPU.\n"
+    assert (
+        stdout == ""
+        and stderr == "This PyTorch is built without CUDA. To use a GPU, install a CUDA build of PyTorch.\n"
+    )
 
 
 @pytest.fixture
@@ -316,7 +319,9 @@ def test_nvrtc_of_another_version_is_named(name, toolkit, monkeypatch):
     tried = []
     load = ctypes.CDLL
     monkeypatch.setattr(ctypes, "CDLL", lambda path, *rest: tried.append(Path(path).name) or load(path, *rest))
-    with pytest.raises(BuildError, match=rf"CUDA 77 .* not found \(of another version, or damaged: .*{toolkit / name}"):
+    with pytest.raises(
+        BuildError, match=rf"CUDA 77 .* not found \(found files of another version, or damaged ones: .*{toolkit / name}"
+    ):
         nvrtc.nvrtc_version()
     assert (name in tried) == (name == "libnvrtc.so.77")
 
@@ -368,7 +373,7 @@ def test_a_gpu_that_nvrtc_does_not_know(capability, monkeypatch):
     name = "".join(map(str, capability))
     assert nvrtc.architecture(*capability) == name
     with pytest.raises(
-        BuildError, match=f"NVRTC 12.1 does not compile for sm_{name}, but for sm_70, .*sm_90. .*PyTorch"
+        BuildError, match=f"NVRTC 12.1 does not support sm_{name}. It supports sm_70, .*sm_90. .*PyTorch"
     ):
         nvrtc.check(name)
     (message,) = warnings_of("cuda")
@@ -400,12 +405,12 @@ def test_without_a_driver_one_warning_names_it(monkeypatch):
 def test_main_reports_and_compiles_for_the_gpus(monkeypatch, capsys):
     monkeypatch.setattr(extension, "load", lambda device_type: None)
     assert command._gpus() == "2 x NVIDIA H100 (9.0)"
-    assert command._report("cuda", build=False) and "for sm_90 not built yet" in capsys.readouterr().out
+    assert command._report("cuda", build=False) and "for sm_90: not built yet" in capsys.readouterr().out
     assert command._report("cuda", build=True) and "ready for sm_90\n" in capsys.readouterr().out
     assert command._report("cuda", build=False) and "ready for sm_90\n" in capsys.readouterr().out
     monkeypatch.setattr(nvrtc, "TYPES", {**nvrtc.TYPES, torch.float64: ("double", "double")})
     assert command._report("cuda", build=False)
-    assert "ready for sm_90 and float32; other dtypes are not built yet" in capsys.readouterr().out
+    assert "ready for sm_90, float32; other dtypes: not built yet" in capsys.readouterr().out
 
 
 def test_main_needs_no_cuda_kernels_without_a_gpu(monkeypatch, capsys):

@@ -33,8 +33,8 @@ class TestClasses:
         names = {3: "STAR", 7: "zebra", 8: "lion", 9: "cross"}
         assert report([3, 9, 7, 7, 8], names=names) == [
             "refined, classes matched by name: 2 boxes of 2 classes",
-            "  under another name: 3 STAR as 7 star",
-            "left as they are, unknown to the refiner: 3 boxes of 2 classes: 7 zebra, 8 lion",
+            "  matched under a different name: 3 STAR as 7 star",
+            "unchanged, class unknown to the refiner: 3 boxes of 2 classes: 7 zebra, 8 lion",
         ]
 
     def test_without_names_the_first_ones_show_whether_ids_agree(self):
@@ -44,19 +44,19 @@ class TestClasses:
         ]
 
     def test_without_regard_to_the_class(self):
-        assert report([0, 3], class_agnostic=True) == ["refined without regard to the class: 2 boxes of 2 classes"]
+        assert report([0, 3], class_agnostic=True) == ["refined regardless of class: 2 boxes of 2 classes"]
 
     @pytest.mark.parametrize("zero", [0, "0"])
     def test_ids_that_seem_to_count_from_0(self, zero):
         *_, last = report([zero, 3])
-        assert last.startswith("warning: the refiner has no class 0. If the ids count from 0, each box is refined as")
-        assert last.endswith("with --annotations, or give the refiner's ids, 3 cross, 7 star")
+        assert last.startswith("warning: the refiner has no class 0. If the ids in this file count from 0, every box")
+        assert last.endswith("with --annotations, or use the refiner's ids: 3 cross, 7 star")
 
     def test_which_an_annotation_file_does_not_know(self):
         *_, last = report([0, 1], names={1: "star", 2: "cross"})
         assert last == (
-            "warning: the annotation file has no class 0. If the ids count from 0, each box is refined as an object of "
-            "the wrong class: give the annotation file's ids, 1 star, 2 cross"
+            "warning: the annotation file has no class 0. If the ids in this file count from 0, every box is refined "
+            "as an object of the wrong class; use the annotation file's ids: 1 star, 2 cross"
         )
 
     def test_an_id_0_that_is_known_or_has_a_name(self):
@@ -67,14 +67,15 @@ class TestClasses:
         with pytest.raises(DataError) as error:
             check_classes(detections([1, 2]), CLASSES)
         assert str(error.value) == (
-            "d.json: the refiner was trained on none of its classes; match them by name with --annotations, or refine "
-            "boxes of any class with --class-agnostic. Its classes: 1, 2. The refiner's: 3 cross, 7 star"
+            "d.json: the refiner knows none of the classes in this file; match them by name with --annotations, or "
+            "refine boxes of any class with --class-agnostic. Classes in the file: 1, 2. "
+            "Classes of the refiner: 3 cross, 7 star"
         )
         check_classes(detections([]), CLASSES)
         check_classes(detections([1, 3]), CLASSES)
 
     def test_names_that_it_does_not_know_are_not_told_to_be_matched_by_name(self):
-        with pytest.raises(DataError, match=r"none of its classes; refine boxes .* Its classes: 3 dog, lion\. The"):
+        with pytest.raises(DataError, match=r"none of the classes in this file; refine boxes .* file: 3 dog, lion\. "):
             check_classes(detections(["lion", 3], names={3: "dog"}), CLASSES)
 
 
@@ -89,11 +90,12 @@ class TestBoxes:
 
     def test_negative_sizes(self):
         assert box_report(self.boxes((5, 6, 7, 8), (5, 6, 7, -8), (5, 6, -7, 8))) == (
-            "warning: 2 of 3 boxes have a negative width or height and stay as they are, such as entry 1, [5, 6, 7, -8]"
+            "warning: 2 of 3 boxes have a negative width or height and are left unchanged, such as entry 1: "
+            "[5, 6, 7, -8]"
         )
 
     def test_fractions_of_the_image_size(self):
         with pytest.raises(
-            DataError, match=r"d\.json: no box reaches beyond the first pixel: .* multiply x and width by"
+            DataError, match=r"d\.json: all boxes lie within the first pixel .* multiply x and width by"
         ):
             box_report(self.boxes((0.25, 0.5, 0.5, 0.5), (0.5, 0.5, 0.5, 0.504)))

@@ -85,32 +85,32 @@ class TestRefused:
         assert stopped.read_bytes() == before
 
     def test_without_resume(self, stopped):
-        with pytest.raises(DataError, match=r"progress\.jsonl is left of a run that was stopped: give --resume .*"):
+        with pytest.raises(DataError, match=r"progress\.jsonl belongs to a run that was stopped; pass --resume .*"):
             Journal(stopped, RUN, resume=False)
 
     @pytest.mark.parametrize(
         ("run", "changed"),
         [
-            (RUN | {"checkpoint": "xyz"}, "another checkpoint:"),
-            (RUN | {"list of images": None}, "another list of images:"),
-            ({"checkpoint": 1, "list of images": 2}, "another checkpoint and another list of images:"),
-            (RUN | {"--class-agnostic": False}, "another --class-agnostic:"),  # which that run did not know
+            (RUN | {"checkpoint": "xyz"}, "checkpoint;"),
+            (RUN | {"list of images": None}, "list of images;"),
+            ({"checkpoint": 1, "list of images": 2}, "checkpoint and list of images;"),
+            (RUN | {"--class-agnostic": False}, "--class-agnostic;"),  # that run had no such option
         ],
     )
     def test_another_run(self, stopped, run, changed):
-        with pytest.raises(DataError, match=rf"progress\.jsonl is left of a run with {changed} give what that run was"):
+        with pytest.raises(DataError, match=rf"progress\.jsonl belongs to a run with a different {changed} repeat"):
             Journal(stopped, run, resume=True)
 
 
 @pytest.mark.parametrize("content", [b"\x00\x00\x00\n", b"hello world\n", b"[1, 2]\n", b"5\n", b"\xff\xfe\n"])
 def test_a_damaged_first_line(stopped, content):
     stopped.write_bytes(content)
-    with pytest.raises(DataError, match=r"progress\.jsonl is damaged: delete it to begin anew"):
+    with pytest.raises(DataError, match=r"progress\.jsonl is damaged; delete it to start over"):
         Journal(stopped, RUN, resume=True)
 
 
 @pytest.mark.parametrize("line", [b"\x00\x00\x00\n", b"5\n", b"{,}\n", b"\xff\xfe\n"])
 def test_a_damaged_line_further_on(stopped, line):
     stopped.write_bytes(stopped.read_bytes() + line)
-    with pytest.raises(DataError, match=r"progress\.jsonl is damaged: delete it to begin anew"):
+    with pytest.raises(DataError, match=r"progress\.jsonl is damaged; delete it to start over"):
         list(Journal(stopped, RUN, resume=True))

@@ -33,23 +33,23 @@ class TestMatchImages:
 
     def test_unknown_ids_are_counted_and_the_first_named(self):
         with pytest.raises(
-            DataError, match=r"d\.json: 7 image ids have no image among the 3 given: 1, 2, 3, 4, 5, \.\.\.; name"
+            DataError, match=r"d\.json: 7 image ids match none of the 3 given images: 1, 2, 3, 4, 5, \.\.\.; name"
         ):
             match_images([12, 1, 2, 3, 4, 5, 6, "seven", 1], self.IMAGES, None, "d.json")
 
     def test_an_image_of_the_annotation_file_that_is_not_among_those_given(self):
-        with pytest.raises(DataError, match=r"1 image id has no image among the 3 given: 139; give the folder"):
+        with pytest.raises(DataError, match=r"1 image id matches none of the 3 given images: 139; pass the folder"):
             match_images([139], self.IMAGES, {139: "elsewhere.png"}, "d.json")
 
     def test_missing_ones_may_be_allowed_but_not_all_of_them(self):
         matched = match_images([12, 5, "a"], self.IMAGES, None, "d.json", allow_missing=True)
         assert matched == {12: Path("y/12.png"), "a": Path("x/a.png")}
-        with pytest.raises(DataError, match="2 image ids have no image among the 3 given: 5, 6;"):
+        with pytest.raises(DataError, match="2 image ids match none of the 3 given images: 5, 6;"):
             match_images([5, 6], self.IMAGES, None, "d.json", allow_missing=True)
 
     def test_an_id_that_fits_two_images(self):
         images = [Path("x/a.png"), Path("y/a.png")]
-        with pytest.raises(DataError, match=r"d\.json: image_id 'a' fits x/a\.png, y/a\.png; give one folder"):
+        with pytest.raises(DataError, match=r"d\.json: image_id 'a' matches x/a\.png, y/a\.png; pass only one"):
             match_images(["a"], images, None, "d.json")
         with pytest.raises(DataError, match=r"image_id 139 fits x/139\.png, x/0139\.png"):
             match_images([139], [Path("x/139.png"), Path("x/0139.png")], None, "d.json")

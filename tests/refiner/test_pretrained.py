@@ -100,7 +100,7 @@ class TestFolders:
         assert (saved / "README.md").read_text() == "Mine."
 
     def test_a_refiner_without_its_configuration(self, refiner, tmp_path):
-        with pytest.raises(ValueError, match="configuration of the detector is not known"):
+        with pytest.raises(ValueError, match="without a configuration cannot be saved"):
             IoURefiner(refiner.detector, CATEGORIES).save_pretrained(tmp_path / "new")
         assert not (tmp_path / "new").exists()
 
@@ -197,7 +197,7 @@ class TestHub:
             IoURefiner.from_pretrained("user/card")
         assert str(error.value) == (
             "user/card: no such folder, and no model on the Hugging Face Hub with a file model_final.pth "
-            "(404 Client Error.); check the name, and the network"
+            "(404 Client Error.); check the name and the network"
         )
 
 

@@ -49,7 +49,7 @@ def test_detections_that_cannot_be_scored_are_counted(refine, write, val_json, a
     given = [*perfect_entries(annotations), *unscored]
     assert isinstance(refine(write(given), "--annotations", val_json), list)
     shown = capsys.readouterr().out
-    assert "2 of the detections have no part in it" in shown and "| before  | 100.0 |" in shown
+    assert "AP leaves out 2 of the detections" in shown and "| before  | 100.0 |" in shown
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_objects_that_cannot_be_used_cost_the_ap_alone(refine, write, annotation
     bad = write(annotations | fault, "bad.json")
     refined = refine(write([entry(1, [5, 6, 30, 40])]), "--annotations", bad)
     assert refined[0]["predicted_iou"] != 0
-    assert "no AP: the objects of" in capsys.readouterr().out
+    assert "AP is not computed: the objects of" in capsys.readouterr().out
 
 
 def test_the_ap_of_no_detections_is_0(refine, write, val_json, capsys):

@@ -105,7 +105,7 @@ class TestWithAnnotations:
 
     def test_an_image_that_is_not_listed(self, detect, folders, dataset):
         message = detect(dataset / "val", more=["--annotations", folders[2]])
-        assert "does not list 5 of the images, such as" in message and "leave --annotations out" in message
+        assert "does not list 5 of the images, such as" in message and "omit --annotations" in message
 
 
 class TestErrors:
@@ -152,4 +152,4 @@ class TestErrors:
         (tmp_path / "out" / ".detections.json.tmp").symlink_to("/dev/full")
         message = detect(dataset / "val")
         assert "No space left on device" in message
-        assert message.endswith(f": make room for {tmp_path / 'out'}; --resume continues")
+        assert message.endswith(f": free disk space for {tmp_path / 'out'}, then add --resume to continue")

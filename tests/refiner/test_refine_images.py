@@ -42,7 +42,7 @@ class TestSkipBad:
         for before, after in zip(given, results_in(tmp_path / "out"), strict=True):
             assert (after == before) == (before["image_id"] in (2, 5))
         shown, page = capsys.readouterr().out, (tmp_path / "out" / "report.html").read_text()
-        assert f"2 images skipped:\n  image_id 2: no image of it was given\n  {damaged}: cannot be read" in shown
+        assert f"2 images skipped:\n  image_id 2: no such image was given\n  {damaged}: cannot be read" in shown
         assert "images skipped" in page and str(damaged) in page
         assert not (tmp_path / "out" / "progress.jsonl").exists()
 
@@ -58,7 +58,7 @@ class TestSkipBad:
 
     def test_no_image_is_there_at_all(self, refine, write, images):
         message = refine(write([entry(98, [1, 2, 3, 4]), entry(99, [1, 2, 3, 4])]), "--skip-bad", images=images)
-        assert "2 image ids have no image among the 5 given: 98, 99" in message
+        assert "2 image ids match none of the 5 given images: 98, 99" in message
 
     def test_all_are_damaged(self, detect, damaged, tmp_path):
         assert detect(damaged, more=["--skip-bad"]) == IMAGES_SKIPPED
@@ -90,7 +90,7 @@ class TestExif:
         refine(write([*self.GIVEN, *self.GIVEN]), images=photos[0])
         shown = capsys.readouterr().out
         assert shown.count("EXIF") == 1
-        assert "warning: 1 of 2 images carry an EXIF orientation (turned.png), which is ignored" in shown
+        assert "warning: 1 of 2 images have an EXIF orientation (turned.png), which is ignored" in shown
         refine(write(self.GIVEN), images=photos[1])
         refine(write(self.GIVEN), "--exif", images=photos[0])
         assert "EXIF" not in capsys.readouterr().out
@@ -127,7 +127,7 @@ def test_an_image_too_thin_to_be_resized(refine, write, images, tmp_path, capsys
     thin, other = refine(write(given), images=images)
     assert thin["bbox"] == [10, 0, 300, 1] and thin["predicted_iou"] == 0
     assert other["bbox"] != [5, 6, 30, 40]
-    line = f"1 image too thin to be resized, with boxes left as they are:\n  {images / 'thin.png'}: 5000 x 1 pixels\n"
+    line = f"1 image too thin to be resized, boxes unchanged:\n  {images / 'thin.png'}: 5000 x 1 pixels\n"
     assert line in capsys.readouterr().out
 
 
@@ -147,7 +147,7 @@ def test_folders_in_file_names(refine, detect, write, dataset, tmp_path):
     assert [found["bbox"] for found in refined] == [found["bbox"] for found in expected]
     found = detect(tmp_path / "set", more=["--annotations", annotations])
     assert {of_image["image_id"] for of_image in found} == {7, 8}
-    assert "in folders within it, only the images that an annotation file names" in detect(tmp_path / "set")
+    assert "in subfolders, only images that an annotation file names are found" in detect(tmp_path / "set")
 
 
 class TestTheOutputFolder:
@@ -156,7 +156,7 @@ class TestTheOutputFolder:
         (tmp_path / "out").mkdir()
         (tmp_path / "out" / name).write_text("<title>Precious</title>")
         message = detect(dataset / "val")
-        assert f"{tmp_path / 'out' / name} is not of an earlier run of this command and would be overwritten" in message
+        assert f"{tmp_path / 'out' / name} was not written by this command and would be overwritten" in message
         assert (tmp_path / "out" / name).read_text() == "<title>Precious</title>"
         assert len(list((tmp_path / "out").iterdir())) == 1
 
@@ -168,4 +168,5 @@ class TestTheOutputFolder:
     def test_a_file_in_its_place(self, detect, dataset, tmp_path):
         (tmp_path / "out").write_text("")
         message = detect(dataset / "val")
-        assert message == f"ConfigError: --output {tmp_path / 'out'} cannot be made (File exists); give another folder"
+        expected = f"--output {tmp_path / 'out'} cannot be created (File exists); choose another folder"
+        assert message == f"ConfigError: {expected}"

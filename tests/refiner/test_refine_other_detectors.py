@@ -200,8 +200,8 @@ def test_classes_are_matched_by_name(refine, write, named, capsys):
     star, zebra, cross = refine(write(given), "--annotations", named)
     assert zebra == given[1]  # unknown: left as it is, without a predicted IoU
     shown = capsys.readouterr().out
-    assert "matched by name: 2 boxes of 2 classes\n  under another name: 20 Star as 4 star\n" in shown
-    assert "left as they are, unknown to the refiner: 1 box of 1 class: 30 zebra\n" in shown
+    assert "matched by name: 2 boxes of 2 classes\n  matched under a different name: 20 Star as 4 star\n" in shown
+    assert "unchanged, class unknown to the refiner: 1 box of 1 class: 30 zebra\n" in shown
     by_id = refine(write([entry(1, [5, 6, 30, 40], category_id=id_) for id_ in (4, 1)]))
     assert [star["bbox"], cross["bbox"]] == [found["bbox"] for found in by_id]
     assert [star["category_id"], cross["category_id"]] == [20, 10]
@@ -219,7 +219,7 @@ def test_a_name_in_the_place_of_the_id(refine, write, named):
 def test_class_agnostic(refine, write, named, weights, dataset, capsys):
     given = [entry(1, [5, 6, 30, 40], category_id=id_) for id_ in (20, 30)]
     refined = refine(write(given), "--annotations", named, "--class-agnostic")
-    assert "refined without regard to the class: 2 boxes of 2 classes\n" in capsys.readouterr().out
+    assert "refined regardless of class: 2 boxes of 2 classes\n" in capsys.readouterr().out
     image = read_image(dataset / "val" / "000001.png")
     expected = IoURefiner.from_checkpoint(weights).refine(image, [[5, 6, 35, 46]])
     for found in refined:

@@ -78,7 +78,7 @@ class TestAsJson:
             (known["name"], 40, 0.625), (known["name"], 40, 0.375),
         ]  # fmt: skip
         assert [box["box_before"] for box in boxes] == [[20, 5, 45, 35], [10, 10, 40, 40]]
-        assert "left as they are, unknown to the refiner: 1 box of 1 class: 41 unheard of" in aside
+        assert "unchanged, class unknown to the refiner: 1 box of 1 class: 41 unheard of" in aside
 
     def test_rescored(self, show, dataset):
         path = dataset / "val" / "000001.png"
@@ -123,7 +123,7 @@ class TestAsATable:
     ("words", "message"),
     [
         (["photo.png", "--resume"], "ConfigError: --resume needs the output folder of the run that was stopped"),
-        (["photo.png", "--json", "--output", "out"], "ConfigError: --json prints instead of writing"),
+        (["photo.png", "--json", "--output", "out"], "ConfigError: --json cannot be combined with an output folder"),
         (["photo.png"], "DataError: photo.png: no such image or folder"),
     ],
 )

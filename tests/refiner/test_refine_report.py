@@ -60,8 +60,8 @@ def test_with_objects_it_compares(pictures, dataset, tmp_path, capsys):
     assert table["before"]["AP"] == pytest.approx(100) and table["refined"]["AP"] == 0
     shown, page = capsys.readouterr().out, (tmp_path / "report.html").read_text()
     for text in (shown, page):
-        assert "1 of the detections have no part in it: their image or class is not in the annotation file" in text
-        assert "Refinement lowered AP: the refiner has learned too little about such objects." in text
+        assert "AP leaves out 1 of the detections: their image or class is not in the annotation file" in text
+        assert "Refinement lowered AP: the refiner has probably seen too few objects of this kind." in text
     assert "| before  | 100.0 |" in shown and "Average precision" in page and "Boxes that changed most" in page
 
 

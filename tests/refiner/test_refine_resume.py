@@ -28,11 +28,11 @@ def test_a_run_that_was_stopped_goes_on(refine, write, dataset, tmp_path, monkey
 
     damaged.write_bytes(content)
     message = refine(path, images=tmp_path / "images")
-    assert "progress.jsonl is left of a run that was stopped: give --resume" in message
+    assert "progress.jsonl belongs to a run that was stopped; pass --resume" in message
     message = refine(write(some_entries()[1:], "other.json"), "--resume", images=tmp_path / "images")
     assert "a run with another detections file" in message
     message = refine(path, "--resume", images=dataset / "val")
-    assert "progress.jsonl is left of a run with other images" in message
+    assert "progress.jsonl belongs to a run with other images" in message
     message = refine(path, "--resume", "--class-agnostic", "--exif", images=tmp_path / "images")
     assert "a run with another --class-agnostic and another --exif" in message
 
@@ -58,7 +58,7 @@ def test_ctrl_c_and_on(refine, write, tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         patch.setattr(IoURefiner, "refine_batch", interrupted)
         assert refine(path) == 130
-    assert "stopped; --resume continues" in capsys.readouterr().err
+    assert "interrupted; add --resume to continue" in capsys.readouterr().err
     assert isinstance(refine(path, "--resume"), list)
     whole, resumed = (tmp_path / name / "detections.json" for name in ("whole", "out"))
     assert resumed.read_bytes() == whole.read_bytes()
@@ -77,7 +77,7 @@ def test_the_own_detections_of_a_run_that_was_stopped(detect, dataset, tmp_path,
     with monkeypatch.context() as patch:
         patch.setattr(IoURefiner, "detect_batch", full)
         message = detect(dataset / "val")
-    assert message.startswith("[Errno 28] no space left on device: make room for ")
+    assert message.startswith("[Errno 28] no space left on device: free disk space for ")
     assert not (tmp_path / "out" / "detections.json").exists()
     detect(dataset / "val", more=["--resume"])
     for name in ("detections.json", "images.json"):

@@ -104,10 +104,10 @@ class TestFaults:
             (np.zeros((3, 50, 80)), r"array must be an RGB image of shape \[H, W, 3\], got \[3, 50, 80\]"),
             (np.zeros((50, 80), np.uint8), r"array must be an RGB image.*got \[50, 80\]"),
             (np.full((50, 80, 3), 255.0), r"lie in \[0, 1\], got 255 to 255: divide by 255"),
-            (torch.full((3, 50, 80), -2.1), r"lie in \[0, 1\], got -2\.1.*leave normalising to the refiner"),
+            (torch.full((3, 50, 80), -2.1), r"lie in \[0, 1\], got -2\.1.*do not normalise the image"),
             (np.full((50, 80, 3), np.nan), r"lie in \[0, 1\], got nan"),
             (np.zeros((50, 80, 3), np.int64), r"uint8, or floating point in \[0, 1\]; got int64"),
-            (Image.fromarray(np.zeros((50, 80), np.uint16)), r"more than 8 bits \(PIL mode I;16\)"),
+            (Image.fromarray(np.zeros((50, 80), np.uint16)), r"more than 8 bits per channel \(PIL mode I;16\)"),
         ],
     )
     def test_images_it_does_not_take(self, refiner, given, message):
@@ -145,7 +145,7 @@ class TestFaults:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ((None,), r"boxes must be .* \[N, 4\], xyxy in pixels; \[\] if there are none; got None$"),
+            ((None,), r"boxes must be .* \[N, 4\], xyxy in pixels \(\[\] for no boxes\); got None$"),
             (([[1, 2, 3, 4], [1, 2]],), r"boxes must be .*; got list \(expected sequence of length 4 at dim 1"),
             ((["1 2 3 4"],), r"boxes must be .*; got list \(too many dimensions 'str'\)"),
             ((BOXES[:1], "star"), r"labels must be .* \[N\], integers or class names; got str"),
@@ -158,7 +158,9 @@ class TestFaults:
             refiner.refine(image, *arguments)
 
     def test_a_name_of_no_class(self, refiner, image):
-        with pytest.raises(ValueError, match=r"labels names 'zebra', 'lion', but the classes are \['cross', 'star', "):
+        with pytest.raises(
+            ValueError, match=r"unknown class names in labels: 'zebra', 'lion'; the classes are \['cross', 'star', "
+        ):
             refiner.refine(image, BOXES, ["zebra", "star", "lion", "zebra"])
 
     def test_an_unknown_choice_is_told_by_the_name_of_the_argument(self, refiner, image):
@@ -183,7 +185,7 @@ class TestOtherForms:
         assert torch.equal(refined.boxes[3], xywh[3]) and refined.stops[3] == Stop.UNPLACED
 
     def test_fractions_of_the_image(self, refiner, image):
-        with pytest.warns(BoxWarning, match="no box reaches beyond the first pixel: these look like fractions"):
+        with pytest.warns(BoxWarning, match="all boxes lie within the first pixel and look like fractions"):
             refiner.score(image, BOXES / torch.tensor([80, 50, 80, 50]))
 
     @pytest.mark.filterwarnings("error")

@@ -93,11 +93,11 @@ class TestOtherBoxes:
         assert others(self.RESULTS).facts == {
             "classes": "refined, classes matched by id: 2 boxes of 2 classes\n"
             "  3 as cross, 7 as star\n"
-            "left as they are, unknown to the refiner: 1 box of 1 class: 9"
+            "unchanged, class unknown to the refiner: 1 box of 1 class: 9"
         }
 
     def test_no_class_that_the_refiner_knows(self):
-        with pytest.raises(DataError, match="trained on none of its classes"):
+        with pytest.raises(DataError, match="knows none of the classes in this file"):
             others(self.RESULTS[1:2])
         others(self.RESULTS[1:2], class_agnostic=True)
         others([])

@@ -1,4 +1,4 @@
-"""Chromium without a window, driven through a pipe by its DevTools protocol, which needs no package."""
+"""Headless Chromium, driven through a pipe by its DevTools protocol, without further packages."""
 
 import fcntl
 import json
@@ -14,7 +14,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 
 
 class Page:
-    """A page in a browser: ``call`` a method of the protocol, ``evaluate`` JavaScript, press a ``key``."""
+    """A page in a browser: `call` a method of the protocol, `evaluate` JavaScript, press a `key`."""
 
     def __init__(self, reads: int, writes: int) -> None:
         self._reads = os.fdopen(reads, "rb")
@@ -74,11 +74,12 @@ class Page:
 
 @contextmanager
 def browser(profile: Path) -> Iterator[Page]:
-    """A page of a browser with a profile folder of its own."""
+    """Yield a page of a browser that uses the given profile folder."""
     assert CHROMIUM is not None
     theirs_in, ours_out = os.pipe()
     ours_in, theirs_out = os.pipe()
-    # Chromium reads from 3 and writes to 4. Far from those first, so that neither is overwritten before it is copied.
+    # Chromium reads from descriptor 3 and writes to 4. Duplicate ours to high numbers first, so that copying one to
+    # 3 or 4 cannot overwrite the other.
     theirs = [fcntl.fcntl(end, fcntl.F_DUPFD, 64) for end in (theirs_in, theirs_out)]
     options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}", "--remote-debugging-pipe"]
     process = subprocess.Popen(
@@ -100,7 +101,7 @@ def browser(profile: Path) -> Iterator[Page]:
 
 
 def wait_for(path: Path, seconds: float = 30) -> Path:
-    """The path, once there is a file."""
+    """Wait until the file exists and return its path."""
     end = time.monotonic() + seconds
     while not path.exists():
         assert time.monotonic() < end, f"no {path}"

@@ -1,4 +1,4 @@
-"""Six labels on three small images, and a random but opinionated refiner that knows two of their three classes."""
+"""Six labels on three small images, and a refiner with random weights that knows two of their three classes."""
 
 import json
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ WIDTH, HEIGHT = 80, 50
 
 @dataclass(frozen=True)
 class MemoryLabels(LabelSet):
-    """Labels without files of their own; a copy is the moved boxes as JSON."""
+    """Labels in memory. Their copy is a JSON file of the moved boxes."""
 
     def write_copy(self, output, boxes):
         output.joinpath("boxes.json").write_text(json.dumps(boxes))
@@ -72,7 +72,7 @@ def refiner(checkpoint, one_thread):
 
 @pytest.fixture
 def with_damaged_image(labels, tmp_path):
-    """The same labels, but the first image is cut off in the middle."""
+    """The same labels with the first image truncated to half of its bytes."""
     damaged = tmp_path / "damaged.png"
     data = labels.images[0].path.read_bytes()
     damaged.write_bytes(data[: len(data) // 2])

@@ -1,4 +1,4 @@
-"""Which proposals become labels."""
+"""Decisions on which proposals become labels."""
 
 import json
 from dataclasses import replace
@@ -50,7 +50,7 @@ class TestThresholds:
             Thresholds(**values)
 
 
-def test_a_person_overrules_the_thresholds(labels):
+def test_reviewed_decisions_override_the_thresholds(labels):
     judgements = [proposal(), proposal(), proposal(gain=0.0), proposal(gain=0.0), "crowd", "polygon"]
     reviewed = {"second": False, "third": True, "many": True}
     decided = decide(labels, judgements, Thresholds(), reviewed)
@@ -95,7 +95,7 @@ class TestReading:
 
         return write
 
-    def test_what_was_decided(self, labels, write):
+    def test_reads_the_decisions(self, labels, write):
         reviewed = ReviewedLabels.read(write(), labels)
         assert reviewed.accepted == {"first": True, "second": False}
         reviewed.check_proposals("0123")
@@ -103,7 +103,7 @@ class TestReading:
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            ({"format": "coco"}, "holds no decisions"),
+            ({"format": "coco"}, "contains no decisions"),
             ({"labels": "4567"}, "other labels than those of /nowhere/labels"),
             ({"decisions": {"first": "maybe"}}, 'neither "accept" nor "keep"'),
             ({"decisions": {"first": ["accept"]}}, 'neither "accept" nor "keep"'),
@@ -117,9 +117,9 @@ class TestReading:
     def test_a_list_is_refused(self, labels, tmp_path):
         path = tmp_path / "list.json"
         path.write_text("[]")
-        with pytest.raises(DataError, match="list.json: holds no decisions"):
+        with pytest.raises(DataError, match="list.json: contains no decisions"):
             ReviewedLabels.read(path, labels)
 
     def test_decisions_on_other_proposals_are_refused(self, labels, write):
-        with pytest.raises(DataError, match="on other proposed boxes"):
+        with pytest.raises(DataError, match="belong to other proposed boxes"):
             ReviewedLabels.read(write(), labels).check_proposals("4567")

@@ -1,4 +1,4 @@
-"""Heads that judge the labels of images they did not see."""
+"""Heads that judge the labels of images they were not trained on."""
 
 from collections import Counter
 from dataclasses import replace
@@ -16,7 +16,7 @@ from iounet.tightening.folds import TOO_FEW_EXAMPLES, fold_of_images, propose_in
 
 @pytest.fixture(scope="module")
 def set_of_six(dataset):
-    """The six training images of the synthetic set, with classes that the checkpoint does not know by these names."""
+    """The six training images of the synthetic set, with class names that the checkpoint does not know."""
     labels = read_labels(dataset / "annotations" / "train.json", images=dataset / "train")
     boxes = [replace(label, class_name="round" if label.class_name == "ellipse" else "other") for label in labels.boxes]
     return replace(labels, boxes=boxes, class_names=["round", "other"])
@@ -24,7 +24,7 @@ def set_of_six(dataset):
 
 @pytest.fixture
 def in_folds(checkpoint, one_thread, monkeypatch):
-    """Runs :func:`propose_in_folds` briefly on the CPU, with classes learned from few examples."""
+    """A function that runs `propose_in_folds` briefly on the CPU and accepts classes with few examples."""
     monkeypatch.setattr(folds, "_MIN_EXAMPLES", 2)
 
     def run(labels, rows=None, num_folds=3, weights=checkpoint):
@@ -41,13 +41,13 @@ class TestFoldOfImages:
         assert sum(sizes.values()) == num_images and set(sizes) <= set(range(num_folds))
         assert max(sizes.values()) - min(sizes[fold] for fold in range(num_folds)) <= 1
 
-    def test_they_are_random_but_the_same_every_time(self):
+    def test_folds_are_random_but_the_same_every_time(self):
         found = fold_of_images(100, 2)
         assert found == fold_of_images(100, 2)
         assert found != [image % 2 for image in range(100)] and found != sorted(found)
 
 
-def test_every_label_is_judged_by_heads_that_did_not_learn_it(in_folds, set_of_six, monkeypatch):
+def test_every_label_is_judged_by_heads_not_trained_on_it(in_folds, set_of_six, monkeypatch):
     trained_on, judged_by = [], {}
 
     def train(weights, labels, images, iterations, device, name):
@@ -70,7 +70,7 @@ def test_every_label_is_judged_by_heads_that_did_not_learn_it(in_folds, set_of_s
         assert set_of_six.boxes[row].image not in trained_on[fold]
 
 
-def test_an_image_that_is_listed_twice_is_in_one_fold(in_folds, set_of_six, monkeypatch):
+def test_an_image_listed_twice_is_in_one_fold(in_folds, set_of_six, monkeypatch):
     twice = replace(
         set_of_six,
         images=set_of_six.images * 2,
@@ -97,10 +97,10 @@ def test_heads_learn_the_classes_of_the_data_set(in_folds, set_of_six, checkpoin
     proposals = [proposal for proposal in judged.values() if isinstance(proposal, Proposal)]
     assert len(proposals) > len(judged) / 2
     assert all(0 <= proposal.iou_before <= 1 for proposal in proposals)
-    assert in_folds(set_of_six) == judged  # a person's decisions on them can be applied again
+    assert in_folds(set_of_six) == judged  # so that saved decisions still apply
 
 
-def test_only_the_rows_asked_for_are_judged(in_folds, set_of_six):
+def test_only_the_given_rows_are_judged(in_folds, set_of_six):
     assert set(in_folds(set_of_six, rows=[0, 1])) == {0, 1}
 
 
@@ -115,14 +115,14 @@ def test_a_class_with_few_other_examples_is_not_judged(in_folds, set_of_six, mon
     assert judged[0] == TOO_FEW_EXAMPLES and "judged" in judged.values()
 
 
-def test_labels_of_one_image_cannot_be_divided(in_folds, set_of_six):
+def test_labels_of_a_single_image_are_refused(in_folds, set_of_six):
     image = set_of_six.boxes[0].image
     alone = replace(set_of_six, boxes=[label for label in set_of_six.boxes if label.image == image])
     with pytest.raises(DataError, match="too few images have labels for 3 folds"):
         in_folds(alone)
 
 
-def test_training_changes_the_heads_alone(checkpoint, set_of_six, one_thread, monkeypatch):
+def test_training_changes_only_the_heads(checkpoint, set_of_six, one_thread, monkeypatch):
     monkeypatch.setattr("iounet.evaluation.calibration.MIN_BOXES", 10)
     weights = torch.load(checkpoint, weights_only=True)["model"]
     detector = folds.train_heads(str(checkpoint), set_of_six, [0, 1, 2, 3], 2, torch.device("cpu"), "fold")
@@ -133,10 +133,10 @@ def test_training_changes_the_heads_alone(checkpoint, set_of_six, one_thread, mo
         elif name.startswith("iou_head.") and "predictor" in name:
             assert not torch.equal(value, untrained.state_dict()[name]), name
     slope, _ = detector.iou_head.calibration.tolist()
-    assert slope > 0  # it is calibrated
+    assert slope > 0  # set by calibration
 
 
-def test_what_calibrates_was_not_learned(checkpoint, set_of_six, one_thread, monkeypatch):
+def test_calibration_images_are_not_trained_on(checkpoint, set_of_six, one_thread, monkeypatch):
     monkeypatch.setattr(folds, "_HELD_OUT", 3)
     used = []
     dataset_of = folds._dataset_of
@@ -152,8 +152,8 @@ def test_what_calibrates_was_not_learned(checkpoint, set_of_six, one_thread, mon
         assert used == [learned, held_out]
 
 
-def test_predicted_ious_are_right_on_average_once_calibrated(checkpoint, set_of_six, one_thread, monkeypatch):
-    """At the minimum of the cross-entropy, the means of prediction and target are equal."""
+def test_calibrated_ious_are_right_on_average(checkpoint, set_of_six, one_thread, monkeypatch):
+    """At the minimum of the cross-entropy, the mean prediction equals the mean target."""
     monkeypatch.setattr("iounet.evaluation.calibration.MIN_BOXES", 10)
     fitted_to = []
 
@@ -164,7 +164,7 @@ def test_predicted_ious_are_right_on_average_once_calibrated(checkpoint, set_of_
     monkeypatch.setattr("iounet.engine.calibrating.fit_calibration", fit)
     detector = folds.train_heads(str(checkpoint), set_of_six, range(6), 1, torch.device("cpu"), "fold")
     ((outputs, ious),) = fitted_to
-    start = ious[: len(ious) // 2]  # the other half is where these end
+    start = ious[: len(ious) // 2]  # the other half are the same boxes after refinement
     assert len(start) >= 60 and start.min() >= 0.599 and start.mean() == pytest.approx(0.8, abs=0.05)  # uniform
     predicted = detector.iou_head.calibrated(detector.iou_head.decoded(outputs))
     assert float(predicted.mean()) == pytest.approx(float(ious.mean()), abs=1e-3)
@@ -179,6 +179,6 @@ class TestDatasetOf:
         assert target["boxes"].tolist() == [[8.0, 9.0, 40.0, 44.0], [20.0, 20.0, 60.0, 30.0]]
         assert target["labels"].tolist() == [1, 2]
 
-    def test_crowds_are_not_learned_but_outlines_are(self, labels):
+    def test_crowds_are_left_out_and_labels_with_outlines_are_not(self, labels):
         dataset = folds._dataset_of(labels, [1, 2], build_transforms(False))
         assert [dataset.ground_truth(index)["labels"].tolist() for index in (0, 1)] == [[4], [3, 1]]

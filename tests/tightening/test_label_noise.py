@@ -1,4 +1,4 @@
-"""Labels moved at random, found, and put back."""
+"""Labels moved at random, found and restored."""
 
 import json
 from dataclasses import replace
@@ -32,7 +32,7 @@ class TestNoise:
         assert abs(shifts).max() <= 0.1 and abs(shifts.mean(0)).max() < 0.01
         assert shifts.std(0) == pytest.approx([0.1 / 3**0.5] * 4, rel=0.05)
 
-    def test_the_same_labels_move_whatever_the_amount_and_others_with_another_seed(self, many):
+    def test_which_labels_move_depends_on_the_seed_and_not_on_the_amount(self, many):
         first = add_noise(many, 0.05, seed=0)[1]
         assert first == add_noise(many, 0.2, seed=0)[1]
         assert first != add_noise(many, 0.05, seed=1)[1]
@@ -57,18 +57,18 @@ class TestRocArea:
     def test_by_counting_pairs(self, scores, positive, area):
         assert roc_area(scores, positive) == area
 
-    def test_as_sklearn(self):
+    def test_equals_sklearn(self):
         metrics = pytest.importorskip("sklearn.metrics")
         generator = np.random.default_rng(0)
         scores, positive = generator.integers(0, 20, 200), generator.random(200) < 0.3
         assert roc_area(scores, positive) == pytest.approx(metrics.roc_auc_score(positive, scores))
 
-    def test_one_kind_alone(self):
+    def test_nan_without_negatives(self):
         assert np.isnan(roc_area([1, 2], [True, True]))
 
 
 class PerfectRefiner:
-    """Knows where the objects of the fixture ``labels`` are: proposes the box of its class that is nearest."""
+    """Knows the boxes of the fixture `labels` and proposes the one with the highest IoU."""
 
     categories = [{"id": 1, "name": "cross"}, {"id": 2, "name": "star"}]
 
@@ -96,7 +96,7 @@ class Refined:
         self.boxes, self.ious, self.ious_before = detections.boxes, detections.ious, ious_before
 
 
-def test_a_perfect_refiner_puts_everything_back(labels, monkeypatch):
+def test_a_perfect_refiner_restores_all_labels(labels, monkeypatch):
     monkeypatch.setattr(label_noise, "find_spec", lambda name: None)  # as if cleanlab were not installed
     labels = replace(labels, boxes=labels.boxes[:3])
     moved = add_noise(labels, 0.2, seed=6)[1]
@@ -110,7 +110,7 @@ def test_a_perfect_refiner_puts_everything_back(labels, monkeypatch):
     assert results["auroc"] == {"1 − predicted IoU": 1, "gain": 1, "move": 1}
 
 
-def test_rejected_proposals_leave_the_noise(labels, monkeypatch):
+def test_rejected_proposals_leave_the_labels_moved(labels, monkeypatch):
     monkeypatch.setattr(label_noise, "find_spec", lambda name: None)  # as if cleanlab were not installed
     results = measure(PerfectRefiner(labels), labels, [0.2], thresholds=Thresholds(1, 1), seed=6)["20%"]
     assert results["moved"]["iou_after"] == results["moved"]["iou_before"]
@@ -136,7 +136,7 @@ class TestCleanlab:
         pytest.importorskip("cleanlab")
 
     def test_a_displaced_label_scores_lower(self, labels):
-        """Two labels on confident detections of their classes, one displaced; each image on its own."""
+        """Exact labels in images 0 and 2 and a displaced one in image 0, each with a confident detection."""
         truth = torch.tensor([[8.0, 9.0, 40.0, 44.0], [50.0, 10.0, 75.0, 48.0]])
         found = Detections(truth, torch.tensor([1, 2]), torch.tensor([0.9, 0.9]), torch.ones(2))
         boxes = [
@@ -161,9 +161,9 @@ def test_the_tool_writes_both_files(call, trained, dataset, tmp_path):
     assert "no such file" in call(tool, tmp_path / "none.json", *words)
 
 
-def test_heads_for_more_and_more_images(call, trained, dataset, tmp_path, capsys):
+def test_the_tool_trains_heads_on_growing_numbers_of_images(call, trained, dataset, tmp_path, capsys):
     sets = [dataset / "annotations" / f"{split}.json" for split in ("train", "val")]
-    for split in ("train", "val"):  # one folder of images for both, of other names
+    for split in ("train", "val"):  # both splits in one folder, under new names
         for image in (dataset / split).iterdir():
             (tmp_path / "images").mkdir(exist_ok=True)
             (tmp_path / "images" / f"{split}_{image.name}").write_bytes(image.read_bytes())

@@ -1,4 +1,4 @@
-"""Nothing of the user's is overwritten, and nothing is left half written."""
+"""The output folder: no file of the user is overwritten, and no output is left half written."""
 
 from pathlib import Path
 
@@ -48,7 +48,7 @@ class TestCheckOutput:
         (tmp_path / "out" / "boxes.json").write_text(RECORD)
         check_output(tmp_path / "out", tmp_path / "set")
 
-    def test_what_a_killed_process_left(self, tmp_path):
+    def test_the_remains_of_a_killed_process(self, tmp_path):
         (tmp_path / "out" / ".unfinished" / "labels").mkdir(parents=True)
         check_output(tmp_path / "out", tmp_path / "set")
         with replacing_content(tmp_path / "out") as folder:
@@ -56,10 +56,10 @@ class TestCheckOutput:
         assert content_of(tmp_path / "out") == dict.fromkeys([*NAMES, "labels/new.txt"], "new")
 
     @pytest.mark.parametrize("name", ["labels.txt", "boxes.json"])
-    def test_a_folder_of_others(self, tmp_path, name):
+    def test_a_folder_with_other_files(self, tmp_path, name):
         (tmp_path / "out").mkdir()
         (tmp_path / "out" / name).write_text("{}")
-        with pytest.raises(DataError, match="holds files of others"):
+        with pytest.raises(DataError, match="contains files that iounet-tighten did not write"):
             check_output(tmp_path / "out", tmp_path / "set")
 
     def test_a_file(self, tmp_path):
@@ -74,7 +74,7 @@ class TestReplacingContent:
             fill(folder, "new")
         assert content_of(tmp_path / "a" / "out") == dict.fromkeys([*NAMES, "labels/new.txt"], "new")
 
-    def test_what_is_old_is_replaced_and_what_is_the_users_stays(self, tmp_path):
+    def test_old_output_is_replaced_and_files_of_the_user_stay(self, tmp_path):
         fill(tmp_path, "old")
         (tmp_path / "decisions.json").write_text("mine")
         with replacing_content(tmp_path) as folder:
@@ -83,7 +83,7 @@ class TestReplacingContent:
         assert content_of(tmp_path) == expected
 
     @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
-    def test_an_error_leaves_what_there_was(self, tmp_path, error):
+    def test_an_error_leaves_the_folder_unchanged(self, tmp_path, error):
         fill(tmp_path, "old")
         before = content_of(tmp_path)
         with pytest.raises(error), replacing_content(tmp_path) as folder:
@@ -92,7 +92,7 @@ class TestReplacingContent:
         assert content_of(tmp_path) == before
 
     def test_an_error_while_replacing_leaves_the_old_or_the_new(self, tmp_path, monkeypatch):
-        """Deleting many label files takes a while, in which Ctrl-C may be pressed."""
+        """Ctrl-C may be pressed while many label files are being deleted, which takes a while."""
         fill(tmp_path, "old")
         deleted = []
 
@@ -106,13 +106,13 @@ class TestReplacingContent:
         assert deleted == [tmp_path / ".unfinished"]
         assert {(tmp_path / name).read_text() for name in (*NAMES, "labels/new.txt")} == {"new"}
 
-    def test_a_folder_that_cannot_be_made_is_refused_at_once(self, tmp_path):
+    def test_a_folder_that_cannot_be_created_fails_at_once(self, tmp_path):
         (tmp_path / "file").write_text("")
         with (
             pytest.raises(ConfigError, match="file is a file.*choose another"),
             replacing_content(tmp_path / "file/out"),
         ):
-            pytest.fail("the work has begun")
+            pytest.fail("the work has started")
 
     def test_an_error_leaves_no_new_folder(self, tmp_path):
         with pytest.raises(KeyboardInterrupt), replacing_content(tmp_path / "out"):

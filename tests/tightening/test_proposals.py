@@ -1,4 +1,4 @@
-"""What a refiner proposes for labels, and for which it proposes nothing."""
+"""Proposed boxes for labels, and labels without a proposal."""
 
 import pytest
 import torch
@@ -7,8 +7,8 @@ from PIL import Image
 from iounet.tightening.proposals import (
     CROWD,
     MORE_THAN_A_BOX,
-    NOT_ASKED_FOR,
     NOT_FINITE,
+    NOT_SELECTED,
     UNKNOWN_CLASS,
     UNREADABLE,
     Proposal,
@@ -20,7 +20,7 @@ LABEL = (10.0, 10.0, 30.0, 20.0)
 
 
 class TestProposal:
-    def test_a_shift_by_half_of_the_width(self):
+    def test_a_shift_by_half_the_width(self):
         proposal = Proposal.of(LABEL, [20.0, 10.0, 40.0, 20.0], 0.5, 0.75)
         assert proposal.move == pytest.approx(2 / 3) and proposal.gain == 0.25  # IoU 100 / 300
 
@@ -28,11 +28,11 @@ class TestProposal:
         proposal = Proposal.of(LABEL, [10.004, 10.006, 30.0, 19.994], 0.5, 0.6)
         assert proposal.box == (10.0, 10.01, 30.0, 19.99)
 
-    def test_a_box_that_was_not_moved_stays_to_the_last_digit(self):
+    def test_an_unmoved_box_is_not_rounded(self):
         label = (1 / 3, 2 / 3, 30.0, 20.0)
         assert Proposal.of(label, list(label), 0.5, 0.5) == Proposal(label, 0.5, 0.5, 0.0)
 
-    def test_a_box_that_rounding_would_leave_without_area_stays(self):
+    def test_a_box_that_rounds_to_no_area_is_not_moved(self):
         assert Proposal.of(LABEL, [10.001, 10.0, 10.004, 20.0], 0.5, 0.9) == Proposal(LABEL, 0.5, 0.5, 0.0)
 
 
@@ -43,11 +43,11 @@ class TestReasonToStay:
 
     def test_by_class(self, labels):
         reasons = [reason_to_stay(label, ("star", "moon")) for label in labels.boxes]
-        assert reasons == [NOT_ASKED_FOR, NOT_ASKED_FOR, "", "", CROWD, MORE_THAN_A_BOX]
+        assert reasons == [NOT_SELECTED, NOT_SELECTED, "", "", CROWD, MORE_THAN_A_BOX]
 
 
 class TestPropose:
-    def test_boxes_and_ious_are_the_refiners(self, refiner, labels):
+    def test_boxes_and_ious_come_from_the_refiner(self, refiner, labels):
         judged = propose(refiner, labels, [0, 1, 2])
         for image, rows, classes in ((0, [0, 2], [1, 2]), (2, [1], [2])):
             boxes = torch.tensor([labels.boxes[row].box for row in rows], dtype=torch.float64)
@@ -58,12 +58,12 @@ class TestPropose:
                 assert judged[row].box == pytest.approx(refined.boxes[number].tolist(), abs=0.0051)
                 assert judged[row].iou_before == pytest.approx(float(before[number]), abs=1e-5)
                 assert judged[row].iou_after == pytest.approx(float(refined.ious[number]), abs=1e-5)
-        assert any(judged[row].move > 0.01 for row in judged)  # else nothing was tested
+        assert any(judged[row].move > 0.01 for row in judged)  # otherwise the test compares nothing
 
-    def test_only_the_rows_asked_for(self, refiner, labels):
+    def test_only_the_given_rows_are_judged(self, refiner, labels):
         assert set(propose(refiner, labels, [2, 3])) == {2, 3}
 
-    def test_a_class_that_the_refiner_does_not_know(self, refiner, labels):
+    def test_a_class_unknown_to_the_refiner(self, refiner, labels):
         judged = propose(refiner, labels, [0, 3])
         assert judged[3] == UNKNOWN_CLASS and isinstance(judged[0], Proposal)
 
@@ -78,13 +78,13 @@ class TestPropose:
         for row, proposal in one.items():
             assert proposal.box == pytest.approx(three[row].box, abs=0.02)
 
-    def test_a_damaged_image_is_passed_over(self, refiner, with_damaged_image, labels, capsys):
+    def test_a_damaged_image_is_skipped(self, refiner, with_damaged_image, labels, capsys):
         judged = propose(refiner, with_damaged_image, [0, 1, 2], batch_size=3)
         assert judged[0] == judged[2] == UNREADABLE
         assert judged[1] == propose(refiner, labels, [1])[1]
         assert "damaged.png" in capsys.readouterr().out
 
-    def test_ious_that_are_no_numbers_propose_nothing(self, refiner, labels):
+    def test_nan_ious_give_no_proposal(self, refiner, labels):
         with torch.no_grad():
             refiner.detector.iou_head.predictor.bias.fill_(float("nan"))
         assert propose(refiner, labels, [0, 1]) == {0: NOT_FINITE, 1: NOT_FINITE}

@@ -44,7 +44,7 @@ def test_faults_of_the_label_files_are_listed(labels, tmp_path):
     assert listed == {"where": "one.txt line 3", "rule": "no area", "text": "has no area; remove it"}
 
 
-def test_those_made_otherwise_are_not_read(folder, labels):
+def test_records_of_other_settings_or_labels_are_not_read(folder, labels):
     assert read_judgements(folder, labels, SETTINGS | {"only": ["star"]}) is None
     assert read_judgements(folder, replace(labels, boxes=labels.boxes[:5]), SETTINGS) is None
 
@@ -58,12 +58,12 @@ def test_a_damaged_file_is_named(folder, labels):
     content = json.loads(path.read_text())
     del content["boxes"][0]["move"]
     path.write_text(json.dumps(content))
-    with pytest.raises(DataError, match="boxes.json: has been changed"):
+    with pytest.raises(DataError, match="boxes.json: was modified"):
         read_judgements(folder, labels, SETTINGS)
 
 
-def test_names_that_are_no_text(labels, tmp_path):
-    """A file name of Linux may be any bytes; Python holds those that are no UTF-8 as halves of surrogate pairs."""
+def test_a_file_name_that_is_not_valid_utf8(labels, tmp_path):
+    """Linux allows any bytes in a file name. Python represents invalid UTF-8 as lone surrogates."""
     key = os.fsdecode(b"caf\xe9.png")
     images = [replace(labels.images[0], key=key), *labels.images[1:]]
     write_records(tmp_path, replace(labels, images=images), JUDGEMENTS, DECISIONS, SETTINGS)
@@ -71,7 +71,7 @@ def test_names_that_are_no_text(labels, tmp_path):
     assert "caf\\udce9.png" in (tmp_path / "boxes.csv").read_text(encoding="utf-8")
 
 
-def test_other_files_are_no_records(folder, tmp_path):
+def test_other_files_are_not_records(folder, tmp_path):
     other = tmp_path / "other.json"
     other.write_text('{"images": []}')
     assert is_record(folder / "boxes.json") and not is_record(other) and not is_record(tmp_path / "none.json")

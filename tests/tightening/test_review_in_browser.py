@@ -1,4 +1,4 @@
-"""The page for review as a person uses it: opened from a file, decided by clicks and keys, saved, opened again."""
+"""The review page in a browser: opened from a file, decided by clicks and keys, saved, reloaded."""
 
 import json
 from dataclasses import replace
@@ -25,7 +25,7 @@ JUDGEMENTS = [
     "has more than a box",
 ]
 DECISIONS = [KEEP, ACCEPT, ACCEPT, ACCEPT, KEEP, KEEP]
-# By falling gain.
+# In descending order of gain.
 AT_FIRST = {"second": "accept", "third": "accept", "stranger": "accept", "first": "keep"}
 
 
@@ -48,7 +48,7 @@ def page(labels, tmp_path):
 
 @pytest.fixture
 def save(page, tmp_path):
-    """Presses "Save decisions" and reads what was downloaded."""
+    """A function that presses "Save decisions" and returns the path of the downloaded file."""
     count = 0
 
     def save():
@@ -66,7 +66,7 @@ def decided(path):
     return json.loads(path.read_text())["decisions"]
 
 
-def test_what_is_saved_are_decisions_on_these_proposals(save, labels):
+def test_saved_decisions_belong_to_these_proposals(save, labels):
     path = save()
     reviewed = ReviewedLabels.read(path, labels)
     reviewed.check_proposals(proposals_fingerprint(labels, JUDGEMENTS))
@@ -74,7 +74,7 @@ def test_what_is_saved_are_decisions_on_these_proposals(save, labels):
     assert reviewed.accepted["second"] and not reviewed.accepted["first"]
 
 
-def test_clicks_change_what_is_saved(page, save):
+def test_clicks_change_the_saved_decisions(page, save):
     page.evaluate(on_button("second", "keep"))
     page.evaluate(on_button("first", "accept"))
     assert decided(save()) == AT_FIRST | {"second": "keep", "first": "accept"}
@@ -82,18 +82,18 @@ def test_clicks_change_what_is_saved(page, save):
     assert decided(save()) == AT_FIRST | {"first": "accept"}
 
 
-def test_keys_change_what_is_saved(page, save):
-    page.key("j")  # to the first card
-    page.key("x")  # second: keep, and on to third
-    page.key("ArrowRight")  # to stranger
-    page.key("x")  # keep, and on to first
-    page.key("a")  # accept; the last stays the current one
-    page.key("k")  # to stranger
-    page.key("ArrowLeft")  # to third
+def test_keys_change_the_saved_decisions(page, save):
+    page.key("j")  # move to the first card, "second"
+    page.key("x")  # keep "second" and move to "third"
+    page.key("ArrowRight")  # move to "stranger"
+    page.key("x")  # keep "stranger" and move to "first"
+    page.key("a")  # accept "first", which is the last card and keeps the focus
+    page.key("k")  # move to "stranger"
+    page.key("ArrowLeft")  # move to "third"
     page.key("a")
     expected = {"second": "keep", "third": "accept", "stranger": "keep", "first": "accept"}
     assert decided(save()) == expected
-    assert page.evaluate("document.activeElement.dataset.key") == "stranger"  # the one after
+    assert page.evaluate("document.activeElement.dataset.key") == "stranger"  # the card after "third"
     assert page.evaluate("document.getElementById('num-accepted').textContent") == "2"
     assert page.evaluate("document.getElementById('num-kept').textContent") == "2"
 
@@ -124,13 +124,13 @@ def test_accepting_above_a_gain(page, save):
     assert decided(save()) == {"second": "accept", "third": "accept", "stranger": "keep", "first": "keep"}
 
 
-def test_decisions_survive_closing_the_page(page, save):
+def test_decisions_survive_a_reload(page, save):
     page.evaluate(on_button("second", "keep"))
     page.reload()
     assert decided(save()) == AT_FIRST | {"second": "keep"}
 
 
-def test_those_on_other_proposals_do_not(page, save, labels, tmp_path):
+def test_decisions_on_other_proposals_are_forgotten(page, save, labels, tmp_path):
     page.evaluate(on_button("second", "keep"))
     others = [replace(JUDGEMENTS[0], box=(10.0, 9.0, 43.0, 44.0)), *JUDGEMENTS[1:]]
     write_review(tmp_path / "review.html", labels, others, DECISIONS, limit=200)
@@ -138,7 +138,7 @@ def test_those_on_other_proposals_do_not(page, save, labels, tmp_path):
     assert decided(save()) == AT_FIRST
 
 
-def test_what_was_not_decided_by_hand_follows_other_thresholds(page, save, labels, tmp_path):
+def test_new_thresholds_apply_to_cards_not_decided_by_hand(page, save, labels, tmp_path):
     page.evaluate(on_button("second", "keep"))
     write_review(tmp_path / "review.html", labels, JUDGEMENTS, [ACCEPT, ACCEPT, KEEP, ACCEPT, KEEP, KEEP], limit=200)
     page.reload()

@@ -1,4 +1,4 @@
-"""The page for review as a file; test_review_in_browser.py uses it."""
+"""The review page as a file. test_review_in_browser.py opens it in a browser."""
 
 import base64
 import io
@@ -26,7 +26,7 @@ JUDGEMENTS = [
 
 @pytest.fixture
 def page(labels, tmp_path):
-    """The text of the page, the number of cards and the content that its script reads."""
+    """A function that returns the page's text, its number of cards and the content that its script reads."""
 
     def page(labels=labels, limit=200):
         count = write_review(tmp_path / "review.html", labels, JUDGEMENTS, DECISIONS, limit=limit)
@@ -37,7 +37,7 @@ def page(labels, tmp_path):
     return page
 
 
-def test_cards_are_the_moved_labels_by_falling_gain(page, labels):
+def test_cards_are_the_moved_labels_in_descending_order_of_gain(page, labels):
     _, count, content = page()
     assert [card["key"] for card in content["cards"]] == ["second", "third", "first"] and count == 3
     assert [card["gain"] for card in content["cards"]] == [0.625, 0.25, 0.125]
@@ -45,13 +45,13 @@ def test_cards_are_the_moved_labels_by_falling_gain(page, labels):
     assert content["proposals"] == proposals_fingerprint(labels, JUDGEMENTS)
 
 
-def test_the_limit_leaves_the_greatest_gains(page):
+def test_the_limit_keeps_the_largest_gains(page):
     _, count, content = page(limit=2)
     assert [card["key"] for card in content["cards"]] == ["second", "third"] and count == 2
 
 
 def test_both_boxes_lie_in_the_crop(page, labels):
-    """The first label: 32 x 35 pixels, proposed 2 pixels further right; the crop is 1.35 times the greater side, 35."""
+    """The first label has 32 x 35 pixels, its proposed box lies 2 pixels to the right, the crop's side is 1.35 * 35."""
     card = page()[2]["cards"][2]
     scale = 300 / (1.35 * 35)
     left, top = (8 + 42) / 2 - 1.35 * 35 / 2, (9 + 44) / 2 - 1.35 * 35 / 2
@@ -60,7 +60,7 @@ def test_both_boxes_lie_in_the_crop(page, labels):
 
 
 def test_the_crop_is_where_the_boxes_are(page, labels, tmp_path):
-    """The second label: from x = 30 to 75; the crop is 1.35 times as wide, so the edge at x = 40 lies at pixel 88."""
+    """The second label spans x = 30 to 75 and the crop 1.35 times that, so the edge at x = 40 lies at pixel 88."""
     photo = Image.new("RGB", (80, 50), "red")
     photo.paste("blue", (0, 0, 40, 50))
     photo.save(tmp_path / "red_and_blue.png")
@@ -72,13 +72,13 @@ def test_the_crop_is_where_the_boxes_are(page, labels, tmp_path):
         assert crop.getpixel((88 + 12, 150)) == pytest.approx((255, 0, 0), abs=40)
 
 
-def test_nothing_is_asked_of_the_network(page):
+def test_the_page_loads_nothing_from_the_network(page):
     text, *_ = page()
     assert "default-src 'none'" in text
     assert not re.search(r"https?://|@import|url\(", text)
 
 
-def test_names_cannot_leave_their_place(page, labels):
+def test_names_are_escaped(page, labels):
     hostile = "</script><script>alert(1)</script>"
     named = [replace(label, class_name=hostile) for label in labels.boxes]
     text, _, content = page(replace(labels, boxes=named, source=labels.source / hostile))

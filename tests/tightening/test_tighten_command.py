@@ -20,7 +20,7 @@ def source(dataset, tmp_path):
     shutil.copytree(dataset / "val", folder / "images")
     content = json.loads((dataset / "annotations" / "val.json").read_text())
     for annotation in content["annotations"]:
-        del annotation["segmentation"]  # labels with one are not moved
+        del annotation["segmentation"]  # labels with a polygon are not moved
     (folder / "annotations.json").write_text(json.dumps(content))
     return folder / "annotations.json"
 
@@ -32,7 +32,7 @@ def output(tmp_path):
 
 @pytest.fixture
 def run(call, checkpoint, source, output):
-    """Runs the command with more words: what it exits with."""
+    """A function that runs the command with more arguments and returns its exit status or message."""
 
     def run(*words, source=source, weights=checkpoint, output=output):
         return call(tighten, source, "--weights", weights, "--output", output, *words)
@@ -53,12 +53,12 @@ def corners(entry):
     return [x, y, x + width, y + height]
 
 
-def test_accepted_boxes_are_in_the_copy_and_all_others_as_they_were(run, source, output, capsys):
+def test_the_copy_has_the_accepted_boxes_and_all_others_unchanged(run, source, output, capsys):
     original = source.read_bytes()
     assert run("--min-gain", "0") is None
     rows = records(output)["boxes"]
     accepted = {row["key"]: row["box_after"] for row in rows if row["decision"] == "accept"}
-    assert 0 < len(accepted) < len(rows)  # else half of this test would say nothing
+    assert 0 < len(accepted) < len(rows)  # otherwise half of this test checks nothing
     before, after = annotations(source), annotations(output / "labels" / "annotations.json")
     assert list(after) == list(before) == [row["key"] for row in rows]
     for key, entry in after.items():
@@ -74,19 +74,19 @@ def test_accepted_boxes_are_in_the_copy_and_all_others_as_they_were(run, source,
     assert len(labels.boxes) == len(rows)
 
 
-def test_a_coco_file_with_a_suffix_in_capitals(run, source, output):
+def test_a_coco_file_with_an_upper_case_suffix(run, source, output):
     assert run(source=source.rename(source.with_name("LABELS.JSON"))) is None
     assert [path.name for path in (output / "labels").iterdir()] == ["LABELS.JSON"]
 
 
-def test_an_output_that_cannot_be_made_is_refused_before_the_work(run, source, tmp_path, monkeypatch):
-    monkeypatch.setattr(IoURefiner, "from_checkpoint", lambda *arguments: pytest.fail("the work has begun"))
+def test_an_output_that_cannot_be_created_fails_before_the_work(run, source, tmp_path, monkeypatch):
+    monkeypatch.setattr(IoURefiner, "from_checkpoint", lambda *arguments: pytest.fail("the work has started"))
     (tmp_path / "file").write_text("")
     assert "file is a file); choose another" in run(output=tmp_path / "file" / "out")
 
 
 def test_yolo_labels_stay_yolo_labels(run, source, output, tmp_path):
-    """images/IMG.png with labels/IMG.txt, of the same boxes: a line with the class and centre and size in shares."""
+    """The same boxes in YOLO form: images/IMG.png and labels/IMG.txt with class, relative centre and relative size."""
     content = json.loads(source.read_text())
     folder = tmp_path / "yolo"
     shutil.copytree(source.parent / "images", folder / "images")
@@ -131,23 +131,25 @@ def test_only_some_classes(run, output):
         assert ("box_after" in row) == (row["class"] == "star")
 
 
-class TestClassesOfOthers:
+class TestOtherClasses:
     """The data set has the classes cross, ellipse, rectangle, star and triangle."""
 
     def test_none_is_known(self, run, output):
         message = run("--only", "rectangle", "ellipse")
         assert message.startswith("DataError: ") and "trained on none of its classes" in message
         assert "--folds 4" in message and "--class-agnostic" in message and "\n" not in message
-        assert "Classes to tighten: ellipse, rectangle. Those of the checkpoint: cross, star, triangle" in message
+        assert "Classes to tighten: ellipse, rectangle. Classes of the checkpoint: cross, star, triangle" in message
         assert not output.exists()
         assert run("--only", "rectangle", "ellipse", "--class-agnostic") is None
 
     def test_some_are_known(self, run, capsys):
         assert run() is None
-        assert "unknown to the refiner: ellipse, rectangle; --folds 4 trains heads" in capsys.readouterr().out
+        assert "classes unknown to the refiner: ellipse, rectangle; --folds 4 trains" in capsys.readouterr().out
 
-    def test_a_network_that_does_not_see_the_objects_moves_nothing(self, run, output, checkpoint, tmp_path, capsys):
-        """Its predicted IoU is the sigmoid of the head's output: a bias of -9 makes it close to 0 for all boxes."""
+    def test_a_network_that_does_not_recognise_the_objects_moves_nothing(
+        self, run, output, checkpoint, tmp_path, capsys
+    ):
+        """The predicted IoU is the sigmoid of the head's output, so a bias of -9 makes it close to 0 for all boxes."""
         content = load_checkpoint(checkpoint)
         del content["format"]
         content["model"]["iou_head.predictor.bias"] -= 9
@@ -165,7 +167,7 @@ class TestClassesOfOthers:
 class TestDecisions:
     @pytest.fixture
     def decide(self, run, output, tmp_path):
-        """Runs once, and saves the opposite of what the thresholds decided for the first two moved labels."""
+        """Runs once, and saves a file that reverses the decisions on the first two moved labels."""
         assert run() is None
         content = records(output)
         moved = [row for row in content["boxes"] if row.get("move")][:2]
@@ -176,7 +178,7 @@ class TestDecisions:
         path.write_text(json.dumps({"format": DECISIONS_FORMAT, **saved, "decisions": decisions}))
         return path, decisions, content
 
-    def test_they_count_more_than_thresholds_and_need_no_network(self, run, output, decide, monkeypatch):
+    def test_decisions_override_thresholds_without_running_the_network(self, run, output, decide, monkeypatch):
         path, decisions, before = decide
         monkeypatch.setattr(IoURefiner, "from_checkpoint", None)  # calling it would fail
         assert run("--decisions", path) is None
@@ -186,26 +188,26 @@ class TestDecisions:
             else:
                 assert row == earlier
 
-    def test_they_are_applied_again_in_another_folder(self, run, decide, tmp_path):
+    def test_decisions_apply_in_another_folder(self, run, decide, tmp_path):
         path, decisions, _ = decide
         assert run("--decisions", path, output=tmp_path / "other") is None
         rows = {row["key"]: row["decision"] for row in records(tmp_path / "other")["boxes"]}
         assert {key: rows[key] for key in decisions} == decisions
 
-    def test_those_of_another_data_set_are_refused(self, run, source, output, decide):
+    def test_decisions_on_another_data_set_are_refused(self, run, source, output, decide):
         path, *_ = decide
         content = json.loads(source.read_text())
         content["annotations"][0]["bbox"][2] += 1
         source.write_text(json.dumps(content))
         before = {file: file.read_bytes() for file in output.rglob("*") if file.is_file()}
         message = run("--decisions", path)
-        assert message.startswith(f"DataError: {path}: its decisions are on other labels") and "\n" not in message
+        assert message.startswith(f"DataError: {path}: the decisions belong to other labels") and "\n" not in message
         assert {file: file.read_bytes() for file in output.rglob("*") if file.is_file()} == before
 
-    def test_those_on_other_proposals_are_refused(self, run, decide, capsys):
+    def test_decisions_on_other_proposals_are_refused(self, run, decide, capsys):
         path, *_ = decide
-        assert "on other proposed boxes" in run("--decisions", path, "--class-agnostic")
-        assert "computed anew" in capsys.readouterr().out
+        assert "belong to other proposed boxes" in run("--decisions", path, "--class-agnostic")
+        assert "computing them again" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -213,7 +215,7 @@ class TestDecisions:
     [
         (["--min-gain", "2"], "ConfigError: --min-gain must lie in [0, 1]; got 2.0"),
         (["--folds", "1"], "ConfigError: --folds must be at least 2; got 1"),
-        (["--folds", "2", "--class-agnostic"], "ConfigError: --class-agnostic has no use with --folds"),
+        (["--folds", "2", "--class-agnostic"], "ConfigError: --class-agnostic has no effect with --folds"),
         (["--min-iou", "-1"], "ConfigError: --min-iou must lie in [0, 1]; got -1.0"),
         (["--batch-size", "0"], "ConfigError: --batch-size must be at least 1; got 0"),
         (["--only", "moon"], "DataError: --only moon: no such class"),
@@ -229,7 +231,7 @@ def test_errors_are_one_line_and_leave_nothing(run, output, words, message):
     assert not output.exists()
 
 
-def test_the_output_is_not_inside_the_data_set(run, source):
+def test_an_output_inside_the_data_set_is_refused(run, source):
     assert "overlaps the data set" in run(output=source.parent)
 
 
@@ -250,7 +252,7 @@ def test_ctrl_c_leaves_nothing(run, output, monkeypatch, capsys, stopped_in):
 
     monkeypatch.setattr(module, stopped_in, interrupt)
     assert run() == 130
-    assert not output.exists() and "is as it was" in capsys.readouterr().err
+    assert not output.exists() and "is unchanged" in capsys.readouterr().err
 
 
 def test_ctrl_c_leaves_the_earlier_run(run, output, monkeypatch):

@@ -1,4 +1,4 @@
-"""The colours of a picture's lines, and where they are."""
+"""Colours of the lines in pictures, and functions that find them."""
 
 import numpy as np
 import torch
@@ -17,5 +17,5 @@ def is_colour(picture: Image.Image, colour: tuple[int, int, int]) -> np.ndarray:
 
 
 def is_like(picture: Image.Image, colour: tuple[int, int, int]) -> np.ndarray:
-    """For slanted lines, whose pixels are mixed with what surrounds them."""
+    """Match colours approximately, for slanted lines, whose pixels blend with their surroundings."""
     return (np.abs(np.asarray(picture).astype(int) - colour) < 70).all(axis=2)

@@ -14,20 +14,20 @@ def change(*path: list[float], image: torch.Tensor = GREY, **others) -> BoxChang
 
 
 def test_the_box_fills_most_of_its_tile():
-    # 22 x 20 pixels seen through 1.25 * 22 around (69, 70): 240 / 27.5 pixels a pixel.
+    # A box of 22 x 20 pixels in a region of side 1.25 * 22 around (69, 70), magnified 240 / 27.5 times.
     tile = draw_box_change(change([60, 60, 80, 80], [58, 60, 80, 80]))
     view = tile.crop((0, 0, 240, 240))
     assert tile.width == 240
     ys, xs = is_colour(view, GREEN).nonzero()
     for found, place in ((xs.min(), 24), (xs.max(), 216), (ys.min(), 32.7), (ys.max(), 207.3)):
         assert found == pytest.approx(place, abs=2)
-    left_of_before = is_colour(view, ORANGE)[36:204, 41]  # at 41.5, where the green line is not
+    left_of_before = is_colour(view, ORANGE)[36:204, 41]  # at 41.5, away from the green line
     assert 0.5 <= left_of_before.mean() <= 0.8
     assert not is_colour(view, GREEN)[40:200, 30:210].any()
 
 
-def test_the_corners_are_magnified_further_and_hold_the_arrows():
-    # Each shows 4 x 4 pixels on 116 x 116: 29 pixels a pixel, the top left one around (59, 60).
+def test_the_corners_are_magnified_further_and_show_arrows():
+    # Each corner shows 4 x 4 pixels on 116 x 116, magnified 29 times; the top left one is centred on (59, 60).
     tile = draw_box_change(change([60, 60, 80, 80], [58, 60, 80, 80]))
     arrow = is_like(tile, CYAN)
     ys, xs = arrow.nonzero()
@@ -40,7 +40,7 @@ def test_the_corners_are_magnified_further_and_hold_the_arrows():
     assert is_colour(bottom_right, GREEN)[:50, 57].any() and not is_colour(bottom_right, GREEN)[:, 62:].any()
 
 
-def test_a_tile_shows_the_image_where_the_box_is_and_dark_grey_beyond_it():
+def test_a_tile_shows_the_image_around_the_box_and_dark_grey_outside_the_image():
     image = torch.zeros(3, 160, 160, dtype=torch.uint8)
     image[0, :, :70], image[2, :, 70:] = 255, 255
     tile = draw_box_change(change([60, 60, 80, 80], image=image))
@@ -50,7 +50,7 @@ def test_a_tile_shows_the_image_where_the_box_is_and_dark_grey_beyond_it():
     assert at_the_border.getpixel((120, 120)) == (255, 0, 0)
 
 
-def test_words_stand_below_the_pictures():
+def test_the_caption_is_below_the_pictures():
     path = ([60, 60, 80, 80], [58, 60, 80, 80])
     plain, named = draw_box_change(change(*path)), draw_box_change(change(*path, name="star, 000000000139.jpg"))
     differing = ImageChops.difference(plain, named).getbbox()
@@ -71,14 +71,14 @@ def test_a_long_name_is_cut_to_the_tile():
 
 
 @pytest.mark.parametrize("value", [0, 255])
-def test_lines_are_set_off_from_dark_and_light_images(value):
+def test_lines_are_visible_on_dark_and_light_images(value):
     image = torch.full((3, 160, 160), value, dtype=torch.uint8)
     tile = draw_box_change(
         change([60, 60, 80, 80], [58, 57, 80, 80], image=image, ground_truth=torch.tensor([61.0, 61, 83, 84]))
     )
     for colour in (ORANGE, GREEN, CYAN):
         assert is_like(tile, colour).any()
-    # White beside black somewhere, on whatever lies below.
+    # The white line has a black halo.
     white, black = is_colour(tile, WHITE)[:240], is_colour(tile, (0, 0, 0))[:240]
     assert (white[:, 1:] & black[:, :-1]).any()
 
@@ -92,7 +92,7 @@ def test_lines_are_set_off_from_dark_and_light_images(value):
         [[200, 200, 300, 300], [1e7, 1e7, 2e7, 2e7]],
     ],
 )
-def test_tiny_large_and_outside_boxes_have_tiles(path):
+def test_tiny_large_and_outside_boxes_can_be_drawn(path):
     for truth in (None, torch.tensor([10.0, 10, 150, 150]), torch.tensor([-1e7, 0, 0, 1e7])):
         assert draw_box_change(change(*path, ground_truth=truth)).width == 240
 
@@ -105,13 +105,13 @@ def test_gain_is_the_rise_of_the_true_iou():
 
 
 def change_of_gain(gain: float, colour: tuple[int, int, int]) -> BoxChange:
-    """From an IoU of 0.5 with (40, 40, 80, 80), on one colour."""
+    """A box that starts at an IoU of 0.5 with its object (40, 40, 80, 80), on an image of one colour."""
     image = torch.tensor(colour, dtype=torch.uint8)[:, None, None].repeat(1, 160, 160)
     path = [[40, 40, 80, 60], [40, 40, 80, 60 + 40 * gain]]
     return change(*path, image=image, ground_truth=torch.tensor([40.0, 40, 80, 80]))
 
 
-def test_a_changes_sheet_shows_who_gained_and_who_lost_most_in_order():
+def test_a_changes_sheet_shows_the_largest_gains_and_losses_in_order():
     gains = {
         (200, 0, 0): 0.1,
         (0, 200, 0): 0.3,
@@ -129,7 +129,7 @@ def test_a_changes_sheet_shows_who_gained_and_who_lost_most_in_order():
     assert shown == [[(0, 200, 0), (200, 200, 0)], [(0, 0, 200), (200, 0, 200)]]
 
 
-def test_a_changes_sheet_of_boxes_that_all_gained_or_stayed_has_no_losers():
+def test_a_changes_sheet_without_losses_has_no_row_for_them():
     only_gains = changes_sheet([change_of_gain(0.1, (200, 0, 0)), change_of_gain(0, (0, 0, 200))])
     both = changes_sheet([change_of_gain(0.1, (200, 0, 0)), change_of_gain(-0.1, (0, 0, 200))])
     assert is_colour(only_gains, (200, 0, 0)).any() and not is_colour(only_gains, (0, 0, 200)).any()
@@ -151,7 +151,7 @@ def test_a_changes_sheet_keeps_only_the_images_it_draws():
     changes_sheet(changes(), num_boxes=2)
 
 
-def test_what_cannot_be_compared_is_an_error():
+def test_boxes_without_ground_truth_cannot_be_compared():
     with pytest.raises(ValueError, match="'star 7' has no ground truth"):
         changes_sheet([change([0, 0, 9, 9], name="star 7")])
     with pytest.raises(ValueError, match="num_boxes of at least 1, got 0"):

@@ -1,4 +1,4 @@
-"""Characters of any language are drawn by a font that has them."""
+"""Fonts for characters of any language."""
 
 import numpy as np
 import pytest
@@ -12,25 +12,25 @@ def ink(font, text):
 
 
 @pytest.mark.parametrize("text", ["star", "étoile", "звезда", "αστέρι", "כוכב", "نجمة", "0.50 → 0.75"])
-def test_the_font_of_all_pictures_has_many_alphabets(text):
+def test_the_default_font_has_many_alphabets(text):
     font = scalable_font(20, text)
     assert font.path == scalable_font(20).path and font.size == 20
     unknown = ink(font, "\uffff")
     assert all(ink(font, character) != unknown for character in text if character != " ")
 
 
-def test_another_font_where_it_lacks_a_character():
-    """⌒ is in DejaVu Sans Mono, which comes with matplotlib, too."""
+def test_another_font_for_a_missing_character():
+    """DejaVu Sans lacks ⌒, which DejaVu Sans Mono has. Both come with matplotlib."""
     plain, other = scalable_font(20), scalable_font(20, "a⌒b")
     assert ink(plain, "⌒") == ink(plain, "\uffff")
     assert other.path != plain.path and ink(other, "⌒") != ink(other, "\uffff")
 
 
-def test_no_font_has_all_of_them():
+def test_the_default_font_if_no_font_has_the_character():
     assert scalable_font(20, "\U0010fffd").path == scalable_font(20).path
 
 
-def test_a_font_that_is_gone_is_passed_over(monkeypatch):
+def test_a_font_whose_file_is_missing_is_skipped(monkeypatch):
     from matplotlib.font_manager import fontManager
 
     class Gone:

@@ -10,7 +10,7 @@ NO_BOXES = torch.zeros(0, 4)
 
 
 def distances(points: np.ndarray, corners: list[tuple[float, float]]) -> np.ndarray:
-    """Of each point [K, 2] (x, y) to a polyline, by a thousand points of each of its segments."""
+    """Distances of points [K, 2] (x, y) from a polyline, approximated by a thousand points per segment."""
     samples = np.concatenate([np.linspace(a, b, 1000) for a, b in zip(corners, corners[1:], strict=False)])
     return np.sqrt(((points[:, None] - samples) ** 2).sum(2)).min(1)
 
@@ -18,22 +18,22 @@ def distances(points: np.ndarray, corners: list[tuple[float, float]]) -> np.ndar
 def test_each_outline_lies_on_its_box_in_its_colour():
     picture = draw_refinement(GREY, boxes([10, 20, 50, 60]), boxes([70, 20, 110, 60]), boxes([20, 90, 100, 130]))
     for (x1, y1, x2, y2), colour, inked in (
-        ((40, 80, 200, 240), ORANGE, (0.5, 0.8)),  # dashed, so in part
+        ((40, 80, 200, 240), ORANGE, (0.5, 0.8)),  # dashed, so only partly inked
         ((280, 80, 440, 240), GREEN, (1, 1)),
         ((80, 360, 400, 520), WHITE, (1, 1)),
     ):
         mask = is_colour(picture, colour)[:640]
         ys, xs = mask.nonzero()
-        # Two pixels wide, centred on the edge: one before, one after it.
+        # Lines are two pixels wide and centred on the edge: one pixel on each side.
         assert (xs.min(), ys.min(), xs.max(), ys.max()) == (x1 - 1, y1 - 1, x2, y2)
         for edge in (mask[y1, x1:x2], mask[y2, x1:x2], mask[y1:y2, x1], mask[y1:y2, x2]):
             assert inked[0] <= edge.mean() <= inked[1]
-            assert edge[0] and edge[-1]  # corners show
+            assert edge[0] and edge[-1]  # the corners are inked
         assert not mask[y1 + 4 : y2 - 4, x1 + 4 : x2 - 4].any()
 
 
 @pytest.mark.parametrize(("height", "width", "factor"), [(160, 120, 4), (300, 400, 2), (640, 480, 1), (480, 1333, 1)])
-def test_small_images_are_enlarged_by_a_whole_factor_and_a_legend_is_added(height, width, factor):
+def test_small_images_are_enlarged_by_an_integer_factor_and_a_legend_is_added(height, width, factor):
     picture = draw_refinement(torch.zeros(3, height, width), NO_BOXES, NO_BOXES)
     assert picture.mode == "RGB"
     assert picture.width == factor * width
@@ -42,7 +42,7 @@ def test_small_images_are_enlarged_by_a_whole_factor_and_a_legend_is_added(heigh
     assert is_colour(legend, ORANGE).any() and is_colour(legend, GREEN).any()
 
 
-def test_the_legend_names_only_what_is_drawn():
+def test_the_legend_has_only_the_drawn_styles():
     without = draw_refinement(GREY, NO_BOXES, NO_BOXES)
     with_truth = draw_refinement(GREY, NO_BOXES, NO_BOXES, NO_BOXES)
     assert is_colour(with_truth, WHITE).sum() > is_colour(without, WHITE).sum()
@@ -53,7 +53,7 @@ def test_a_narrow_picture_is_widened_to_its_legend():
     assert picture.width > 30
     assert (np.asarray(picture)[:640, :30] == 255).all()
     legend = is_colour(picture.crop((0, 640, *picture.size)), WHITE)
-    assert legend.any() and not legend[:, -2:].any()  # the names end before the picture does
+    assert legend.any() and not legend[:, -2:].any()  # the names end inside the picture
 
 
 def test_uint8_and_float_images_give_the_same_picture():
@@ -73,11 +73,11 @@ def test_tiny_large_and_outside_boxes_are_drawn(box):
         "after_ious": torch.tensor([0.75]),
     }
     picture = draw_refinement(GREY, boxes(box), boxes(box), boxes(box), **texts)
-    assert is_colour(picture, WHITE)[:640].any()  # the text stays inside the picture, wherever the box is
+    assert is_colour(picture, WHITE)[:640].any()  # the text is inside the picture for any box
 
 
-def test_what_lies_far_away_takes_no_time_and_changes_nothing():
-    near = boxes([-20, 30, 180, 100])  # its vertical edges are out of the picture
+def test_coordinates_far_outside_take_no_time_and_change_nothing():
+    near = boxes([-20, 30, 180, 100])  # its vertical edges are outside the picture
     far = boxes([-1e30, 30, 3e38, 100])
     outlines = [is_colour(draw_refinement(GREY, NO_BOXES, NO_BOXES, given), WHITE) for given in (near, far)]
     assert outlines[0].any() and (outlines[0] == outlines[1]).all()
@@ -94,12 +94,12 @@ def test_texts_appear_beside_their_boxes_and_not_on_one_another():
     above, below = text[:239], text[402:]
     assert above.sum() == below.sum() > 0
     assert text.sum() == above.sum() + below.sum()
-    assert text.any(axis=0).nonzero()[0].min() >= 238  # from the box's left edge on
+    assert text.any(axis=0).nonzero()[0].min() >= 238  # starts at the left edge of the box
 
 
 @pytest.mark.parametrize("name", ["star", "кошка", "خانه"])
-def test_the_iou_before_is_at_the_left_whatever_the_language(name):
-    """The last 20 columns of the text hold digits of the IoU after: changing that one changes them."""
+def test_the_iou_before_is_on_the_left_in_any_language(name):
+    """The last 20 columns of the text show digits of the IoU after refinement, and change only with it."""
     box = boxes([10, 60, 100, 100])
 
     def end_of_text(before, after):
@@ -112,15 +112,15 @@ def test_the_iou_before_is_at_the_left_whatever_the_language(name):
     assert (end_of_text(0.44, 0.44) == shown).all() and not (end_of_text(0.88, 0.88) == shown).all()
 
 
-def test_a_text_without_a_place_of_its_own_is_left_out():
-    """Twelve boxes in one place: seven texts at most have room around them, and none covers another."""
+def test_texts_without_room_are_left_out():
+    """Twelve boxes in the same place have room for at most seven texts that do not overlap."""
     box = boxes(*[[60, 60, 100, 100]] * 12)
     alone = is_colour(draw_refinement(GREY, box[:1], box[:1], after_ious=torch.full((1,), 0.75)), WHITE)[:640].sum()
     texts = is_colour(draw_refinement(GREY, box, box, after_ious=torch.full((12,), 0.75)), WHITE)[:640].sum()
     assert texts % alone == 0 and 4 <= texts // alone <= 7
 
 
-def test_class_names_may_be_a_mapping_and_ious_of_one_side_suffice():
+def test_class_names_may_be_a_mapping_and_either_iou_may_be_missing():
     box = boxes([60, 60, 100, 100])
     label, iou = torch.tensor([7]), torch.tensor([0.5])
     by_name = draw_refinement(GREY, box, box, labels=label, class_names={7: "star"}, before_ious=iou)
@@ -128,24 +128,24 @@ def test_class_names_may_be_a_mapping_and_ious_of_one_side_suffice():
     assert ImageChops.difference(by_name, by_number).getbbox() is not None
 
 
-def test_arrows_follow_the_corners_twice_as_long_on_a_picture_four_times_as_large():
+def test_arrows_follow_the_corners_and_are_lengthened():
     # Top right (80, 40), (86, 38), (92, 40); bottom left (40, 80), (40, 90), (34, 90).
     paths = boxes([40, 40, 80, 80], [40, 38, 86, 90], [34, 40, 92, 90])[:, None]
     picture = draw_refinement(GREY, paths[0], paths[-1], paths=paths)
     arrows = is_like(picture, CYAN)[:640]
     ys, xs = arrows.nonzero()
     pixels = np.stack([xs, ys], 1) + 0.5
-    # From the corner at 4 times its place, each step 8 times as long.
+    # The picture is enlarged 4 times, and each step is drawn 8 times as long.
     top_right = [(320, 160), (368, 144), (416, 160)]
     bottom_left = [(160, 320), (160, 400), (112, 400)]
     near = np.minimum(distances(pixels, top_right), distances(pixels, bottom_left))
-    assert near.max() < 7  # half a head's width, and its rim
+    assert near.max() < 7  # half the width of an arrow head with its halo
     for corners in (top_right, bottom_left):
         along = np.concatenate([np.linspace(a, b, 20) for a, b in zip(corners, corners[1:], strict=False)])
-        assert np.sqrt(((along[:, None] - pixels) ** 2).sum(2)).min(1).max() < 2  # without a gap, bend and tip included
+        assert np.sqrt(((along[:, None] - pixels) ** 2).sum(2)).min(1).max() < 2  # no gaps, including bend and tip
 
 
-def test_a_head_points_to_where_the_box_went():
+def test_the_arrow_head_is_at_the_end_of_the_path():
     paths = torch.stack([boxes([20, 80, 60, 120]), boxes([20, 60, 80, 120])])
     picture = draw_refinement(GREY, paths[0], paths[-1], paths=paths)
     arrow = is_like(picture, CYAN)[:640]
@@ -154,7 +154,7 @@ def test_a_head_points_to_where_the_box_went():
     assert near_tip > 1.5 * near_start > 0
 
 
-def test_no_arrow_for_a_box_that_stayed_but_the_legend_names_it():
+def test_an_unmoved_box_has_no_arrow_but_the_legend_has():
     box = boxes([40, 40, 80, 80])
     paths = torch.stack([box, box + 0.1])
     picture = draw_refinement(GREY, box, box, paths=paths)
@@ -164,7 +164,7 @@ def test_no_arrow_for_a_box_that_stayed_but_the_legend_names_it():
     assert draw_refinement(GREY, NO_BOXES, NO_BOXES, paths=torch.zeros(6, 0, 4)).size == picture.size
 
 
-def test_arguments_are_left_as_they_were():
+def test_arguments_are_not_modified():
     image = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0))
     arguments = [image, boxes([1, 2, 20, 20]), boxes([2, 2, 22, 20]), boxes([3, 2, 23, 20])]
     copies = [argument.clone() for argument in arguments]
@@ -176,9 +176,9 @@ def test_arguments_are_left_as_they_were():
     ("change", "message"),
     [
         ({"image": torch.zeros(1, 8, 8)}, r"RGB image of shape \[3, H, W\], got \[1, 8, 8\]"),
-        ({"after": torch.zeros(3, 4)}, "after has 3 entries for the 2 boxes"),
+        ({"after": torch.zeros(3, 4)}, "expected after with 2 entries, one per box of before, got 3"),
         ({"before": torch.zeros(4)}, r"before of shape \[N, 4\], got \[4\]"),
-        ({"labels": torch.zeros(1)}, "labels has 1 entries for the 2 boxes"),
+        ({"labels": torch.zeros(1)}, "expected labels with 2 entries, one per box of before, got 1"),
         ({"paths": torch.zeros(6, 3, 4)}, r"paths of shape \[T \+ 1, 2, 4\], got \[6, 3, 4\]"),
         ({"paths": torch.zeros(0, 2, 4)}, r"paths of shape \[T \+ 1, 2, 4\], got \[0, 2, 4\]"),
     ],

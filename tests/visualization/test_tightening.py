@@ -10,7 +10,7 @@ def loose(left):
     return BoxChange(GREY, path, torch.tensor([0.4, 0.6, 0.9]), boxes([60, 50, 80, 80])[0], "card")
 
 
-def test_before_above_after():
+def test_boxes_before_are_above_boxes_after():
     sheet = before_and_after([loose(40), loose(45), loose(50)], tile=120)
     assert sheet.width == 3 * 120 + 4 * 8
     upper = sheet.crop((0, 0, sheet.width, sheet.height // 2))

@@ -1,19 +1,19 @@
-// A photo, a box that the reader draws on it, and the boxes of each step of refinement, which the server computes.
+// Shows a photo, lets the user draw a box on it, and plays the refinement steps that the server computes.
 "use strict";
 
 const $ = (id) => document.getElementById(id);
-const CLICK = 6; // screen pixels: a pointer that moved less has clicked, and its next click sets the other corner
-const PLAY_MS = 1800; // of all steps
-const PAUSE_MS = 450; // on the box as it was drawn
-const LOW_IOU = 0.5; // boxes that fit worse do not count as of an object
+const CLICK = 6; // screen pixels: a shorter movement is a click, and the next click sets the opposite corner
+const PLAY_MS = 1800; // time to play all steps
+const PAUSE_MS = 450; // pause on the drawn box before playing
+const LOW_IOU = 0.5; // below this predicted IoU, a note says that the box is not on an object
 
-const photos = []; // {name, url, file}; file: once it is known
-let photo = null; // the one that is shown
-let corner = null; // {x, y, clientX, clientY} where the box that is being drawn began
-let yours = null; // [x1, y1, x2, y2] in pixels of the photo
-let steps = null; // {boxes, ious}
-let at = 0; // the step that is shown; between two steps while playing
-let request = 0; // answers to earlier requests come too late
+const photos = []; // {name, url, file}; file is set once it is loaded
+let photo = null; // the photo on display
+let corner = null; // {x, y, clientX, clientY}: first corner of the box being drawn
+let yours = null; // the drawn box, [x1, y1, x2, y2] in pixels of the photo
+let steps = null; // {boxes, ious} of the refinement
+let at = 0; // the step on display, a fraction while playing
+let request = 0; // number of the latest request; answers to earlier ones are ignored
 let frame = 0;
 
 function setState(state, message = "") {
@@ -81,7 +81,7 @@ async function addFiles(files) {
     if (await isImage(trial)) added.push(addPhoto(file.name, trial.src, file));
     else $("error").textContent = notShown(file.name);
   }
-  $("file").value = ""; // so that the same file can be chosen again
+  $("file").value = ""; // lets the user choose the same file again
   if (added.length) showPhoto(added[0]);
 }
 
@@ -98,7 +98,7 @@ document.addEventListener("drop", (event) => {
   addFiles(event.dataTransfer.files);
 });
 
-// Drawing: drag from corner to corner, or click on both
+// Drawing: drag from corner to corner, or click on two opposite corners
 
 function pointOf(event) {
   const { left, top, width, height } = $("overlay").getBoundingClientRect();
@@ -169,7 +169,7 @@ async function tighten() {
     const content = await answer.json();
     if (asked !== request) return;
     if (!answer.ok) {
-      setState("ready", `That did not work: ${content.error}.`);
+      setState("ready", `The box cannot be refined: ${content.error}.`);
       return;
     }
     steps = content;
@@ -223,7 +223,7 @@ function rectangles([x1, y1, x2, y2], kind) {
   return [`box halo`, `box ${kind}`].map((style) => element("rect", { ...place, class: style }));
 }
 
-// The box between two steps
+// The box at a fractional step, interpolated
 function boxAt(step) {
   const low = Math.floor(step);
   const high = Math.min(low + 1, steps.boxes.length - 1);

@@ -1,4 +1,4 @@
-"""Refine detections in the objects of other libraries: one module a library, each with a function ``refine``.
+"""Refine detections in the objects of other libraries: one module per library, each with a function ``refine``.
 
     from iounet.refiner import adapters
 
@@ -6,15 +6,14 @@
 
 Every ``refine``
 
-- returns a new object of the same type and leaves the given one unchanged. Everything else that the object holds
-  (masks, keypoints, track ids, metadata) stays with its box. Devices and dtypes stay, too;
-- matches classes by name, without regard to case, spaces, "-" and "_". ``class_names`` gives the name of each class
-  number: a list, or a dict such as ``model.config.id2label``;
-- leaves boxes of classes that the refiner was not trained on as they are. ``class_agnostic=True`` refines all boxes
-  without regard to their class;
-- with ``nms`` ("greedy", "soft" or "iou_guided") first suppresses boxes that show the same object, as
-  :meth:`iounet.IoURefiner.refine` does; the remaining boxes are sorted by falling score. Boxes of unknown classes
-  take no part in NMS and are kept.
+- returns a new object of the same type and does not change the given object. Masks, keypoints, track ids and metadata
+  stay with their boxes; devices and dtypes do not change;
+- matches classes by name, ignoring case, spaces, "-" and "_". ``class_names`` maps class numbers to names: a list, or a
+  dict such as ``model.config.id2label``;
+- leaves boxes of classes that the refiner was not trained on unchanged. ``class_agnostic=True`` refines all boxes
+  regardless of their class;
+- with ``nms`` ("greedy", "soft" or "iou_guided"), suppresses duplicate boxes first, as `iounet.IoURefiner.refine` does,
+  and sorts the kept boxes by falling score. Boxes of unknown classes are excluded from NMS and kept.
 
 The adapters import none of these libraries.
 """

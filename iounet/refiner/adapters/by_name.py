@@ -1,4 +1,4 @@
-"""What the adapters share: boxes whose class goes by name, refined where the refiner knows that class."""
+"""Shared by the adapters: refine boxes whose classes are given by name."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,13 +19,13 @@ ClassNames = Sequence[str] | Mapping[int, str]
 
 @dataclass(frozen=True)
 class Found:
-    """What a detector found in an image.
+    """An image and the boxes that a detector found in it.
 
     Attributes:
-        image: RGB, as :class:`iounet.IoURefiner` takes it.
-        boxes [N, 4]: xyxy in pixels of the image.
-        names: of the class of each box.
-        scores [N]: None: 1 for all.
+        image: RGB image, as `iounet.IoURefiner` describes.
+        boxes ([N, 4]): xyxy in pixels of the image.
+        names: class name of each box.
+        scores ([N]): class scores; None means 1 for all.
     """
 
     image: AnyImage
@@ -35,15 +35,15 @@ class Found:
 
 
 class Outcome(NamedTuple):
-    """The M boxes that an adapter returns in its library's object: all that were given, or those that NMS leaves.
+    """The M boxes that an adapter returns in its library's object: all given boxes, or the boxes that NMS keeps.
 
     Attributes:
-        boxes (Tensor[M, 4]): xyxy in pixels of the image, on the device of those given; float64 if they were, otherwise
-            float32.
-        scores (Tensor[M]): as given, or as soft or IoU-guided NMS changed them.
-        ious, ious_before (Tensor[M]): predicted IoUs after and before refinement; NaN for a box that was left as it was
-            because the refiner does not know its class.
-        rows (Tensor[M]): int64, of each among the boxes given.
+        boxes (Tensor[M, 4]): xyxy in pixels of the image, on the device of the given boxes, in float64 if they are
+            float64, otherwise in float32.
+        scores (Tensor[M]): scores, which soft-NMS and IoU-guided NMS change.
+        ious (Tensor[M]): predicted IoUs after refinement; NaN for boxes of unknown classes, which are not refined.
+        ious_before (Tensor[M]): predicted IoUs before refinement, or NaN.
+        rows (Tensor[M]): int64, row of each box among the given boxes.
     """
 
     boxes: Tensor
@@ -56,18 +56,18 @@ class Outcome(NamedTuple):
 def names_of(
     classes: Iterable[int], class_names: ClassNames | None, refiner: IoURefiner, *, class_agnostic: bool
 ) -> list[str]:
-    """The name of each class number; "" where ``class_names`` has none, or where no name is needed.
+    """Return the name of each class number; "" if ``class_names`` has none, or with ``class_agnostic``.
 
     Raises:
-        DataError: there are no ``class_names``, or the refiner knows none of them, and class matters.
+        DataError: ``class_names`` are missing or unknown to the refiner, and ``class_agnostic`` is False.
     """
     classes = list(classes)
     if class_agnostic or not classes:
         return [""] * len(classes)
     if class_names is None:
         raise DataError(
-            "the detections have no class names: give class_names, such as weights.meta['categories'] of torchvision, "
-            "model.config.id2label of transformers or thing_classes of detectron2; or refine boxes of any class with "
+            "the detections have no class names; pass class_names, such as torchvision's weights.meta['categories'], "
+            "transformers' model.config.id2label or detectron2's thing_classes, or refine boxes of any class with "
             "class_agnostic=True"
         )
     name_of = dict(class_names) if isinstance(class_names, Mapping) else dict(enumerate(class_names))
@@ -75,8 +75,8 @@ def names_of(
         given = ", ".join(list(name_of.values())[:10]) + (", ..." if len(name_of) > 10 else "")
         known = ", ".join(category["name"] for category in refiner.categories)
         raise DataError(
-            f"none of the detector's classes ({given}) is among those the refiner was trained on ({known}): rename "
-            "them with class_names, or refine boxes of any class with class_agnostic=True"
+            f"none of the detector's classes ({given}) is a class of the refiner ({known}); rename them with "
+            "class_names, or refine boxes of any class with class_agnostic=True"
         )
     return [name_of.get(int(number), "") for number in classes]
 
@@ -84,15 +84,17 @@ def names_of(
 def refine_by_name(
     refiner: IoURefiner, found: Sequence[Found], *, nms: str | None, class_agnostic: bool
 ) -> list[Outcome]:
-    """Refines the boxes of some images; those of one size are processed as a batch.
+    """Refine the boxes of several images; images of equal size are processed as a batch.
 
     Args:
-        nms: as of :meth:`iounet.IoURefiner.refine`.
-        class_agnostic: refine all boxes without regard to their class; else those of classes that the refiner does not
-            know are left as they are, and take no part in NMS.
+        refiner: the refiner.
+        found: images and boxes.
+        nms: as in `iounet.IoURefiner.refine`.
+        class_agnostic: refine all boxes regardless of their class; otherwise, boxes of classes that the refiner does
+            not know are left unchanged and excluded from NMS.
 
     Raises:
-        TypeError, ValueError: as :meth:`iounet.IoURefiner.refine`.
+        TypeError, ValueError: as in `iounet.IoURefiner.refine`.
     """
     columns = [_columns(of_image, refiner, class_agnostic) for of_image in found]
     refined = refiner.refine_batch(
@@ -109,7 +111,7 @@ def refine_by_name(
 
 
 def _columns(found: Found, refiner: IoURefiner, class_agnostic: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Boxes, labels and scores of an image, and a mask of the boxes to refine."""
+    """Return boxes, labels and scores of an image, and a mask of the boxes to refine."""
     boxes = torch.as_tensor(found.boxes).detach()
     if found.scores is None:
         scores = boxes.new_ones(len(boxes))
@@ -124,7 +126,7 @@ def _columns(found: Found, refiner: IoURefiner, class_agnostic: bool) -> tuple[T
 def _with_the_others(
     refined: RefinedDetections, boxes: Tensor, scores: Tensor, chosen: Tensor, *, by_score: bool
 ) -> Outcome:
-    """The refined boxes and those that were not chosen, sorted by row or by falling score."""
+    """Combine the refined boxes with the boxes that were not chosen, sorted by row or by falling score."""
     moved = Outcome(
         refined.boxes, refined.scores, refined.ious, refined.ious_before, chosen.nonzero()[:, 0][refined.index]
     )

@@ -3,7 +3,7 @@
     instances = predictor(image[..., ::-1])["instances"]  # image: RGB
     better = adapters.detectron2.refine(refiner, image, instances, class_names=metadata.thing_classes)
 
-``metadata`` is ``MetadataCatalog.get(name)`` of the data set that the detector was trained on.
+``metadata`` is ``MetadataCatalog.get(name)`` of the data set on which the detector was trained.
 """
 
 from __future__ import annotations
@@ -31,29 +31,31 @@ def refine(
     """Refines the boxes of detectron2's ``Instances``.
 
     Args:
-        image: RGB, as :class:`iounet.IoURefiner` takes it. (detectron2's predictors take BGR.)
-        instances: with ``pred_boxes``, ``scores`` and ``pred_classes``.
-        class_names: ``thing_classes`` of the data set's metadata.
-        nms, class_agnostic: see :mod:`iounet.refiner.adapters`.
+        refiner: the refiner.
+        image: RGB image, as `iounet.IoURefiner` describes. detectron2's predictors take BGR.
+        instances: detections with ``pred_boxes``, ``scores`` and ``pred_classes``.
+        class_names: names of the classes: ``thing_classes`` of the data set's metadata.
+        nms: as in `iounet.refiner.adapters`.
+        class_agnostic: as in `iounet.refiner.adapters`.
 
     Returns:
-        The same with other ``pred_boxes``, and with the predicted IoUs ``pred_ious`` and, before refinement,
-        ``pred_ious_before``: NaN for boxes that are left as they are.
+        New ``Instances`` with refined ``pred_boxes`` and the predicted IoUs ``pred_ious`` (after refinement) and
+            ``pred_ious_before``, which are NaN for boxes of unknown classes.
 
     Raises:
-        DataError: the image is of another size than ``image_size``; there are no class names, or the refiner
-            knows none of them.
+        DataError: the size of the image differs from ``image_size``, or class names are missing or unknown to the
+            refiner.
     """
     pixels = as_tensor(image)
     if tuple(instances.image_size) != tuple(pixels.shape[1:]):
         raise DataError(
-            f"the instances are of an image of {tuple(instances.image_size)} pixels (height, width), the image has "
-            f"{tuple(pixels.shape[1:])}: give the image in which they were found"
+            f"the instances belong to an image of {tuple(instances.image_size)} pixels (height, width), but the given "
+            f"image has {tuple(pixels.shape[1:])}; pass the image in which they were found"
         )
     names = names_of(instances.pred_classes.tolist(), class_names, refiner, class_agnostic=class_agnostic)
     found = Found(pixels, instances.pred_boxes.tensor, names, instances.scores)
     (outcome,) = refine_by_name(refiner, [found], nms=nms, class_agnostic=class_agnostic)
-    # Without NMS the fields are not indexed, which those that are lists do not allow.
+    # Fields that are lists cannot be indexed by a tensor, so fields are indexed only after NMS.
     fields = (instances if nms is None else instances[outcome.rows]).get_fields()
     changed = {
         "pred_boxes": type(instances.pred_boxes)(outcome.boxes),

@@ -1,4 +1,4 @@
-"""Dicts with boxes, labels and scores of an image, the form of torchvision's and transformers' detectors."""
+"""Detections as dicts with boxes, labels and scores, as torchvision's and transformers' detectors return them."""
 
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -20,28 +20,31 @@ def refine(
     nms: str | None = None,
     class_agnostic: bool = False,
 ) -> Detections:
-    """Refines the boxes of an image, or of each of a list of images; those of one size as a batch.
+    """Refine the boxes of an image or of a list of images; images of equal size are processed as a batch.
 
     Args:
-        image: RGB, as :class:`iounet.IoURefiner` takes it; a list of images if ``detections`` is a list.
-        detections: ``boxes`` [N, 4], xyxy in pixels of the image, ``labels`` [N] and ``scores`` [N], in tensors.
-        class_names: name of each label. None: the detections' own ``text_labels``, if they have them.
-        nms, class_agnostic: see :mod:`iounet.refiner.adapters`.
+        refiner: the refiner.
+        image: RGB image, as `iounet.IoURefiner` describes; a list of images if ``detections`` is a list.
+        detections: dict, or list of dicts, of the tensors ``boxes`` [N, 4], xyxy in pixels of the image, ``labels`` [N]
+            and ``scores`` [N].
+        class_names: name of each label; None uses the detections' ``text_labels``, if they have any.
+        nms: as in `iounet.refiner.adapters`.
+        class_agnostic: as in `iounet.refiner.adapters`.
 
     Returns:
-        The same with other ``boxes``, and with the predicted IoUs ``ious`` and, before refinement, ``ious_before``: NaN
-        for boxes that are left as they are.
+        New dicts with refined ``boxes`` and the predicted IoUs ``ious`` (after refinement) and ``ious_before``, which
+            are NaN for boxes of unknown classes.
 
     Raises:
-        DataError: there are no class names, or the refiner knows none of them.
-        ValueError: another number of images than of detections.
+        DataError: class names are missing or unknown to the refiner.
+        ValueError: the numbers of images and detections differ.
     """
     if isinstance(detections, dict):
         options: Any = {"class_names": class_names, "nms": nms, "class_agnostic": class_agnostic}
         return refine(refiner, [image], [detections], **options)[0]
     is_list = isinstance(image, Sequence) or getattr(image, "ndim", 0) == 4
     if not is_list or len(image) != len(detections):
-        raise ValueError(f"detections of {len(detections)} images need a list of these {len(detections)} images")
+        raise ValueError(f"detections are a list of {len(detections)}; pass a list with one image for each entry")
     found = [
         Found(of_image, given["boxes"], _names(given, class_names, refiner, class_agnostic), given["scores"])
         for of_image, given in zip(image, detections, strict=True)
@@ -69,7 +72,7 @@ def _replaced(given: dict[str, Any], outcome: Outcome) -> dict[str, Any]:
 
 
 def _rows(value: Any, index: torch.Tensor, count: int) -> Any:
-    """What belongs to the boxes that are left; what belongs to no box stays."""
+    """Index values that have one entry per box by the kept boxes; return other values unchanged."""
     if isinstance(value, torch.Tensor) and value.shape[:1] == (count,):
         return value[index.to(value.device)]
     if isinstance(value, list) and len(value) == count:

@@ -3,7 +3,7 @@
     for sample in dataset.iter_samples(autosave=True):
         sample["refined"] = adapters.fiftyone.refine(refiner, sample.filepath, sample["predictions"])
 
-``label`` is the name of the class.
+The attribute ``label`` is the class name.
 """
 
 from __future__ import annotations
@@ -34,20 +34,23 @@ def refine(
     nms: str | None = None,
     class_agnostic: bool = False,
 ) -> fiftyone.Detections:
-    """Refines the boxes of FiftyOne's ``Detections``, whose labels are class names.
+    """Refine the boxes of FiftyOne's ``Detections``, whose labels are class names.
 
     Args:
-        image: its file, read without EXIF rotation; or RGB, as :class:`iounet.IoURefiner` takes it.
-        nms, class_agnostic: see :mod:`iounet.refiner.adapters`.
+        refiner: the refiner.
+        image: image file, which is read without EXIF rotation, or an RGB image, as `iounet.IoURefiner` describes.
+        detections: detections in the image.
+        nms: as in `iounet.refiner.adapters`.
+        class_agnostic: as in `iounet.refiner.adapters`.
 
     Returns:
-        A copy, with new ids, with other values of ``bounding_box``, and with the predicted IoUs in the attributes
-        ``predicted_iou`` and, before refinement, ``predicted_iou_before``, which boxes that are left as they are lack.
-        Instance masks, which FiftyOne stores relative to their boxes, are resampled so that they stay in place; those
-        in files (``mask_path``) are stretched with their boxes.
+        A copy with new ids, refined ``bounding_box`` and the predicted IoUs in the attributes ``predicted_iou`` (after
+            refinement) and ``predicted_iou_before``, which boxes of unknown classes lack. Instance masks, which
+            FiftyOne stores relative to their boxes, are resampled so that they stay in place in the image. Masks in
+            files (``mask_path``) are stretched with their boxes.
 
     Raises:
-        DataError: the file cannot be read.
+        DataError: the image file cannot be read.
     """
     pixels = as_tensor(read_image(image) if isinstance(image, str | Path) else image)
     height, width = pixels.shape[1:]
@@ -68,7 +71,7 @@ def refine(
     bounding_boxes = box_convert(outcome.boxes / size, "xyxy", "xywh")
     columns = (column.tolist() for column in (bounding_boxes, outcome.scores, outcome.ious, outcome.ious_before))
     for detection, bounding_box, score, iou, iou_before in zip(better.detections, *columns, strict=True):
-        if math.isnan(iou):  # left as it was
+        if math.isnan(iou):  # not refined
             continue
         if detection.mask is not None and min(detection.bounding_box[2:]) > 0:
             detection.mask = mask_in_place(detection.mask, detection.bounding_box, bounding_box)
@@ -80,13 +83,13 @@ def refine(
 
 
 def mask_in_place(mask: np.ndarray, before: list[float], after: list[float]) -> np.ndarray:
-    """A mask [h, w] that covers the box ``before``, sampled at the pixels of one that covers ``after``; 0 outside.
+    """Resample a mask [h, w] of the box ``before`` for the box ``after``, so that it stays in place; 0 outside.
 
-    Boxes are ``[x, y, width, height]`` with an area.
+    Boxes are ``[x, y, width, height]`` with a positive area.
     """
     x, y, width, height = before
     new_x, new_y, new_width, new_height = after
-    # From the new box to the old one, both in coordinates from -1 to 1.
+    # Affine map from the new box to the old box, both in coordinates from -1 to 1.
     to_before = [
         [new_width / width, 0, (2 * (new_x - x) + new_width - width) / width],
         [0, new_height / height, (2 * (new_y - y) + new_height - height) / height],

@@ -1,9 +1,9 @@
 """``Detections`` of Roboflow's supervision.
 
-    detections = Detections.from_ultralytics(results)  # or from another library
+    detections = supervision.Detections.from_ultralytics(results)  # or from another library
     better = adapters.supervision.refine(refiner, image, detections)
 
-The refiner's own detections become ``Detections`` in :func:`to_supervision`.
+`to_supervision` converts the refiner's own detections.
 """
 
 from __future__ import annotations
@@ -31,21 +31,23 @@ def refine(
     nms: str | None = None,
     class_agnostic: bool = False,
 ) -> supervision.Detections:
-    """Refines the boxes of supervision's ``Detections``.
+    """Refine the boxes of supervision's ``Detections``.
 
     Args:
-        image: RGB, as :class:`iounet.IoURefiner` takes it.
-        detections: in pixels of the image.
-        class_names: of each ``class_id``. None: ``detections.data["class_name"]`` has the names, as it has of
-            ultralytics, transformers and inference.
-        nms, class_agnostic: see :mod:`iounet.refiner.adapters`.
+        refiner: the refiner.
+        image: RGB image, as `iounet.IoURefiner` describes.
+        detections: detections in pixels of the image.
+        class_names: name of each ``class_id``; None reads the names from ``detections.data["class_name"]``, which
+            supervision fills for ultralytics, transformers and inference.
+        nms: as in `iounet.refiner.adapters`.
+        class_agnostic: as in `iounet.refiner.adapters`.
 
     Returns:
-        The same with another ``xyxy``, and with the predicted IoUs ``data["predicted_iou"]`` and, before refinement,
-        ``data["predicted_iou_before"]``: NaN for boxes that are left as they are.
+        New ``Detections`` with refined ``xyxy`` and the predicted IoUs ``data["predicted_iou"]`` (after refinement) and
+            ``data["predicted_iou_before"]``, which are NaN for boxes of unknown classes.
 
     Raises:
-        DataError: there are no class names, or the refiner knows none of them.
+        DataError: class names are missing or unknown to the refiner.
     """
     names = _names(detections, class_names, refiner, class_agnostic)
     found = Found(image, detections.xyxy, names, detections.confidence)
@@ -71,20 +73,22 @@ def _names(
 
 
 def to_supervision(detections: Detections, categories: list[dict]) -> supervision.Detections:
-    """The refiner's own detections for supervision's annotators, trackers and metrics; ``pip install supervision``.
+    """Convert the refiner's own detections for supervision's annotators, trackers and metrics.
+
+    Needs ``pip install supervision``.
 
     Args:
-        detections: as of :meth:`iounet.IoURefiner.detect`, in pixels of the image.
-        categories: of the refiner.
+        detections: detections of `iounet.IoURefiner.detect`, in pixels of the image.
+        categories: the refiner's categories.
 
     Returns:
-        ``class_id`` is the index among the categories, -1 for label 0; ``data["predicted_iou"]`` holds the predicted
-        IoUs.
+        ``Detections`` whose ``class_id`` is the index in ``categories``, or -1 for label 0. ``data["predicted_iou"]``
+            contains the predicted IoUs.
     """
     import supervision
 
     class_id = detections.labels.cpu().numpy() - 1
-    names = np.array([*(category["name"] for category in categories), ""])  # the last of class_id -1: unknown
+    names = np.array([*(category["name"] for category in categories), ""])  # class_id -1 (unknown) picks the last name
     return supervision.Detections(
         detections.boxes.cpu().numpy(),
         confidence=detections.scores.cpu().numpy(),

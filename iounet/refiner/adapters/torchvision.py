@@ -3,7 +3,7 @@
     detections = detector(images)
     better = adapters.torchvision.refine(refiner, images, detections, class_names=weights.meta["categories"])
 
-The images are those that the detector takes, RGB in [0, 1], or the same as PIL images or arrays.
+``images`` are the detector's input, RGB in [0, 1], or the same images as PIL images or arrays.
 """
 
 from .dicts import refine

@@ -3,8 +3,8 @@
     results = model("street.jpg")
     better = adapters.ultralytics.refine(refiner, results)
 
-``Results`` have no place for predicted IoUs. To get them, make ``supervision.Detections.from_ultralytics(results)`` and
-refine these with :mod:`iounet.refiner.adapters.supervision`.
+``Results`` have no field for predicted IoUs. To get predicted IoUs, refine
+``supervision.Detections.from_ultralytics(results)`` with `iounet.refiner.adapters.supervision`.
 """
 
 from __future__ import annotations
@@ -32,18 +32,20 @@ def refine(
     nms: str | None = None,
     class_agnostic: bool = False,
 ) -> Given:
-    """Refines the boxes of an ultralytics ``Results``, or of each of a list, one image at a time.
+    """Refine the boxes of ultralytics' ``Results``, or of a list of ``Results``, one image at a time.
 
     Args:
-        results: as ``model(...)`` returns them. They hold their images.
-        class_names: None: ``results.names``.
-        nms, class_agnostic: see :mod:`iounet.refiner.adapters`.
+        refiner: the refiner.
+        results: output of ``model(...)``, which contains the images.
+        class_names: names of the classes; None uses ``results.names``.
+        nms: as in `iounet.refiner.adapters`.
+        class_agnostic: as in `iounet.refiner.adapters`.
 
     Returns:
-        The same with other ``boxes``.
+        New ``Results`` with refined ``boxes``.
 
     Raises:
-        DataError: the results have no boxes xyxy; the refiner knows none of the class names.
+        DataError: the results have no axis-aligned boxes, or the refiner knows none of the class names.
     """
     if isinstance(results, list):
         return [
@@ -52,7 +54,7 @@ def refine(
         ]
     boxes = results.boxes
     if boxes is None:
-        raise DataError(f"{results.path}: the results have no boxes; oriented boxes and masks alone cannot be refined")
+        raise DataError(f"{results.path}: the results have no boxes xyxy; oriented boxes and masks cannot be refined")
     names = names_of(
         boxes.cls.tolist(),
         results.names if class_names is None else class_names,

@@ -4,12 +4,12 @@ const content = JSON.parse(document.getElementById("content").textContent);
 const storageKey = `iounet-tighten ${content.labels} ${content.proposals}`;
 const element = (id) => document.getElementById(id);
 
-/** Label key → "accept" or "keep": what a person decided here, also before the page was loaded again. */
+/** Label key → "accept" or "keep": decisions made by hand on this page, including those before a reload. */
 const byHand = new Map(Object.entries(remembered()));
-/** The same of every card; what nobody decided here is as the command left it. */
+/** Label key → decision of every card. The command's decision holds for cards that were not decided by hand. */
 const decisions = new Map(content.cards.map((card) => [card.key, byHand.get(card.key) ?? card.decision]));
 
-// A browser may refuse to store anything for files; then decisions live as long as the page.
+// A browser may refuse storage to pages from files. Decisions then last until the page is closed.
 function remembered() {
   try {
     return JSON.parse(localStorage.getItem(storageKey)) ?? {};
@@ -50,7 +50,7 @@ function articleOf(card) {
   article.querySelector(".ious").textContent =
     `predicted IoU ${card.iou_before.toFixed(2)} → ${card.iou_after.toFixed(2)}`;
   article.querySelector(".image").textContent = card.image;
-  article.title = `${card.key}\nmoved by ${card.move.toFixed(2)}; by the thresholds: ${card.decision}, ${card.reason}`;
+  article.title = `${card.key}\nmove: ${card.move.toFixed(2)}; the command decided: ${card.decision} (${card.reason})`;
   return article;
 }
 
@@ -86,20 +86,20 @@ count();
 const shown = () => articles.filter((article) => !article.hidden);
 const current = () => document.activeElement.closest?.("article");
 
-/** Moves the focus by so many cards; without one, to the first. */
+/** Moves the focus by `by` cards, or to the first card if none has the focus. */
 function step(by) {
-  const there = shown();
-  const position = there.indexOf(current());
-  const next = there[position < 0 ? 0 : Math.min(Math.max(position + by, 0), there.length - 1)];
+  const visible = shown();
+  const position = visible.indexOf(current());
+  const next = visible[position < 0 ? 0 : Math.min(Math.max(position + by, 0), visible.length - 1)];
   next?.focus({ preventScroll: true });
   next?.scrollIntoView({ block: "nearest" });
 }
 
-/** How many cards stand side by side: up and down move by a row. */
+/** The number of cards in a row, by which the up and down keys move. */
 function columns() {
-  const there = shown();
-  const wrap = there.findIndex((article) => article.offsetTop > there[0].offsetTop);
-  return wrap < 0 ? there.length : wrap;
+  const visible = shown();
+  const wrap = visible.findIndex((article) => article.offsetTop > visible[0].offsetTop);
+  return wrap < 0 ? visible.length : wrap;
 }
 
 const steps = {

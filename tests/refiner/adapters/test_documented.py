@@ -1,6 +1,7 @@
-"""The Python code in docs/guides/refine.md runs as it stands, but for the weights, which are random here.
+"""Runs the Python code of docs/guides/refine.md as it is printed, with random weights.
 
-That of detectron2 and FiftyOne would need a compiler, downloads and a database; only its syntax is checked.
+Of the code for detectron2 and FiftyOne only the syntax is checked: these libraries need a compiler, downloads and a
+database.
 """
 
 import re
@@ -27,12 +28,12 @@ LABEL_OF = {"person": 1, "car": 2, "dog": 3}
 
 @pytest.fixture
 def run(checkpoint, pixels, tmp_path, monkeypatch):
-    """A heading → the variables after its code, in a folder with an image and the weights of a refiner."""
+    """A function: heading → variables after its code ran in a folder with an image and a refiner's weights."""
     Image.fromarray(pixels).save(tmp_path / "street.jpg")
     content = torch.load(checkpoint, weights_only=True)
     del content["format"]
     config = yaml.safe_load(content["config"])
-    config["TEST"]["REFINE"] |= {"STEP_SIZE": 20.0, "EARLY_STOP": 0.0}  # it moves boxes by tenths of pixels
+    config["TEST"]["REFINE"] |= {"STEP_SIZE": 20.0, "EARLY_STOP": 0.0}  # large enough to move boxes by tenths of pixels
     content["config"] = yaml.safe_dump(config)
     content["categories"] = [{"id": label, "name": name} for name, label in LABEL_OF.items()]
     (tmp_path / "runs/mine").mkdir(parents=True)
@@ -52,7 +53,7 @@ def run(checkpoint, pixels, tmp_path, monkeypatch):
 
 @pytest.fixture
 def yolo(ultralytics, monkeypatch):
-    """YOLO has random weights, calls all objects persons, and returns five an image, whatever their scores are."""
+    """YOLO with random weights: it calls every object a person and returns five per image, whatever their scores."""
     real = ultralytics.YOLO
 
     def untrained(weights):
@@ -65,7 +66,7 @@ def yolo(ultralytics, monkeypatch):
 
 
 def assert_refined(refiner, image, before, after, names):
-    """Persons, cars and dogs are where the refiner moves them, and all other boxes where they were."""
+    """Persons, cars and dogs lie where the refiner moves them; all other boxes are unchanged."""
     labels = torch.tensor([LABEL_OF.get(name, 0) for name in names])
     known = labels > 0
     assert known.any()
@@ -125,21 +126,26 @@ def test_transformers(run, monkeypatch):
     assert_refined(variables["refiner"], variables["image"], before["boxes"], after["boxes"], ["person"] * 6)
 
 
-def test_any_other_detector(run):
-    variables = run("Any other detector")
-    assert variables["better"].boxes.shape == (2, 4)
+def test_boxes_of_any_detector(run):
+    variables = run("Boxes of any detector")
+    better, kept, many = (variables[name] for name in ("better", "kept", "many"))
+    assert better.boxes.shape == (2, 4)
+    assert torch.equal(variables["confidence"], better.ious_before)
+    assert torch.equal(kept.index.sort().values, kept.index.unique())
+    assert len(many) == 2
+    torch.testing.assert_close(many[1].boxes, better.boxes)
 
 
 @pytest.mark.parametrize("heading", ["detectron2", "FiftyOne"])
-def test_the_others_are_python(heading):
+def test_the_other_code_compiles(heading):
     (code,) = CODE_UNDER[heading]
     compile(code, heading, "exec")
 
 
-def test_no_code_is_left_out():
+def test_every_code_block_is_tested():
     tested = {"In Python", "ultralytics (YOLO)", "supervision", "torchvision", "transformers (DETR, RT-DETR, YOLOS)"}
     assert {name for name, code in CODE_UNDER.items() if code} == tested | {
         "detectron2",
         "FiftyOne",
-        "Any other detector",
+        "Boxes of any detector",
     }

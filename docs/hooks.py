@@ -1,0 +1,62 @@
+"""MkDocs hooks: what the site takes from outside docs/.
+
+Pages link to files of the repository by relative paths, as GitHub does. The site includes a copy of each linked file,
+and renders the Markdown files in `PAGES`. A link to a missing file stays as it is, and fails the strict build.
+"""
+
+import os
+import re
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Markdown outside docs/, and its page on the site.
+PAGES = {
+    "CHANGELOG.md": "changelog.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "prroi_pool/README.md": "prroi_pool.md",
+    "weights/README.md": "weights.md",
+}
+_LINK = re.compile(r"(?P<start>\]\()(?P<path>[^)\s#:]+)(?P<anchor>#[^)\s]*)?\)")
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Adds the pages of `PAGES`."""
+    for source, page in PAGES.items():
+        files.append(File.generated(config, page, abs_src_path=str(ROOT / source)))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Points links to files outside docs/ at their copies on the site."""
+    folder = Path(page.file.abs_src_path or "").resolve().parent
+
+    def replace(link: re.Match[str]) -> str:
+        target = (folder / link["path"]).resolve()
+        if not target.is_file() or not target.is_relative_to(ROOT):
+            return link[0]
+        on_site = _place_on_site(target, config, files)
+        relative = os.path.relpath(on_site, Path(page.file.src_uri).parent)
+        return f"{link['start']}{relative}{link['anchor'] or ''})"
+
+    return _LINK.sub(replace, markdown)
+
+
+def _place_on_site(target: Path, config: MkDocsConfig, files: Files) -> str:
+    """The address of a file of the repository below the site's root; copies the file to the site if need be."""
+    source = target.relative_to(ROOT).as_posix()
+    if source in PAGES:
+        return PAGES[source]
+    in_docs = source.removeprefix("docs/")
+    existing = files.get_file_from_path(in_docs)
+    if source != in_docs and existing is not None and existing.inclusion.is_included():
+        return in_docs
+    # A browser shows .txt, but downloads .yaml and .py.
+    copy = f"source/{source}.txt"
+    if files.get_file_from_path(copy) is None:
+        files.append(File.generated(config, copy, abs_src_path=str(target)))
+    return copy

@@ -1,0 +1,200 @@
+"""What the measured numbers of the documentation are computed from: the files of docs/results/ and docs/benchmarks/."""
+
+import json
+import statistics
+from pathlib import Path
+
+from iounet.evaluation.comparison import OWN
+from iounet.evaluation.predictions import REFINED
+from iounet.evaluation.tables import spread
+
+DOCS = Path(__file__).parents[2] / "docs"
+PAPER = "the paper's NMS and refinement, this IoU head"
+CLASS_SCORE = f"{OWN}, final score class"
+
+
+def read(name, folder="results"):
+    return json.loads((DOCS / folder / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def seeds(prefix, numbers=(0, 1, 2)):
+    return [read(f"{prefix}_seed{seed}") for seed in numbers]
+
+
+def mean(runs, value):
+    return statistics.mean(value(run) for run in runs)
+
+
+def gain(runs, before, after, column="AP", table="table", digits=1):
+    """Mean ± standard deviation of the gain of one row over another, seed by seed."""
+    return spread([run[table][after][column] - run[table][before][column] for run in runs], digits)
+
+
+SYNTHETIC, BCCD, CARDS = (seeds(f"{name}_energy") for name in ("synthetic", "bccd", "cards"))
+PAPER_SYNTHETIC, PAPER_BCCD = seeds("synthetic"), seeds("bccd")
+SUMMARY = read("summary")
+NOISE = {name: read(f"label_noise/{name}/label_noise")["mean"] for name in ("cards", "bccd")}
+NEW_HEADS = read("label_noise/bccd_new_heads/heads_by_images")["images"]
+SMALL = read("cards_small_test")["table"]
+
+
+def of(name, key):
+    return SUMMARY[name][key]["mean"]
+
+
+def ap(runs, row, column="AP"):
+    return mean(runs, lambda run: run["table"][row][column])
+
+
+def basin(runs, start, steps="10", which="true"):
+    return mean(runs, lambda run: run["basins"][start][steps][which])
+
+
+def bounds(values):
+    found = list(values)
+    return min(found), max(found)
+
+
+def bias(runs):
+    """How far predictions over candidates of true IoU ≥ 0.5 are too low."""
+    return -mean(runs, lambda run: run["calibration"]["candidates of true IoU ≥ 0.5"]["bias"])
+
+
+def too_low(runs):
+    """By how much the predicted IoU after ten steps is too low, at least and at most over the starts."""
+    return bounds(basin(runs, start) - basin(runs, start, which="predicted") for start in runs[0]["basins"])
+
+
+def of_paper(runs, key, digits=3):
+    return spread([run["correlation"][key] for run in runs], digits)
+
+
+def step_sizes(runs):
+    """The largest difference in AP among step sizes of 0.25 to 2."""
+    tables = [run["step_size"] for run in runs]
+    low, high = bounds(statistics.mean(table[size]["AP"] for table in tables) for size in ("0.25", "0.5", "1", "2"))
+    return high - low
+
+
+def interval(runs, others):
+    """95 % confidence interval of the mean difference in AP of two lists of five runs, by Student's t; mean first."""
+    lost = [b_ap(b) - b_ap(a) for a, b in zip(runs, others, strict=True)]
+    half = 2.776 * statistics.stdev(lost) / len(lost) ** 0.5
+    return -statistics.mean(lost), half - statistics.mean(lost), half + statistics.mean(lost)
+
+
+def b_ap(run):
+    return (run.get("table") or run["nms"])[REFINED]["AP"]
+
+
+FLOAT32, AMP = PAPER_SYNTHETIC + seeds("synthetic_float32", (3, 4)), seeds("synthetic_amp", range(5))
+FLOAT32_VAL = seeds("synthetic_val") + seeds("synthetic_float32_val", (3, 4))
+LOST = sorted(b_ap(before) - b_ap(after) for before, after in zip(FLOAT32, AMP, strict=True))
+
+
+def against(runs, others, row, other_row, column="AP"):
+    """Gain of a row of an evaluation over a row of a reproduction of the same seed."""
+    return spread(
+        [(a.get("table") or a["nms"])[row][column] - other_row(b)[column] for a, b in zip(runs, others, strict=True)],
+        1,
+    )
+
+
+IMPROVED, IMPROVED_VAL = seeds("synthetic_improved"), seeds("synthetic_improved_val")
+
+
+def nms(run, row=REFINED):
+    return run["nms"][row]
+
+
+def plain(run):
+    return run["ablation"]["plain detector"]
+
+
+def other(name, energy=True):
+    table = read(f"other_{'energy_' if energy else ''}{name}")["table"]
+    return table["refined"]["AP"] - table["before"]["AP"]
+
+
+# Benchmarks.
+
+
+def median(name, stage, dtype="float32", detector="IoU-Net"):
+    """Milliseconds of a stage of the detector."""
+    (row,) = (row for row in read(name, "benchmarks")["rows"] if (row["stage"], row["dtype"]) == (stage, dtype))
+    return 1e3 * statistics.median(row["seconds"][detector])
+
+
+def ratio(name, stage, dtype="float32"):
+    """Median over the rounds of the time of IoU-Net over that of Faster R-CNN."""
+    (row,) = (row for row in read(name, "benchmarks")["rows"] if (row["stage"], row["dtype"]) == (stage, dtype))
+    ours, stock = (row["seconds"][detector] for detector in ("IoU-Net", "Faster R-CNN"))
+    return statistics.median(a / b for a, b in zip(ours, stock, strict=True))
+
+
+def pooling(name, layout, operation, workload="", *, without=()):
+    """Workload → milliseconds of each implementation."""
+    rows = read(name, "benchmarks")["rows"]
+    return {
+        row["workload"]: row.get("graph_milliseconds") or row["milliseconds"]
+        for row in rows
+        if (row["dtype"], row["layout"], row["operation"]) == ("float32", layout, operation)
+        and row["workload"].startswith(workload)
+        and not row["workload"].startswith(tuple(without) or "-")
+    }
+
+
+LAST, FIRST = "channels-last", "contiguous"  # as layouts
+FORWARD, BOTH, ROIS = "forward", "forward + feature gradient", "RoI gradient"
+
+
+def faster(name, layout, *operations, workload="", without=()):
+    """How many times as fast as roi_align(2), at least and at most."""
+    return bounds(
+        times["roi_align(2)"] / times["prroi_pool"]
+        for operation in operations
+        for times in pooling(name, layout, operation, workload, without=without).values()
+    )
+
+
+def first(name, layout, operation, peer="prroi_pool"):
+    """Milliseconds for the first workload."""
+    (times,) = pooling(name, layout, operation, "512 RoIs of 14").values()
+    return times[peer]
+
+
+def backward(name, layout):
+    """How many times as long as the forward pass the RoI gradient takes, at least and at most."""
+    forward, rois = (pooling(name, layout, operation) for operation in (FORWARD, ROIS))
+    return bounds(rois[workload]["prroi_pool"] / forward[workload]["prroi_pool"] for workload in rois)
+
+
+def kernel(name, layout, operation):
+    """Milliseconds of one kernel for the first workload: of gradients without the forward pass."""
+    return first(name, layout, operation) - (first(name, layout, FORWARD) if operation == BOTH else 0.0)
+
+
+def kernel_row(layout, operation):
+    return tuple(kernel(name, layout, operation) for name in ("cuda_nvcc_kernels", "cuda"))
+
+
+KERNELS = [kernel_row(layout, operation) for layout in (LAST, FIRST) for operation in (FORWARD, BOTH, ROIS)]
+CPUS = ("detector_cpu", "detector_cpu_newer")
+EXPORTED = read("exported_refiner", "benchmarks")
+
+
+def exported(runtime, boxes):
+    times = {row["runtime"]: row["seconds"] for row in EXPORTED["speed"] if row["boxes"] == boxes}
+    return statistics.median(a / b for a, b in zip(times[runtime], times["PyTorch"], strict=True))
+
+
+def peak(runtime):
+    (row,) = (row for row in EXPORTED["files"] if row["runtime"] == runtime)
+    return row["mib_peak"]
+
+
+SCALE = {(row["step"], row["pieces"]): row for row in read("coco_size", "benchmarks")["rows"]}
+
+
+def a_piece(step, pieces):
+    return 1e3 * SCALE[step, pieces]["seconds"] / pieces
