@@ -4,12 +4,13 @@ from pathlib import Path
 
 import figures_of_benchmarks
 import figures_of_guides
+import figures_of_method
 import figures_of_results
 import pytest
 from prose_figures import covered_by, occurrences, prose, unexplained
 
 ROOT = Path(__file__).parents[2]
-OF_PAGES = (figures_of_results, figures_of_benchmarks, figures_of_guides)
+OF_PAGES = (figures_of_results, figures_of_benchmarks, figures_of_guides, figures_of_method)
 FIGURES = {page: entries for module in OF_PAGES for page, entries in module.FIGURES.items()}
 ALLOWED = {page: entries for module in OF_PAGES for page, entries in module.ALLOWED.items()}
 
