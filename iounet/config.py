@@ -1,7 +1,4 @@
-"""The configuration: every key with its default and meaning. The defaults are the paper's for COCO with ResNet-50.
-
-`iounet.ranges` lists the valid range of each number.
-"""
+"""The configuration keys, with the paper's defaults for COCO and ResNet-50. `iounet.ranges` has the valid ranges."""
 
 import argparse
 import ast
