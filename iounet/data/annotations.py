@@ -289,7 +289,7 @@ def _scan_objects(
                 broken[rule] += 1
                 raise DataError(
                     f"{what} ({image['file_name']}): bbox {rule}: [x, y, w, h] = {bbox} in an image "
-                    f"{image['width']} wide and {image['height']} high",
+                    f"{image['width']} wide and {image['height']} high; correct it, or remove the annotation",
                     rule=f"box {rule}",
                 )
             if item.get("iscrowd") not in (0, 1, None):

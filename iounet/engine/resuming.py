@@ -13,7 +13,7 @@ from ..jobs import TrainingJob
 from ..training.checkpoint import load_detector_weights, load_newest_checkpoint
 from .processes import Process
 
-# Settings of where a run starts, where it runs, and when it writes. They change neither training nor evaluation.
+# Settings that affect neither training nor evaluation: initial weights, paths, the device, and when files are written.
 FREE = (
     "OUTPUT_DIR",
     "MODEL.DEVICE",

@@ -30,7 +30,7 @@ KEPT_CHECKPOINTS = 2  # if the newest is damaged, the one before it remains
 
 
 def train(job: TrainingJob, process: Process, *, resume: bool) -> None:
-    """Train, evaluates and saves; all processes must call this function.
+    """Train, evaluate and save; all processes must call this function.
 
     On SIGTERM or Ctrl-C, the run saves a checkpoint and exits with 143 or 130.
 

@@ -17,7 +17,7 @@ from iounet.data.check import main
 ORIENTATION = 0x0112
 
 
-def said(findings):
+def rules_and_ids(findings):
     return [(finding["rule"], finding["id"]) for finding in findings]
 
 
@@ -64,7 +64,7 @@ def test_harmless_findings_are_notes(write_set, content, check):
     code, report, text = check(*write_set(content))
     assert code == 0
     assert report["faults"] == []
-    assert said(report["notes"]) == [
+    assert rules_and_ids(report["notes"]) == [
         ("annotation id 0", 0),
         ("box overhangs its image", 9),
         ("image without objects", 3),
@@ -109,7 +109,7 @@ def test_faults_of_the_annotations(write_set, clean, check, tmp_path, spoil, rul
     fixed = tmp_path / "fixed.json"
     code, report, text = check(annotation_file, "--fix", fixed)
     assert code == 1
-    assert said(report["faults"]) == [(rule, id_)]
+    assert rules_and_ids(report["faults"]) == [(rule, id_)]
     assert f"\n  {rule}: 1\n    {report['faults'][0]['text']}\n" in text
     assert len(report["changes"]) == 1
     assert report["changes"][0]["text"] in text
@@ -150,14 +150,14 @@ def test_several_faults_of_one_annotation_are_repaired_in_turn(write_set, clean,
 def test_an_unusable_annotation_with_a_duplicate_id_is_not_renumbered(write_set, clean, check, tmp_path):
     clean["annotations"][1].update(id=5, bbox=[1, 1, 0, 0])
     _, report, _ = check(write_set(clean)[0], "--fix", tmp_path / "fixed.json")
-    assert said(report["faults"]) == [("duplicate annotation id", 5), ("box has no area", 5)]
-    assert said(report["changes"]) == [("annotation removed", 5)]
+    assert rules_and_ids(report["faults"]) == [("duplicate annotation id", 5), ("box has no area", 5)]
+    assert rules_and_ids(report["changes"]) == [("annotation removed", 5)]
 
 
 def test_annotations_of_a_faulty_image_are_not_reported(write_set, clean, check):
     clean["images"][0]["width"] = 0
     _, report, text = check(write_set(clean)[0])
-    assert said(report["faults"]) == [("no usable width", 7)]
+    assert rules_and_ids(report["faults"]) == [("no usable width", 7)]
     assert "3 images, 2 objects, 0 crowds, 3 unusable annotations" in text
 
 
@@ -177,7 +177,7 @@ def test_the_copy_differs_only_by_the_repairs(write_set, clean, check, tmp_path)
     repaired = json.loads((tmp_path / "fixed.json").read_text())
     assert json.dumps(repaired) == json.dumps(expected)
     assert annotation_file.read_bytes() == before
-    assert said(report["changes"]) == [("annotation removed", 11), ("annotation renumbered", 5)]
+    assert rules_and_ids(report["changes"]) == [("annotation removed", 11), ("annotation renumbered", 5)]
     assert "an earlier annotation has the same id; give each annotation a unique id (now 12)" in text
 
 
@@ -239,7 +239,7 @@ def test_faults_of_the_images(write_set, clean, check, tmp_path, spoil, rule, wo
     fixed = tmp_path / "fixed.json"
     code, report, text = check(annotation_file, folder, "--fix", fixed)
     assert code == 1
-    assert said(report["faults"]) == [(rule, 7)]
+    assert rules_and_ids(report["faults"]) == [(rule, 7)]
     assert words in report["faults"][0]["text"]
     assert report["faults"][0]["text"] in text
     # Image 7 has three annotations: 10, 9 and the crowd 6.
@@ -263,7 +263,7 @@ def test_a_wrong_size_is_corrected_from_the_file(write_set, clean, check, tmp_pa
     clean["images"][0].update(wrong)
     annotation_file, folder = write_set(clean)
     _, report, text = check(annotation_file, folder, "--fix", tmp_path / "fixed.json")
-    assert (rule, 7) in said(report["faults"])
+    assert (rule, 7) in rules_and_ids(report["faults"])
     assert "40 x 30, the size of the file; boxes not changed: 3; check that they fit" in text
     assert json.loads((tmp_path / "fixed.json").read_text()) == right
     assert check(tmp_path / "fixed.json", folder)[0] == 0
@@ -274,8 +274,8 @@ def test_boxes_are_judged_by_the_corrected_size(write_set, clean, check, tmp_pat
     clean["annotations"][1]["bbox"] = [100, 0, 20, 20]
     annotation_file, folder = write_set(clean)
     _, report, _ = check(annotation_file, folder, "--fix", tmp_path / "fixed.json")
-    assert said(report["faults"]) == [("wrong width or height", 7)]
-    assert said(report["changes"]) == [("width and height corrected", 7), ("annotation removed", 10)]
+    assert rules_and_ids(report["faults"]) == [("wrong width or height", 7)]
+    assert rules_and_ids(report["changes"]) == [("width and height corrected", 7), ("annotation removed", 10)]
     assert check(tmp_path / "fixed.json", folder)[0] == 0
 
 
@@ -288,7 +288,7 @@ def test_a_rotation_that_does_not_contradict_the_size_is_a_note(write_set, clean
     save(folder / "a.png", size, format="JPEG", exif=exif(orientation))
     code, report, text = check(annotation_file, folder)
     assert code == 0
-    assert said(report["notes"]) == [("rotated by EXIF", 7)]
+    assert rules_and_ids(report["notes"]) == [("rotated by EXIF", 7)]
     assert f"without its EXIF rotation (orientation {orientation})" in text
     assert words in text
     # As the note claims, training reads the pixels as stored.
@@ -310,7 +310,7 @@ def test_cmyk_is_a_note(write_set, clean, check):
     annotation_file, folder = write_set(clean)
     save(folder / "a.png", (40, 30), mode="CMYK", format="JPEG")
     code, report, text = check(annotation_file, folder)
-    assert (code, said(report["notes"])) == (0, [("CMYK image", 7)])
+    assert (code, rules_and_ids(report["notes"])) == (0, [("CMYK image", 7)])
     assert "training converts it to RGB" in text
 
 
@@ -328,7 +328,7 @@ def test_invalid_file_names(write_set, clean, check, name):
     annotation_file, folder = write_set(clean | {"images": [{**clean["images"][0], "file_name": name}]})
     code, report, _ = check(annotation_file, folder)
     assert code == 1
-    assert ("missing image", 7) in said(report["faults"])
+    assert ("missing image", 7) in rules_and_ids(report["faults"])
 
 
 def test_long_lists_are_shortened_only_in_print(write_set, clean, check):
@@ -347,7 +347,7 @@ def test_json_instead_of_text(write_set, clean, capsys):
     clean["annotations"][0]["bbox"] = [1, 1, 0, 0]
     assert main([str(write_set(clean)[0]), "--json", "-"]) == 1
     report = json.loads(capsys.readouterr().out)
-    assert said(report["faults"]) == [("box has no area", 5)]
+    assert rules_and_ids(report["faults"]) == [("box has no area", 5)]
     assert "changes" not in report
 
 

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 
-def said(report):
+def notes_of(report):
     return [(note["rule"], note["section"], note["id"], note["text"]) for note in report["notes"]]
 
 
@@ -47,7 +47,7 @@ def test_a_note(write_set, clean, check, alter, note):
     alter(clean)
     code, report, _ = check(write_set(clean)[0])
     assert (code, report["faults"]) == (0, [])
-    assert said(report) == [note]
+    assert notes_of(report) == [note]
 
 
 def test_an_image_of_more_pixels_than_pil_reads(write_set, clean, check, monkeypatch):

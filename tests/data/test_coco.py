@@ -88,7 +88,7 @@ def test_a_sliver_at_the_edge_keeps_an_area_in_float32(write_set, content):
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1", "LA"])
-def test_every_kind_of_image_becomes_rgb(write_set, content, mode):
+def test_every_image_mode_becomes_rgb(write_set, content, mode):
     files = write_set(content)
     gray = Image.fromarray(np.full((30, 40), 255, dtype=np.uint8)).convert("RGB")
     gray = gray.convert("L").convert(mode) if mode == "LA" else gray.convert(mode)
@@ -122,7 +122,7 @@ class TestFaultsOfImages:
         with pytest.raises(DataError, match="a.png: cannot be read as an image .*truncated. Copy or download it again"):
             dataset[0]
 
-    def test_file_that_is_no_image(self, write_set, content):
+    def test_file_that_is_not_an_image(self, write_set, content):
         dataset = CocoDataset(*write_set(content))
         (dataset.image_folder / "a.png").write_text("not a picture")
         with pytest.raises(DataError, match="a.png: cannot be read as an image"):

@@ -84,7 +84,7 @@ def test_ranks_share_one_order_without_overlap(dataset):
     assert [batch for iteration in zip(*ranks, strict=True) for batch in iteration] == whole
 
 
-def test_length_is_what_remains(dataset):
+def test_length_is_the_remaining_iterations(dataset):
     assert len(train_loader(dataset, batch_size=2, num_workers=0, seed=0, start_iteration=5, num_iterations=21)) == 16
 
 

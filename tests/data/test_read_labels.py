@@ -48,7 +48,7 @@ def test_all_forms_give_the_same_labels(pets, form, names, image_keys, keys):
 
 class TestSplits:
     @pytest.mark.parametrize("form", ["voc", "yolo"])
-    def test_one_or_all(self, split_pets, form):
+    def test_one_split_or_all(self, split_pets, form):
         source = split_pets(form)
         assert list_splits(source) == ["train", "val"]
         assert boxes_of(read_labels(source)) == BOXES
@@ -63,7 +63,7 @@ class TestSplits:
             read_labels(split_pets("voc"), split="test")
 
     @pytest.mark.parametrize("form", ["coco", "voc", "yolo"])
-    def test_of_a_set_without_splits(self, pets, form):
+    def test_a_set_without_splits(self, pets, form):
         source = pets(form)
         assert list_splits(source) == []
         with pytest.raises(DataError, match="has no splits; omit the split 'train'"):
@@ -336,7 +336,7 @@ class TestCoco:
 
 
 class TestUnknownSources:
-    def test_nothing_there(self, tmp_path):
+    def test_a_missing_or_unknown_source(self, tmp_path):
         with pytest.raises(DataError, match="nowhere: no such file or folder"):
             read_labels(tmp_path / "nowhere")
         with pytest.raises(DataError, match=r"no label files in this folder; give a COCO-form .json, a data.yaml"):

@@ -27,7 +27,7 @@ EXTENTS = {
     "star": (40 * math.sin(math.radians(72)), 20 * (1 + math.cos(math.radians(36))) / 2),
     "triangle": (40, 20),
 }
-# As a fraction of the box of the sides.
+# Area as a fraction of width times height of the sides.
 AREAS = {"cross": 0.32 * (2 - 0.32), "ellipse": math.pi / 4, "rectangle": 1.0, "triangle": 0.5}
 
 

@@ -64,7 +64,7 @@ def test_splits_do_not_overlap_and_more_images_keep_the_first_ones(made, tmp_pat
     assert hashes(more)["train/000003.png"] == hashes(made)["train/000003.png"]
 
 
-def test_the_data_set_reads_what_was_drawn(made):
+def test_the_data_set_has_the_drawn_objects(made):
     dataset = CocoDataset(made / "annotations" / "train.json", made / "train")
     assert dataset.class_names == list(CLASS_NAMES)
     assert dataset.clipped == 0

@@ -31,7 +31,7 @@ def copy_with_images(labels, source, output, boxes):
 
 class TestAllForms:
     @pytest.mark.parametrize("form", ["voc", "yolo"])
-    def test_nothing_moved_is_the_same_bytes(self, pets, tmp_path, form):
+    def test_without_moves_the_copy_has_the_same_bytes(self, pets, tmp_path, form):
         root = pets(form)
         damaged = {"voc": "a.xml", "yolo": "labels/a.txt"}[form]
         (root / damaged).write_bytes(b"\xff\xfe no label \r\n\r")
@@ -39,7 +39,7 @@ class TestAllForms:
         assert label_files(tmp_path / "copy") == label_files(root)
         assert sorted(written) == sorted(path for path in (tmp_path / "copy").rglob("*") if path.is_file())
 
-    def test_nothing_moved_is_the_same_json(self, pets, tmp_path):
+    def test_without_moves_the_copy_has_the_same_json(self, pets, tmp_path):
         path = pets("coco")
         assert read_labels(path).write_copy(tmp_path / "copy.json", {}) == [tmp_path / "copy.json"]
         assert (tmp_path / "copy.json").read_bytes() == path.read_bytes()
@@ -243,7 +243,7 @@ class TestYolo:
             read_labels(root).write_copy(tmp_path / "copy", {"labels/a.txt line 1": MOVED})
 
     @pytest.mark.parametrize("path", [None, "absolute", "../split_yolo", "."])
-    def test_the_copy_of_data_yaml_leads_to_the_copy(self, split_pets, tmp_path, path, monkeypatch):
+    def test_the_copied_data_yaml_refers_to_the_copy(self, split_pets, tmp_path, path, monkeypatch):
         """With a copied ``path``, training on the copy would read the original labels."""
         source = split_pets("yolo")
         monkeypatch.chdir(source.parent)

@@ -39,7 +39,7 @@ def saved(path):
 
 
 class TestWriting:
-    def test_what_was_saved_is_loaded(self, saved):
+    def test_saved_content_is_loaded(self, saved):
         content = load_checkpoint(saved)
         assert torch.equal(content["model"]["weight"], CONTENT["model"]["weight"])
         assert [content[key] for key in ("categories", "config", "iteration")] == [
@@ -75,7 +75,7 @@ class TestWriting:
         assert saved.read_bytes() == before
         assert [path.name for path in saved.parent.iterdir()] == ["checkpoint.pth"]
 
-    def test_a_disk_without_room_leaves_the_old_file_and_nothing_else(self, saved):
+    def test_a_full_disk_leaves_the_old_file_and_nothing_else(self, saved):
         resource = pytest.importorskip("resource")
         before = saved.read_bytes()
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -182,7 +182,7 @@ class TestReading:
             assert content == {key: value for key, value in expected.items() if key != "model"}, position
             assert all(torch.equal(value, expected["model"][key]) for key, value in model.items()), position
 
-    def test_weights_of_others_need_no_checksums(self, path):
+    def test_other_weights_need_no_checksums(self, path):
         path.parent.mkdir()
         torch.serialization.set_crc32_options(False)
         try:

@@ -73,7 +73,7 @@ class TestLoadingIntoADetector:
         with pytest.raises(CheckpointError, match=r"1 missing \(backbone\.0\.bias\)"):
             self.load(weights, need_iou_head=False)
 
-    def test_the_counters_of_ordinary_batch_norm_may_be_left_over(self):
+    def test_batch_norm_counters_may_be_left_over(self):
         weights = Detector().state_dict() | {"backbone.9.num_batches_tracked": torch.tensor(3)}
         self.load(weights)
 
@@ -137,7 +137,7 @@ class TestInitialWeights:
         load_detector_weights(detector, weights, "old.pth", need_iou_head=True)
         assert detector.iou_head.calibration.tolist() == [0, 0]
 
-    def test_of_other_classes(self, detector, build_tiny, tmp_path):
+    def test_other_classes(self, detector, build_tiny, tmp_path):
         others = [category | {"name": "other"} for category in CATEGORIES]
         save_checkpoint(tmp_path / "model.pth", model=detector.state_dict(), categories=others, config="")
         with pytest.raises(
@@ -168,7 +168,7 @@ class TestInitialWeights:
         load_initial_weights(detector, str(tmp_path / "coco.pth"), [{"id": n, "name": str(n)} for n in (7, 50, 90)])
         assert detector.state_dict()[key].tolist() == [0, 7, 50, 90]
 
-    def test_none(self, detector, build_tiny):
+    def test_no_weights(self, detector, build_tiny):
         with pytest.raises(ConfigError, match=r"MODEL\.STANDALONE trains the IoU head of a finished detector"):
             load_initial_weights(detector, "", CATEGORIES)
         load_initial_weights(build_tiny(), "", CATEGORIES)

@@ -150,7 +150,7 @@ def train_rank(rank, folder):
     dist.destroy_process_group()
 
 
-def test_two_processes_step_by_the_mean_of_their_gradients_and_exchange_it_once_a_step(tmp_path):
+def test_two_processes_average_their_gradients_once_per_step(tmp_path):
     torch.multiprocessing.spawn(train_rank, (str(tmp_path),), nprocs=2)
     alone = Detector()
     list(run(alone, [batch(0.5, 1, 0.0, 2, 0.25, 3, 1.0, 4)] * 3))

@@ -9,7 +9,7 @@ def optimizer_at(learning_rate):
 
 
 def rates(num_used, *, base=1.0, **options):
-    """The learning rates that a training loop's first iterations use."""
+    """Return the learning rates of the first iterations of a training loop."""
     optimizer = optimizer_at(base)
     schedule = learning_rate_schedule(optimizer, **{"decay": "step", "num_iterations": num_used} | options)
     used = []
