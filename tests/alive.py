@@ -1,4 +1,4 @@
-"""What a process holds on to."""
+"""Count the resources that the process holds."""
 
 import gc
 import os
@@ -7,7 +7,7 @@ import torch
 
 
 def alive():
-    """How many tensors there are, and how many files are open: steadier than resident memory."""
+    """Number of live tensors and of open files; both vary less than resident memory."""
     gc.collect()
     tensors = sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
     return tensors, len(os.listdir("/proc/self/fd"))

@@ -1,5 +1,5 @@
-"""A detector small enough that a test can train it (ResNet-18, 16 channels, images of 64 pixels, three classes), the
-commands as a user runs them, and a run of four iterations on six synthetic images.
+"""Shared fixtures: a tiny detector that tests can train (ResNet-18, 16 channels, images of 64 pixels, three classes),
+functions to run commands as users do, and a finished run of four iterations on six synthetic images.
 """
 
 import json
@@ -20,7 +20,7 @@ from iounet.data.synthetic import make_synthetic
 
 ROOT = Path(__file__).parents[1]
 
-# torch.export writes gigabytes of what it does to this log, which pytest would keep for its report.
+# torch.export writes gigabytes to this log, which pytest would capture.
 logging.getLogger("torch.__trace").propagate = False
 
 TINY = {
@@ -63,7 +63,7 @@ def device(request):
 
 
 class TouchesAFile:
-    """Runs code when it is unpickled by a reader that trusts its file."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, marker):
         self.marker = marker
@@ -74,7 +74,7 @@ class TouchesAFile:
 
 @pytest.fixture(scope="session")
 def start_chromium(tmp_path_factory):
-    """Further arguments of Chromium → a browser without a window, driven by selenium; skips where there is none."""
+    """Start a headless Chromium with extra arguments, driven by selenium; skip if Chromium is missing."""
     webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
     programs = [shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")]
     if None in programs:
@@ -97,13 +97,13 @@ def start_chromium(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def touches_a_file():
-    """The path of a file → an object that makes it when it is unpickled."""
+    """Map a path to an object that creates this file when it is unpickled."""
     return TouchesAFile
 
 
 @pytest.fixture(scope="module")
 def one_thread():
-    """For tests of many small operations: on a busy machine, threads that wait for each other are ten times slower."""
+    """Use one thread: on a busy machine, many small operations are ten times slower with several threads."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -112,19 +112,19 @@ def one_thread():
 
 @pytest.fixture(scope="session")
 def tiny_overrides():
-    """Settings → the words of a command line that asks for the tiny detector with these settings."""
+    """Map settings to command-line overrides that configure the tiny detector."""
     return lambda settings=None: pairs(TINY | (settings or {}))
 
 
 @pytest.fixture(scope="session")
 def tiny_cfg(tiny_overrides):
-    """Settings → the configuration of the tiny detector with these settings, for three classes."""
+    """Map settings to a configuration of the tiny detector for three classes."""
     return lambda settings=None: load_config(None, tiny_overrides({"MODEL.NUM_CLASSES": 3} | (settings or {})))
 
 
 @pytest.fixture(scope="session")
 def build_tiny(tiny_cfg):
-    """Settings → the tiny detector in inference mode, with the same random weights every time."""
+    """Map settings to the tiny detector in eval mode, always with the same random weights."""
 
     def build(settings=None):
         with torch.random.fork_rng(devices=[]):
@@ -136,7 +136,7 @@ def build_tiny(tiny_cfg):
 
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory):
-    """A synthetic set of six training images."""
+    """A synthetic data set with six training images."""
     return make_synthetic(
         tmp_path_factory.mktemp("tools") / "set", num_train=6, num_val=5, num_test=2, image_size=(64, 64), seed=0
     )
@@ -144,7 +144,7 @@ def dataset(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def arguments(dataset, tiny_overrides, tmp_path_factory):
-    """Output folder and settings → the arguments of a training run of four iterations."""
+    """Map an output folder and settings to the arguments of a training run of four iterations."""
     config = tmp_path_factory.mktemp("config") / "tiny.yaml"
     config.write_text("SOLVER:\n  MAX_ITERATIONS: 4\n")
 
@@ -172,7 +172,7 @@ def arguments(dataset, tiny_overrides, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def run_tool(tmp_path_factory):
-    """Runs a script of tools/, or of any path, in a process of its own, from an unrelated folder."""
+    """Run a script of tools/, or at any path, in a new process and from an unrelated folder."""
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     python_path = [os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else []
 
@@ -191,9 +191,9 @@ def run_tool(tmp_path_factory):
 
 @pytest.fixture
 def call(monkeypatch, one_thread):
-    """Runs a command's main function in this process, which is faster than a new one.
+    """Run a command's main function in this process, which is faster than starting a new one.
 
-    The command and its arguments → None, or what it exits with: a message or a number.
+    The fixture maps the command and its arguments to None, or to the exit message or exit code.
     """
 
     def call(command, *arguments):
@@ -209,7 +209,7 @@ def call(monkeypatch, one_thread):
 
 @pytest.fixture(scope="session")
 def trained(arguments, tmp_path_factory):
-    """The folder of a finished run."""
+    """The run folder of a finished training."""
     output = tmp_path_factory.mktemp("runs") / "trained"
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -222,7 +222,7 @@ def trained(arguments, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def read_metrics():
-    """The folder of a run → its rows of training and of evaluations."""
+    """Map a run folder to its training rows and its evaluation rows."""
 
     def read(output):
         rows = [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]

@@ -1,4 +1,4 @@
-"""Stand-ins for tests of OnnxRefiner: an exported model, and a detector that does the same in torch."""
+"""Stand-ins for tests of OnnxRefiner: an ONNX model, and an equivalent detector in torch."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -27,15 +27,15 @@ METADATA = {
     "num_steps": 5,
 }
 
-# What the stand-ins do. A box of a known class moves by SHIFT pixels and is clipped to the image; any other stays. Its
-# predicted IoU is the red of the last pixel of the first row, less a 256th of the box's height; after refinement it is
-# SUM less that, so that the best box before is the worst one afterwards.
+# Behaviour of the stand-ins: a box of a known class moves by SHIFT pixels and is clipped to the image; others stay. The
+# predicted IoU is the red value of the last pixel in the first row minus 1/256 of the box's height. After refinement, it
+# is SUM minus this value, so the best box before refinement becomes the worst.
 SHIFT = [3.0, -2.0, 3.0, -2.0]
 SUM = 1.25
 
 
 def write_model(path, metadata):
-    """The stand-in as an ONNX file."""
+    """Write the stand-in as an ONNX file."""
     float32, int64 = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64
     constants = {
         "zero": np.zeros(4, np.float32), "shift": np.array(SHIFT, np.float32), "sum": np.float32(SUM),
@@ -85,7 +85,7 @@ def write_model(path, metadata):
 
 
 class StandInDetector(nn.Module):
-    """The stand-in as a detector, which sees images at twice their size."""
+    """The stand-in as a detector that resizes images to twice their size."""
 
     can_resize = IoUNet.can_resize
 

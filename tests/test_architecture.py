@@ -1,4 +1,4 @@
-"""The rules of the house that a reader relies on: who imports whom, who reads the configuration, what may run code."""
+"""Rules of the code base: which module imports which, who reads the configuration, and no code execution from files."""
 
 import ast
 import sys
@@ -10,7 +10,7 @@ import iounet.postprocess
 
 ROOT = Path(__file__).parents[1]
 
-# Group → the groups of iounet that it may import. Data flows from left to right; nothing looks back.
+# Groups of modules in iounet, and the groups that each may import. There are no cycles.
 MAY_IMPORT = {
     "errors": set(),
     "boxes": set(),
@@ -79,7 +79,7 @@ def group_of(path):
 
 
 def imports_of(path):
-    """(module, name) of every import, wherever in the file; relative ones made absolute; name None for `import x`."""
+    """(module, name) of every import in the file, relative imports made absolute; name is None for `import x`."""
     package = path.relative_to(ROOT).parent.parts
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -94,11 +94,11 @@ def groups_imported_by(path):
     for module, name in imports_of(path):
         parts = module.split(".")
         if parts[0] == "iounet":
-            # `from . import boxes` and `from iounet import IoURefiner` name the group, or a public name, last.
+            # `from . import boxes` names a group last, `from iounet import IoURefiner` a public name.
             yield parts[1] if len(parts) > 1 else name if name in MAY_IMPORT else "__init__"
 
 
-def test_every_group_has_its_rule():
+def test_every_group_has_a_rule():
     assert {group_of(path) for path in OURS} == set(MAY_IMPORT)
     assert len(OURS) > 20 and len(PRROI_POOL) > 4
 
@@ -114,13 +114,13 @@ def test_the_rules_have_no_cycle():
 
 
 @pytest.mark.parametrize("path", OURS, ids=name_of)
-def test_a_group_imports_only_from_its_left(path):
+def test_a_group_imports_only_allowed_groups(path):
     group = group_of(path)
     assert set(groups_imported_by(path)) - {group} - MAY_IMPORT[group] == set()
 
 
 @pytest.mark.parametrize("path", OURS, ids=name_of)
-def test_who_pools(path):
+def test_only_some_groups_import_prroi_pool(path):
     pools = any(module.split(".")[0] == "prroi_pool" for module, _ in imports_of(path))
     assert not pools or group_of(path) in MAY_IMPORT_PRROI_POOL
 
@@ -128,7 +128,7 @@ def test_who_pools(path):
 @pytest.mark.parametrize("path", PRROI_POOL, ids=name_of)
 def test_prroi_pool_can_be_copied_alone(path):
     tops = {module.split(".")[0] for module, _ in imports_of(path)}
-    # Nothing imports prroi_pool.onnx but who exports, by torch.onnx.export, which needs onnxscript itself.
+    # Only code that exports imports prroi_pool.onnx, and torch.onnx.export needs onnxscript itself.
     own = {"onnxscript"} if path.name == "onnx.py" else set()
     assert tops <= {"prroi_pool", "torch"} | own | sys.stdlib_module_names
     absolute = [
@@ -156,7 +156,7 @@ def test_the_configuration_stops_at_build(path):
 
 
 def keys_read_in(path):
-    """What stands behind ``cfg`` wherever a value is read: ``cfg.SOLVER.BASE_LR``, but not where it is set."""
+    """Yield the key of every expression that reads a value of `cfg`, such as `cfg.SOLVER.BASE_LR`."""
     tree = ast.parse(path.read_text())
     inner = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     for node in ast.walk(tree):
@@ -166,13 +166,13 @@ def keys_read_in(path):
                 yield ".".join(keys)
 
 
-def test_the_detection_of_keys_sees_them(tmp_path):
+def test_keys_read_in_finds_keys(tmp_path):
     (tmp_path / "a.py").write_text("cfg.A.B = 1\ncfg.dump()\nx = cfg.C.D + f(cfg.E)[cfg.G.H.lower()]\n")
     assert sorted(keys_read_in(tmp_path / "a.py")) == ["C.D", "E", "G.H.lower"]
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_keys_are_read_in_two_files_alone(path):
+def test_keys_are_read_only_in_two_files(path):
     if path.is_relative_to(ROOT / "iounet") and group_of(path) in MAY_READ_ITS_KEYS:
         return
     assert list(keys_read_in(path)) == []
@@ -186,12 +186,12 @@ def test_a_tool_parses_builds_and_calls(path):
 
 
 @pytest.mark.parametrize("path", [*MODULES, *sorted((ROOT / "tests").rglob("*.py"))], ids=name_of)
-def test_files_stay_short_enough_to_be_read(path):
+def test_files_stay_short(path):
     assert len(path.read_text().splitlines()) <= 420
 
 
-def test_test_files_have_names_of_their_own():
-    """pytest finds them, and they find what they share, by these alone: tests/ holds no packages."""
+def test_test_files_have_unique_names():
+    """tests/ has no packages, so pytest and shared imports identify a file by its name alone."""
     names = [path.name for path in (ROOT / "tests").rglob("*.py") if path.name != "conftest.py"]
     assert sorted(names) == sorted(set(names))
 
@@ -203,7 +203,7 @@ def test_no_catch_all_modules(path):
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_files_are_read_without_running_code(path):
-    # By their full names, so that what follows sees them.
+    # Such functions must be called by their full names, so that the checks below see them.
     assert not {
         name for module, name in imports_of(path) if module in ("pickle", "torch", "yaml") and "load" in str(name)
     }

@@ -20,7 +20,7 @@ def test_sizes_are_width_and_height_with_sign():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_iou_is_the_diagonal_of_torchvisions(dtype):
+def test_iou_is_the_diagonal_of_torchvisions_box_iou(dtype):
     a, b = random_boxes(500, seed=0, dtype=dtype), random_boxes(500, seed=1, dtype=dtype)
     expected = box_iou(a, b).diagonal()
     assert 0.2 < (expected > 0).float().mean() < 0.9  # overlapping and disjoint pairs
@@ -38,7 +38,7 @@ def test_iou_broadcasts():
         ((0, 0, 4, 4), (0, 0, 4, 4), 1.0),
         ((0.1, 0.2, 1e4, 0.3), (0.1, 0.2, 1e4, 0.3), 1.0),
         ((0, 0, 4, 4), (2, 0, 6, 4), 1 / 3),
-        ((0, 0, 4, 4), (4, 0, 8, 4), 0.0),  # they touch
+        ((0, 0, 4, 4), (4, 0, 8, 4), 0.0),  # touching
         ((0, 0, 4, 4), (9, 9, 12, 12), 0.0),
         ((0, 0, 4, 4), (2, 2, 2, 4), 0.0),  # no area
         ((3, 3, 3, 3), (3, 3, 3, 3), 0.0),  # no union either
@@ -80,12 +80,12 @@ def test_best_iou_matches_a_loop(num_boxes, num_objects):
     generator = torch.Generator().manual_seed(0)
     boxes, gt_boxes = random_boxes(num_boxes, seed=0), random_boxes(num_objects, seed=1)
     labels = torch.randint(1, 5, (num_boxes,), generator=generator)
-    gt_labels = torch.randint(1, 4, (num_objects,), generator=generator)  # class 4 has no object
+    gt_labels = torch.randint(1, 4, (num_objects,), generator=generator)  # no object has class 4
     ious = best_iou(boxes, labels, gt_boxes, gt_labels)
     torch.testing.assert_close(ious, loop_best_iou(boxes, labels, gt_boxes, gt_labels))
 
 
-def test_best_iou_of_another_class_is_0():
+def test_best_iou_is_0_for_another_class():
     box = torch.tensor([[0.0, 0.0, 10.0, 10.0]])
     assert best_iou(box, torch.tensor([1]), box, torch.tensor([2])).tolist() == [0.0]
 
@@ -96,13 +96,13 @@ def test_offsets_by_hand():
     assert box_offsets(box, reference).tolist() == pytest.approx([0.5, 0.0, 0.0, -math.log(2)])
 
 
-def test_offsets_are_those_of_box_regression():
+def test_offsets_match_box_regression():
     boxes, reference = random_boxes(100, seed=4), random_boxes(100, seed=5)
     expected = BoxCoder((1.0, 1.0, 1.0, 1.0)).encode_single(boxes, reference)
     torch.testing.assert_close(box_offsets(boxes, reference), expected)
 
 
-def test_offsets_there_and_back():
+def test_boxes_at_inverts_box_offsets():
     boxes, reference = random_boxes(60, seed=6, dtype=torch.float64), random_boxes(60, seed=7, dtype=torch.float64)
     there = box_offsets(boxes[:, None], reference)  # all pairs
     assert there.shape == (60, 60, 4)

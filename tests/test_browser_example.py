@@ -1,4 +1,4 @@
-"""examples/browser in a real browser, and its script in Node: both find the boxes that ONNX Runtime finds in Python."""
+"""examples/browser in a real browser and its script in Node give the same boxes as ONNX Runtime in Python."""
 
 import functools
 import http.server
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, run_tool):
-    """A copy of examples/ with the model and the packages that its README asks for."""
+    """A copy of examples/ with the model and the packages that the README installs."""
     if shutil.which("npm") is None:
         pytest.skip("needs npm")
     pytest.importorskip("onnxscript", reason="needs onnxscript")
@@ -43,7 +43,7 @@ def folder(tmp_path_factory, run_tool):
 
 @pytest.fixture(scope="module")
 def loose():
-    """Boxes [N, 4], xyxy, and labels of the first photo."""
+    """Boxes [N, 4], xyxy, and labels on the first photo."""
     content = json.loads((PHOTOS / "loose.json").read_text())
     (image,) = [image["id"] for image in content["images"] if image["file_name"] == FIRST]
     annotations = [annotation for annotation in content["annotations"] if annotation["image_id"] == image]
@@ -55,7 +55,7 @@ def loose():
 
 @pytest.fixture
 def page(folder, start_chromium):
-    """The page, as it is when the first photo's boxes are refined; nothing moves on it."""
+    """The page after the boxes of the first photo were refined, without animation."""
     from selenium.webdriver.support.ui import WebDriverWait
 
     handler = functools.partial(_QuietHandler, directory=folder.parent)
@@ -81,7 +81,7 @@ class _QuietHandler(http.server.SimpleHTTPRequestHandler):
 
 
 class _Page:
-    """What a reader sees, and does."""
+    """What users see and do on the page."""
 
     def __init__(self, browser, wait):
         self.browser, self.wait = browser, wait
@@ -105,7 +105,7 @@ class _Page:
         return [row.text.split() for row in self.browser.find_elements("css selector", "#rows tr")]
 
     def pixels(self):
-        """The shown photo [H, W, 3] as the browser decodes it."""
+        """The photo on show [H, W, 3] as the browser decodes it."""
         height, width, values = self.browser.execute_script("""
             const image = document.getElementById("image");
             const [width, height] = [image.naturalWidth, image.naturalHeight];
@@ -117,7 +117,7 @@ class _Page:
 
 
 def assert_agree(page, expected, names):
-    """Coordinates to 0.1 pixels; predicted IoUs to the two digits that are shown."""
+    """Coordinates must agree to 0.1 pixels, predicted IoUs to the two digits shown."""
     np.testing.assert_allclose(page.rectangles("is-tight"), expected.boxes, atol=0.1)
     for row, name, before, after in zip(page.rows(), names, expected.ious_before, expected.ious, strict=True):
         assert row[0] == name
@@ -138,10 +138,10 @@ def test_loose_boxes_tighten_at_once(page, folder, loose):
     np.testing.assert_array_equal(page.pixels(), np.asarray(photo))
 
 
-def test_a_drawn_box_on_a_photo_of_the_reader(page, folder, tmp_path):
+def test_a_drawn_box_on_a_photo_of_the_user(page, folder, tmp_path):
     from selenium.webdriver import ActionChains
 
-    # Turned by EXIF: the browser shows it upright, and so the model has to see it.
+    # A photo with EXIF orientation: the browser shows it upright, and the model must see it upright, too.
     photo = Image.open(PHOTOS / "cam_image45.jpg")
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -1,4 +1,4 @@
-"""Options from a configuration, and errors that name its keys."""
+"""Options built from a configuration, and errors that name the key."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ from iounet.postprocess import NMSOptions, Postprocessing, RefinementOptions
 from iounet.training.checkpoint import save_checkpoint
 
 
-def test_postprocessing_is_that_of_the_configuration(build_tiny):
+def test_postprocessing_follows_the_configuration(build_tiny):
     detector = build_tiny(
         {
             "TEST.NMS": "soft",
@@ -36,7 +36,7 @@ def test_postprocessing_is_that_of_the_configuration(build_tiny):
     assert detector.postprocessing == Postprocessing(
         NMSOptions("soft", 0.4, "score_times_iou", 0.3, 7), refinement, True, "class_times_iou"
     )
-    # All of them are others than the defaults, so none can have been forgotten.
+    # Every value differs from its default, so no key can be missing.
     for options in (detector.postprocessing, detector.postprocessing.nms, detector.postprocessing.refinement):
         defaults = type(options)()
         assert all(getattr(options, f.name) != getattr(defaults, f.name) for f in dataclasses.fields(options))
@@ -87,7 +87,7 @@ def test_errors_of_the_solver_name_the_key(build_tiny, tiny_cfg, settings, messa
     assert str(raised.value) == message
 
 
-def test_data_that_is_not_set(tiny_cfg):
+def test_missing_data(tiny_cfg):
     with pytest.raises(ConfigError, match=r"DATA\.TRAIN_ANNOTATIONS is not set; set it to a COCO-form"):
         build_training(tiny_cfg(), device=torch.device("cpu"), num_processes=1)
     with pytest.raises(ConfigError, match=r"MODEL\.WEIGHTS is not set; set it to the checkpoint"):

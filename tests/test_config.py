@@ -69,7 +69,7 @@ def test_defaults_of_postprocessing_are_those_of_its_options():
     assert (test.REFINE_BEFORE_NMS, test.FINAL_SCORE) == (Postprocessing.refine_before_nms, Postprocessing.final_score)
 
 
-def test_each_call_gives_a_copy_of_its_own():
+def test_each_call_returns_a_new_copy():
     get_cfg().SEED = 17
     cfg = get_cfg()
     cfg.SOLVER.BASE_LR = 1.0
@@ -80,7 +80,7 @@ def test_file_then_overrides(write):
     path = write("SEED: 3\nSOLVER:\n  BASE_LR: 0.5\n  STEPS: [10, 20]\n")
     cfg = load_config(path, ["SOLVER.BASE_LR", "0.25", "OUTPUT_DIR", "5", "MODEL.STANDALONE", "True"])
     assert (cfg.SEED, cfg.SOLVER.BASE_LR, cfg.SOLVER.STEPS) == (3, 0.25, (10, 20))
-    assert cfg.OUTPUT_DIR == "5"  # a string stays one, whatever it spells
+    assert cfg.OUTPUT_DIR == "5"  # a string stays a string, even if it spells a number
     assert cfg.MODEL.STANDALONE is True
     assert cfg.SOLVER.MOMENTUM == 0.9
     with pytest.raises(AttributeError):
@@ -103,7 +103,7 @@ def test_a_float_may_be_written_as_an_integer_or_in_any_notation(write, value):
         assert type(cfg.SOLVER.BASE_LR) is float
 
 
-def test_yaml_reads_1e_3_as_a_string_and_we_do_not(write):
+def test_1e_3_in_yaml_is_a_number(write):
     assert yaml.safe_load("1e-3") == "1e-3"
     assert load_config(write("SOLVER:\n  BASE_LR: 1e-3\n")).SOLVER.BASE_LR == 0.001
 
@@ -143,12 +143,12 @@ def test_a_misspelt_group_of_several_keys_names_the_nearest_key(write):
         load_config(write("SOLVR:\n  BASE_LR: 1\n  GLOBAL_BATCH_SIZE: 2\n"))
 
 
-def test_yaml_may_name_a_key_as_the_command_line_does(write):
+def test_yaml_accepts_full_key_names(write):
     cfg = load_config(write("SOLVER.BASE_LR: 0.5\nTEST:\n  REFINE.NUM_STEPS: 3\n"))
     assert (cfg.SOLVER.BASE_LR, cfg.TEST.REFINE.NUM_STEPS) == (0.5, 3)
 
 
-def test_an_unknown_key_like_no_other_says_where_all_are():
+def test_an_unknown_key_without_similar_keys_names_the_list_of_keys():
     with pytest.raises(ConfigError, match=r"unknown config key QQQ; iounet/config\.py lists all keys"):
         load_config(None, ["QQQ", "1"])
 
@@ -174,7 +174,7 @@ def test_a_value_of_another_type_is_refused(write, key, value):
 
 
 @pytest.mark.parametrize("text", ["OUTPUT_DIR: 5", "OUTPUT_DIR:", "OUTPUT_DIR: [a]"])
-def test_a_string_must_be_written_as_one(write, text):
+def test_a_string_must_be_written_as_a_string(write, text):
     with pytest.raises(ConfigError, match="OUTPUT_DIR must be of type str"):
         load_config(write(text))
 
@@ -203,7 +203,7 @@ def test_a_file_without_keys(write, text):
         load_config(write(text))
 
 
-def test_a_file_that_is_no_yaml(write):
+def test_a_file_that_is_not_yaml(write):
     with pytest.raises(ConfigError, match=r"config\.yaml is not valid YAML"):
         load_config(write("SOLVER: [1, 2\n"))
 
@@ -218,7 +218,7 @@ def test_a_python_file_is_refused_and_not_executed(write, tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"\x00\x01\x02", b"SEED: 2026-13-45", b"SOLVER: [1, 2\n", b"[" * 10_000])
-def test_what_is_no_text_of_keys_is_refused_in_one_line(tmp_path, content):
+def test_malformed_files_are_refused_in_one_line(tmp_path, content):
     (tmp_path / "binary.yaml").write_bytes(content)
     with pytest.raises(ConfigError) as raised:
         load_config(tmp_path / "binary.yaml")
@@ -241,7 +241,7 @@ def test_overrides_execute_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("value", ["-0.02", "-2e-2", "-.02", "-2E-02"])
-def test_a_negative_number_is_a_value_and_no_option(value):
+def test_a_negative_number_is_a_value(value):
     parser = argparse.ArgumentParser()
     parser.add_argument("--flag", action="store_true")
     add_override_arguments(parser)
@@ -252,7 +252,7 @@ def test_a_negative_number_is_a_value_and_no_option(value):
 
 class TestScaledLearningRate:
     @pytest.mark.parametrize(("batch_size", "expected"), [(2, 0.00125), (16, 0.01), (64, 0.04)])
-    def test_it_is_proportional_to_the_batch(self, batch_size, expected):
+    def test_it_is_proportional_to_the_batch_size(self, batch_size, expected):
         cfg = scale_learning_rate(load_config(None, ["SOLVER.GLOBAL_BATCH_SIZE", str(batch_size)]))
         assert cfg.SOLVER.BASE_LR == pytest.approx(expected, rel=1e-12)
 
@@ -261,7 +261,7 @@ class TestScaledLearningRate:
         assert scale_learning_rate(once) == once
         assert scale_learning_rate(load_config(write(once.dump()))) == once
 
-    def test_the_given_configuration_and_all_other_keys_stay(self):
+    def test_the_argument_and_all_other_keys_are_unchanged(self):
         given = load_config(None, ["SOLVER.GLOBAL_BATCH_SIZE", "2"])
         before, after = dict(leaves(given.clone())), dict(leaves(scale_learning_rate(given)))
         assert dict(leaves(given)) == before
@@ -269,12 +269,12 @@ class TestScaledLearningRate:
         assert changed == {"SOLVER.BASE_LR", "SOLVER.REFERENCE_BATCH_SIZE"}
 
     @pytest.mark.parametrize("override", [["SOLVER.REFERENCE_BATCH_SIZE", "0"], ["SOLVER.OPTIMIZER", "AdamW"]])
-    def test_not_if_told_so_and_not_for_adamw(self, override):
+    def test_not_with_reference_0_and_not_for_adamw(self, override):
         given = load_config(None, ["SOLVER.GLOBAL_BATCH_SIZE", "2", *override])
         assert scale_learning_rate(given) == given
 
-    def test_overrides_for_as_many_epochs(self):
-        """The README's for one GPU: 16 / 4 times the paper's 160k, 120k and 10k."""
+    def test_overrides_that_keep_the_number_of_epochs(self):
+        """The README's schedule for one GPU: 16 / 4 times the paper's 160k, 120k and 10k."""
 
         def equivalent_schedule(*overrides):
             given = load_config(None, ["SOLVER.GLOBAL_BATCH_SIZE", "4", *overrides])
@@ -295,15 +295,15 @@ def test_configs_state_the_learning_rate_of_their_own_batch(path):
 
 
 class TestBase:
-    """A file that names another one it is based on."""
+    """A config file that is based on another file."""
 
-    def test_its_differences_come_on_top(self, write):
+    def test_the_file_overrides_its_base(self, write):
         write("SEED: 1\nSOLVER:\n  BASE_LR: 0.5\n  STEPS: [10]\n", "base.yaml")
         cfg = load_config(write("BASE: base.yaml\nSOLVER:\n  BASE_LR: 0.25\n", "other.yaml"), ["SOLVER.STEPS", "[7]"])
         assert (cfg.SEED, cfg.SOLVER.BASE_LR, cfg.SOLVER.STEPS) == (1, 0.25, (7,))
         assert "BASE" not in cfg
 
-    def test_a_base_may_have_one_of_its_own_in_another_folder(self, write, tmp_path):
+    def test_a_base_may_have_a_base_in_another_folder(self, write, tmp_path):
         (tmp_path / "shared").mkdir()
         write("SEED: 5\n", "shared/grandparent.yaml")
         write("BASE: grandparent.yaml\nOUTPUT_DIR: parent\n", "shared/parent.yaml")
@@ -315,24 +315,24 @@ class TestBase:
         with pytest.raises(ConfigError, match=r"config\.yaml is based on itself: BASE must name another file"):
             load_config(write(f"BASE: {name.format(folder=tmp_path.name)}\n"))
 
-    def test_nor_in_a_circle(self, write):
+    def test_cycles_are_refused(self, write):
         write("BASE: config.yaml\n", "other.yaml")
         with pytest.raises(ConfigError, match="is based on itself"):
             load_config(write("BASE: other.yaml\n"))
 
-    def test_a_missing_one_is_named_with_who_names_it(self, write):
+    def test_a_missing_base_is_named_with_its_file(self, write):
         with pytest.raises(
             ConfigError, match=r"none\.yaml: no such config file, which .*config\.yaml names as its BASE"
         ):
             load_config(write("BASE: none.yaml\n"))
 
-    def test_it_is_a_name(self, write):
+    def test_base_must_be_a_name(self, write):
         with pytest.raises(
             ConfigError, match=r"BASE must be the name of a config file, such as bccd\.yaml; got \['a'\]"
         ):
             load_config(write("BASE: [a]\n"))
 
-    def test_an_error_in_it_names_it(self, write):
+    def test_an_error_in_the_base_names_the_base(self, write):
         write("SEEED: 1\n", "base.yaml")
         with pytest.raises(ConfigError, match=r"base\.yaml: unknown config key SEEED; did you mean SEED\?"):
             load_config(write("BASE: base.yaml\n"))
@@ -356,7 +356,7 @@ class TestKeysOfEarlierVersions:
         assert (cfg.SOLVER.GLOBAL_BATCH_SIZE, cfg.SOLVER.BASE_LR) == (4, 0.5)
         assert (cfg.TEST.BATCH_SIZE_PER_DEVICE, cfg.TEST.NMS_RANKING) == (2, "score_times_iou")
         assert cfg.TEST.REFINE_BEFORE_NMS is True
-        assert cfg.TEST.CUDA_GRAPHS is True  # which False meant "not measured yet"
+        assert cfg.TEST.CUDA_GRAPHS is True  # False meant "not measured yet"
         refine = cfg.TEST.REFINE
         assert (refine.NUM_STEPS, refine.STEP_POLICY, refine.STEP_SIZE) == (3, "backtracking", 2.0)
 
@@ -376,7 +376,7 @@ def test_a_checkpoints_configuration_that_cannot_be_read_names_the_file():
 
 
 @pytest.mark.parametrize(("make", "reason"), [("folder", "Is a directory"), ("binary", "not UTF-8 text")])
-def test_something_else_that_is_called_like_a_config(tmp_path, make, reason):
+def test_something_else_with_the_name_of_a_config(tmp_path, make, reason):
     path = tmp_path / "config.yaml"
     path.mkdir() if make == "folder" else path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match=rf"config\.yaml: cannot be read as a config file \({reason}\); see configs/"):
@@ -397,4 +397,4 @@ def test_configs_load_and_hold_only_differences(path):
     before = dict(leaves(load_config(path.parent / base if base else None)))
     resolved = dict(leaves(cfg))
     assert [key for key, _ in leaves(content) if resolved[key] == before[key]] == []
-    assert path.read_text().startswith("#"), "a config opens with its command"
+    assert path.read_text().startswith("#"), "a config starts with a comment that has its command"

@@ -60,7 +60,7 @@ def test_indexing_picks_the_same_rows_of_every_field(index, positions):
 
 
 class TestUnmoved:
-    """What refinement without a step leaves."""
+    """The result of refinement with zero steps."""
 
     def test_of_detections(self):
         given = three()
@@ -69,7 +69,7 @@ class TestUnmoved:
         assert unmoved.ious_before is given.ious
         assert unmoved.stops.tolist() == [Stop.STEPS] * 3 and unmoved.index.tolist() == [0, 1, 2]
 
-    def test_of_some_that_were_picked_before_their_rows_stay_known(self):
+    def test_refined_detections_keep_their_index(self):
         picked = RefinedDetections.unmoved(three())[torch.tensor([2, 0])]
         again = RefinedDetections.unmoved(dataclasses.replace(picked, ious=picked.ious / 2))
         assert again.index.tolist() == [2, 0]
@@ -88,7 +88,7 @@ def test_rescaled_sizes_are_height_and_width():
 
 
 def test_rescaled_maps_the_border_of_one_image_onto_that_of_the_other():
-    # A result one rounding beyond the image would fail whoever checks that boxes lie inside.
+    # A coordinate one rounding error beyond the image would fail checks that boxes lie inside.
     for height in range(20, 200, 3):
         for width in range(200, 1300, 97):
             border = Detections(

@@ -56,7 +56,7 @@ class TestMakeFolder:
         assert str(raised.value) == f"{path}: {problem}"
         assert (tmp_path / "file").read_text() == "kept"
 
-    def test_a_read_only_one(self, tmp_path, monkeypatch):
+    def test_a_read_only_folder(self, tmp_path, monkeypatch):
         def refuse(**options):
             raise OSError(errno.EROFS, "Read-only file system")
 
@@ -64,7 +64,7 @@ class TestMakeFolder:
         with pytest.raises(ConfigError, match=r"output folder \(Read-only file system\); choose another"):
             make_folder(tmp_path)
 
-    def test_of_a_full_disk_the_command_has_more_to_say(self, tmp_path, monkeypatch):
+    def test_a_full_disk_is_left_to_the_command(self, tmp_path, monkeypatch):
         def refuse(**options):
             raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -99,7 +99,7 @@ class TestReplacing:
             _ = 1 / 0
         assert path.read_text() == "old" and os.listdir(tmp_path) == ["a.txt"]
 
-    def test_what_a_killed_process_left_is_overwritten(self, tmp_path):
+    def test_leftovers_of_a_killed_process_are_overwritten(self, tmp_path):
         (tmp_path / ".a.txt.tmp").write_text("half of what an earlier process wrote")
         with replacing(tmp_path / "a.txt") as file:
             file.write("new")
@@ -109,7 +109,7 @@ class TestReplacing:
 class TestWriteJsonList:
     ENTRIES = [{"image_id": 1, "bbox": [0.1, 2, 3, 4]}, {"image_id": "zwei"}]
 
-    def test_an_entry_a_line(self, tmp_path):
+    def test_one_entry_per_line(self, tmp_path):
         path = tmp_path / "list.json"
         assert write_json_list(path, iter(self.ENTRIES)) == 2
         assert json.loads(path.read_text()) == self.ENTRIES
@@ -120,11 +120,11 @@ class TestWriteJsonList:
             "]",
         ]
 
-    def test_nothing(self, tmp_path):
+    def test_an_empty_list(self, tmp_path):
         assert write_json_list(tmp_path / "list.json", []) == 0
         assert json.loads((tmp_path / "list.json").read_text()) == []
 
-    def test_a_list_that_breaks_off_leaves_the_file_as_it_was(self, tmp_path):
+    def test_an_error_leaves_the_file_unchanged(self, tmp_path):
         path = tmp_path / "list.json"
         write_json_list(path, self.ENTRIES)
         before = path.read_bytes()

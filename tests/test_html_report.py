@@ -24,7 +24,7 @@ TABLE = {
 
 
 class Page(HTMLParser):
-    """The elements of a page, its words, and whether each end tag closes the element opened last."""
+    """Collects the elements and text of a page, and checks that every end tag closes the innermost element."""
 
     VOID = {"meta", "img"}
 
@@ -105,12 +105,12 @@ def test_a_page_has_its_parts_in_order(write):
     assert order == ["h1", "dl", "h2", "table", "h2", "img", "img"]
 
 
-def test_what_is_empty_is_left_out(write):
+def test_empty_parts_are_left_out(write):
     _, page = write(Section("Nothing"))
     assert not {tag for tag, _ in page.elements} & {"dl", "p", "table", "figure"}
 
 
-def test_words_are_shown_as_they_are_written(write):
+def test_text_is_escaped(write):
     plain, page = write(
         Section(HOSTILE, HOSTILE, {HOSTILE: {HOSTILE: 1.0}}, pictures=[Picture(noise(), HOSTILE, HOSTILE)]),
         title=HOSTILE,
@@ -137,12 +137,12 @@ def test_a_value_without_a_baseline_is_not_compared(write):
     assert page.text("td") == ["–", "3.0"] and page.text("small") == []
 
 
-def test_a_table_that_is_not_compared(write):
+def test_a_table_without_comparison(write):
     _, page = write(Section("Latency", table=TABLE, compared=False))
     assert page.text("small") == [] and len(page.text("td")) == 9
 
 
-def test_every_picture_is_inside_and_can_be_decoded(write, tmp_path):
+def test_every_picture_is_embedded_and_can_be_decoded(write, tmp_path):
     (tmp_path / "plot.png").write_bytes(png(noise(30, 20)))
     of_bytes = png(noise(10, 40))
     images = [tmp_path / "plot.png", of_bytes, noise(50, 60)]
@@ -158,7 +158,7 @@ def test_every_picture_is_inside_and_can_be_decoded(write, tmp_path):
     assert decoded(found[1])[1] == of_bytes
 
 
-def test_photographs_become_jpeg_and_drawings_stay_exact(write):
+def test_photographs_become_jpeg_and_drawings_stay_lossless(write):
     drawing = Image.new("RGB", (200, 100), "white")
     drawing.paste(MAGENTA, (20, 20, 60, 60))
     transparent = noise()
@@ -179,7 +179,7 @@ def test_thin_coloured_lines_survive_jpeg(write):
     assert np.abs(line.mean((0, 1)) - (40, 230, 110)).max() < 12
 
 
-def test_nothing_leaves_the_page(write):
+def test_the_page_makes_no_request(write):
     html, page = write(Section("All", "http://example.com", TABLE, [Picture(noise(), "https://example.com", "")]))
     for tag, attributes in page.elements:
         assert tag not in ("script", "link", "iframe", "a", "object")
@@ -191,7 +191,7 @@ def test_nothing_leaves_the_page(write):
     assert policy.startswith("default-src 'none'; img-src data:;")
 
 
-def test_a_page_that_fails_leaves_the_earlier_one(tmp_path, monkeypatch):
+def test_a_failed_page_leaves_the_earlier_one(tmp_path, monkeypatch):
     path = tmp_path / "report.html"
     path.write_text("earlier")
     for picture, error, message in (
@@ -203,7 +203,7 @@ def test_a_page_that_fails_leaves_the_earlier_one(tmp_path, monkeypatch):
             write_html(path, "", facts={}, sections=[Section("", pictures=[Picture(picture, "a plot", "")])])
 
     def refuse(source, target):
-        assert Path(source).parent == tmp_path  # a rename from another disk would not be atomic
+        assert Path(source).parent == tmp_path  # a rename across disks would not be atomic
         assert "</html>" in Path(source).read_text()
         raise OSError("disk full")
 
@@ -235,7 +235,7 @@ def test_a_browser_shows_the_page(write, tmp_path, width, dark):
         [
             CHROMIUM,
             "--headless",
-            "--no-sandbox",  # a browser run by root, as in a container, has none
+            "--no-sandbox",  # Chromium has no sandbox when run by root, as in a container
             "--disable-gpu",
             "--no-first-run",
             "--disable-background-networking",
@@ -259,11 +259,11 @@ def test_a_browser_shows_the_page(write, tmp_path, width, dark):
     shown = xs.max() - xs.min() + 1
     margins = 2 * 14  # about
     assert shown == 800 if width > 800 else width - 2 * margins < shown < width
-    # Two pictures in their proportions, and between them a caption that can be read.
+    # Two pictures in their aspect ratios, with a readable caption between them.
     assert len(ys) == pytest.approx(2 * shown * shown / 8, rel=0.05)
     between = page[ys.min() : ys.max()][~(page == MAGENTA).all(2)[ys.min() : ys.max()].any(1)]
     assert np.abs(between - background).sum(2).max() > 200
-    # Whatever is too wide scrolls inside the page: the margin at the right stays empty.
+    # Wide content scrolls inside the page: the right margin stays empty.
     assert np.abs(page[:, -8:] - background).max() == 0
     reddish, greenish = page[..., 0] - page[..., 1:].max(2), page[..., 1] - page[..., [0, 2]].max(2)
-    assert greenish.max() > 30 and reddish.max() < 30  # of "+10.0"
+    assert greenish.max() > 30 and reddish.max() < 30  # the green text "+10.0"

@@ -1,4 +1,4 @@
-"""New IoU and energy heads on the backbone of a checkpoint, for other classes."""
+"""New IoU and energy heads for other classes, on the backbone of a checkpoint."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ ENERGY = {"MODEL.ENERGY_HEAD.LOSS": "nce", "MODEL.ENERGY_HEAD.HIDDEN_DIM": "32",
 
 @pytest.fixture
 def save(build_tiny, tiny_cfg, tmp_path):
-    """Settings, and names of parameters to leave out → the checkpoint of the tiny detector, and its weights."""
+    """Map settings and parameters to leave out to a checkpoint of the tiny detector and its weights."""
 
     def save(settings=None, left_out=()):
         weights = {name: value for name, value in build_tiny(settings).state_dict().items() if name not in left_out}
@@ -28,7 +28,7 @@ def build(path, **options):
     return build_heads(path, **({"num_classes": 5, "num_iterations": 40, "device": torch.device("cpu")} | options))
 
 
-def test_the_configuration_changes_in_what_heads_need(tiny_cfg):
+def test_the_configuration_changes_for_new_heads(tiny_cfg):
     given = tiny_cfg({"SOLVER.WARMUP_ITERATIONS": "10000", "MODEL.IOU_HEAD.CANDIDATES_PER_IMAGE": "8"})
     changes = changed_settings(given, for_new_heads(given, 5, 40))
     assert {key for key in changes if not key.startswith("SOLVER.")} == {
@@ -37,11 +37,11 @@ def test_the_configuration_changes_in_what_heads_need(tiny_cfg):
         "MODEL.IOU_HEAD.CANDIDATES_PER_IMAGE",
     }
     assert changes["SOLVER.MAX_ITERATIONS"].endswith("→ 40")
-    assert given.MODEL.NUM_CLASSES == 3  # the one given stays
+    assert given.MODEL.NUM_CLASSES == 3  # the argument is not modified
 
 
-@pytest.mark.parametrize("settings", [{}, ENERGY], ids=["IoU head", "energy head, too"])
-def test_only_the_heads_are_new_and_only_they_train(save, settings):
+@pytest.mark.parametrize("settings", [{}, ENERGY], ids=["IoU head", "IoU and energy head"])
+def test_only_the_heads_are_new_and_trainable(save, settings):
     path, weights = save(settings)
     job = build(path)
     trained = {name for name, parameter in job.detector.named_parameters() if parameter.requires_grad}
@@ -51,11 +51,11 @@ def test_only_the_heads_are_new_and_only_they_train(save, settings):
     for name, value in job.detector.state_dict().items():
         if name.startswith(("backbone.", "rpn.")):
             assert torch.equal(value, weights[name]), name
-    assert len(job.detector.iou_head.predictor.bias) == 6  # with the background
+    assert len(job.detector.iou_head.predictor.bias) == 6  # including the background
     assert job.detector.postprocessing.refinement.objective == ("energy" if settings else "iou")
 
 
-def test_the_heads_are_the_same_every_time(save):
+def test_the_heads_are_reproducible(save):
     path, _ = save()
     first, second = (build(path).detector.state_dict() for _ in range(2))
     assert all(torch.equal(value, second[name]) for name, value in first.items())
@@ -72,7 +72,7 @@ def test_the_learning_rate_falls_to_zero(save):
     assert job.optimizer.param_groups[0]["lr"] == 0
 
 
-def test_a_checkpoint_without_its_backbone_is_refused(save):
+def test_a_checkpoint_without_a_backbone_is_refused(save):
     path, _ = save(left_out=("backbone.body.conv1.weight",))
     with pytest.raises(CheckpointError, match=r"1 missing \(backbone\.body\.conv1\.weight\)"):
         build(path)

@@ -1,4 +1,4 @@
-"""NMS in NumPy keeps what NMS in PyTorch keeps, which tests/postprocess/test_nms.py holds against the papers."""
+"""NMS in NumPy keeps the same boxes as NMS in PyTorch, which tests/postprocess/test_nms.py checks."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ OPTIONS = [NMSOptions(kind=kind, threshold=threshold, ranking=ranking, soft_sigm
 
 
 def crowd(seed, number, dtype, *, ties):
-    """Boxes around a few places, of three classes. With ties: on a grid of 4 pixels, and of four scores and IoUs."""
+    """Clusters of boxes of three classes. With ties: coordinates on a grid of 4 pixels, four scores, four IoUs."""
     random = np.random.default_rng(seed)
     places = 100 * random.random((max(number // 8, 1), 2))
     centres = places[random.integers(len(places), size=number)] + 8 * random.random((number, 2))
@@ -34,7 +34,7 @@ def in_torch(boxes, labels, scores, ious, options):
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("ties", [False, True], ids=["all differ", "ties"])
-def test_as_in_torch(options, ties):
+def test_same_as_torch(options, ties):
     num_suppressed = 0
     for seed in range(8):
         for number in (1, 2, 60):
@@ -57,7 +57,7 @@ def test_no_boxes(options):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_inputs_are_left_as_they_were(kind):
+def test_inputs_are_not_modified(kind):
     case = crowd(0, 40, np.float32, ties=False)
     copies = [values.copy() for values in case]
     suppress(*case, NMSOptions(kind=kind))
@@ -66,7 +66,7 @@ def test_inputs_are_left_as_they_were(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_boxes_without_area_stay(kind):
-    """The IoU of such boxes is 0/0."""
+    """The IoU of two boxes without area is 0/0."""
     boxes = np.array([[5.0, 5.0, 5.0, 9.0], [5.0, 5.0, 5.0, 9.0], [0.0, 0.0, 20.0, 20.0]])
     case = boxes, np.ones(3, int), np.array([0.25, 0.5, 0.75]), np.ones(3)
     for suppressed in (suppress, in_torch):
@@ -75,7 +75,7 @@ def test_boxes_without_area_stay(kind):
 
 
 def test_an_overlap_that_rounds_to_the_threshold():
-    """3/10 in float32 is above 0.3 in float64, in which torchvision compares them."""
+    """torchvision compares in float64, where the float32 value of 3/10 exceeds 0.3."""
     boxes = np.array([[0, 0, 10, 1], [0, 0, 3, 1]], np.float32)
     scores, labels, options = np.array([0.75, 0.5], np.float32), np.ones(2, int), NMSOptions("greedy", threshold=0.3)
     keep, _ = suppress(boxes, labels, scores, scores, options)

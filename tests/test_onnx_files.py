@@ -1,4 +1,4 @@
-"""Model files that OnnxRefiner takes, and those that it refuses in one line."""
+"""Model files that OnnxRefiner loads, and one-line errors for files that it refuses."""
 
 import json
 import sys
@@ -28,19 +28,19 @@ def model(tmp_path):
         ({"nms": {"kernel": 2}}, "cannot be read .*kernel"),
     ],
 )
-def test_metadata_that_does_not_fit(tmp_path, changes, message):
+def test_invalid_metadata(tmp_path, changes, message):
     path = write_model(tmp_path / "odd.onnx", {METADATA_KEY: json.dumps(METADATA | changes)})
     with pytest.raises(CheckpointError, match=rf"odd\.onnx: .*{message}"):
         OnnxRefiner(path)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "3"])
-def test_metadata_of_another_form(tmp_path, text):
+def test_malformed_metadata(tmp_path, text):
     with pytest.raises(CheckpointError, match=r"odd\.onnx: the metadata 'iounet' cannot be read"):
         OnnxRefiner(write_model(tmp_path / "odd.onnx", {METADATA_KEY: text}))
 
 
-def test_a_model_of_others(tmp_path):
+def test_a_model_of_another_project(tmp_path):
     with pytest.raises(CheckpointError, match=r"other\.onnx: not exported by this project"):
         OnnxRefiner(write_model(tmp_path / "other.onnx", {}))
 

@@ -1,4 +1,4 @@
-"""The refiner without torch answers as IoURefiner does: both run on stand-ins that do the same to a box."""
+"""OnnxRefiner gives the same results as IoURefiner; both run on equivalent stand-ins for the model."""
 
 import json
 import re
@@ -18,7 +18,7 @@ from iounet.errors import OptionError
 from iounet.onnx import METADATA_KEY, OnnxRefiner
 from iounet.postprocess import NMSOptions, Postprocessing, Stop
 
-pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")  # as NumPy warns
+pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")  # NumPy warns with these
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ RED = np.float32(IMAGE[0, -1, 0]) / 255
 BOXES = [[8.0, 9.0, 40.0, 44.0], [30.0, 10.0, 75.0, 48.0], [2.0, 3.0, 12.0, 15.0], [20.0, 20.0, 60.0, 30.0]]
 LABELS = [2, 1, 0, 2]
 SCORES = [0.25, 0.875, 0.5, 0.75]
-# Two heaps of three boxes; of the second, one is of another class; a box off the image.
+# Two clusters of three boxes, one box of the second cluster with another class, and a box off the image.
 HEAPS = [[8.0, 9.0, 40.0, 44.0], [9.0, 9.0, 41.0, 43.0], [8.0, 10.0, 40.0, 45.5], [44.0, 8.0, 76.0, 46.0],
          [45.0, 8.0, 77.0, 45.0], [44.0, 9.0, 76.0, 48.0], [90.0, 10.0, 99.0, 20.0]]  # fmt: skip
 CLASSES = [1, 1, 1, 0, 0, 3, 1]
@@ -63,7 +63,7 @@ class TestByHand:
 
     def test_iou_guided_nms(self, refiner):
         refined = refiner.refine(IMAGE, HEAPS, CLASSES, HEAP_SCORES, nms="iou_guided")
-        assert refined.index.tolist() == [1, 5, 4]  # the lowest boxes of each heap, by falling score
+        assert refined.index.tolist() == [1, 5, 4]  # the flattest box of each cluster and class, by descending score
         assert refined.scores.tolist() == pytest.approx([0.9, 0.5, 0.2])
         assert refined.boxes.tolist() == [[12, 7, 44, 41], [47, 7, 79, 46], [45, 8, 77, 45]]
 
@@ -73,30 +73,30 @@ class TestByHand:
         assert refined.boxes.dtype == refined.ious.dtype == np.float64
         assert (refined.boxes == boxes).all()
 
-    def test_the_answer_is_a_copy(self, refiner):
+    def test_the_result_is_a_copy(self, refiner):
         boxes, labels, scores = np.array([[90.0, 60, 99, 70]]), np.array([1]), np.ones(1)
         refined = refiner.refine(IMAGE, boxes, labels, scores)
         refined.boxes[:], refined.labels[:], refined.scores[:] = 0, 0, 0
         assert boxes[0, 0] == 90 and labels[0] == 1 and scores[0] == 1
 
-    def test_what_it_knows(self, refiner):
+    def test_attributes(self, refiner):
         assert refiner.categories == CATEGORIES
         assert repr(refiner) == "OnnxRefiner(classes: cross, star, triangle)"
 
 
 def answer(refiner, *arguments, **options):
-    """Columns, their dtypes, and the warnings."""
+    """Columns, their dtypes, and the warnings raised."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         refined = refiner.refine(*arguments, **options)
     columns = {field.name: np.asarray(getattr(refined, field.name)) for field in fields(refined)}
-    # Plain UserWarnings are torch's own, such as that lists of arrays are slow.
+    # Plain UserWarnings come from torch itself, for example about slow lists of arrays.
     told = [(warning.category, str(warning.message)) for warning in caught if warning.category is not UserWarning]
     return columns, {name: str(values.dtype) for name, values in columns.items()}, told
 
 
 def complaint(refiner, *arguments):
-    """The error. Of torch's and NumPy's own words on what they cannot read, only that there are some."""
+    """The error raised. Messages of torch and NumPy themselves differ, so they are reduced to their presence."""
     with pytest.raises((TypeError, ValueError)) as error:
         refiner.refine(*arguments)
     message = str(error.value).replace("a PIL image, a NumPy array or a tensor", "a PIL image or a NumPy array")
@@ -139,10 +139,10 @@ def assert_same_answer(refiner, in_torch, *arguments, **options):
         (IMAGE, [[0.1, 0.1, 0.5, 0.75], [0.5, 0.5, 1.0, 1.0]], [1, 2]),
         (IMAGE, [[0, 0, 0, 0]]),
         (IMAGE, [[0, 0, 1, 1], [3, 3, 9, 9]]),
-        (IMAGE, [[77.5, 0.0, 80.0, 50.0], [0.0, 0.0, 9.0, 1.5]], [1, 1]),  # moved partly and wholly off the image
+        (IMAGE, [[77.5, 0.0, 80.0, 50.0], [0.0, 0.0, 9.0, 1.5]], [1, 1]),  # move partly and entirely off the image
         (IMAGE, [[-3e38, -3e38, 3e38, 3e38]], [1]),
         (IMAGE, np.array([[1 / 3, 1 / 7, 9.1, 9.3], [-1 / 3, 1 / 7, 90.1, 9.3]]), [0, 0]),
-        (IMAGE, np.array([[1.0, 1.0, 1.0 + 1e-12, 9.0]]), [0]),  # has an area in double precision alone
+        (IMAGE, np.array([[1.0, 1.0, 1.0 + 1e-12, 9.0]]), [0]),  # has an area only in double precision
         (IMAGE.astype(np.float32) / 255, BOXES, LABELS),
         (IMAGE / 255, BOXES, LABELS),
         ((IMAGE / 255).astype(np.float16), BOXES, LABELS),
@@ -161,7 +161,7 @@ def assert_same_answer(refiner, in_torch, *arguments, **options):
     ],
 )
 @pytest.mark.parametrize("nms", [None, "greedy", "soft", "iou_guided"])
-def test_what_is_taken(refiner, in_torch, arguments, nms):
+def test_valid_input(refiner, in_torch, arguments, nms):
     assert_same_answer(refiner, in_torch, *arguments, nms=nms)
 
 
@@ -215,14 +215,14 @@ def test_what_is_taken(refiner, in_torch, arguments, nms):
         (IMAGE, BOXES[0], ["zebra"]),
     ],
 )
-def test_what_is_refused(refiner, in_torch, arguments):
+def test_invalid_input(refiner, in_torch, arguments):
     assert complaint(refiner, *arguments) == complaint(in_torch, *arguments)
 
 
 @pytest.mark.parametrize("nms", ["greedy", "soft", "iou_guided"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("ranking", ["iou", "score_times_iou"])
-def test_suppression(tmp_path, in_torch, nms, dtype, ranking):
+def test_nms(tmp_path, in_torch, nms, dtype, ranking):
     options = {"threshold": 0.6, "ranking": ranking, "soft_sigma": 0.3}
     model = write_model(tmp_path / "refiner.onnx", {METADATA_KEY: json.dumps(METADATA | {"nms": options})})
     in_torch.detector.postprocessing = Postprocessing(nms=NMSOptions(**options))
@@ -230,20 +230,20 @@ def test_suppression(tmp_path, in_torch, nms, dtype, ranking):
     assert_same_answer(OnnxRefiner(model), in_torch, IMAGE, boxes, CLASSES, scores, nms=nms)
 
 
-def test_all_that_suppression_leaves_is_returned(refiner):
-    """Not the best hundred alone, as of a detector's own."""
+def test_nms_returns_all_boxes_that_it_keeps(refiner):
+    """A detector would keep only the best 100."""
     corners = np.stack(np.meshgrid(np.arange(15), np.arange(8)), -1).reshape(-1, 2) * 5
     assert len(refiner.refine(IMAGE, np.hstack([corners, corners + 5]), nms="greedy")) == 120
 
 
 @pytest.mark.parametrize(("image", "boxes"), [(IMAGE, []), (IMAGE, [[90, 10, 99, 20]]), (THIN, [[0, 0, 9, 1]])])
-def test_without_a_box_to_place_no_model_runs(refiner, image, boxes):
+def test_the_model_does_not_run_without_a_visible_box(refiner, image, boxes):
     refiner._session = None
     assert refiner.refine(image, boxes).stops.tolist() == [Stop.UNPLACED] * len(boxes)
     assert len(refiner.refine(image, boxes, nms="soft")) == 0
 
 
-def test_an_unknown_kind_of_suppression_comes_first(refiner):
+def test_an_unknown_nms_is_reported_first(refiner):
     with pytest.raises(OptionError, match="^nms must be one of greedy, soft, iou_guided; got 'fast'"):
         refiner.refine("photo.jpg", BOXES, nms="fast")
 
@@ -251,7 +251,7 @@ def test_an_unknown_kind_of_suppression_comes_first(refiner):
 def test_it_needs_neither_torch_nor_pillow(model):
     code = f"""
 import sys
-sys.modules |= dict.fromkeys(["torch", "torchvision", "PIL"])  # to import one would raise ImportError
+sys.modules |= dict.fromkeys(["torch", "torchvision", "PIL"])  # importing one raises ImportError
 import numpy as np
 from iounet.onnx import OnnxRefiner
 refiner = OnnxRefiner({str(model)!r})

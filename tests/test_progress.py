@@ -1,4 +1,4 @@
-"""Progress in a log file: whole lines, and few of them."""
+"""Progress in a log file consists of few, complete lines."""
 
 import io
 import sys
@@ -20,18 +20,18 @@ def shown_on(file, monkeypatch, count, **options):
     return file.getvalue()
 
 
-def test_a_short_task_leaves_no_line_in_a_file(monkeypatch):
+def test_a_short_task_writes_no_line_to_a_file(monkeypatch):
     assert shown_on(io.StringIO(), monkeypatch, 1000) == ""
 
 
 @pytest.mark.parametrize("leave", [True, False])
-def test_a_line_for_each_state_in_a_file(monkeypatch, leave):
+def test_each_state_is_a_line_in_a_file(monkeypatch, leave):
     monkeypatch.setattr(iounet.progress, "SECONDS_BETWEEN_LINES", 0)
     text = shown_on(io.StringIO(), monkeypatch, 3, leave=leave)
     assert "\r" not in text and text.endswith("\n")
     states = [line.partition("|")[0] for line in text.splitlines()]
     assert states[:4] == ["train:   0%", "train:  33%", "train:  67%", "train: 100%"]
-    assert states[4:] == (["train: 100%"] if leave else [])  # once more when it is closed
+    assert states[4:] == (["train: 100%"] if leave else [])  # repeated when the bar is closed
 
 
 def test_a_bar_on_a_terminal(monkeypatch):

@@ -1,4 +1,4 @@
-"""What a configuration's numbers may be, and what is said of others."""
+"""Ranges of the numbers in a configuration, and error messages for numbers out of range."""
 
 import pytest
 from yacs.config import CfgNode
@@ -9,7 +9,7 @@ from iounet.ranges import RANGES
 
 
 def numbers(node, prefix=""):
-    """Full names of the keys whose values are numbers, or tuples of them."""
+    """Full names of the keys whose values are numbers or tuples of numbers."""
     for key, value in node.items():
         if isinstance(value, CfgNode):
             yield from numbers(value, f"{prefix}{key}.")
@@ -76,7 +76,7 @@ def test_a_number_out_of_range_names_its_key(key, value, message):
         ("TEST.REFINE.DEGENERATION", float("-inf")),
     ],
 )
-def test_a_limit_belongs_to_its_range(key, value):
+def test_limits_are_in_range(key, value):
     group, _, name = key.rpartition(".")
     cfg = load_config(None, [key, str(value)])
     for part in group.split(".") if group else []:

@@ -1,4 +1,4 @@
-"""``python -m iounet``: all commands in one; and what each does before torch is imported."""
+"""`python -m iounet` runs all commands; every command sets the OpenMP wait policy before torch is imported."""
 
 import os
 import re
@@ -17,21 +17,21 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
-def test_it_lists_the_commands(arguments, monkeypatch, capsys):
+def test_lists_the_commands(arguments, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["iounet", *arguments])
     assert all_commands.main() == 0
     shown = capsys.readouterr().out
     assert all(f"\n  {command} " in shown for command in all_commands.COMMANDS)
 
 
-def test_an_unknown_command_gets_the_list_too(monkeypatch, capsys):
+def test_an_unknown_command_prints_the_list(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["iounet", "trian"])
     assert all_commands.main() == 2
     assert "\n  train " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("command", all_commands.COMMANDS)
-def test_it_runs_each_with_the_other_arguments(command, monkeypatch):
+def test_runs_each_command_with_the_remaining_arguments(command, monkeypatch):
     module = import_module(f"iounet.{all_commands.COMMANDS[command][0]}")
     called = []
     monkeypatch.setattr(module, "main", lambda: called.append(list(sys.argv)))
@@ -40,7 +40,7 @@ def test_it_runs_each_with_the_other_arguments(command, monkeypatch):
     assert called == [[f"python -m iounet {command}", "--flag", "value"]]
 
 
-def test_every_script_that_pip_installs_is_among_them():
+def test_every_installed_script_is_listed():
     scripts = re.findall(r'^iounet-(\w+) = "iounet\.(.+):main"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     assert scripts
     assert {name: module for name, (module, _) in all_commands.COMMANDS.items()}.items() >= set(scripts)
@@ -65,7 +65,7 @@ import {module}
     ["iounet.commands.train", "iounet.commands.refine", "tools.reproduce", "tools.compare", "tools.calibrate"],
 )
 @pytest.mark.parametrize(("given", "expected"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
-def test_threads_wait_asleep_unless_the_user_says_otherwise(module, given, expected):
+def test_waiting_threads_sleep_unless_the_user_overrides_it(module, given, expected):
     environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
     done = subprocess.run(
         [sys.executable, "-c", WATCH_FOR_TORCH.format(module=module)],
@@ -78,14 +78,14 @@ def test_threads_wait_asleep_unless_the_user_says_otherwise(module, given, expec
 
 
 class TestPackage:
-    def test_the_version_is_that_of_the_installed_package(self):
+    def test_the_version_is_the_version_of_the_installed_package(self):
         try:
             expected = metadata("iounet")["Version"]
         except PackageNotFoundError:
             expected = "0+checkout"
         assert iounet.__version__ == expected
 
-    def test_its_public_names_are_imported_when_they_are_used(self):
+    def test_public_names_are_imported_on_first_use(self):
         assert iounet.get_cfg is import_module("iounet.config").get_cfg
         for name in iounet.__all__:
             assert getattr(iounet, name).__name__ == name

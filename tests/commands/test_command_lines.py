@@ -1,4 +1,4 @@
-"""What all commands and tools have in common on the command line."""
+"""Command-line behaviour shared by all commands and tools."""
 
 import runpy
 from importlib import import_module
@@ -57,17 +57,17 @@ class TestInstalledCommands:
         shown = capsys.readouterr().out
         assert all(f"  {word} " in shown for word in words)
 
-    def test_an_option_that_is_needed_is_named(self, command, words, call, capsys):
+    def test_a_missing_required_option_is_named(self, command, words, call, capsys):
         assert call(command) == 2
         assert f"arguments are required: {words[0]}" in capsys.readouterr().err
 
-    def test_pip_installs_it(self, command, words):
+    def test_it_is_installed_as_a_script(self, command, words):
         script = f'iounet-{name_of(command)} = "{command.__name__}:main"'
         assert f"\n{script}\n" in (ROOT / "pyproject.toml").read_text()
 
 
 @pytest.mark.parametrize(("tool", "command"), [("train", train), ("refine_boxes", refine), ("tighten_labels", tighten)])
-def test_a_checkout_has_the_same_command(tool, command, monkeypatch):
+def test_a_clone_has_the_same_command(tool, command, monkeypatch):
     called = []
     monkeypatch.setattr(command, "main", lambda: called.append(tool))
     runpy.run_path(str(ROOT / "tools" / f"{tool}.py"), run_name="__main__")
@@ -75,10 +75,10 @@ def test_a_checkout_has_the_same_command(tool, command, monkeypatch):
 
 
 @pytest.mark.parametrize("value", ["-0.02", "-2e-2"])
-def test_a_negative_value_is_no_option_of_reproduce(call, arguments, tmp_path, value):
+def test_reproduce_accepts_a_negative_value(call, arguments, tmp_path, value):
     words = arguments(tmp_path, {"TEST.REFINE.DEGENERATION": value})
     message = call(reproduce, "--weights", tmp_path / "none.pth", "--output", tmp_path, *words)
-    assert isinstance(message, str) and "none.pth" in message  # so the value was taken
+    assert isinstance(message, str) and "none.pth" in message  # so the value was accepted
 
 
 @pytest.mark.parametrize("command", [reproduce, train], ids=name_of)

@@ -1,4 +1,4 @@
-"""Ctrl-C ends every command with exit code 130 and without a traceback; tests/engine tests it during training."""
+"""Ctrl-C ends every command with exit code 130 and no traceback; tests/engine covers Ctrl-C during training."""
 
 import sys
 

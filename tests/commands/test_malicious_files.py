@@ -1,4 +1,4 @@
-"""Files with code in them, at every place where a command reads one: it is refused, and the code not executed."""
+"""Every command refuses files that contain code, and does not execute the code."""
 
 import pickle
 import shutil
@@ -31,7 +31,7 @@ def marker(tmp_path):
 
 @pytest.fixture(params=WAYS.values(), ids=WAYS)
 def write(request, trained, marker, touches_a_file):
-    """Writes a whole checkpoint that has code, too."""
+    """Write a complete checkpoint that also contains code."""
 
     def write(path):
         content = load_checkpoint(trained / "model_final.pth") | {"extra": touches_a_file(marker)}
@@ -47,7 +47,7 @@ def refused(call, marker):
         message = call(command, *arguments)
         assert message.startswith("CheckpointError: ") and str(path) in message and "\n" not in message
         assert not marker.exists()
-        with suppress(RuntimeError):  # a plain pickle is no file of torch's, which is found after its code was run
+        with suppress(RuntimeError):  # torch rejects a plain pickle only after running its code
             torch.load(path, weights_only=False)
         assert marker.exists(), "the file would have run its code"
 
@@ -55,7 +55,7 @@ def refused(call, marker):
 
 
 @pytest.mark.parametrize("key", ["MODEL.WEIGHTS", "MODEL.BACKBONE.WEIGHTS"])
-def test_weights_to_begin_with(write, refused, arguments, tmp_path, key):
+def test_initial_weights(write, refused, arguments, tmp_path, key):
     path = write(tmp_path / "weights.pth")
     refused(path, train, *arguments(tmp_path / "run", {key: path}))
 
@@ -65,7 +65,7 @@ def test_weights_to_evaluate(write, refused, arguments, tmp_path):
     refused(path, train, *arguments(tmp_path / "run", {"MODEL.WEIGHTS": path}), "--eval-only")
 
 
-def test_a_checkpoint_to_go_on_from(write, refused, arguments, trained, tmp_path):
+def test_a_checkpoint_to_resume_from(write, refused, arguments, trained, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(trained, run)
     for path in (run / "checkpoints").iterdir():
@@ -80,7 +80,7 @@ def test_a_checkpoint_to_refine_with(write, refused, dataset, tmp_path):
 
 
 @pytest.mark.parametrize("option", ["--weights", "--baseline"])
-def test_a_checkpoint_to_make_tables_of(write, refused, arguments, trained, tmp_path, option):
+def test_a_checkpoint_to_reproduce_tables_with(write, refused, arguments, trained, tmp_path, option):
     path = write(tmp_path / "weights.pth")
     files = {"--weights": trained / "model_final.pth"} | {option: path}
     words = [word for pair in files.items() for word in pair]

@@ -1,4 +1,4 @@
-"""What iounet-train says of settings and files that it cannot use."""
+"""Error messages of iounet-train for settings and files that it cannot use."""
 
 import shutil
 
@@ -12,13 +12,13 @@ UNKNOWN_KEY = "ConfigError: command line: unknown config key SOLVER.BASE_LRR; di
 
 
 class TestErrors:
-    """One line that names the item and the cure, and nothing written."""
+    """One line names the item and the remedy, and no file is written."""
 
     @pytest.mark.parametrize("value", ["-0.02", "-2e-2"])
-    def test_a_negative_value_is_no_option(self, call, arguments, tmp_path, value):
+    def test_a_negative_value_is_accepted(self, call, arguments, tmp_path, value):
         settings = {"TEST.REFINE.DEGENERATION": value, "MODEL.WEIGHTS": tmp_path / "nowhere.pth"}
         message = call(train, *arguments(tmp_path / "run", settings), "--eval-only")
-        assert isinstance(message, str) and "nowhere.pth" in message  # so the value was taken
+        assert isinstance(message, str) and "nowhere.pth" in message  # so the value was accepted
 
     def test_an_unknown_key(self, call, arguments, tmp_path):
         message = call(train, *arguments(tmp_path / "run"), "SOLVER.BASE_LRR", "1")
@@ -84,7 +84,7 @@ class TestErrors:
         assert (tmp_path / "run").read_text() == "kept"
 
     @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-    def test_a_gpu_that_is_not_there(self, call, arguments, tmp_path):
+    def test_a_missing_gpu(self, call, arguments, tmp_path):
         message = call(train, *arguments(tmp_path / "run", {"MODEL.DEVICE": "cuda"}))
         assert message == "ConfigError: device cuda not found: torch sees 0 GPUs; choose cpu or auto"
 

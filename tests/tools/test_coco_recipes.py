@@ -1,4 +1,4 @@
-"""configs/coco_*.yaml, as they are but for fewer and smaller images, on a folder in the layout of COCO 2017."""
+"""Train with configs/coco_*.yaml on a folder laid out like COCO 2017, with fewer and smaller images."""
 
 import json
 import shutil
@@ -14,14 +14,14 @@ from iounet.config import load_config
 from iounet.data.synthetic import make_synthetic
 
 ROOT = Path(__file__).parents[2]
-# Of the 80 categories of instances_*2017.json, whose ids leave ten numbers out.
+# Ids of the 80 categories in instances_*2017.json; ten numbers are unused.
 COCO_IDS = sorted(set(range(1, 91)) - {12, 26, 29, 30, 45, 66, 68, 69, 71, 83})
 RECIPES = sorted(path.name for path in (ROOT / "configs").glob("coco_*.yaml"))
 
 
 @pytest.fixture(scope="module")
 def coco_folder(tmp_path_factory):
-    """A folder with datasets/coco/ and weights/, as the recipes name them."""
+    """A folder with the files in datasets/coco/ and weights/ that the configs refer to."""
     folder = tmp_path_factory.mktemp("coco_folder")
     source = make_synthetic(folder / "source", num_train=4, num_val=2, num_test=1, image_size=(96, 128), seed=0)
     coco = folder / "datasets" / "coco"
@@ -30,7 +30,7 @@ def coco_folder(tmp_path_factory):
         shutil.copytree(source / split, coco / f"{split}2017")
         content = json.loads((source / "annotations" / f"{split}.json").read_text())
         used = [category["id"] for category in content["categories"]]
-        # Ours get the ids of COCO's last ones.
+        # The synthetic categories get COCO's last ids.
         new_ids = dict(zip(used, COCO_IDS[-len(used) :], strict=True))
         for annotation in content["annotations"]:
             annotation["category_id"] = new_ids[annotation["category_id"]]
@@ -39,7 +39,7 @@ def coco_folder(tmp_path_factory):
     weights = folder / "weights"
     weights.mkdir()
     torch.manual_seed(0)
-    # Random, and nearly without residuals, whose sum would overflow where no batch norm adapts to it.
+    # Random weights with tiny residual branches: without adapting batch norm, their sum would overflow.
     torch.save(resnet50(zero_init_residual=True).state_dict(), weights / "resnet50-0676ba61.pth")
     torch.save(resnet101(zero_init_residual=True).state_dict(), weights / "resnet101-63fe2227.pth")
     detector = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=91)

@@ -1,4 +1,4 @@
-"""The tools that compare, calibrate and show, on a run of four iterations with an energy head."""
+"""Tools that compare, calibrate and draw, on a run of four iterations with an energy head."""
 
 import json
 import sys
@@ -53,16 +53,16 @@ def compared(trained, arguments, one_thread, tmp_path_factory):
     return run, folder / "comparison"
 
 
-def test_the_end_of_training_calibrates(compared):
+def test_training_calibrates_at_its_end(compared):
     run, folder = compared
     weights = load_checkpoint(run / "model_final.pth")["model"]
     assert weights["iou_head.calibration"][0] > 0
     summary = json.loads((folder / "comparison.json").read_text())
-    # On the data it was fitted to, the mean of what is predicted is the mean of what is true.
+    # On the data used for fitting, the mean predicted IoU equals the mean true IoU.
     assert abs(summary["calibration"]["all candidates"]["bias"]) < 0.01
 
 
-def test_calibrating_again_changes_the_calibration_alone(compared, dataset, tmp_path, monkeypatch, capsys):
+def test_calibrating_again_changes_only_the_calibration(compared, dataset, tmp_path, monkeypatch, capsys):
     run, _ = compared
     words = words_for(run, tmp_path / "again.pth")
     words += ["DATA.VAL_ANNOTATIONS", dataset / "annotations" / "train.json", "DATA.VAL_IMAGES", dataset / "train"]
@@ -75,7 +75,7 @@ def test_calibrating_again_changes_the_calibration_alone(compared, dataset, tmp_
     assert after["config"] == before["config"] and after["categories"] == before["categories"]
 
 
-def test_comparison_has_the_plain_detector_and_all_columns(compared):
+def test_a_comparison_has_the_plain_detector_and_all_columns(compared):
     _, folder = compared
     table = json.loads((folder / "comparison.json").read_text())["table"]
     assert next(iter(table)) == "plain detector, greedy NMS"
@@ -83,14 +83,14 @@ def test_comparison_has_the_plain_detector_and_all_columns(compared):
     assert (folder / "comparison.md").read_text().count("\n") == len(table) + 2
 
 
-def test_evidence_of_two_seeds(compared, tmp_path, monkeypatch, capsys):
+def test_evidence_for_two_seeds(compared, tmp_path, monkeypatch, capsys):
     _, folder = compared
     content = json.loads((folder / "comparison.json").read_text())
     for seed, added in ((0, 0.0), (1, 2.0)):
         table = json.loads(json.dumps(content["table"]))
         table["this configuration"] |= {"AP": 50 + added, "AP75": 40.0, "AP90": 30.0}
         table["plain detector, greedy NMS"] |= {"AP": 45.0, "AP75": 40.0, "AP90": 10.0}
-        correlation = dict.fromkeys(content["correlation"], 0.8)  # of a detector that detects nothing it is undefined
+        correlation = dict.fromkeys(content["correlation"], 0.8)  # undefined if nothing is detected
         changed = {"table": table, "correlation": correlation}
         (tmp_path / f"set_seed{seed}.json").write_text(json.dumps(content | changed))
     output = tmp_path / "summary.json"
@@ -114,7 +114,7 @@ def test_evidence_of_two_seeds(compared, tmp_path, monkeypatch, capsys):
 
 def test_files_without_a_seed_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["evidence.py", "--output", "x", "--set", "a", str(tmp_path / "run.json")])
-    with pytest.raises(SystemExit, match="its name does not end in _seed0.json"):
+    with pytest.raises(SystemExit, match=r"must end in _seed<N>\.json, such as _seed0\.json"):
         evidence.main()
 
 
@@ -149,11 +149,11 @@ def test_detections_where_nothing_is_annotated(compared, dataset, tmp_path, monk
         assert sheet.width == 3 * show_unmatched.TILE + 4 * 8
 
 
-def test_reproduce_shows_the_energys_refinement_and_keeps_beyond_to_the_papers(compared, tmp_path, monkeypatch):
+def test_reproduce_with_an_energy_head_refuses_beyond(compared, tmp_path, monkeypatch):
     run, _ = compared
     words = words_for(run, tmp_path / "tables")
     monkeypatch.setattr(sys, "argv", ["reproduce.py", *map(str, [*words, "--beyond"])])
-    with pytest.raises(SystemExit, match="for a detector with an energy head: tools/compare.py"):
+    with pytest.raises(SystemExit, match="for a detector with an energy head, use tools/compare.py"):
         reproduce.main()
     monkeypatch.setattr(sys, "argv", ["reproduce.py", *map(str, words)])
     reproduce.main()
@@ -164,7 +164,7 @@ def test_reproduce_shows_the_energys_refinement_and_keeps_beyond_to_the_papers(c
     assert list(content["step_size"]) == ["0.25", "0.5", "1", "2", "4"]
 
 
-def test_summaries_of_a_comparison_leave_out_what_is_no_table(compared, monkeypatch, capsys):
+def test_the_summary_of_a_comparison_has_only_tables(compared, monkeypatch, capsys):
     _, folder = compared
     monkeypatch.setattr(sys, "argv", ["summarize.py", *[str(folder / "comparison.json")] * 2])
     summarize.main()
@@ -173,7 +173,7 @@ def test_summaries_of_a_comparison_leave_out_what_is_no_table(compared, monkeypa
     assert "candidates of true IoU ≥ 0.5" in printed and "basins" not in printed
 
 
-def test_a_published_model_is_half_as_large_and_predicts_alike(compared, call, dataset, tmp_path):
+def test_a_published_model_has_half_the_size_and_similar_predictions(compared, call, dataset, tmp_path):
     run, _ = compared
     small = tmp_path / "small.pth"
     assert call(publish, "--weights", run / "model_final.pth", "--output", small) is None
@@ -187,7 +187,7 @@ def test_a_published_model_is_half_as_large_and_predicts_alike(compared, call, d
     boxes = [[10.0, 10.0, 40.0, 44.0], [5.0, 20.0, 60.0, 60.0]]
     exact, rounded = (IoURefiner.from_checkpoint(path).score(image, boxes) for path in (run / "model_final.pth", small))
     torch.testing.assert_close(rounded, exact, rtol=0, atol=5e-3)
-    assert call(publish, "--weights", small, "--output", small) == 2  # it would overwrite what it reads
+    assert call(publish, "--weights", small, "--output", small) == 2  # it would overwrite its input
 
 
 def test_values_too_large_for_half_precision_are_not_published(compared, call, tmp_path):
@@ -199,7 +199,7 @@ def test_values_too_large_for_half_precision_are_not_published(compared, call, t
     assert not (tmp_path / "small.pth").exists()
 
 
-def test_loose_boxes_by_the_iou_at_which_they_start(compared, call, dataset, tmp_path, capsys):
+def test_loose_boxes_are_grouped_by_initial_iou(compared, call, dataset, tmp_path, capsys):
     words = [dataset / "annotations" / "val.json", "--images", dataset / "val", "--output", tmp_path / "loose.json"]
     assert call(loose_boxes, *words, "--weights", compared[0] / "model_final.pth") is None
     starts = json.loads((tmp_path / "loose.json").read_text())["starts"]

@@ -1,4 +1,4 @@
-"""examples/, each as its users run it, with one step of training."""
+"""Run the examples as users do, with one training step."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from iounet.training.checkpoint import load_checkpoint
 
 
 @pytest.mark.parametrize("detector", ["fasterrcnn", "maskrcnn", "retinanet", "fcos"])
-def test_boxes_of_torchvisions_detectors_are_refined(detector, dataset, trained, call, tmp_path, capsys):
+def test_boxes_of_torchvision_detectors_are_refined(detector, dataset, trained, call, tmp_path, capsys):
     output = tmp_path / detector
     with torch.random.fork_rng(devices=[]):
         assert call(torchvision_detectors, detector, "--data", dataset, "--output", output, "--iterations", 1) is None
@@ -35,7 +35,7 @@ def test_boxes_of_torchvisions_detectors_are_refined(detector, dataset, trained,
 
 @pytest.mark.filterwarnings("error")
 def test_loose_labels_of_photographs_tighten(call, tmp_path, monkeypatch, capsys):
-    """The committed model on the committed photographs, which it was not trained on: what the README promises."""
+    """The committed model tightens boxes on photographs that it was not trained on, as the README says."""
     monkeypatch.setattr(tighten_photos, "OUTPUT", tmp_path / "try")
     assert call(tighten_photos) is None
     *rows, mean = capsys.readouterr().out.split("predicted IoU\n")[-1].splitlines()
@@ -49,7 +49,7 @@ def test_loose_labels_of_photographs_tighten(call, tmp_path, monkeypatch, capsys
     assert {path.name for path in (tmp_path / "try").iterdir()} == {"boxes.csv", "boxes.json", "labels", "review.html"}
 
 
-def test_the_committed_model_is_small_and_carries_no_paths():
+def test_the_committed_model_is_small_and_has_no_paths():
     path = tighten_photos.ROOT / "weights" / "cards.pth"
     assert path.stat().st_size < 6e6
     content = load_checkpoint(path)

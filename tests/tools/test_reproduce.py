@@ -10,7 +10,7 @@ from tools import reproduce
 
 @pytest.fixture(scope="module")
 def reproduced(trained, arguments, one_thread, tmp_path_factory):
-    """The output folder, and what the tool printed."""
+    """The output folder and the printed text."""
     output = tmp_path_factory.mktemp("reproduce") / "tables"
     weights = trained / "model_final.pth"
     words = ["--weights", weights, "--baseline", weights, "--output", output, "--beyond", *arguments(output / "unused")]
@@ -49,7 +49,7 @@ def test_the_tables_are_those_of_the_evaluation(reproduced, trained):
     for row, columns in content["nms"].items():
         assert columns == pytest.approx({column: evaluated["table"][row][column] for column in columns})
     assert content["correlation"] == pytest.approx(evaluated["correlation"], nan_ok=True)
-    # The baseline given is the detector itself.
+    # The detector itself serves as the baseline.
     assert content["ablation"]["plain detector"] == content["nms"]["greedy NMS"]
     assert content["ablation"]["+ refinement"] == content["nms"]["IoU-guided NMS + refinement"]
     assert content["beyond"]["the paper's"] == content["step_size"]["0.5"] == content["ablation"]["+ refinement"]
@@ -57,13 +57,11 @@ def test_the_tables_are_those_of_the_evaluation(reproduced, trained):
         assert content["steps"][start] == content["nms"]["IoU-guided NMS"]
 
 
-def test_an_output_folder_that_is_a_file_is_refused_before_anything_is_detected(
-    trained, call, arguments, tmp_path, monkeypatch
-):
+def test_an_output_folder_that_is_a_file_is_refused_before_detection(trained, call, arguments, tmp_path, monkeypatch):
     monkeypatch.setattr(reproduce, "reproduce", lambda *_, **__: pytest.fail("detected"))
     (tmp_path / "file").touch()
     words = ["--weights", trained / "model_final.pth", "--output", tmp_path / "file", *arguments(tmp_path / "unused")]
-    assert call(reproduce, *words).startswith(f"ConfigError: {tmp_path / 'file'}: cannot be used as the folder for")
+    assert call(reproduce, *words).startswith(f"ConfigError: {tmp_path / 'file'}: cannot be used as the output folder")
 
 
 def test_wrong_weights_are_named(call, arguments, tmp_path):
