@@ -18,7 +18,7 @@ NUM_OBJECTS = (2, 6)
 # Side of a shape before it is stretched, as a fraction of the image's shorter side: 32 to 77 pixels of 128.
 RELATIVE_SIDE = (0.25, 0.6)
 # Largest rotation of a shape, in radians. At larger angles, shapes touch their boxes only with their tips, and a
-# detector trained from scratch learns to localise them far more slowly (docs/results.md).
+# detector trained from scratch learns to localise them far more slowly (docs/results_notes.md).
 MAX_TILT = 0.25
 # A shape is drawn only if this fraction of it and this side (pixels) stay visible; otherwise its class could only be
 # guessed.

@@ -47,7 +47,10 @@ class TestErrors:
             ({"MODEL.NUM_CLASSES": 3}, ["MODEL.NUM_CLASSES is 3", "train.json has 5 categories", "set it to 0"]),
             ({"MODEL.STANDALONE": True}, ["MODEL.STANDALONE", "MODEL.WEIGHTS"]),
             ({"MODEL.DEVICE": "abacus"}, ["ConfigError: unknown device 'abacus'; choose cpu, cuda, cuda:1"]),
-            ({"MODEL.DEVICE": "meta"}, ["ConfigError: this build of torch does not support device meta; choose cpu or auto"]),
+            (
+                {"MODEL.DEVICE": "meta"},
+                ["ConfigError: this build of torch does not support device meta; choose cpu or auto"],
+            ),
             ({"MODEL.DEVICE": "cuda:999"}, ["ConfigError: device cuda:999 not found: torch sees"]),
             ({"TEST.NMS": "hard"}, ["TEST.NMS must be one of greedy, soft, iou_guided; got 'hard'"]),
             ({"SOLVER.WARMUP": "cosine"}, ["SOLVER.WARMUP must be one of constant, linear"]),

@@ -195,7 +195,7 @@ def test_values_too_large_for_half_precision_are_not_published(compared, call, t
     content["model"]["rpn.head.cls_logits.weight"][0] = 1e5
     torch.save(content, tmp_path / "large.pth")
     message = call(publish, "--weights", tmp_path / "large.pth", "--output", tmp_path / "small.pth")
-    assert "rpn.head.cls_logits.weight has values that half precision cannot hold" in message
+    assert "rpn.head.cls_logits.weight has values that overflow in half precision" in message
     assert not (tmp_path / "small.pth").exists()
 
 

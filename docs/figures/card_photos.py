@@ -1,0 +1,78 @@
+"""The photographs in examples/ and the detector in weights/ that the figures of the method pages show."""
+
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torchvision.ops import box_iou
+
+from iounet import IoURefiner
+from iounet.boxes import best_iou
+from iounet.data import CocoDataset
+from iounet.detections import Detections
+from iounet.postprocess import greedy_nms, iou_guided_nms
+
+ROOT = Path(__file__).resolve().parents[2]
+PHOTOS = ROOT / "examples" / "photos"
+NMS_THRESHOLD = 0.5
+
+
+@cache
+def refiner() -> IoURefiner:
+    return IoURefiner.from_checkpoint(ROOT / "weights" / "cards.pth", "cpu")
+
+
+@cache
+def photographs(annotations: str = "annotations.json") -> CocoDataset:
+    """The six photographs with their annotated boxes, or with the loose ones of ``loose.json``."""
+    return CocoDataset(str(PHOTOS / annotations), str(PHOTOS))
+
+
+@cache
+@torch.no_grad()
+def candidates(row: int) -> tuple[Detections, Tensor]:
+    """Boxes of a photograph before NMS, in its pixels, and their true IoUs."""
+    image, target = photographs()[row]
+    detector = refiner().detector
+    features = detector.extract([image])
+    (found,) = features.to_original(detector.detect(features, detector.propose(features)))
+    return found, best_iou(found.boxes, found.labels, target["boxes"], target["labels"])
+
+
+class Card(NamedTuple):
+    """An annotated card, and the candidates around it of which NMS keeps one.
+
+    Attributes:
+        image: Tensor[3, H, W].
+        truth: its annotated box, Tensor[4].
+        found: all candidates of the photograph.
+        true_ious: their true IoUs.
+        of_card: which of them have the class of the card and overlap it, bool [N].
+        greedy, guided: index of the one that greedy NMS keeps, and that IoU-guided NMS keeps.
+        inherited: class score of the latter after NMS.
+    """
+
+    image: Tensor
+    truth: Tensor
+    found: Detections
+    true_ious: Tensor
+    of_card: Tensor
+    greedy: Tensor
+    guided: Tensor
+    inherited: float
+
+
+@cache
+def card_with_two_candidates(row: int, card: int) -> Card:
+    """The given card of a photograph, for which greedy NMS and IoU-guided NMS keep different boxes."""
+    image, target = photographs()[row]
+    truth, label = target["boxes"][card], target["labels"][card]
+    found, true_ious = candidates(row)
+    of_card = (box_iou(truth[None], found.boxes)[0] > NMS_THRESHOLD) & (found.labels == label)
+    greedy, _ = greedy_nms(found.boxes, found.scores, found.labels, NMS_THRESHOLD)
+    guided, scores = iou_guided_nms(found.boxes, found.scores, found.ious, found.labels, NMS_THRESHOLD)
+    place = int(of_card[guided].nonzero()[0, 0])
+    first = greedy[of_card[greedy]][0]
+    return Card(image, truth, found, true_ious, of_card, first, guided[place], float(scores[place]))
