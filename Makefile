@@ -1,18 +1,17 @@
-# make try       tightens loose boxes of six photographs with the model in weights/, in ten seconds; results in runs/try
-# make demo      trains a small IoU-Net on synthetic pictures and shows what it does; results in runs/demo
-#                (run it again to resume or to evaluate; SEED=1 DEMO=runs/demo1 for another run)
-# make test      runs the tests, without the slow ones, in five minutes on two cores
-# make test-all  runs all tests: builds, launches, kills and whole trainings, too
+# make try       tightens loose boxes on six photographs with the model in weights/, in ten seconds; results in runs/try
+# make demo      trains and evaluates a small IoU-Net on synthetic images; results in runs/demo
+#                (run it again to resume or to evaluate; SEED=1 DEMO=runs/demo1 starts another run)
+# make test      runs the tests except the slow ones, in five minutes on two cores
+# make test-all  runs all tests, including builds, torchrun launches, killed processes and whole trainings
 # make test-oldest
 #                runs the tests of prroi_pool with the oldest Python and PyTorch that it supports
 # make lint      checks style, types, spelling, and builds the documentation, whose links and docstrings are checked
 # make docs      builds the documentation; open site/index.html
 # make fuzz      compares prroi_pool's kernels with the reference on a million random RoIs, with sanitizers
-# make gpu       on a machine with a CUDA GPU: its tests, compute-sanitizer, a profile of the kernels, and benchmarks
-#                (ORIGINAL=DIR adds the authors' kernels, for which nvcc is needed, as for nothing else); figures in
-#                docs/benchmarks/ and docs/benchmarks.md
-#                (one by one: make gpu-test, gpu-sanitize, gpu-profile, gpu-benchmark, gpu-detector)
-# The first call makes .venv with everything that pyproject.toml names. PYTHON=python3.12 chooses the interpreter.
+# make gpu       on a machine with a CUDA GPU: runs the GPU tests, compute-sanitizer, a kernel profile and the benchmarks;
+#                figures go to docs/benchmarks/ and docs/benchmarks.md. ORIGINAL=DIR adds the authors' kernels, which need nvcc.
+#                (separate targets: gpu-test, gpu-sanitize, gpu-profile, gpu-benchmark, gpu-detector)
+# The first call creates .venv and installs the dependencies of pyproject.toml. PYTHON=python3.12 chooses the interpreter.
 
 PYTHON ?= python3
 CONSTRAIN ?= --constraint constraints.txt
@@ -21,29 +20,29 @@ RUN := $(VENV)/bin/python
 DEMO ?= runs/demo
 SEED ?= 0
 
-# Threads that wait sleep instead of spinning, which beside another busy process slowed training several times over.
+# Waiting threads sleep instead of spinning; spinning slows training several times on a machine with other load.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-# With RUN=python the Python at hand is used, with what it has installed.
+# RUN=python uses the current Python and its packages instead of .venv.
 INSTALLED := $(if $(filter command line,$(origin RUN)),,$(VENV)/installed)
 ROIS ?= 1000000
-# A worker takes up to 3 GB of memory. The tests of a file share what is slow to make, so one worker runs them all.
+# A worker takes up to 3 GB of memory. The tests of a file share slow fixtures, so one worker runs the whole file.
 WORKERS ?= 2
 PARALLEL := --numprocesses $(WORKERS) --dist loadfile
 
-# Of a CUDA toolkit that is not on PATH, too; only gpu-sanitize and gpu-profile need one.
+# Also found in a CUDA toolkit that is not on PATH. Only gpu-sanitize and gpu-profile need a toolkit.
 SANITIZER ?= $(firstword $(wildcard $(CUDA_HOME)/bin/compute-sanitizer /usr/local/cuda/bin/compute-sanitizer) compute-sanitizer)
 NCU ?= $(firstword $(wildcard $(CUDA_HOME)/bin/ncu /usr/local/cuda/bin/ncu) ncu)
 GPU_ROIS ?= 20000
 GPU_SECONDS ?= 1
 GPU_DETECTOR_SECONDS ?= 10
-# Logs of `make gpu-...`, and copies of the figures.
+# Logs and copies of the figures of `make gpu-...`.
 GPU_LOGS ?= runs/gpu
 
-# The tools find the packages without an installation.
+# Lets the tools import the packages without an installation.
 export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 
-# The exit status of `command | tee log` is the command's.
+# pipefail: `command | tee log` exits with the status of the command.
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 
@@ -62,13 +61,13 @@ test: $(VENV)/installed
 test-all: $(VENV)/installed
 	$(RUN) -m pytest $(PARALLEL)
 
-# The oldest PyTorch with torch.library.register_autograd, on the oldest Python with the syntax that prroi_pool uses. The
-# project as a whole needs more: see pyproject.toml. (--confcutdir leaves out tests/conftest.py, which needs iounet.)
+# prroi_pool needs torch.library.register_autograd (PyTorch 2.4) and the syntax of Python 3.10. The whole project needs newer
+# versions, see pyproject.toml. --confcutdir skips tests/conftest.py, which needs iounet.
 PYTHON_OLDEST ?= $(shell for p in python3.10 ~/.pyenv/versions/3.10.*/bin/python python3; do \
     $$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' 2> /dev/null && echo $$p && break; done)
 test-oldest:
 ifeq ($(PYTHON_OLDEST),)
-	@echo 'test-oldest: skipped, as there is no Python 3.10 to 3.12; name one with make PYTHON_OLDEST=...'
+	@echo 'test-oldest: skipped, no Python 3.10 to 3.12 found; choose one with make test-oldest PYTHON_OLDEST=...'
 else
 	test -e .venv-oldest/installed || { $(PYTHON_OLDEST) -m venv .venv-oldest && .venv-oldest/bin/python -m pip install --quiet \
 	    --disable-pip-version-check --no-compile torch==2.4.0 torchvision==0.19.0 numpy pytest pytest-timeout pytest-xdist && touch .venv-oldest/installed; }
@@ -78,13 +77,13 @@ endif
 fuzz: $(INSTALLED)
 	$(RUN) tests/prroi_pool/fuzz.py --sanitize --rois $(ROIS)
 
-# Each target by itself takes a few minutes; `make -k gpu` goes on after one that fails.
+# Each target takes a few minutes. `make -k gpu` continues after a target that fails.
 gpu: gpu-test gpu-sanitize gpu-profile gpu-benchmark gpu-detector
 
 gpu-test: $(INSTALLED) | $(GPU_LOGS)
 	$(RUN) -m pytest -m gpu $(PYTEST) 2>&1 | tee $(GPU_LOGS)/test.log
 
-# The caching allocator would hide what is read beyond a tensor. initcheck has to see what other kernels write.
+# PyTorch's caching allocator would hide reads beyond a tensor. initcheck must also see the writes of other kernels.
 gpu-sanitize: $(INSTALLED) | $(GPU_LOGS)
 	for tool in memcheck racecheck synccheck initcheck; do \
 	    only=$$([ $$tool = initcheck ] || echo --kernel-name kernel_substring=prroi_pool); \
@@ -105,7 +104,7 @@ gpu-benchmark: $(INSTALLED) | $(GPU_LOGS)
 	    --output docs/benchmarks/cuda.json --document docs/benchmarks.md 2>&1 | tee $(GPU_LOGS)/benchmark.log
 	cp docs/benchmarks/cuda.json $(GPU_LOGS)
 
-# With refinement as one CUDA graph, as by default, and without; then by the energy.
+# Refinement by predicted IoU with CUDA graphs (the default) and without, then refinement by energy.
 gpu-detector: $(INSTALLED) | $(GPU_LOGS)
 	$(RUN) -m benchmarks.detector --device cuda --seconds $(GPU_DETECTOR_SECONDS) \
 	    --output docs/benchmarks/detector_cuda.json --document docs/benchmarks.md 2>&1 | tee $(GPU_LOGS)/detector.log
@@ -129,9 +128,9 @@ docs: $(VENV)/installed
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet --strict
 	@echo 'the documentation is in site/; open site/index.html'
 
-# An editable install. prroi_pool would compile its kernels from csrc/ on first use; this does so at once.
+# An editable install. `python -m prroi_pool` compiles the kernels now instead of on first use.
 $(VENV)/installed: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("Python 3.10 or newer is needed, this is " + sys.version.split()[0] + "; choose another with make PYTHON=python3.12")'
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("Python 3.10 or newer is required, found " + sys.version.split()[0] + "; choose another with make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[test,docs]' $(CONSTRAIN)
 	$(RUN) -m prroi_pool > /dev/null || true

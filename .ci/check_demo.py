@@ -1,7 +1,7 @@
-"""Checks a finished `make demo`: its files are there, and boxes visibly improve.
+"""Check the results of `make demo`: all files exist, and every component improves the boxes.
 
-Over three seeds the last row beat the first by 13.2 to 13.7 AP and by 39 to 44 AP90 on the validation split that is
-looked at here. On another machine a run takes another course, so less is demanded.
+On the validation split, which is checked here, the last row exceeds the first by 13.2 to 13.7 AP and by 39 to 44 AP90
+over three seeds. The thresholds are lower because results differ between machines.
 """
 
 import json
@@ -21,7 +21,8 @@ greedy, _, guided, refined, rescored = evaluation["table"].values()
 correlation, calibration = evaluation["correlation"], evaluation["calibration"]["all candidates"]
 for claim, holds in {
     "the detector detects": greedy["AP50"] > 80,
-    "predicted IoU tells a box's IoU better than its class score": correlation["predicted_iou"] > correlation["score"],
+    "the predicted IoU correlates better with the true IoU than the class score": correlation["predicted_iou"]
+    > correlation["score"],
     "IoU-guided NMS raises AP": guided["AP"] > greedy["AP"],
     "refinement raises AP": refined["AP"] > guided["AP"],
     "class score × IoU raises AP": rescored["AP"] > refined["AP"],
@@ -29,6 +30,6 @@ for claim, holds in {
     "together they raise AP90 by 28 or more": rescored["AP90"] - greedy["AP90"] >= 28,
     "the predicted IoU is calibrated": calibration["error"] <= 0.03,
 }.items():
-    print(f"{'holds' if holds else 'FAILS'}: {claim}")
+    print(f"{'ok' if holds else 'FAILED'}: {claim}")
     if not holds:
         sys.exit(1)

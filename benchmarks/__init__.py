@@ -1,1 +1,1 @@
-"""How fast everything is: each module is a command, ``python -m benchmarks.operator``, from the repository root."""
+"""Benchmarks. Run each module from the repository root, for example `python -m benchmarks.operator`."""

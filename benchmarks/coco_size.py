@@ -1,11 +1,11 @@
-"""Time and memory of all that is not the network, on simulated data of COCO's size.
+"""Measure time and memory of everything but the network, on simulated data of COCO's size.
 
     python -m benchmarks.coco_size --output docs/benchmarks/coco_size.json --document docs/benchmarks.md
 
-Each step runs in its own process, so that its memory can be measured. Each is also measured at half the size, to show
-that the time for an image does not grow with their number. The numbers are COCO 2017's: 118,287 training images with
-860,001 objects, 5,000 validation images with 36,781 and at most 100 detections each, 80 classes, files of 160 kB; twice
-as many images are refined, with a network that is as small as can be.
+Each step runs in a new process, so that its memory can be measured. Each step is also measured at half the size, to
+show that the time per image does not grow with the number of images. The numbers are those of COCO 2017: 118,287
+training images with 860,001 objects, 5,000 validation images with 36,781 objects and at most 100 detections each, 80
+classes, and files of 160 kB. Refinement runs on 10,000 images with a minimal network.
 """
 
 import argparse
@@ -41,9 +41,9 @@ CLASSES = 80
 TRAIN_IMAGES, TRAIN_OBJECTS = 118_287, 860_001
 VAL_IMAGES, VAL_OBJECTS = 5_000, 36_781
 REFINED_IMAGES = 10_000
-DETECTIONS = 100  # an image
+DETECTIONS = 100  # per image
 IMAGE_SIZE = (480, 640)
-# The standard deviation of pixels that gives JPEG files of 160 kB, the mean of COCO's.
+# Standard deviation of the pixel noise. It gives JPEG files of 160 kB, the mean size in COCO.
 NOISE = 18.5
 MARKER = "<!-- coco size -->"
 
@@ -51,10 +51,10 @@ Measured = dict[str, float]
 
 
 def simulate(num_images: int, num_objects: int, generator: np.random.Generator) -> dict[str, Any]:
-    """A data set in COCO form, its objects anywhere and of any size."""
+    """Return a data set in COCO format whose objects have random positions and sizes."""
     height, width = IMAGE_SIZE
     corners = np.sort(generator.random((num_objects, 2, 2)), axis=1)
-    corners[:, 1] += 0.01  # so that each has an area
+    corners[:, 1] += 0.01  # so that every box has an area
     boxes = np.concatenate([corners[:, 0], corners[:, 1] - corners[:, 0]], 1) * np.tile([width, height], 2) / 1.01
     columns = zip(
         generator.integers(num_images, size=num_objects).tolist(),
@@ -76,7 +76,7 @@ def simulate(num_images: int, num_objects: int, generator: np.random.Generator) 
 
 
 def detections(ground_truth: dict, generator: np.random.Generator) -> list[dict]:
-    """DETECTIONS an image: its objects, each with its edges moved a little, and other boxes of lower scores."""
+    """Return DETECTIONS boxes per image: its objects with slightly moved edges, and random boxes with lower scores."""
     num_images = len(ground_truth["images"])
     found = [
         {
@@ -95,14 +95,14 @@ def detections(ground_truth: dict, generator: np.random.Generator) -> list[dict]
 
 
 def moved(box: list[float], shifts: np.ndarray) -> list[float]:
-    """``[x, y, width, height]`` with each side moved by a part of the box's own size."""
+    """Return the box [x, y, width, height] with its edges shifted. `shifts` are relative to the box's size."""
     x, y, width, height = box
     left, top, right, bottom = shifts * [width, height, width, height]
     return [x + left, y + top, width + right - left, height + bottom - top]
 
 
 def write_images(folder: Path, images: list[dict], pixels: np.ndarray) -> Path:
-    """The same JPEG under every image's name; the file of the first."""
+    """Write one JPEG and link it under every image's name. Return the path of the first."""
     first = folder / images[0]["file_name"]
     Image.fromarray(pixels).save(first, quality=90)
     for entry in images[1:]:
@@ -114,14 +114,14 @@ def read_annotations(folder: Path, num_images: int) -> Measured:
     file = folder / "train.json"
     generator = np.random.default_rng(0)
     file.write_text(json.dumps(simulate(num_images, TRAIN_OBJECTS * num_images // TRAIN_IMAGES, generator)))
-    (folder / f"{0:012d}.jpg").touch()  # the first is looked for
+    (folder / f"{0:012d}.jpg").touch()  # CocoDataset checks that the first image exists
     before, start = memory(), time.perf_counter()
     dataset = CocoDataset(file, folder)
     return {"pieces": len(dataset), "seconds": time.perf_counter() - start, "MiB": memory() - before}
 
 
 def load_images(folder: Path, num_images: int) -> Measured:
-    """Reading, decoding, flipping and conversion to float, in one process, of files that the system has in memory."""
+    """Measure reading, decoding, flipping and conversion to float in one process, with files in the page cache."""
     generator = np.random.default_rng(0)
     height, width = IMAGE_SIZE
     coarse = Image.fromarray(generator.integers(256, size=(15, 20, 3), dtype=np.uint8)).resize((width, height))
@@ -140,7 +140,7 @@ def load_images(folder: Path, num_images: int) -> Measured:
 
 
 def score(folder: Path, num_images: int, processes: int = 1) -> Measured:
-    """One process's share of the categories, with the detections of its own alone, as evaluate() gives it."""
+    """Measure the scoring of one process's share of the categories, with only their detections, as in `evaluate`."""
     generator = np.random.default_rng(0)
     ground_truth = simulate(num_images, VAL_OBJECTS * num_images // VAL_IMAGES, generator)
     results = detections(ground_truth, generator)
@@ -158,7 +158,10 @@ def score_eighth(folder: Path, num_images: int) -> Measured:
 
 
 def refine(folder: Path, num_images: int) -> Measured:
-    """With 100 detections an image, as tools/refine_boxes.py does it. "MiB" is what came on after the first tenth."""
+    """Measure refinement of 100 detections per image, as in tools/refine_boxes.py.
+
+    "MiB" is the increase in memory after the first tenth of the images.
+    """
     cfg = load_config(
         None,
         "MODEL.BACKBONE.NAME resnet18 MODEL.FPN.CHANNELS 16 MODEL.IOU_HEAD.HIDDEN_DIM 32 MODEL.BOX_HEAD.HIDDEN_DIM 32 "
@@ -166,7 +169,7 @@ def refine(folder: Path, num_images: int) -> Measured:
     )
     generator = np.random.default_rng(0)
     content = simulate(num_images, num_images, generator)
-    # A tenth of COCO's sides.
+    # Images have a tenth of COCO's height and width.
     write_images(folder, content["images"], generator.integers(256, size=(48, 64, 3), dtype=np.uint8))
     boxes = detections(content, generator)
     for entry in boxes:
@@ -204,7 +207,7 @@ def refine(folder: Path, num_images: int) -> Measured:
 
 
 def memory(peak: bool = False) -> float:
-    """Of this process, in MiB."""
+    """Return the current or peak memory of this process in MiB."""
     if peak:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
@@ -244,7 +247,7 @@ def table(figures: Figures) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", type=float, default=1.0, help="of COCO's size (default: 1)")
+    parser.add_argument("--part", type=float, default=1.0, help="fraction of COCO's size to simulate (default: 1)")
     add_output_arguments(parser, MARKER)
     args = parser.parse_args()
     rows: list[dict[str, Any]] = []

@@ -1,25 +1,26 @@
-"""How fast IoU-Net is, stage by stage, beside torchvision's stock Faster R-CNN R-50-FPN in one process.
+"""Compare the speed of IoU-Net with torchvision's Faster R-CNN R-50-FPN, stage by stage, in one process.
 
     python -m benchmarks.detector --output runs/benchmark.json
     python -m benchmarks.detector --device cuda --seconds 20 --document docs/benchmarks.md
     python -m benchmarks.detector --config-file configs/coco_r50_energy.yaml --output runs/benchmark_energy.json
 
-Stock is what `fasterrcnn_resnet50_fpn` gives with its published weights: frozen norms, RoIAlign at 2 x 2 points a bin,
-greedy NMS, no refinement. IoU-Net does all of the paper: PrRoI pooling, predicted IoUs of all candidates, IoU-guided
-NMS, refinement. The detectors take turns in every round, so that whatever else the machine does falls on both; a ratio
-is the median over the rounds of the ratio within a round.
+The Faster R-CNN matches `fasterrcnn_resnet50_fpn` with its published weights: frozen norms, RoIAlign with 2 x 2 points
+per bin, greedy NMS, no refinement. IoU-Net runs the whole method of the paper: PrRoI pooling, predicted IoUs of all
+candidates, IoU-guided NMS and refinement. Every round runs both detectors, so that other load on the machine affects
+both equally. A ratio is the median over the rounds of the ratio within a round.
 
-Weights are random, and shared where both have them. What depends on their values, which is how much is left to do after
-each stage, is therefore set to what a trained detector would leave, the same for both (simulated_image.py):
+The weights are random, and shared where both detectors have them. The amount of work after each stage depends on the
+weights. It is therefore fixed to that of a trained detector, and is the same for both (simulated_image.py):
 
-- The image has a number of objects: 100, COCO's limit of detections, each found once.
-- The RPN runs, on random scores, but then gives fixed proposals.
-- The box predictor runs, but then gives fixed outputs. By these 400 boxes score above the threshold, four an object, as
-  with our detector of blood cells; both detectors' NMS leaves one box an object, and refinement has as many to move.
-- Refinement's early stop is off: every box takes all its steps, the most that refinement can cost.
+- The image has 100 objects, COCO's limit of detections. Each object is found once.
+- The RPN runs on random scores, but its output is replaced by fixed proposals.
+- The box predictor runs, but its outputs are replaced. 400 boxes then score above the threshold, four per object, as
+with
+  our detector of blood cells. NMS keeps one box per object in both detectors, and refinement moves these boxes.
+- Refinement's early stop is off. Every box takes all steps, which is the highest cost that refinement can have.
 
-In training nothing is fixed: both sample 512 of their RPN's proposals an image, IoU-Net jitters 512 boxes more. An
-image has seven objects, about COCO's mean. A step is what `iounet.training.train_steps` does, with either detector.
+In training, nothing is fixed. Both detectors sample 512 of their RPN's proposals per image, and IoU-Net adds 512
+jittered boxes. An image has seven objects, about the mean of COCO. Both use `iounet.training.train_steps`.
 """
 
 import argparse
@@ -87,7 +88,7 @@ Seconds = dict[str, dict[str, list[float]]]  # stage → detector → seconds in
 
 @dataclass(frozen=True)
 class Detectors:
-    """The two that are compared."""
+    """The two detectors to compare."""
 
     ours: IoUNet
     stock: FasterRCNN
@@ -103,7 +104,7 @@ def make_config(image: SimulatedImage, *, cuda_graphs: bool, config_file: str | 
     cfg.MODEL.RPN.POST_NMS_TEST = len(image.proposals)
     cfg.INPUT.MIN_SIZE, cfg.INPUT.MAX_SIZE = min(image.size), max(image.size)  # so that the image keeps its size
     cfg.TEST.DETECTIONS_PER_IMAGE = len(image.boxes)
-    cfg.TEST.REFINE.EARLY_STOP, cfg.TEST.REFINE.DEGENERATION = 0.0, -1.0  # no change of an IoU stops a box
+    cfg.TEST.REFINE.EARLY_STOP, cfg.TEST.REFINE.DEGENERATION = 0.0, -1.0  # no change of the IoU stops a box
     cfg.TEST.CUDA_GRAPHS = cuda_graphs
     cfg.SOLVER.BASE_LR = 1e-6  # random weights on noise must not diverge
     cfg.freeze()
@@ -111,7 +112,7 @@ def make_config(image: SimulatedImage, *, cuda_graphs: bool, config_file: str | 
 
 
 def make_detectors(cfg: CfgNode, image: SimulatedImage, device: torch.device) -> Detectors:
-    """Both, in inference mode, with the same weights, and with the image's proposals and box predictions."""
+    """Return both detectors in eval mode, with the same weights and the image's proposals and box predictions."""
     torch.manual_seed(0)
     stock = FasterRCNN(
         resnet_fpn_backbone(backbone_name="resnet50", weights=None),
@@ -123,7 +124,7 @@ def make_detectors(cfg: CfgNode, image: SimulatedImage, device: torch.device) ->
     )
     for name, module in stock.backbone.named_modules():
         if isinstance(module, FrozenBatchNorm2d) and name.endswith("bn3"):
-            # With norms that do nothing, each of the 16 residual blocks would double the variance.
+            # If the norms were the identity, each of the 16 residual blocks would double the variance.
             module.weight.fill_(0.2)
     ours = build_detector(cfg)
     load_detector_weights(ours, stock.state_dict(), "stock", need_iou_head=False)
@@ -142,7 +143,7 @@ def make_detectors(cfg: CfgNode, image: SimulatedImage, device: torch.device) ->
 
 
 def count_work(detectors: Detectors, image: SimulatedImage) -> dict[str, int]:
-    """What the detectors have to do, as counted in them."""
+    """Count the proposals, candidates, detections and refinement steps in the detectors."""
     ours = detectors.ours
     options = ours.postprocessing
     with torch.no_grad():
@@ -163,9 +164,9 @@ def count_work(detectors: Detectors, image: SimulatedImage) -> dict[str, int]:
 
 
 def count_training_work(detectors: Detectors, batch: Batch, device: torch.device) -> dict[str, dict[str, float]]:
-    """What a training step costs that does not depend on the machine's speed; memory only where a GPU tells it.
+    """Return the costs of a training step that do not depend on the machine's speed; memory only on a GPU.
 
-    The arithmetic is that of convolutions and linear layers.
+    FLOPs are those of convolutions and linear layers.
     """
     images, targets = batch
     work = {}
@@ -182,7 +183,7 @@ def count_training_work(detectors: Detectors, batch: Batch, device: torch.device
             "gflop_an_image": counter.get_total_flops() / len(images) / 1e9,
         }
         if device.type == "cuda":
-            # Maps and gradients; the weights and SGD's momentum of the same size come on top.
+            # Activations and gradients, without the weights and SGD's momentum, which has the weights' size.
             work[name]["mib_of_a_step"] = (torch.cuda.max_memory_allocated(device) - before) / 2**20
         detector.zero_grad(set_to_none=True)
         detector.eval()
@@ -195,7 +196,7 @@ def training_batch(image: SimulatedImage, batch_size: int) -> Batch:
 
 
 def stages_of(detector: Detector) -> list[tuple[object, str, str]]:
-    """(owner, function, stage) of every function whose own time, without that of those within it, is the stage's."""
+    """Return (owner, function, stage) of each timed function. Functions called within it count for their own stages."""
     heads = detector.roi_heads
     shared: list[tuple[object, str, str]] = [
         (detector, "forward", FRAME),
@@ -219,7 +220,7 @@ def stages_of(detector: Detector) -> list[tuple[object, str, str]]:
 
 @contextmanager
 def decorated(functions: Sequence[tuple[object, str, Callable[[Callable], Callable]]]) -> Iterator[None]:
-    """(owner, function, decorator): for a while the function, of this owner alone, is the decorated one."""
+    """Decorate functions, given as (owner, function, decorator), inside this context."""
     with ExitStack() as stack:
         for owner, function, decorator in functions:
             stack.enter_context(patch.object(owner, function, decorator(getattr(owner, function))))
@@ -227,7 +228,10 @@ def decorated(functions: Sequence[tuple[object, str, Callable[[Callable], Callab
 
 
 def inference_call(detector: Detector, image: SimulatedImage, device: torch.device) -> Callable[[], dict[str, float]]:
-    """Detects twice: the whole is measured without the stopwatch, which makes a GPU wait at each stage's end."""
+    """Return a call that detects twice: once to time the whole, once to time the stages.
+
+    The stopwatch synchronises with the GPU at the end of each stage, so the whole is timed without it.
+    """
     whole = timed(lambda: detector([image.pixels]), device)
 
     @torch.no_grad()
@@ -253,7 +257,7 @@ def training_call(
 
 @contextmanager
 def computing_in(dtype: torch.dtype, detectors: Detectors, device: torch.device) -> Iterator[None]:
-    """bfloat16 is MODEL.AMP of ours, and autocast of stock's whole forward pass."""
+    """Compute in `dtype` inside this context: bfloat16 is MODEL.AMP in IoU-Net, and autocast in Faster R-CNN."""
     amp = dtype == torch.bfloat16
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=amp)
     with patch.object(detectors.ours, "amp", amp), decorated([(detectors.stock, "forward", autocast)]):
@@ -263,7 +267,7 @@ def computing_in(dtype: torch.dtype, detectors: Detectors, device: torch.device)
 def measure(
     detectors: Detectors, image: SimulatedImage, cfg: CfgNode, batch: Batch, device: torch.device, seconds: float
 ) -> dict[str, Seconds]:
-    """Stages of "inference" and of "training"; ``seconds`` are for each."""
+    """Return the seconds of the stages of "inference" and "training", spending about `seconds` on each."""
     named = detectors.named()
     for detector in named.values():
         detector.eval()
@@ -297,7 +301,7 @@ def heading(figures: Figures) -> str:
 
 
 def table(figures: Figures) -> str:
-    """Milliseconds and ratios, each a median and, in brackets, the quartiles; then the work of training in words."""
+    """Return a table of milliseconds and ratios, as medians with quartiles, and sentences on the training work."""
     cells = []
     for row in figures["rows"]:
         seconds = row["seconds"]
@@ -338,9 +342,9 @@ def main() -> None:
     args = parse_arguments()
     device = device_named(args.device)
     if args.no_cuda_graphs and device.type != "cuda":
-        sys.exit("--no-cuda-graphs needs --device cuda: a CPU has none")
+        sys.exit("--no-cuda-graphs needs --device cuda")
     if not 1 <= args.detections <= args.candidates <= args.proposals:
-        sys.exit("--detections, --candidates and --proposals must rise: a detection is a candidate, a proposal too")
+        sys.exit("--detections, --candidates and --proposals must satisfy 1 <= detections <= candidates <= proposals")
     extension.load(device.type)
 
     height, width = args.image_size
@@ -370,7 +374,7 @@ def main() -> None:
         "rows": rows,
     }
     print(heading(figures), flush=True)
-    # Most CPUs only lose by bfloat16.
+    # On most CPUs bfloat16 is slower.
     for dtype in (torch.float32, torch.bfloat16) if device.type == "cuda" else (torch.float32,):
         dtype_name = str(dtype).removeprefix("torch.")
         with computing_in(dtype, detectors, device):
@@ -388,7 +392,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_device_argument(parser)
     parser.add_argument(
-        "--config-file", help="of IoU-Net, with a ResNet-50-FPN (default: the configuration's defaults)"
+        "--config-file", help="configuration of IoU-Net, with a ResNet-50-FPN (default: iounet/config.py)"
     )
     parser.add_argument(
         "--image-size",
@@ -396,18 +400,18 @@ def parse_arguments() -> argparse.Namespace:
         nargs=2,
         default=(800, 1216),
         metavar=("HEIGHT", "WIDTH"),
-        help="in pixels (default: 800 1216)",
+        help="size of the image in pixels (default: 800 1216)",
     )
-    parser.add_argument("--proposals", type=int, default=1000, metavar="N", help="of the RPN (default: 1000)")
+    parser.add_argument("--proposals", type=int, default=1000, metavar="N", help="proposals of the RPN (default: 1000)")
     parser.add_argument(
-        "--candidates", type=int, default=400, metavar="N", help="boxes that score above the threshold (default: 400)"
+        "--candidates", type=int, default=400, metavar="N", help="boxes with scores above the threshold (default: 400)"
     )
-    parser.add_argument("--detections", type=int, default=100, metavar="N", help="boxes that NMS leaves (default: 100)")
-    parser.add_argument("--batch-size", type=int, default=2, metavar="N", help="images in a training step (default: 2)")
+    parser.add_argument("--detections", type=int, default=100, metavar="N", help="boxes that NMS keeps (default: 100)")
+    parser.add_argument("--batch-size", type=int, default=2, metavar="N", help="images per training step (default: 2)")
+    parser.add_argument("--no-cuda-graphs", action="store_true", help="run IoU-Net's refinement without CUDA graphs")
     parser.add_argument(
-        "--no-cuda-graphs", action="store_true", help="let IoU-Net launch refinement on a GPU kernel by kernel"
+        "--seconds", type=float, default=120.0, help="seconds to spend on inference, and on training (default: 120)"
     )
-    parser.add_argument("--seconds", type=float, default=120.0, help="for inference, and for training (default: 120)")
     add_output_arguments(parser, "<!-- detector DEVICE figures -->")
     return parser.parse_args()
 

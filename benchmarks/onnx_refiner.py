@@ -1,13 +1,14 @@
-"""How fast an exported refiner is: PyTorch, ONNX Runtime and AOTInductor side by side in one process.
+"""Compare the speed of exported refiners: PyTorch, ONNX Runtime and AOTInductor in one process.
 
     python -m benchmarks.onnx_refiner --output docs/benchmarks/exported_refiner.json --document docs/benchmarks.md
 
-A call refines boxes in each photograph of examples/photos, from uint8 pixels on. The boxes are those of the objects,
-each edge moved by up to a tenth of the box's width or height. The runtimes take turns in every round, so that whatever
-else the machine does falls on all of them; a ratio is the median over the rounds of the ratio within a round.
+One call refines boxes in each photograph of examples/photos, starting from uint8 pixels. The boxes are those of the
+objects, with each edge moved by up to a tenth of the box's width or height. Every round runs all runtimes, so that
+other load on the machine affects all of them equally. A ratio is the median over the rounds of the ratio within a
+round.
 
-Loading and memory are measured in a process for each (refiner_footprint.py). AOTInductor needs a C++ compiler and is
-left out without one.
+Loading time and memory are measured in a new process per runtime (refiner_footprint.py). AOTInductor needs a C++
+compiler and is skipped without one.
 """
 
 import argparse
@@ -40,13 +41,13 @@ PHOTOS = ROOT / "examples" / "photos"
 MARKER = "<!-- exported refiner -->"
 CPU = torch.device("cpu")
 COUNTS = (10, 100)
-MOST_MOVED = 0.1  # of a box's width or height
+MOST_MOVED = 0.1  # largest shift of an edge, relative to the box's width or height
 
-Work = list[tuple[np.ndarray, np.ndarray]]  # of each photograph: uint8 [H, W, 3], boxes float32 [N, 4]
+Work = list[tuple[np.ndarray, np.ndarray]]  # per photograph: uint8 [H, W, 3], boxes float32 [N, 4]
 
 
 def photographs(count: int) -> Work:
-    """The photographs, with ``count`` boxes around the objects of each, the same every time."""
+    """Return the photographs, each with `count` boxes around its objects. The boxes are the same on every call."""
     content = read_json(PHOTOS / "annotations.json", "annotations")
     generator = np.random.default_rng(0)
     work = []
@@ -61,7 +62,7 @@ def photographs(count: int) -> Work:
 
 
 def export(weights: Path, folder: Path) -> dict[str, Path]:
-    """The file of each runtime."""
+    """Export the refiner for each runtime, and return the files by runtime."""
     refiner = IoURefiner.from_checkpoint(weights)
     files = {PYTORCH: weights, ONNX: folder / "refiner.onnx"}
     export_onnx(refiner, files[ONNX])
@@ -72,12 +73,12 @@ def export(weights: Path, folder: Path) -> dict[str, Path]:
 
 
 def footprint(name: str, file: Path, work: Path) -> dict[str, float | None]:
-    """What refiner_footprint.py measures, in a new process."""
+    """Run refiner_footprint.py in a new process and return its measurements."""
     command = [sys.executable, "-m", f"{__package__}.refiner_footprint", name, str(file), str(work)]
     environment = os.environ | {"OMP_NUM_THREADS": str(num_threads())}
     done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
     if done.returncode:
-        sys.exit(f"{name} cannot be measured; its process ended with the error above")
+        sys.exit(f"{name} cannot be measured: its process failed with the error above")
     return json.loads(done.stdout)
 
 
@@ -119,7 +120,7 @@ def heading(figures: Figures) -> str:
 
 
 def table(figures: Figures) -> str:
-    """Milliseconds an image and ratios, each a median and, in brackets, the quartiles; then what each runtime takes."""
+    """Return two tables: milliseconds per image with ratios, as medians with quartiles; loading time and memory."""
     of_pytorch = {row["boxes"]: row["seconds"] for row in figures["speed"] if row["runtime"] == PYTORCH}
     speed = [
         [
@@ -152,7 +153,9 @@ def main() -> None:
         metavar="FILE",
         help="checkpoint of iounet-train (default: %(default)s)",
     )
-    parser.add_argument("--seconds", type=float, default=120.0, help="of measuring speed (default: 120)")
+    parser.add_argument(
+        "--seconds", type=float, default=120.0, help="seconds to spend on measuring speed (default: 120)"
+    )
     add_output_arguments(parser, MARKER)
     args = parser.parse_args()
     torch.set_num_threads(num_threads())

@@ -1,14 +1,17 @@
-"""How fast prroi_pool is, side by side with its peers in one process.
+"""Compare the speed of prroi_pool with other RoI pooling operators in one process.
 
     python -m benchmarks.operator --output runs/benchmark.json
-    python -m benchmarks.operator --device cuda --original PreciseRoIPooling   # a checkout of the authors'
+    python -m benchmarks.operator --device cuda --original PreciseRoIPooling   # a checkout of the authors' repository
 
-Peers: torchvision's roi_align, which samples (sampling_ratio 2, and 0: adaptive); this project's reference.py in plain
-torch; and, on a GPU with --original, the kernels of github.com/vacancy/PreciseRoIPooling. Their calls take turns, so
-that whatever else the machine does falls on all of them; times are medians. On a GPU every call is timed again as the
-replay of a CUDA graph, which leaves out the time that the host needs to launch it; the table shows the replays, and the
-launched calls of prroi_pool alone. Beside them stands the floor: the bytes that have to move (each pixel that a RoI
-touches once, each output once, whole maps of gradients) over the bandwidth of a copy measured in the same process.
+The other operators are torchvision's roi_align, which samples (sampling_ratio 2, and 0: adaptive); this project's
+reference.py in plain PyTorch; and, on a GPU with --original, the kernels of github.com/vacancy/PreciseRoIPooling. The
+calls are interleaved, so that other load on the machine affects all of them equally. Times are medians.
+
+On a GPU, every call is also timed as the replay of a CUDA graph, which excludes the host's launch time. The table then
+shows replays, and for prroi_pool also calls launched from Python.
+
+The floor is a lower bound for any implementation: the bytes that must move (each pixel that a RoI touches once, each
+output once, whole maps of gradients) divided by the bandwidth of a copy, measured in the same process.
 """
 
 import argparse
@@ -50,7 +53,7 @@ Row = dict[str, Any]
 
 
 def peers(dtype: torch.dtype) -> dict[str, Pool]:
-    """Name → features, rois, scale → pooled; with a gradient for the RoIs unless the name begins with roi_align."""
+    """Return functions (features, rois, scale) → pooled by name. All but roi_align give the RoIs a gradient."""
 
     def aligned(sampling_ratio: int) -> Pool:
         return lambda features, rois, scale: roi_align(features, rois.to(dtype), BINS, scale, sampling_ratio)
@@ -67,7 +70,7 @@ def peers(dtype: torch.dtype) -> dict[str, Pool]:
 
 
 def prepare(pool: Pool, operation: str, levels: list[Level]) -> Callable[[], None]:
-    """The call to be timed: all levels one after the other."""
+    """Return the call to time, which pools from the levels one after the other."""
     if operation == "forward":
 
         def run() -> None:
@@ -94,7 +97,7 @@ def prepare(pool: Pool, operation: str, levels: list[Level]) -> Callable[[], Non
 
 
 def prepare_pyramid(operation: str, levels: list[Level]) -> Callable[[], None]:
-    """The call to be timed: all levels at once, as in a detector."""
+    """Return the call to time, which pools from all levels at once, as a detector does."""
     maps = {str(n): level.features for n, level in enumerate(levels)}
     height, width = (round(side / levels[0].scale) for side in levels[0].features.shape[2:])
     image_shapes = [(height, width)] * len(levels[0].features)
@@ -130,7 +133,7 @@ def prepare_pyramid(operation: str, levels: list[Level]) -> Callable[[], None]:
 
 
 def recorded(call: Callable[[], None]) -> Callable[[], None]:
-    """The call as the replay of a CUDA graph; it must not wait for the GPU, as reference.py does."""
+    """Return the replay of a CUDA graph of the call. The call must not synchronise, as reference.py does."""
     call()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
@@ -141,9 +144,9 @@ def recorded(call: Callable[[], None]) -> Callable[[], None]:
 def median_milliseconds(
     calls: Mapping[str, Callable[[], object]], device: torch.device, seconds: float
 ) -> dict[str, float]:
-    """The median of each call, of calls that take turns.
+    """Return the median time of each call, with the calls interleaved.
 
-    A GPU gets ten calls in a row, as in use: else the first one's launch, not the kernel, would be measured.
+    On a GPU, ten calls run in a row, as in use. A single call would measure its launch instead of the kernel.
     """
     in_a_row = 10 if device.type == "cuda" else 1
     turns = take_turns({name: timed(call, device, in_a_row) for name, call in calls.items()}, seconds)
@@ -151,7 +154,7 @@ def median_milliseconds(
 
 
 def copy_bandwidth(device: torch.device) -> float:
-    """Bytes read and written per second by a copy of 256 MiB."""
+    """Return the bytes per second that a copy of 256 MiB reads and writes."""
     source = torch.zeros(1 << 26, device=device)
     target = torch.empty_like(source)
     milliseconds = median_milliseconds({"copy": lambda: target.copy_(source)}, device, 1.0)["copy"]
@@ -159,7 +162,7 @@ def copy_bandwidth(device: torch.device) -> float:
 
 
 def floor_bytes(operation: str, levels: list[Level]) -> int:
-    """Bytes that any implementation has to read or write."""
+    """Return the number of bytes that any implementation must read or write."""
     total = 0
     for level in levels:
         touched = torch.zeros(level.features.shape[0], *level.features.shape[2:], dtype=torch.bool)
@@ -180,13 +183,13 @@ def floor_bytes(operation: str, levels: list[Level]) -> int:
 def measure(
     workload: Workload, device: torch.device, seconds: float, bandwidth: float, original: ctypes.CDLL | None
 ) -> Iterator[Row]:
-    """A row for each dtype, layout and operation; ``seconds`` are for each."""
+    """Yield a row for each dtype, layout and operation, spending about `seconds` on each."""
     for dtype_name in DTYPES if device.type == "cuda" else ("float32",):
         dtype = DTYPES[dtype_name]
         for layout in ("channels-last", "contiguous"):
             levels = make_levels(workload, dtype, layout == "channels-last", device)
             for operation in workload.operations:
-                # roi_align has no gradient of the RoIs; its bfloat16 exists on no device.
+                # roi_align has no gradient of the RoIs, and supports bfloat16 on no device.
                 calls = {
                     name: prepare(pool, operation, levels)
                     for name, pool in peers(dtype).items()
@@ -217,9 +220,9 @@ def heading(figures: Figures) -> str:
 
 
 def table(figures: Figures) -> str:
-    """Milliseconds, the floor, and how many times as long as prroi_pool each peer took.
+    """Return the table: the floor, and milliseconds of each operator with their ratio to prroi_pool's.
 
-    Those of a GPU are of replays; the last column is then prroi_pool as Python launches it.
+    On a GPU the times are those of replays, and the last column shows prroi_pool launched from Python.
     """
     rows: list[Row] = figures["rows"]
     replayed = "graph_milliseconds" in rows[0]
@@ -251,24 +254,29 @@ def device_name(device: torch.device) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_device_argument(parser)
-    parser.add_argument("--original", type=Path, metavar="DIR", help="checkout of vacancy/PreciseRoIPooling (cuda)")
     parser.add_argument(
-        "--workloads", nargs="*", metavar="TEXT", help="only those whose name contains one of the texts"
+        "--original",
+        type=Path,
+        metavar="DIR",
+        help="checkout of vacancy/PreciseRoIPooling to compare with; needs --device cuda",
     )
-    parser.add_argument("--seconds", type=float, default=4.0, help="to spend on each row (default: 4)")
+    parser.add_argument(
+        "--workloads", nargs="*", metavar="TEXT", help="measure only workloads whose name contains one of these texts"
+    )
+    parser.add_argument("--seconds", type=float, default=4.0, help="seconds to spend on each row (default: 4)")
     add_output_arguments(parser, "<!-- DEVICE figures -->")
     args = parser.parse_args()
     device = device_named(args.device)
     if args.original and device.type != "cuda":
-        sys.exit("--original needs --device cuda: the authors' kernels are CUDA alone")
+        sys.exit("--original needs --device cuda: the authors' kernels run only on CUDA")
     original = compile_original(args.original) if args.original else None
     workloads = [w for w in WORKLOADS if not args.workloads or any(text in w.name for text in args.workloads)]
     if not workloads:
         known = "\n  ".join(workload.name for workload in WORKLOADS)
-        sys.exit(f"--workloads: no name contains {' or '.join(args.workloads)}. There are\n  {known}")
+        sys.exit(f"--workloads: no name contains {' or '.join(args.workloads)}. Available workloads:\n  {known}")
     extension.load(device.type)
     if device.type == "cuda":
-        # Graphs cannot be recorded on the default stream, and a gradient is computed on the stream of its forward pass.
+        # Graphs cannot be recorded on the default stream, and a backward pass runs on the stream of its forward pass.
         torch.cuda.set_stream(torch.cuda.Stream())
     bandwidth = copy_bandwidth(device)
     figures: Figures = {

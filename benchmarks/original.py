@@ -1,4 +1,4 @@
-"""The authors' kernels (github.com/vacancy/PreciseRoIPooling), compiled by nvcc, for the operator's benchmark."""
+"""Compiles the original authors' kernels (github.com/vacancy/PreciseRoIPooling) with nvcc, for comparison."""
 
 import ctypes
 import os
@@ -16,7 +16,7 @@ from .workloads import BINS, Level
 
 
 def prepare_original(library: ctypes.CDLL, operation: str, levels: list[Level]) -> Callable[[], None]:
-    """The authors' kernels, float32 and contiguous, called as their wrapper calls them but without its checks."""
+    """Return a call of the authors' kernels (float32, contiguous) as in their wrapper, but without its checks."""
 
     def arguments(level: Level) -> tuple:
         _, channels, height, width = level.features.shape
@@ -62,7 +62,7 @@ def prepare_original(library: ctypes.CDLL, operation: str, levels: list[Level]) 
 def compile_original(checkout: Path) -> ctypes.CDLL:
     source = checkout / "src" / "prroi_pooling_gpu_impl.cu"
     if not source.is_file():
-        sys.exit(f"{source} is missing: --original takes a checkout of github.com/vacancy/PreciseRoIPooling")
+        sys.exit(f"{source} is missing. --original must be a checkout of github.com/vacancy/PreciseRoIPooling.")
     library = Path(tempfile.mkdtemp()) / "original.so"
     nvcc = find_nvcc()
     subprocess.run([nvcc, "-O3", "-arch=native", "-shared", "-Xcompiler", "-fPIC", source, "-o", library], check=True)
@@ -70,7 +70,7 @@ def compile_original(checkout: Path) -> ctypes.CDLL:
 
 
 def find_nvcc() -> str:
-    """Of CUDA_HOME, on PATH, or in the usual folder."""
+    """Return the path of nvcc in CUDA_HOME, on PATH or in /usr/local/cuda."""
     folders = [f"{os.environ['CUDA_HOME']}/bin"] if os.environ.get("CUDA_HOME") else []
     path = os.pathsep.join([*folders, os.environ.get("PATH", ""), "/usr/local/cuda/bin"])
     nvcc = shutil.which("nvcc", path=path)

@@ -1,9 +1,9 @@
-"""Launches every kernel of prroi_pool a few times, for a profiler.
+"""Launches every CUDA kernel of prroi_pool, for a profiler.
 
     ncu --clock-control none --profile-from-start off --csv --page raw python -m benchmarks.profile_kernels
 
-Profiled are the forward pass and both gradients of 512 RoIs of 14 to 28 pixels, and of 100, on one map of 200 x 304, in
-float32 and bfloat16, channels-last and contiguous.
+This profiles the forward pass and both gradients of 512 and of 100 RoIs with sides of 14 to 28 pixels on one map of
+200 x 304, in float32 and bfloat16, channels-last and contiguous.
 """
 
 from dataclasses import replace

@@ -1,8 +1,8 @@
-"""What one runtime of the refiner takes in a process of its own: time to load, and memory.
+"""Measures loading time and memory of one runtime of the refiner. Run it in a new process.
 
     python -m benchmarks.refiner_footprint "ONNX Runtime" refiner.onnx boxes.npz
 
-Prints JSON. A module by itself, as ONNX Runtime's process must not import torch.
+Prints JSON. This is a separate module because the process of ONNX Runtime must not import torch.
 """
 
 import json
@@ -30,7 +30,7 @@ def load_pytorch(path: Path) -> Refine:
 def load_onnx(path: Path) -> Refine:
     from iounet.onnx import OnnxRefiner
 
-    # By default ONNX Runtime goes by the machine's cores, and PyTorch by OMP_NUM_THREADS.
+    # By default ONNX Runtime uses all cores, and PyTorch OMP_NUM_THREADS.
     refiner = OnnxRefiner(path, threads=num_threads())
     return lambda image, boxes: refiner.refine(image, boxes).boxes
 
@@ -54,14 +54,14 @@ LOADERS: dict[str, Callable[[Path], Refine]] = {PYTORCH: load_pytorch, ONNX: loa
 
 
 def num_threads() -> int:
-    """Of every runtime."""
+    """Return the number of threads for every runtime."""
     return int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
 
 
 def peak_mib() -> float | None:
-    """The most memory that this process has held; None where the system does not tell.
+    """Return the peak memory of this process in MiB, or None if the system does not report it.
 
-    Not ``getrusage``, whose maximum a process inherits from the one that started it.
+    The peak that `getrusage` reports is inherited from the parent process.
     """
     try:
         lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
@@ -71,13 +71,15 @@ def peak_mib() -> float | None:
 
 
 def footprint(name: str, file: Path, work: Path) -> dict[str, float | None]:
-    """Loads a runtime and refines once.
+    """Load a runtime and refine once.
 
     Args:
-        work: .npz with "image" and "boxes".
+        name: key of `LOADERS`.
+        file: checkpoint or exported refiner.
+        work: .npz file with "image" and "boxes".
 
     Returns:
-        seconds to import and load; MiB at most by then, and after refining.
+        Seconds to import and load, and the peak memory in MiB after loading and after refining.
     """
     start = time.perf_counter()
     refine = LOADERS[name](file)

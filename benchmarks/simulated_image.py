@@ -1,12 +1,14 @@
-"""An image on which every detector has the same to do, whatever its weights.
+"""A simulated image that causes the same work for every detector, whatever its weights.
 
-It has a number of objects of 20 classes, with sides from 2 to 75 % of its short side, evenly in the logarithm; objects
-of a class hardly overlap. Beside the pixels, which are noise, stands what a trained detector might say about them:
+It contains objects of 20 classes whose sizes are log-uniform between 2 and 75 % of the image's short side. Objects of
+the same class hardly overlap. The pixels are noise. The image comes with outputs that a trained detector could have
+produced:
 
-- Proposals of the RPN: some for each object, overlapping each other by more than the threshold of NMS, the rest
-  elsewhere.
-- Outputs of the box predictor: proposals of objects score above the threshold for the object's class, the rest as
-  background; no box is moved. NMS then leaves one box an object.
+- Proposals of the RPN: several per object, which overlap each other by more than the NMS threshold, and proposals of
+the
+  background.
+- Outputs of the box predictor: proposals of objects score above the score threshold for the object's class, and all
+  others as background. No box is moved. NMS then keeps one box per object.
 """
 
 from dataclasses import dataclass
@@ -17,23 +19,26 @@ from torchvision.ops import box_iou
 
 from iounet.boxes import box_sizes
 
-NUM_CLASSES = 90  # of torchvision's COCO detectors
+NUM_CLASSES = 90  # as in torchvision's COCO detectors
 CLASSES_IN_IMAGE = 20
-# Edges of an object's proposals lie within this part of its sides: two of them overlap by 0.67 at least.
+# Largest shift of a proposal's edges, relative to the object's sides. Two proposals of an object then overlap by at
+# least 0.67 IoU.
 JITTER = 0.05
-# Objects of a class overlap by no more: with the jitter, too, that stays below the 0.5 of NMS.
+# Largest IoU between objects of a class. With the jitter added, it stays below the NMS threshold of 0.5.
 LARGEST_OVERLAP = 0.3
 
 
 @dataclass(frozen=True)
 class SimulatedImage:
-    """An image, and what the RPN and the box predictor of a trained detector might say about it.
+    """An image with simulated outputs of the RPN and the box predictor.
 
     Attributes:
         pixels (Tensor[3, H, W]): RGB in [0, 1].
-        boxes (Tensor[N, 4]), labels (Tensor[N]): objects; xyxy in pixels of the image, which is not resized.
-        proposals (Tensor[P, 4]): first the candidates, in turns one of each object; then the background.
-        class_logits (Tensor[P, NUM_CLASSES + 1]), box_regression (Tensor[P, 4 * (NUM_CLASSES + 1)]): of the proposals.
+        boxes (Tensor[N, 4]): objects, xyxy in pixels of the image, which is not resized.
+        labels (Tensor[N]): classes of the objects.
+        proposals (Tensor[P, 4]): the candidates, cycling through the objects, followed by the background.
+        class_logits (Tensor[P, NUM_CLASSES + 1]): class logits of the proposals.
+        box_regression (Tensor[P, 4 * (NUM_CLASSES + 1)]): box deltas of the proposals.
     """
 
     pixels: Tensor
@@ -56,7 +61,14 @@ class SimulatedImage:
 def simulate_image(
     size: tuple[int, int], *, num_proposals: int, num_candidates: int, num_objects: int
 ) -> SimulatedImage:
-    """The same one every time. ``size`` is (height, width) in pixels; the candidates are proposals of objects."""
+    """Return a simulated image, the same on every call.
+
+    Args:
+        size: (height, width) in pixels.
+        num_proposals: number of proposals, including the candidates.
+        num_candidates: number of proposals that belong to objects.
+        num_objects: number of objects.
+    """
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(num_objects) % CLASSES_IN_IMAGE + 1
     boxes = torch.zeros(0, 4)
@@ -88,7 +100,7 @@ def simulate_image(
 
 
 def draw_boxes(count: int, image_size: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """Tensor[count, 4] inside the image, with aspect ratios of up to 2."""
+    """Draw boxes inside the image with aspect ratios of up to 2: Tensor[count, 4]."""
     extent = torch.tensor(image_size).flip(0)
     low, high = (torch.tensor(part * min(image_size)).log() for part in (0.02, 0.75))
     size = (low + (high - low) * torch.rand(count, 1, generator=generator)).exp()

@@ -1,4 +1,4 @@
-"""What the benchmarks have in common: calls that take turns, tables of figures, and the files that figures go to."""
+"""Shared code of the benchmarks: interleaved timing, device names, command-line arguments and result files."""
 
 import argparse
 import json
@@ -25,15 +25,15 @@ LEAST_ROUNDS = 3
 def take_turns(
     calls: Mapping[str, Callable[[], Result]], seconds: float, *, alternating: bool = False
 ) -> dict[str, list[Result]]:
-    """What each call returned, round by round.
+    """Run all calls in rounds, and return the results of each call in order of the rounds.
 
-    All calls run in every round, so that whatever else the machine does falls on all of them. The first round, in which
-    memory is taken and algorithms are chosen, does not count.
+    Every round runs all calls, so that other load on the machine affects all of them equally. A first round, which
+    allocates memory and selects algorithms, is discarded.
 
     Args:
         calls: name → call; at least one.
-        seconds: the rounds take about so long in all, but there are at least three.
-        alternating: every second round runs from the last call to the first, for calls that gain by being the first.
+        seconds: approximate duration of all rounds together. There are at least three rounds.
+        alternating: reverse the order of the calls in every second round, in case the first call has an advantage.
     """
     for call in calls.values():
         call()
@@ -49,7 +49,7 @@ def take_turns(
 
 
 def timed(call: Callable[[], object], device: torch.device, in_a_row: int = 1) -> Callable[[], float]:
-    """The call as one that returns the seconds it took: the mean of ``in_a_row`` calls without a wait between them."""
+    """Return a function that measures the mean duration in seconds of `in_a_row` calls without waiting in between."""
 
     def run() -> float:
         start = clock(device)
@@ -61,18 +61,18 @@ def timed(call: Callable[[], object], device: torch.device, in_a_row: int = 1) -
 
 
 def spread(values: Sequence[float], form: str) -> str:
-    """The median and, in brackets, the quartiles, in a form such as ".1f"."""
+    """Format the median and, in brackets, the quartiles, with a format such as ".1f"."""
     low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
     return f"{middle:{form}} ({low:{form}}-{high:{form}})"
 
 
 def readable(milliseconds: float) -> str:
-    """Milliseconds with two digits, or less than one with four."""
+    """Format milliseconds with two decimals, or with four below 1."""
     return f"{milliseconds:.2f}" if milliseconds >= 1 else f"{milliseconds:.4f}"
 
 
 def processor_name(device: torch.device) -> str:
-    """The GPU with its driver, or the CPU."""
+    """Return the name of the GPU and its driver version, or the name of the CPU."""
     if device.type == "cuda":
         query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader", "--id=0"]
         driver = subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip()
@@ -85,28 +85,28 @@ def processor_name(device: torch.device) -> str:
 
 
 def add_device_argument(parser: argparse.ArgumentParser) -> None:
-    """--device, for :func:`device_named`."""
+    """Add --device, which `device_named` evaluates."""
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="where to measure (default: cpu)")
 
 
 def device_named(name: str) -> torch.device:
-    """The device of --device; exits with a message if there is no GPU."""
+    """Return the device of --device. Exit with a message if it is "cuda" and PyTorch sees no GPU."""
     device = torch.device(name)
     if device.type == "cuda" and not torch.cuda.is_available():
-        sys.exit("torch sees no GPU: leave --device cuda away")
+        sys.exit("--device cuda: PyTorch sees no GPU. Omit --device to measure on the CPU.")
     return device
 
 
 def add_output_arguments(parser: argparse.ArgumentParser, marker: str) -> None:
-    """--output and --document, for :func:`write_results`; the marker is for the help, so it may hold a placeholder."""
+    """Add --output and --document, which `write_results` evaluates. The help shows `marker`."""
     parser.add_argument("--output", type=Path, metavar="JSON", help="also write the figures to this file")
     parser.add_argument(
-        "--document", type=Path, metavar="MD", help=f"also put the table between this file's lines {marker}"
+        "--document", type=Path, metavar="MD", help=f"also insert the table between the two lines {marker} of this file"
     )
 
 
 def write_results(args: argparse.Namespace, figures: Figures, heading: str, table: str, marker: str) -> None:
-    """Prints the table; --output gets the figures, --document both texts between its two lines of the marker."""
+    """Print the table. Write the figures to --output, and heading and table between the markers of --document."""
     print(table)
     if args.output:
         write_text(args.output, json.dumps(figures, indent=1) + "\n")
@@ -115,8 +115,8 @@ def write_results(args: argparse.Namespace, figures: Figures, heading: str, tabl
 
 
 def fill_document(document: Path, marker: str, text: str) -> None:
-    """Replaces what stands between a document's two lines of the marker; exits with a message without these two."""
+    """Replace the text between the two marker lines of a document. Exit with a message if there are not two."""
     parts = document.read_text(encoding="utf-8").split(marker)
     if len(parts) != 3:
-        sys.exit(f"{document} has {len(parts) - 1} lines {marker}: write two, which the table will stand between")
+        sys.exit(f"{document} contains {len(parts) - 1} lines {marker}; add two, between which the table is inserted")
     write_text(document, f"{parts[0]}{marker}\n{text}\n{marker}{parts[2]}")

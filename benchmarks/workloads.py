@@ -1,4 +1,4 @@
-"""What the operator's benchmarks pool: RoIs on maps, for use in training, inference and refinement."""
+"""Workloads of the operator's benchmarks: RoIs on feature maps, as in training, inference and refinement."""
 
 from dataclasses import dataclass
 
@@ -15,10 +15,10 @@ class Workload:
     """RoIs on the levels of a feature pyramid.
 
     Attributes:
-        levels: for each level its stride in pixels of the image, the number of images, and the map's (height, width).
-        num_rois: on each level.
-        sides: the smallest and the largest side of a RoI in pixels of the map, drawn evenly in the logarithm.
-        operations: those of OPERATIONS that matter here.
+        levels: stride in image pixels, number of images, and (height, width) of the map, for each level.
+        num_rois: number of RoIs on each level.
+        sides: smallest and largest side of a RoI in pixels of the map. Sides are log-uniform.
+        operations: the members of OPERATIONS to measure.
     """
 
     name: str
@@ -29,7 +29,7 @@ class Workload:
 
 
 def pyramid(images: int) -> tuple[tuple[int, int, tuple[int, int]], ...]:
-    """The levels of an image of 800 x 1216 pixels."""
+    """Return the levels of a pyramid for images of 800 x 1216 pixels."""
     return tuple((stride, images, (800 // stride, 1216 // stride)) for stride in (4, 8, 16, 32))
 
 

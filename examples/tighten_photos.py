@@ -1,8 +1,8 @@
-"""Tightens loose labels of six photographs with the model in weights/, and compares the result with careful labels.
+"""Tighten loose labels of six photographs with the model in weights/, and compare the result with careful labels.
 
     make try
 
-The model has never seen the photographs. Boxes before and after are on runs/try/review.html.
+The model was not trained on these photographs. runs/try/review.html shows the boxes before and after.
 """
 
 import json
@@ -17,13 +17,13 @@ from iounet.data.label_files import read_labels
 from iounet.data.labels import LabelSet
 from iounet.tightening import TighteningRun
 
-ROOT = Path(os.path.relpath(Path(__file__).resolve().parents[1]))  # short, where it is the current folder
+ROOT = Path(os.path.relpath(Path(__file__).resolve().parents[1]))  # a short path if run from the root
 PHOTOS = ROOT / "examples" / "photos"
 OUTPUT = ROOT / "runs" / "try"
 
 
 def true_ious(labels: LabelSet, careful: LabelSet) -> dict[str, float]:
-    """IoU of each label with the careful label of the same key."""
+    """IoU of each label with the careful label with the same key."""
     boxes = {label.key: label.box for label in careful.boxes}
     return {
         label.key: float(box_iou(torch.tensor([label.box]), torch.tensor([boxes[label.key]]))) for label in labels.boxes

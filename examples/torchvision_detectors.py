@@ -1,4 +1,4 @@
-"""Train a stock torchvision detector on a COCO-form data set, and write its detections for tools/refine_boxes.py.
+"""Train a torchvision detector on a synthetic data set, and write its detections for tools/refine_boxes.py.
 
     python -m iounet.data.synthetic --output runs/synthetic
     python examples/torchvision_detectors.py retinanet --data runs/synthetic --output runs/examples/retinanet
@@ -6,9 +6,9 @@
         --detections runs/examples/retinanet/detections.json --annotations runs/synthetic/annotations/test.json \\
         --output runs/examples/retinanet/refined
 
-The detectors are those of torchvision.models.detection with ResNet-18 for ResNet-50 and, the two-stage ones, fewer
-proposals, so that they train on a CPU in minutes.
-Nothing of IoU-Net is in here: any detector whose boxes can be written as COCO results will do.
+The detectors come from torchvision.models.detection. To train on a CPU in minutes, they use ResNet-18 instead of
+ResNet-50, and two-stage detectors use fewer proposals. The script does not use IoU-Net: you can replace it by any
+detector that writes COCO results.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 from torchvision.transforms import v2
 from tqdm import tqdm
 
-IMAGE_SIZE = 128  # pixels, of the synthetic set
+IMAGE_SIZE = 128  # pixels; the synthetic images have this size
 
 
 def resnet18_fpn(**options) -> nn.Module:
@@ -37,7 +37,7 @@ def resnet18_fpn(**options) -> nn.Module:
 
 
 def resnet18_fpn_of_one_stage_detectors() -> nn.Module:
-    """Levels 3 to 7, as of retinanet_resnet50_fpn and fcos_resnet50_fpn."""
+    """Levels 3 to 7, as in retinanet_resnet50_fpn and fcos_resnet50_fpn."""
     return resnet18_fpn(returned_layers=[2, 3, 4], extra_blocks=LastLevelP6P7(256, 256))
 
 
@@ -56,16 +56,16 @@ DETECTORS: dict[str, Callable[..., nn.Module]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("detector", choices=DETECTORS)
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="a set of iounet.data.synthetic")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="for detections.json")
-    parser.add_argument("--iterations", type=int, default=600, metavar="N", help="of 4 images each (default: 600)")
-    parser.add_argument("--seed", type=int, default=0, help="of weights and order (default: 0)")
+    parser.add_argument("detector", choices=DETECTORS, help="detector to train")
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="output of iounet.data.synthetic")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="output folder for detections.json")
+    parser.add_argument("--iterations", type=int, default=600, metavar="N", help="with 4 images each (default: 600)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights and image order (default: 0)")
     args = parser.parse_args()
     torch.manual_seed(args.seed)
 
     train_set = images_and_targets(args.data, "train")
-    num_classes = 1 + max(train_set.coco.getCatIds())  # category ids are labels here; 0 is the background
+    num_classes = 1 + max(train_set.coco.getCatIds())  # category ids are the labels; 0 is the background
     detector = DETECTORS[args.detector](num_classes=num_classes, min_size=IMAGE_SIZE, max_size=IMAGE_SIZE)
     train(detector, train_set, args.iterations)
     results = list(detect(detector, images_and_targets(args.data, "test")))
@@ -82,7 +82,7 @@ def images_and_targets(folder: Path, split: str) -> CocoDetection:
 
 
 def train(detector: nn.Module, dataset: CocoDetection, iterations: int) -> None:
-    # Images of a batch may differ in size: lists instead of one tensor.
+    # Images of a batch may differ in size, so a batch is a list instead of one tensor.
     loader = DataLoader(dataset, batch_size=4, shuffle=True, drop_last=True, collate_fn=list)
     optimizer = torch.optim.AdamW(detector.parameters(), lr=1e-3, weight_decay=0.05, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -107,7 +107,7 @@ def train(detector: nn.Module, dataset: CocoDetection, iterations: int) -> None:
 
 @torch.no_grad()
 def detect(detector: nn.Module, dataset: CocoDetection) -> Iterator[dict]:
-    """COCO results: boxes ``[x, y, width, height]`` in pixels of the image."""
+    """Yield COCO results with boxes `[x, y, width, height]` in pixels of the image."""
     detector.eval()
     for image, target in tqdm(dataset, desc="detect", unit="image"):
         (found,) = detector([image])

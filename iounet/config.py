@@ -1,7 +1,4 @@
-"""The configuration: every key with its default and meaning. The defaults are the paper's for COCO with ResNet-50.
-
-`iounet.ranges` lists the valid range of each number.
-"""
+"""The configuration keys, with the paper's defaults for COCO and ResNet-50. `iounet.ranges` has the valid ranges."""
 
 import argparse
 import ast
@@ -92,7 +89,7 @@ _C.INPUT = CfgNode()
 _C.INPUT.MIN_SIZE = 800
 _C.INPUT.MAX_SIZE = 1200  # maximum length of the long side in pixels
 _C.INPUT.HORIZONTAL_FLIP = 0.5  # probability of a horizontal flip in training
-_C.INPUT.VERTICAL_FLIP = 0.0  # probability of a vertical flip in training; for images without an up, such as microscopy
+_C.INPUT.VERTICAL_FLIP = 0.0  # probability of a vertical flip in training; for images such as microscopy
 _C.INPUT.COLOR_JITTER = 0.0  # strength of random brightness, contrast and saturation in training
 
 _C.DATA = CfgNode()

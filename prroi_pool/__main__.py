@@ -1,4 +1,4 @@
-"""Report whether the compiled kernels are ready, and if not, why.
+"""Report whether the compiled kernels are ready, and the reason if they are not.
 
 `--build` compiles the kernels now. `compile --arch 75 80 90` compiles the CUDA kernels for the GPUs of other machines,
 for example while you build a container image. It needs no GPU, CUDA toolkit or C++ compiler.
@@ -50,9 +50,8 @@ def main() -> int:
     )
     args = parser.parse_args()
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(
-            errors="backslashreplace"
-        )  # an ASCII terminal cannot print every path or compiler message
+        # An ASCII terminal cannot print every path or compiler message.
+        sys.stdout.reconfigure(errors="backslashreplace")
     if args.command == "compile":
         return _compile([_architecture(text) for text in args.arch])
     print("prroi_pool: Precise RoI Pooling for PyTorch\n")
@@ -128,7 +127,7 @@ def _architectures() -> list[str]:
 
 
 def _is_ready(dtype: torch.dtype, architecture: str, build: bool) -> bool:
-    """Return whether the kernels are compiled. With `build`, compile them.
+    """Return whether the kernels are compiled. With `build`, compile them first.
 
     Raises:
         BuildError: the compilation fails, or failed before.

@@ -98,8 +98,9 @@ def forget_failure(name: str) -> None:
 
 
 def cache_root() -> Path:
-    """Return the folder for new builds: TORCH_EXTENSIONS_DIR, else the user's cache; a temporary folder if that is not
-    writable.
+    """Return the folder for new builds.
+
+    This is TORCH_EXTENSIONS_DIR if set, otherwise the user's cache, or a temporary folder if that is not writable.
 
     Raises:
         BuildError: none of these folders is writable.

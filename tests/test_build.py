@@ -77,7 +77,7 @@ def test_errors_name_the_key(build_tiny, key, value, message):
     [
         ({"SOLVER.DECAY": "cosine"}, "SOLVER.DECAY must be one of step, linear; got 'cosine'"),
         ({"SOLVER.WARMUP": "cosine"}, "SOLVER.WARMUP must be one of constant, linear; got 'cosine'"),
-        ({"SOLVER.STEPS": "[3, 1]"}, "SOLVER.STEPS must rise, got (3, 1)"),
+        ({"SOLVER.STEPS": "[3, 1]"}, "SOLVER.STEPS must be in ascending order; got (3, 1)"),
         ({"SOLVER.OPTIMIZER": "LAMB"}, "SOLVER.OPTIMIZER must be one of SGD, AdamW; got 'LAMB'"),
     ],
 )

@@ -21,11 +21,11 @@ def model(tmp_path):
     [
         ({"format": 2}, "format 2 is newer than this version of iounet can read"),
         ({"kind": "detector"}, "an exported detector takes no boxes; export a refiner"),
-        ({"format": "one"}, "its metadata 'iounet' cannot be used"),
-        ({"min_size": None}, "its metadata 'iounet' cannot be used .*; export the model again"),
-        ({"categories": [{"id": 1}]}, r"cannot be used \(KeyError: 'name'\)"),
-        ({"nms": {"threshold": 2.0}}, r"cannot be used .*threshold must lie in \[0, 1\]; got 2\.0"),
-        ({"nms": {"kernel": 2}}, "cannot be used .*kernel"),
+        ({"format": "one"}, "the metadata 'iounet' cannot be read"),
+        ({"min_size": None}, "the metadata 'iounet' cannot be read .*; export the model again"),
+        ({"categories": [{"id": 1}]}, r"cannot be read \(KeyError: 'name'\)"),
+        ({"nms": {"threshold": 2.0}}, r"cannot be read .*threshold must lie in \[0, 1\]; got 2\.0"),
+        ({"nms": {"kernel": 2}}, "cannot be read .*kernel"),
     ],
 )
 def test_metadata_that_does_not_fit(tmp_path, changes, message):
@@ -36,7 +36,7 @@ def test_metadata_that_does_not_fit(tmp_path, changes, message):
 
 @pytest.mark.parametrize("text", ["{", "[]", "3"])
 def test_metadata_of_another_form(tmp_path, text):
-    with pytest.raises(CheckpointError, match=r"odd\.onnx: its metadata 'iounet' cannot be used"):
+    with pytest.raises(CheckpointError, match=r"odd\.onnx: the metadata 'iounet' cannot be read"):
         OnnxRefiner(write_model(tmp_path / "odd.onnx", {METADATA_KEY: text}))
 
 
@@ -59,7 +59,7 @@ def test_a_file_that_is_missing_or_damaged(model, tmp_path):
 
 def test_without_onnxruntime(model, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(CheckpointError, match=r"needs onnxruntime: pip install 'iounet\[onnx\]'"):
+    with pytest.raises(CheckpointError, match=r"needs onnxruntime; pip install 'iounet\[onnx\]'"):
         OnnxRefiner(model)
 
 

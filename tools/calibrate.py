@@ -1,14 +1,14 @@
-"""Calibrates the predicted IoU of a trained detector on other data, or that of an earlier checkpoint.
+"""Calibrate the predicted IoU of a trained detector on other data, or calibrate an earlier checkpoint.
 
     python tools/calibrate.py --config-file configs/bccd.yaml --weights runs/bccd/model_final.pth \\
         --output runs/bccd/model_calibrated.pth DATA.VAL_ANNOTATIONS mine/val.json DATA.VAL_IMAGES mine/images
 
-Training has already calibrated it on its own DATA.VAL_*. The output is a copy of the checkpoint with another
-calibration. That keeps the order of predicted IoUs: results change only where they are multiplied by the class score
-(TEST.NMS_RANKING score_times_iou, TEST.FINAL_SCORE class_times_iou).
+At its end, training calibrates the predicted IoU on DATA.VAL_*. This tool writes a copy of a checkpoint with a new
+calibration. Calibration preserves the order of predicted IoUs, so results change only where the predicted IoU is
+multiplied by the class score (TEST.NMS_RANKING score_times_iou, TEST.FINAL_SCORE class_times_iou).
 """
 
-import iounet.commands  # isort: skip  # noqa: F401 - before torch, as it says how torch's threads wait
+import iounet.commands  # isort: skip  # noqa: F401 - sets how OpenMP threads wait, before torch is imported
 
 import argparse
 import sys
@@ -23,9 +23,9 @@ from iounet.training.checkpoint import load_checkpoint, save_checkpoint
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="what the weights were trained with")
-    parser.add_argument("--weights", required=True, metavar="FILE", help="checkpoint of tools/train.py")
-    parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="the calibrated checkpoint")
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="config of the training run")
+    parser.add_argument("--weights", required=True, metavar="FILE", help="checkpoint written by tools/train.py")
+    parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="calibrated checkpoint to write")
     add_override_arguments(parser)
     args = parser.parse_intermixed_args()
     try:

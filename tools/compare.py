@@ -1,17 +1,19 @@
-"""Ways to place and rank boxes side by side, from the same candidates of one trained detector.
+"""Compare methods of placing and ranking boxes on the same candidates of one trained detector.
 
     python tools/compare.py --config-file configs/bccd_energy.yaml --weights runs/bccd_energy/model_final.pth \\
         --baseline configs/bccd.yaml runs/bccd_plain/model_final.pth --output runs/bccd_energy/comparison \\
         DATA.VAL_ANNOTATIONS runs/bccd/data/test.json
 
-Writes comparison.json and comparison.md: AP, TIDE's localisation error and milliseconds of NMS, box averages, box
-regression, the paper's NMS and refinement, the configuration's, and, as bounds, those by the true IoU; calibration of
-the predicted IoU; and how far from its object a box may start. The baseline is a detector trained without the added
-heads; what is overridden on the command line holds for it, too. The bounds keep the class score, so that a method that
-changes boxes and scores can exceed them.
+Writes comparison.json and comparison.md with AP, TIDE's localisation error and milliseconds per image of NMS variants,
+box averaging, repeated box regression, the paper's NMS and refinement, and the method of the configuration. Both files
+also contain upper bounds that use the true IoU, the calibration of the predicted IoU, and the accuracy of refined boxes
+by the IoU at which they start.
+
+The baseline is a detector trained without the added heads. Overrides on the command line apply to it, too. The bounds
+keep the class score, so a method that changes both boxes and scores can exceed them.
 """
 
-import iounet.commands  # isort: skip  # noqa: F401 - before torch, as it says how torch's threads wait
+import iounet.commands  # isort: skip  # noqa: F401 - sets how OpenMP threads wait, before torch is imported
 
 import argparse
 import json
@@ -47,12 +49,12 @@ BOXES_PER_OBJECT = 8
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="what the weights were trained with")
-    parser.add_argument("--weights", required=True, metavar="FILE", help="checkpoint of tools/train.py")
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="config of the training run")
+    parser.add_argument("--weights", required=True, metavar="FILE", help="checkpoint written by tools/train.py")
     parser.add_argument(
-        "--baseline", nargs=2, metavar=("CONFIG", "FILE"), help="a plain detector: configuration, checkpoint"
+        "--baseline", nargs=2, metavar=("CONFIG", "FILE"), help="config and checkpoint of a plain detector"
     )
-    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for the comparison")
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="output folder")
     add_override_arguments(parser)
     args = parser.parse_intermixed_args()
     try:
@@ -88,7 +90,7 @@ def run(job: EvaluationJob, baseline: EvaluationJob | None, output: Path, *, dev
     table = markdown_table(summary["table"], list(summary["table"][next(iter(rows))]))
     write_text(output / "comparison.md", table + "\n")
     print(f"{dataset.annotation_file}, {counted(len(dataset), 'image')}\n\n{table}\n")
-    print(f"all numbers: {output / 'comparison.json'}")
+    print(f"all numbers are in {output / 'comparison.json'}")
 
 
 def jittered(boxes: Tensor, size: tuple[int, int], *, generator: torch.Generator) -> Tensor:

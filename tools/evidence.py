@@ -1,10 +1,10 @@
-"""The evidence on several data sets as one file: mean and standard deviation over the seeds.
+"""Summarise comparisons of several data sets and seeds in one file: mean and standard deviation over the seeds.
 
     python tools/evidence.py --output docs/results/summary.json \\
         --set synthetic docs/results/synthetic_energy_seed*.json --set bccd docs/results/bccd_energy_seed*.json
 
-Each file is the comparison.json of tools/compare.py with --baseline, named ..._seed0.json by its seed. Gains are those
-of the configuration over greedy NMS of the plain detector, seed by seed.
+Each input file is a comparison.json of tools/compare.py --baseline, renamed to end in _seed0.json or the like. A gain
+is the difference between the configuration's method and greedy NMS of the plain detector with the same seed.
 """
 
 import argparse
@@ -23,13 +23,14 @@ COLUMNS = ("AP", "AP75", "AP90")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--set", nargs="+", action="append", required=True, metavar=("NAME", "FILE"), dest="sets")
-    parser.add_argument("--output", required=True, type=Path, metavar="FILE")
+    parser.add_argument("--set", nargs="+", action="append", required=True, metavar=("NAME", "FILE"), dest="sets",
+                        help="name of a data set and its comparisons; repeat for every data set")  # fmt: skip
+    parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="JSON file for the summary")
     args = parser.parse_args()
     summary = {}
     for name, *files in args.sets:
         if not files:
-            parser.error(f"--set {name} names no file")
+            parser.error(f"--set {name} has no files; give NAME FILE ...")
         summary[name] = of_seeds([Path(file) for file in files])
     write_text(args.output, json.dumps(summary, indent=1) + "\n")
     for name, values in summary.items():
@@ -52,7 +53,7 @@ def of_seeds(files: list[Path]) -> dict:
             "correlation_all": run["correlation"]["predicted IoU, all candidates"],
             "correlation_matched": run["correlation"]["predicted IoU, candidates of true IoU ≥ 0.5"],
             "laece": run["laece"][OWN],
-            # Boxes that start at an IoU of 0.725 to 0.775, after ten steps.
+            # Boxes with an initial IoU of 0.725 to 0.775, after ten steps.
             "basin_0.75": run["basins"]["0.75"]["10"]["true"],
             "basin_0.75_predicted": run["basins"]["0.75"]["10"]["predicted"],
         }.items():
@@ -67,7 +68,7 @@ def of_seeds(files: list[Path]) -> dict:
 def seed_of(file: Path) -> int:
     match = re.search(r"_seed(\d+)\.json$", file.name)
     if not match:
-        sys.exit(f"{file}: its name does not end in _seed0.json or the like")
+        sys.exit(f"{file}: the file name must end in _seed<N>.json, such as _seed0.json")
     return int(match[1])
 
 

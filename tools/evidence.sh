@@ -1,11 +1,11 @@
 #!/bin/bash
-# Trains and compares everything behind one entry of docs/results/summary.json:
+# Trains and compares all models behind one entry of docs/results/summary.json:
 #
 #     tools/evidence.sh SET SEED        # SET: synthetic, bccd or cards
 #
-# A plain detector, the detector with an energy head, and its heads alone for longer; then tools/compare.py on the validation
-# and on the test split, whose comparison.json goes to docs/results/. Takes 20 to 60 minutes on one core; when stopped, run it
-# again to resume. Two files in docs/results/ are overwritten. Prepare the data first:
+# Trains a plain detector, a detector with an energy head, and then the heads alone for longer. Runs tools/compare.py on the
+# validation and test splits and copies comparison.json to docs/results/, overwriting two files there. Takes 20 to 60 minutes
+# on one core. Run it again to resume. Prepare the data first:
 #
 #     python -m iounet.data.synthetic --output runs/synthetic
 #     python -m iounet.data.voc BCCD_Dataset/BCCD --output runs/bccd/data
@@ -13,12 +13,12 @@
 set -eu
 cd "$(dirname "$0")/.."
 set=$1 seed=$2
-export OMP_NUM_THREADS=1 PYTHONPATH=$PWD  # with more threads, floating-point sums differ, and so do the results
+export OMP_NUM_THREADS=1 PYTHONPATH=$PWD  # results depend on the number of threads through floating-point sums
 
 train() {  # RUN CONFIG [KEY VALUE ...]
     run=runs/$1 config=configs/$2.yaml
     shift 2
-    # A run that is finished would be evaluated again.
+    # --resume would evaluate a finished run again.
     [ -f "$run/evaluation.json" ] || python tools/train.py --config-file "$config" --resume OUTPUT_DIR "$run" SEED "$seed" "$@"
 }
 

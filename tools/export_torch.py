@@ -1,17 +1,17 @@
-"""Exports a checkpoint's refiner as a program of torch.export, or checks such a file.
+"""Export the refiner of a checkpoint as a torch.export program, or check such a file.
 
     python tools/export_torch.py --weights weights/cards.pth --output refiner.pt2
     python tools/export_torch.py --weights weights/cards.pth --output refiner.pt2 --compile
     python tools/export_torch.py --weights weights/cards.pth --check refiner.pt2
 
-PyTorch's own kernels run the file. With --compile it holds machine code by AOTInductor, for CPUs of this machine's
-kind, which takes a C++ compiler and a minute. Either is called with an image, boxes and labels:
+Without --compile, PyTorch's kernels run the program. With --compile, AOTInductor compiles it to machine code for CPUs
+like that of this machine, which needs a C++ compiler and about a minute. Call either with an image, boxes and labels:
 
     refine = iounet.export.program.load_program("refiner.pt2")
     # image: float32 [1, 3, H, W], RGB in [0, 1]; boxes: float32 [N, 4]; labels: int64 [N], 0 for an unknown class
     refined_boxes, ious_before, ious, stops = refine(image, boxes, labels)
 
-The file runs in Python alone, where prroi_pool is installed. For other languages use tools/export_onnx.py.
+The file runs only in Python with prroi_pool installed. For other languages, use tools/export_onnx.py.
 """
 
 import argparse
@@ -34,7 +34,7 @@ PHOTOS = Path(__file__).parents[1] / "examples" / "photos"
 
 
 def check(refiner: IoURefiner, path: Path, folder: Path) -> bool:
-    """Prints how far the program's answers lie from PyTorch's; returns whether they are near enough."""
+    """Print the differences between the program's outputs and PyTorch's; return whether they are within tolerance."""
     program = load_program(path)
 
     def answers(image: np.ndarray, *given: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -45,21 +45,23 @@ def check(refiner: IoURefiner, path: Path, folder: Path) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", required=True, type=Path, metavar="FILE", help="checkpoint of iounet-train")
-    task = parser.add_mutually_exclusive_group(required=True)
-    task.add_argument("--output", type=Path, metavar="FILE", help="the .pt2 file to write")
-    task.add_argument("--check", type=Path, metavar="FILE", help="an exported file, to be compared with PyTorch")
-    parser.add_argument("--compile", action="store_true", help="compile the program for this machine, by AOTInductor")
     parser.add_argument(
-        "--images", type=Path, default=PHOTOS, metavar="FOLDER", help="photographs for --check (default: %(default)s)"
+        "--weights", required=True, type=Path, metavar="FILE", help="checkpoint written by iounet-train"
+    )
+    task = parser.add_mutually_exclusive_group(required=True)
+    task.add_argument("--output", type=Path, metavar="FILE", help=".pt2 file to write")
+    task.add_argument("--check", type=Path, metavar="FILE", help="exported file to compare with PyTorch")
+    parser.add_argument("--compile", action="store_true", help="compile the program for this machine with AOTInductor")
+    parser.add_argument(
+        "--images", type=Path, default=PHOTOS, metavar="FOLDER", help="photos for --check (default: %(default)s)"
     )
     args = parser.parse_args()
     if args.output and args.output.suffix != ".pt2":
-        parser.error(f"--output {args.output}: a program's name ends in .pt2")
+        parser.error(f"--output {args.output}: the file name must end in .pt2")
     try:
         refiner = IoURefiner.from_checkpoint(args.weights)
         if args.check:
-            warnings.simplefilter("ignore", BoxWarning)  # some of the boxes are odd on purpose
+            warnings.simplefilter("ignore", BoxWarning)  # the check includes odd boxes on purpose
             sys.exit(0 if check(refiner, args.check, args.images) else 1)
         (compile_program if args.compile else save_program)(refiner, args.output)
     except UserError as error:

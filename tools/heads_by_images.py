@@ -1,11 +1,11 @@
-"""How many labelled images new heads need: iounet-tighten --folds on the features of a model of other objects.
+"""Measure how many labelled images new heads need, as with iounet-tighten --folds on the features of another model.
 
     python tools/heads_by_images.py runs/bccd/data/train.json runs/bccd/data/test.json \\
         --images BCCD_Dataset/BCCD/JPEGImages --weights weights/cards.pth \\
         --output docs/results/label_noise/bccd_new_heads
 
-Trains IoU and energy heads on the first 20, 50, ... images of TRAIN, on the frozen backbone of --weights, and measures
-on TEST, as tools/label_noise.py does, how close labels that were moved come to where they were.
+Trains IoU and energy heads on the first 20, 50, ... images of TRAIN, on the frozen backbone of --weights. Then moves
+the labels of TEST at random, tightens them, and measures the IoU with the original boxes, as tools/label_noise.py does.
 """
 
 import argparse
@@ -26,22 +26,27 @@ from iounet.tightening.label_noise import mean_over_seeds, measure, noise_table
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("train", metavar="TRAIN", type=Path, help="labels to learn from, as for iounet-tighten")
-    parser.add_argument("test", metavar="TEST", type=Path, help="labels to move and tighten, of the same classes")
-    parser.add_argument("--weights", required=True, metavar="FILE", help="checkpoint that iounet-train wrote")
-    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="made if it is not there")
-    parser.add_argument("--images", type=Path, metavar="DIR", help="folder of the images, if the labels do not tell")
-    parser.add_argument("--counts", type=int, nargs="+", default=[20, 50, 200], metavar="N", help="of images")
-    parser.add_argument("--noise", type=float, nargs="+", default=[0.1, 0.2], metavar="P", help="of a box's size")
-    parser.add_argument("--iterations", type=int, default=300, metavar="N", help="of each training (default: 300)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="of the noise")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, or auto: a GPU if there is one (default)")
+    parser.add_argument("train", metavar="TRAIN", type=Path, help="labels to train on, as for iounet-tighten")
+    parser.add_argument("test", metavar="TEST", type=Path, help="labels to move and tighten, with the same classes")
+    parser.add_argument("--weights", required=True, metavar="FILE", help="checkpoint written by iounet-train")
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="output folder; created if missing")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="image folder, if not given by the labels")
+    parser.add_argument("--counts", type=int, nargs="+", default=[20, 50, 200], metavar="N",
+                        help="numbers of training images (default: 20 50 200)")  # fmt: skip
+    parser.add_argument("--noise", type=float, nargs="+", default=[0.1, 0.2], metavar="P",
+                        help="maximum moves, relative to a box's size (default: 0.1 0.2)")  # fmt: skip
+    parser.add_argument("--iterations", type=int, default=300, metavar="N", help="per training (default: 300)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N",
+                        help="seeds of the noise (default: 0 1 2)")  # fmt: skip
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 or auto (default: a GPU if available)")
     args = parser.parse_args()
     results, tables = {}, []
     try:
         train, test = (read_labels(source, images=args.images) for source in (args.train, args.test))
         if train.class_names != test.class_names:
-            raise DataError(f"{args.test}: has other classes than {args.train}")
+            raise DataError(
+                f"{args.test}: the classes differ from those of {args.train}; give data of the same classes"
+            )
         categories = [{"id": number, "name": name} for number, name in enumerate(train.class_names, start=1)]
         with_labels = sorted({label.image for label in train.boxes if not label.crowd})
         for count in args.counts:

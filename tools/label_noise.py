@@ -1,13 +1,14 @@
-"""How well iounet-tighten finds label boxes that were moved, and puts them back.
+"""Measure how well iounet-tighten finds label boxes that were moved and restores them.
 
     python tools/label_noise.py runs/cards/data/test.json --images cards --weights weights/cards.pth \\
         --output docs/results/label_noise/cards
 
-Moves half of the labels of a data set by up to 5, 10 and 20 % of their width and height, tightens all of them, and
-writes label_noise.json and label_noise.md: IoU with the boxes as they were, before and after, and how well the moved
-labels can be told from the others, by predicted IoU, gain and move, and, where `pip install cleanlab` was run, by
-cleanlab's score. iounet/tightening/label_noise.py describes the protocol. The data set should be one that the IoU-Net
-was not trained on.
+Moves half of the labels by up to 5, 10 and 20 % of their width and height, and tightens all labels. Use a data set that
+the IoU-Net was not trained on. iounet/tightening/label_noise.py describes the protocol.
+
+Writes label_noise.json and label_noise.md with the IoU with the original boxes before and after, and with how well the
+predicted IoU, its gain and the move tell moved labels from the others. If cleanlab is installed (pip install cleanlab),
+its score is measured as well.
 """
 
 import argparse
@@ -26,19 +27,21 @@ from iounet.tightening.label_noise import first_images, mean_over_seeds, measure
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", metavar="SOURCE", type=Path, help="the data set, as for iounet-tighten")
-    parser.add_argument("--weights", required=True, metavar="FILE", help="checkpoint that iounet-train wrote")
-    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="made if it is not there")
-    parser.add_argument("--images", type=Path, metavar="DIR", help="folder of the images, if the labels do not tell")
-    parser.add_argument("--split", metavar="NAME", help="one split of a data set of several")
-    parser.add_argument("--noise", type=float, nargs="+", default=[0.05, 0.1, 0.2], metavar="P", help="of a box's size")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="of the noise")
-    parser.add_argument("--max-images", type=int, default=sys.maxsize, metavar="N", help="the first N alone")
-    parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="images at once (default: 1)")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, or auto: a GPU if there is one (default)")
+    parser.add_argument("source", metavar="SOURCE", type=Path, help="data set, as for iounet-tighten")
+    parser.add_argument("--weights", required=True, metavar="FILE", help="checkpoint written by iounet-train")
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="output folder; created if missing")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="image folder, if not given by the labels")
+    parser.add_argument("--split", metavar="NAME", help="use one split of the data set")
+    parser.add_argument("--noise", type=float, nargs="+", default=[0.05, 0.1, 0.2], metavar="P",
+                        help="maximum moves, relative to a box's size (default: 0.05 0.1 0.2)")  # fmt: skip
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N",
+                        help="seeds of the noise (default: 0 1 2)")  # fmt: skip
+    parser.add_argument("--max-images", type=int, default=sys.maxsize, metavar="N", help="use only the first N images")
+    parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="images per batch (default: 1)")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 or auto (default: a GPU if available)")
     args = parser.parse_args()
     if not all(0 < amount < 0.5 for amount in args.noise):
-        parser.error("--noise must lie between 0 and 0.5")
+        parser.error("--noise: every value must be greater than 0 and less than 0.5")
     try:
         labels = first_images(read_labels(args.source, images=args.images, split=args.split), args.max_images)
         refiner = IoURefiner.from_checkpoint(args.weights, args.device)

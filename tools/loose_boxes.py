@@ -1,10 +1,10 @@
-"""How loose boxes fare: mean IoU with their object before and after refinement, and how well it is predicted.
+"""Measure how refinement improves loose boxes, and how accurate the predicted IoU is afterwards.
 
     python tools/loose_boxes.py runs/cards/data/test.json --images cards --weights weights/cards.pth \\
         --output weights/cards.json
 
-Of every object, boxes are jittered so that their IoUs are uniform over [0.6, 1]. Those that start above 0.9 are
-listed by themselves: they are as good as an annotator's, and often cannot get better.
+Each object gets jittered boxes whose IoUs are uniform over [0.6, 1]. Boxes that start above 0.9 are reported
+separately: they are as good as an annotator's, and often cannot improve.
 """
 
 import argparse
@@ -31,12 +31,12 @@ STARTS |= {"0.9 to 1": (0.9, 1.01)}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", metavar="SOURCE", type=Path, help="the data set, in COCO, VOC or YOLO form")
-    parser.add_argument("--weights", required=True, metavar="FILE", help="checkpoint of tools/train.py")
-    parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="the figures, as JSON")
-    parser.add_argument("--images", type=Path, metavar="DIR", help="folder of the images, if the labels do not tell")
-    parser.add_argument("--split", default="test", metavar="NAME", help="of a data set of several (default: test)")
-    parser.add_argument("--seed", type=int, default=0, help="of the loose boxes")
+    parser.add_argument("source", metavar="SOURCE", type=Path, help="data set in COCO, VOC or YOLO form")
+    parser.add_argument("--weights", required=True, metavar="FILE", help="checkpoint written by tools/train.py")
+    parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="JSON file for the results")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="image folder, if not given by the labels")
+    parser.add_argument("--split", default="test", metavar="NAME", help="split, if there are several (default: test)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the loose boxes (default: 0)")
     args = parser.parse_args()
     try:
         refiner = IoURefiner.from_checkpoint(args.weights)
@@ -73,7 +73,7 @@ def main() -> None:
 
 
 def summary(true: Tensor, predicted: Tensor, low: float, high: float) -> dict[str, float]:
-    """Means of the boxes whose IoU starts in [low, high); rows of ``true`` and ``predicted`` are steps."""
+    """Means over the boxes with an initial IoU in [low, high); rows of `true` and `predicted` are steps."""
     chosen = (true[0] >= low) & (true[0] < high)
     before, after = true[0, chosen], true[-1, chosen]
     return {

@@ -1,10 +1,10 @@
-"""What exported refiners cost in accuracy, against the checkpoint in PyTorch that they were exported from.
+"""Compare the accuracy of exported refiners with that of their checkpoint in PyTorch.
 
     python tools/onnx_accuracy.py runs/cards/data/test.json --images cards --weights weights/cards.pth \\
         --onnx float32.onnx float16.onnx int8.onnx --output docs/results/onnx_weights.json
 
-AP is that of the detector's own detections: found once, in PyTorch, and refined by each file. Loose boxes are jittered
-from every object so that their IoUs are uniform over [0.6, 0.9].
+AP: the detector's own detections are computed once in PyTorch and refined with each file. Loose boxes: each object gets
+jittered boxes whose IoUs are uniform over [0.6, 0.9].
 """
 
 import argparse
@@ -37,13 +37,13 @@ DIGITS = {"MB": 1, "AP": 2, "AP75": 2, "AP90": 2, "IoU of loose boxes": 4, "erro
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", metavar="SOURCE", type=Path, help="the data set, in COCO, VOC or YOLO form")
-    parser.add_argument("--weights", required=True, metavar="FILE", help="the checkpoint")
-    parser.add_argument("--onnx", required=True, nargs="+", type=Path, metavar="FILE", help="exported from it")
-    parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="the figures, as JSON")
-    parser.add_argument("--images", type=Path, metavar="DIR", help="folder of the images, if the labels do not tell")
-    parser.add_argument("--split", default="test", metavar="NAME", help="of a data set of several (default: test)")
-    parser.add_argument("--seed", type=int, default=0, help="of the loose boxes")
+    parser.add_argument("source", metavar="SOURCE", type=Path, help="data set in COCO, VOC or YOLO form")
+    parser.add_argument("--weights", required=True, metavar="FILE", help="checkpoint written by tools/train.py")
+    parser.add_argument("--onnx", required=True, nargs="+", type=Path, metavar="FILE", help="refiners exported from it")
+    parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="JSON file for the results")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="image folder, if not given by the labels")
+    parser.add_argument("--split", default="test", metavar="NAME", help="split, if there are several (default: test)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the loose boxes (default: 0)")
     args = parser.parse_args()
     try:
         detector = IoURefiner.from_checkpoint(args.weights)
@@ -67,12 +67,12 @@ def main() -> None:
 def measure(
     detector: IoURefiner, refiners: dict[str, IoURefiner | OnnxRefiner], dataset: CocoDataset, seed: int
 ) -> dict[str, dict[str, float]]:
-    """Row → column of the table → value; the first row is of the boxes before refinement.
+    """Measure every refiner: row → column → value. The first row is for boxes before refinement.
 
     Args:
-        detector: finds the detections; scores the loose boxes of the first row.
-        refiners: of the other rows.
-        seed: of the loose boxes.
+        detector: Finds the detections, and scores the loose boxes of the first row.
+        refiners: The refiners of the other rows, by name.
+        seed: Seed of the loose boxes.
     """
 
     def unchanged(detections: Sequence[Detections], _: object) -> Sequence[Detections]:
@@ -83,7 +83,7 @@ def measure(
     results: dict[str, list[dict]] = {row: [] for row in rows}
     true: dict[str, list[Tensor]] = {row: [] for row in rows}
     predicted: dict[str, list[Tensor]] = {row: [] for row in rows}
-    # Of postprocessing, final scores and their order are left.
+    # NMS and refinement are replaced by no-ops: only the final score and the order remain.
     options = detector.detector.postprocessing
     for image, target in map(dataset.__getitem__, range(len(dataset))):
         found = detector.detect(image)[0]
@@ -108,7 +108,7 @@ def measure(
 
 
 def refined(detections: Detections, image: Tensor, refiner: IoURefiner | OnnxRefiner | None) -> Detections:
-    """Detections where a refiner moves them, with its predicted IoUs; None leaves them."""
+    """Refine detections and set their predicted IoUs; return them unchanged if the refiner is None."""
     if refiner is None:
         return detections
     columns = (detections.boxes.numpy(), detections.labels.numpy(), detections.scores.numpy())
@@ -117,7 +117,7 @@ def refined(detections: Detections, image: Tensor, refiner: IoURefiner | OnnxRef
 
 
 def jittered(target: dict[str, Any], size: tuple[int, int], generator: torch.Generator) -> tuple[Detections, Tensor]:
-    """Loose boxes of an image of this (height, width), and the object of each: Tensor[N, 4]."""
+    """Loose boxes of an image of this (height, width), and the object's box of each, Tensor [N, 4]."""
     boxes, ious = jitter_boxes(target["boxes"], PER_OBJECT, min_iou=MIN_IOU, image_size=size, generator=generator)
     chosen = ious < MAX_IOU
     objects = target["boxes"][:, None].expand_as(boxes)[chosen]

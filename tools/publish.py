@@ -1,9 +1,9 @@
-"""Makes a small file of a trained model, to be shared: without what only training needs, weights in half precision.
+"""Make a small checkpoint for sharing: no training state, weights in half precision.
 
     python tools/publish.py --weights runs/cards_small_heads/model_final.pth --output weights/cards.pth
 
-The result is a checkpoint for IoURefiner, iounet-refine and iounet-tighten, which compute in float32. Vectors,
-such as the statistics of norms, stay in float32: they take hardly any room, and may be too large for float16.
+IoURefiner, iounet-refine and iounet-tighten read the result and compute in float32. Vectors, such as the statistics of
+norm layers, stay in float32: they take little space and may exceed the range of float16.
 """
 
 import argparse
@@ -19,11 +19,13 @@ from iounet.training.checkpoint import load_checkpoint, save_checkpoint
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", required=True, type=Path, metavar="FILE", help="checkpoint of tools/train.py")
-    parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="the small file")
+    parser.add_argument(
+        "--weights", required=True, type=Path, metavar="FILE", help="checkpoint written by tools/train.py"
+    )
+    parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="small checkpoint to write")
     args = parser.parse_args()
     if args.output.resolve() == args.weights.resolve():
-        parser.error("--output would overwrite --weights; give another file")
+        parser.error("--output would overwrite --weights; choose another file")
     try:
         content = load_checkpoint(args.weights)
         model = {
@@ -31,7 +33,7 @@ def main() -> None:
             for name, values in content["model"].items()
         }
         if too_large := [name for name, values in model.items() if values.is_floating_point() and values.isinf().any()]:
-            sys.exit(f"{args.weights}: {too_large[0]} has values that half precision cannot hold")
+            sys.exit(f"{args.weights}: {too_large[0]} has values that overflow in half precision")
         save_checkpoint(
             args.output,
             model=model,

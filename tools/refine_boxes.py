@@ -1,4 +1,4 @@
-"""The command iounet-refine for a checkout; see iounet/commands/refine.py and --help."""
+"""The command iounet-refine for a clone of the repository; see iounet/commands/refine.py."""
 
 from iounet.commands.refine import main
 

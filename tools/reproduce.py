@@ -1,16 +1,18 @@
-"""The paper's tables and figures, of a trained IoU-Net on any data set in COCO form.
+"""Reproduce the paper's tables and figures for a trained IoU-Net on any data set in COCO form.
 
     python tools/reproduce.py --config-file configs/bccd.yaml --weights runs/bccd/model_final.pth \\
         --baseline runs/bccd_plain/model_final.pth --output runs/bccd/reproduction \\
         DATA.VAL_ANNOTATIONS runs/bccd/data/test.json
 
-Detects once on DATA.VAL_*; every table and figure starts from these boxes. report.html and README.md in the output
-folder show them all, each table stands beside them as .csv and .md, and reproduction.json holds every number. The
-baseline is a detector trained the same way without the IoU branch (MODEL.IOU_HEAD.LOSS_WEIGHT 0). Most of the time goes
-into refining the same boxes in several ways, five of lambda and ten steps one by one; with --beyond, twice as many.
+Detects once on DATA.VAL_*; every table and figure uses these candidates. In the output folder, report.html and
+README.md show all tables and figures, each table is also a .csv and a .md file, and reproduction.json contains every
+number.
+
+The baseline is a detector trained the same way without the IoU branch (MODEL.IOU_HEAD.LOSS_WEIGHT 0). Most of the time
+is spent on refining the same boxes repeatedly, for five values of lambda and for one to ten steps; --beyond doubles it.
 """
 
-import iounet.commands  # isort: skip  # noqa: F401 - before torch, as it says how torch's threads wait
+import iounet.commands  # isort: skip  # noqa: F401 - sets how OpenMP threads wait, before torch is imported
 
 import argparse
 import shlex
@@ -38,11 +40,11 @@ from iounet.wording import counted
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="what the weights were trained with")
-    parser.add_argument("--weights", required=True, metavar="FILE", help="checkpoint of tools/train.py")
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="config of the training run")
+    parser.add_argument("--weights", required=True, metavar="FILE", help="checkpoint written by tools/train.py")
     parser.add_argument("--baseline", metavar="FILE", help="checkpoint of a detector trained without the IoU branch")
-    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for tables and figures")
-    parser.add_argument("--beyond", action="store_true", help="also try changes to the paper's inference, each a row")
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="output folder")
+    parser.add_argument("--beyond", action="store_true", help="also measure changes to the paper's inference")
     add_override_arguments(parser)
     args = parser.parse_intermixed_args()
     try:
@@ -65,7 +67,7 @@ def run(
     tables = paper_tables(paper) | {"step_size": step_size_rows(paper[REFINED])}
     if beyond and paper[REFINED].refinement.objective != "iou":
         raise ConfigError(
-            "--beyond changes the paper's refinement; for a detector with an energy head: tools/compare.py"
+            "--beyond requires TEST.REFINE.OBJECTIVE iou; for a detector with an energy head, use tools/compare.py"
         )
     if beyond:
         tables["beyond"] = beyond_rows(paper[REFINED], mean_object_size(job))
@@ -89,11 +91,11 @@ def run(
     }
     report.write(measured, tables, plain, facts)
     print(f"{facts['data']}\n\n{(output / 'ablation.md').read_text(encoding='utf-8')}")
-    print(f"all tables and figures: {output / 'report.html'}")
+    print(f"all tables and figures are in {output / 'report.html'}")
 
 
 def mean_object_size(job: EvaluationJob) -> float:
-    """Mean of the objects' sqrt(width * height) in pixels of the resized images."""
+    """Mean object size, sqrt(width * height), in pixels of the resized images."""
     transform = job.detector.transform
     sizes = []
     for index, image in enumerate(job.dataset.images):

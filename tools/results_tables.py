@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"
 
 SETS = {"Synthetic set": "synthetic", "BCCD": "bccd", "Playing cards": "cards"}
-DETECTORS = {"Faster R-CNN": "fasterrcnn", "Mask R-CNN": "maskrcnn", "RetinaNet": "retinanet", "FCOS": "fcos"}
+DETECTORS = {"Faster R-CNN": "fasterrcnn", "Mask R-CNN": "maskrcnn", "FCOS": "fcos", "RetinaNet": "retinanet"}
 TRIALS = {
     "SGD": "sgd",
     "AdamW": "adamw",
@@ -68,16 +68,12 @@ def bfloat16() -> str:
     return results_tables.seed_by_seed_table({"float32": float32, "bfloat16": amp})
 
 
-def other_detectors() -> str:
-    return results_tables.detectors_table(
-        {name: (read(f"other_{stem}"), read(f"other_energy_{stem}")) for name, stem in DETECTORS.items()}
-    )
+def methods(stem: str) -> str:
+    return results_tables.methods_table(seeds(f"{stem}_energy"))
 
 
-def other_detectors_short() -> str:
-    return results_tables.short_detectors_table(
-        {name: read(f"other_energy_{stem}") for name, stem in DETECTORS.items()}
-    )
+def label_noise(stem: str) -> str:
+    return noise_table(read(f"label_noise/{stem}/label_noise")["mean"])
 
 
 def trials() -> str:
@@ -94,20 +90,21 @@ TABLES: dict[str, Callable[[], str]] = {
     "bccd standalone": partial(of_seeds, "bccd_standalone", "table"),
     "synthetic improved": partial(of_seeds, "synthetic_improved", "table"),
     "cross-entropy": cross_entropy,
-    "other detectors": other_detectors,
-    "other detectors, short": other_detectors_short,
+    "other detectors": lambda: results_tables.detectors_table(
+        {name: (read(f"other_{stem}"), read(f"other_energy_{stem}")) for name, stem in DETECTORS.items()}
+    ),
+    "other detectors, short": lambda: results_tables.short_detectors_table(
+        {name: read(f"other_energy_{stem}") for name, stem in DETECTORS.items()}
+    ),
     "trials": trials,
     "bfloat16": bfloat16,
     "new heads": lambda: results_tables.new_heads_table(read("label_noise/bccd_new_heads/heads_by_images")["images"]),
     "smaller weights": lambda: results_tables.weights_table(read("onnx_weights")["table"]),
 }
-for _stem in SETS.values():
-    TABLES[f"{_stem} methods"] = lambda stem=_stem: results_tables.methods_table(seeds(f"{stem}_energy"))
-for _stem in ("bccd", "synthetic"):
-    for _key in ("ablation", "nms", "surviving", "step_size", "beyond"):
-        TABLES[f"{_stem} {_key}"] = partial(of_seeds, _stem, _key)
-for _stem in ("cards", "bccd"):
-    TABLES[f"{_stem} label noise"] = lambda stem=_stem: noise_table(read(f"label_noise/{stem}/label_noise")["mean"])
+TABLES |= {f"{stem} methods": partial(methods, stem) for stem in SETS.values()}
+TABLES |= {f"{stem} label noise": partial(label_noise, stem) for stem in ("cards", "bccd")}
+for _key in ("ablation", "nms", "surviving", "step_size", "beyond"):
+    TABLES |= {f"{stem} {_key}": partial(of_seeds, stem, _key) for stem in ("bccd", "synthetic")}
 
 
 def main() -> None:

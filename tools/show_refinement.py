@@ -1,14 +1,14 @@
-"""Pictures of what refinement does to loose boxes around annotated objects.
+"""Draw how refinement changes loose boxes around annotated objects.
 
     python tools/show_refinement.py --weights runs/cards_energy_heads/model_final.pth --output runs/shown \\
         --annotations runs/cards/data/test.json --images cards --rows 0 1 2 3
 
-Takes the largest object of each image in --rows, moves and scales its box at random until its IoU is between 0.6 and
-0.72, refines it, and writes
+Moves and scales the box of the largest object in each image of --rows at random until its IoU is between 0.6 and 0.72,
+refines it, and writes
 
-    loose.png        the boxes before and after
+    loose.png        the boxes before and after refinement
     steps.gif        the same, step by step
-    landscape.png    energy, predicted and true IoU around the first object (with an energy head)
+    landscape.png    energy, predicted IoU and true IoU around the first object (only with an energy head)
 """
 
 import argparse
@@ -29,13 +29,14 @@ LOOSE = (0.6, 0.72)  # IoUs at the start
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", required=True, metavar="FILE", help="checkpoint of tools/train.py")
-    parser.add_argument("--annotations", required=True, metavar="FILE", help="COCO form")
-    parser.add_argument("--images", required=True, metavar="DIR")
-    parser.add_argument("--output", required=True, type=Path, metavar="DIR")
-    parser.add_argument("--rows", nargs="+", type=int, default=[0, 1, 2, 3], help="which images of the file, from 0")
-    parser.add_argument("--seed", type=int, default=0, help="of the loose boxes")
-    parser.add_argument("--device", default="auto")
+    parser.add_argument("--weights", required=True, metavar="FILE", help="checkpoint written by tools/train.py")
+    parser.add_argument("--annotations", required=True, metavar="FILE", help="annotation file in COCO form")
+    parser.add_argument("--images", required=True, metavar="DIR", help="image folder")
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="output folder; created if missing")
+    parser.add_argument("--rows", nargs="+", type=int, default=[0, 1, 2, 3], metavar="N",
+                        help="images to draw, by their index in the file, from 0 (default: 0 1 2 3)")  # fmt: skip
+    parser.add_argument("--seed", type=int, default=0, help="seed of the loose boxes (default: 0)")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 or auto (default: a GPU if available)")
     args = parser.parse_args()
     try:
         refiner = IoURefiner.from_checkpoint(args.weights, args.device)
@@ -63,7 +64,7 @@ def largest(target: dict) -> int:
 
 
 def loose(refiner: IoURefiner, dataset: CocoDataset, row: int, generator: torch.Generator) -> BoxChange:
-    """The largest object of an image in a loose box, and its way through refinement."""
+    """A loose box around the largest object of an image, and the box after every step of refinement."""
     image, target = dataset[row]
     chosen = largest(target)
     truth, label = target["boxes"][chosen], target["labels"][chosen : chosen + 1]

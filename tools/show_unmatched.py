@@ -1,11 +1,11 @@
-"""Confident detections where nothing is annotated: objects that a data set lacks, or false alarms.
+"""Draw confident detections where nothing is annotated: objects without annotation, or false positives.
 
     python tools/show_unmatched.py --weights runs/bccd_energy/model_final.pth --annotations runs/bccd/data/test.json \\
         --images BCCD_Dataset/BCCD/JPEGImages --output docs/pictures/bccd_unmatched.png
 
-Draws detections of a score of at least 0.5 (green) that overlap no annotated object (white), of any class, by an IoU of
-0.3, and prints how many there are. Where annotations are incomplete, a detector that finds the other objects is counted
-as wrong, and the IoU to expect of a perfect box on such an object is 0.
+Draws detections (green) with a score of at least 0.5 whose IoU with every annotated object (white), of any class, is
+below 0.3, and prints their number. Where annotations are incomplete, detections of unannotated objects count as wrong,
+and even a perfect box on such an object has an expected IoU of 0.
 """
 
 import argparse
@@ -31,12 +31,12 @@ TILE = 180  # pixels
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", required=True, metavar="FILE", help="checkpoint of tools/train.py")
-    parser.add_argument("--annotations", required=True, metavar="FILE", help="COCO form")
-    parser.add_argument("--images", required=True, metavar="DIR")
-    parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="the picture")
-    parser.add_argument("--tiles", type=int, default=16, help="detections drawn, the first that are found")
-    parser.add_argument("--device", default="auto")
+    parser.add_argument("--weights", required=True, metavar="FILE", help="checkpoint written by tools/train.py")
+    parser.add_argument("--annotations", required=True, metavar="FILE", help="annotation file in COCO form")
+    parser.add_argument("--images", required=True, metavar="DIR", help="image folder")
+    parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="picture to write")
+    parser.add_argument("--tiles", type=int, default=16, metavar="N", help="draw the first N detections (default: 16)")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 or auto (default: a GPU if available)")
     args = parser.parse_args()
     try:
         refiner = IoURefiner.from_checkpoint(args.weights, args.device)

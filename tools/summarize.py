@@ -1,9 +1,9 @@
-"""Puts the evaluations of several runs (seeds) of one experiment into tables: mean ± standard deviation.
-
-Prints Markdown, with the differences from the first row.
+"""Summarise the evaluations of several runs (seeds) of one experiment as tables: mean ± standard deviation.
 
     python tools/summarize.py docs/results/synthetic_seed*.json
     python tools/summarize.py --tables ablation beyond -- runs/bccd*/reproduction/reproduction.json
+
+Prints Markdown with the differences from the first row.
 """
 
 import argparse
@@ -23,7 +23,7 @@ def main() -> None:
         help="evaluation.json of tools/train.py or refine_boxes.py, reproduction.json of tools/reproduce.py, or "
         "comparison.json of tools/compare.py",
     )
-    parser.add_argument("--tables", nargs="+", metavar="NAME", help="only these of reproduction.json")
+    parser.add_argument("--tables", nargs="+", metavar="NAME", help="print only these tables of reproduction.json")
     args = parser.parse_args()
     runs = [json.loads(path.read_text()) for path in args.files]
     for name in args.tables or tables_of(runs[0]):
@@ -36,7 +36,7 @@ def main() -> None:
 
 
 def tables_of(run: dict) -> list[str]:
-    """Names of what has rows of values; basins have another level."""
+    """Names of the tables: entries with rows of values; basins are nested one level deeper."""
     return [
         name for name, rows in run.items() if name != "basins" and all(isinstance(row, dict) for row in rows.values())
     ]

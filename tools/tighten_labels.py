@@ -1,4 +1,4 @@
-"""The command iounet-tighten for a checkout; see iounet/commands/tighten.py and --help."""
+"""The command iounet-tighten for a clone of the repository; see iounet/commands/tighten.py."""
 
 from iounet.commands.tighten import main
 

@@ -1,4 +1,4 @@
-"""The command iounet-train for a checkout; see iounet/commands/train.py and --help."""
+"""The command iounet-train for a clone of the repository; see iounet/commands/train.py."""
 
 from iounet.commands.train import main
 

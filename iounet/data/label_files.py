@@ -44,7 +44,8 @@ def list_splits(source: Path, *, images: Path | None = None) -> list[str]:
     """Return the names of a data set's splits in the order of its files; empty if it has no splits.
 
     Args:
-        source, images: as for `read_labels`.
+        source: as for `read_labels`.
+        images: as for `read_labels`.
 
     Raises:
         DataError: if there are no label files in a known form.

@@ -18,7 +18,7 @@ NUM_OBJECTS = (2, 6)
 # Side of a shape before it is stretched, as a fraction of the image's shorter side: 32 to 77 pixels of 128.
 RELATIVE_SIDE = (0.25, 0.6)
 # Largest rotation of a shape, in radians. At larger angles, shapes touch their boxes only with their tips, and a
-# detector trained from scratch learns to localise them far more slowly (docs/results.md).
+# detector trained from scratch learns to localise them far more slowly (docs/results_notes.md).
 MAX_TILT = 0.25
 # A shape is drawn only if this fraction of it and this side (pixels) stay visible; otherwise its class could only be
 # guessed.
@@ -72,10 +72,10 @@ def render_scene(rng: np.random.Generator, image_size: tuple[int, int]) -> Scene
 
 
 def visible_boxes(instances: np.ndarray, num_objects: int) -> np.ndarray:
-    """The tight boxes of objects 1..N in a map of instances ``[H, W]``: int64 ``[N, 4]``, xyxy pixel edges.
+    """Return the tight boxes of objects 1..N in a map of instances ``[H, W]``: int64 ``[N, 4]``, xyxy pixel edges.
 
-    The pixel of row i and column j covers x from j to j + 1 and y from i to i + 1. An object without a pixel
-    gets zeros.
+    The pixel in row i and column j covers x from j to j + 1 and y from i to i + 1. The box of an object without
+    pixels is all zeros.
     """
     boxes = np.zeros((num_objects, 4), dtype=np.int64)
     for number in range(1, num_objects + 1):

@@ -14,7 +14,8 @@ def build_transforms(
 
     Args:
         train: whether to augment; if False, the image is only converted to float.
-        horizontal_flip, vertical_flip: probabilities of mirroring an image left-right and top-bottom.
+        horizontal_flip: probability of mirroring an image left-right.
+        vertical_flip: probability of mirroring an image top-bottom.
         color_jitter: brightness, contrast and saturation are each multiplied by a factor uniform in
             [1 - color_jitter, 1 + color_jitter]; 0, as in the paper, disables it.
     """

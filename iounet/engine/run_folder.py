@@ -119,7 +119,7 @@ def _table_of(row: dict) -> str:
 
 
 def _add_rows(path: Path, rows: list[dict]) -> None:
-    """Append rows to a CSV file; for a new column, rewrites the file with empty cells in earlier rows."""
+    """Append rows to a CSV file; for a new column, rewrite the file with empty cells in earlier rows."""
     if not rows:
         return
     with open(path, "a+", newline="") as file:

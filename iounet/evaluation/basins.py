@@ -85,14 +85,14 @@ def jittered_paths(
             per_object = jittered.shape[1]
             ones = torch.ones(len(boxes) * per_object)
             labels = target["labels"].repeat_interleave(per_object)
-            given = Detections(jittered.flatten(0, 1), labels, ones, ones)
-            starts.append(given.rescaled(original, resized).to(device))
+            initial = Detections(jittered.flatten(0, 1), labels, ones, ones)
+            starts.append(initial.rescaled(original, resized).to(device))
             objects.append(boxes.repeat_interleave(per_object, 0))
-        of_steps_true, of_steps_predicted = [], []
+        true_by_step, predicted_by_step = [], []
         for detections in detector.refinement_path(features, starts, options):
-            there = torch.cat([of_image.boxes.cpu() for of_image in features.to_original(detections)])
-            of_steps_true.append(elementwise_iou(there, torch.cat(objects)))
-            of_steps_predicted.append(torch.cat([of_image.ious.cpu() for of_image in detections]))
-        true.append(torch.stack(of_steps_true))
-        predicted.append(torch.stack(of_steps_predicted))
+            refined = torch.cat([of_image.boxes.cpu() for of_image in features.to_original(detections)])
+            true_by_step.append(elementwise_iou(refined, torch.cat(objects)))
+            predicted_by_step.append(torch.cat([of_image.ious.cpu() for of_image in detections]))
+        true.append(torch.stack(true_by_step))
+        predicted.append(torch.stack(predicted_by_step))
     return torch.cat(true, 1), torch.cat(predicted, 1)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .figures import new_figure
 
-# Fewer boxes do not suffice to fit a calibration.
+# Least number of boxes to fit a calibration on.
 MIN_BOXES = 100
 
 
@@ -48,9 +48,9 @@ def measure_calibration(predicted_ious: Tensor, ious: Tensor, *, num_groups: int
         return torch.bincount(group, values.double(), num_groups) / counts.clamp(min=1)
 
     predicted, true = mean(predicted_ious), mean(ious)
-    difference = (predicted_ious.double() - ious).mean().item()
+    bias = (predicted_ious.double() - ious).mean().item()
     error = ((predicted - true).abs() * counts).sum() / counts.sum()
-    return Calibration(error.item(), difference, counts, predicted, true)
+    return Calibration(error.item(), bias, counts, predicted, true)
 
 
 def calibrations_of(predicted_ious: Tensor, ious: Tensor) -> dict[str, Calibration]:
@@ -65,8 +65,8 @@ def calibrations_of(predicted_ious: Tensor, ious: Tensor) -> dict[str, Calibrati
 def calibration_summary(calibrations: dict[str, Calibration]) -> dict[str, dict[str, float]]:
     """Return the error, bias and number of boxes of each calibration."""
     return {
-        name: {"error": of.error, "bias": of.bias, "num_boxes": int(of.counts.sum())}
-        for name, of in calibrations.items()
+        name: {"error": calibration.error, "bias": calibration.bias, "num_boxes": int(calibration.counts.sum())}
+        for name, calibration in calibrations.items()
     }
 
 

@@ -89,7 +89,7 @@ def _regressed(scene: Scene, repetitions: int) -> list[Detections]:
     for _ in range(repetitions if any(map(len, detections)) else 0):
         boxes, labels = ([getattr(of_image, name) for of_image in detections] for name in ("boxes", "labels"))
         moved = scene.detector.roi_heads.regress(scene.features.maps, boxes, labels, scene.features.sizes)
-        detections = [replace(of_image, boxes=there) for of_image, there in zip(detections, moved, strict=True)]
+        detections = [replace(of_image, boxes=new_boxes) for of_image, new_boxes in zip(detections, moved, strict=True)]
     return detections
 
 

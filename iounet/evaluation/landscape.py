@@ -64,16 +64,16 @@ def landscape(
     boxes = boxes_at(offsets, ground_truth).reshape(-1, 4)
     features = detector.extract([image])
 
-    def given(boxes: Tensor) -> Detections:
+    def as_detections(boxes: Tensor) -> Detections:
         ones = torch.ones(len(boxes), device=boxes.device)
-        here = Detections(boxes, torch.full_like(ones, label, dtype=torch.int64), ones, ones)
-        return here.rescaled(features.original_sizes[0], features.sizes[0])
+        detections = Detections(boxes, torch.full_like(ones, label, dtype=torch.int64), ones, ones)
+        return detections.rescaled(features.original_sizes[0], features.sizes[0])
 
-    grid, here = given(boxes), given(ground_truth[None])
+    grid, centre = as_detections(boxes), as_detections(ground_truth[None])
 
     def on_grid(head: BoxFunction) -> Tensor:
         # All boxes use the pyramid level of the object, because refinement keeps the level of its initial box.
-        levels = head.assign_levels(features.maps, [here.boxes], features.sizes).expand(len(boxes))
+        levels = head.assign_levels(features.maps, [centre.boxes], features.sizes).expand(len(boxes))
         values: Tensor = head(features.maps, [grid.boxes], grid.labels, features.sizes, levels)
         return values.reshape(GRID, GRID)
 
@@ -84,7 +84,7 @@ def landscape(
     path = torch.cat(
         [
             features.to_original(after)[0].boxes
-            for after in detector.refinement_path(features, [given(start_box)], options)
+            for after in detector.refinement_path(features, [as_detections(start_box)], options)
         ]
     )
     return Landscape(
@@ -99,15 +99,15 @@ def landscape(
     )
 
 
-def landscape_figure(of: Landscape, path: Path) -> None:
+def landscape_figure(values: Landscape, path: Path) -> None:
     """Plot the image and the three planes, with the path of the refined box, to a PNG file."""
     figure, canvas = new_figure((11, 3.3))
     photo, *planes = figure.subplots(1, 4, width_ratios=(1.1, 1, 1, 1))
-    photo.imshow(of.image.permute(1, 2, 0).clamp(0, 1).numpy())
+    photo.imshow(values.image.permute(1, 2, 0).clamp(0, 1).numpy())
     photo.axis("off")
     photo.set_title("loose box, steps, tight box", fontsize=10)
-    for number, box in enumerate(of.path.tolist()):
-        first, last = number == 0, number == len(of.path) - 1
+    for number, box in enumerate(values.path.tolist()):
+        first, last = number == 0, number == len(values.path) - 1
         colour = "tab:orange" if first else "lime" if last else "white"
         x1, y1, x2, y2 = box
         photo.plot(
@@ -118,20 +118,22 @@ def landscape_figure(of: Landscape, path: Path) -> None:
             alpha=1 if first or last else 0.5,
             linestyle="--" if first else "-",
         )
-    low, high = of.path[:, :2].amin(0), of.path[:, 2:].amax(0)
+    low, high = values.path[:, :2].amin(0), values.path[:, 2:].amax(0)
     margin = 0.25 * (high - low).amax()
     photo.set_xlim(float(low[0] - margin), float(high[0] + margin))
     photo.set_ylim(float(high[1] + margin), float(low[1] - margin))
-    way = box_offsets(of.path, of.ground_truth)
-    for axes, title, values, levels in (
-        (planes[0], "energy (log density)", of.energy, torch.linspace(-40, 0, 21)),
-        (planes[1], "predicted IoU", of.predicted, torch.linspace(0, 1, 21)),
-        (planes[2], "true IoU", of.true, torch.linspace(0, 1, 21)),
+    path_offsets = box_offsets(values.path, values.ground_truth)
+    moved, widened = path_offsets[:, 0], path_offsets[:, 2]
+    for axes, title, plane, levels in (
+        (planes[0], "energy (log density)", values.energy, torch.linspace(-40, 0, 21)),
+        (planes[1], "predicted IoU", values.predicted, torch.linspace(0, 1, 21)),
+        (planes[2], "true IoU", values.true, torch.linspace(0, 1, 21)),
     ):
-        axes.contourf(of.moved, of.widened, values.clamp(min=float(levels[0])), levels=levels, cmap="viridis")
-        axes.contour(of.moved, of.widened, values, levels=levels[::2], colors="white", linewidths=0.4, alpha=0.6)
-        axes.plot(way[:, 0], way[:, 2], color="tab:orange", marker=".", markersize=4, linewidth=1.2)
-        axes.plot(way[-1, 0], way[-1, 2], color="lime", marker="o", markersize=6, linestyle="none")
+        grid = (values.moved, values.widened)
+        axes.contourf(*grid, plane.clamp(min=float(levels[0])), levels=levels, cmap="viridis")
+        axes.contour(*grid, plane, levels=levels[::2], colors="white", linewidths=0.4, alpha=0.6)
+        axes.plot(moved, widened, color="tab:orange", marker=".", markersize=4, linewidth=1.2)
+        axes.plot(moved[-1], widened[-1], color="lime", marker="o", markersize=6, linestyle="none")
         axes.plot(0, 0, color="red", marker="+", markersize=11, markeredgewidth=2, linestyle="none")
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("shift in widths of the object", fontsize=9)

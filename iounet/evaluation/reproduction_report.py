@@ -162,8 +162,8 @@ class ReproductionReport:
         calibration_figure(calibrations, self._folder / "calibration.png")
         self._content["calibration"] = calibration_summary(calibrations)
         lines = [
-            f"{name} ({of['num_boxes']} boxes): calibration error {of['error']:.3f}, bias {of['bias']:+.3f}."
-            for name, of in self._content["calibration"].items()
+            f"{name} ({row['num_boxes']} boxes): calibration error {row['error']:.3f}, bias {row['bias']:+.3f}."
+            for name, row in self._content["calibration"].items()
         ]
         definition = (
             "Boxes are grouped into ten equal ranges of the predicted IoU. The calibration error is the mean, over all "

@@ -1,4 +1,4 @@
-"""How far an exported file's answers lie from PyTorch's."""
+"""Compare the answers of exported files with PyTorch's."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ from ..onnx import OnnxRefiner
 from ..refiner import IoURefiner
 from ..refiner.results import find_images
 
-# What an edge of a box, and a predicted IoU, may differ by.
+# Tolerances of the edges of boxes and of predicted IoUs.
 MAX_PIXELS = 0.05
 MAX_IOU = 1e-3
-# Of the boxes, those that may differ by more. Where a box lies on nothing, rounding can decide which way it goes: then
-# PyTorch itself answers otherwise for a box a thousandth of a pixel beside it.
+# Share of the boxes that may exceed the tolerances. Rounding can decide the direction of a box that lies on no object:
+# PyTorch itself moves such a box elsewhere when it starts a thousandth of a pixel away.
 MAX_BEYOND = 0.005
 BOXES_PER_IMAGE = 60
-# Of pixels that show nothing: (height, width).
+# (height, width) of images of random pixels.
 RANDOM_SIZES = ((240, 320), (512, 300), (97, 1000), (40, 40))
 
 
@@ -30,10 +30,10 @@ class Difference:
 
     Attributes:
         boxes: number of boxes.
-        pixels: between an edge of two refined boxes, in pixels of the image.
-        ious: between two predicted IoUs, before refinement or after.
-        beyond: number of boxes that differ by more than :data:`MAX_PIXELS` or :data:`MAX_IOU`.
-        others: number of boxes whose ascent ended for another reason; of detectors, those that one alone detects.
+        pixels: largest difference between edges of refined boxes, in pixels of the image.
+        ious: largest difference between predicted IoUs, before or after refinement.
+        beyond: number of boxes that differ by more than `MAX_PIXELS` or `MAX_IOU`.
+        others: number of boxes that stopped for another reason or, for detectors, that only one of the two detects.
     """
 
     boxes: int = 0
@@ -53,14 +53,14 @@ class Difference:
 
     @classmethod
     def of(cls, boxes: list[np.ndarray], ious: list[tuple[np.ndarray, np.ndarray]], others: int) -> "Difference":
-        """Of two arrays of boxes [N, 4], and pairs of arrays of IoUs or scores [N]."""
+        """Compare two arrays of boxes [N, 4], and pairs of arrays of IoUs or scores [N]."""
         pixels = np.abs(boxes[0] - boxes[1]).max(1)
         by_box = np.max([np.abs(one - two) for one, two in ious], axis=0)
         beyond = int(((pixels > MAX_PIXELS) | (by_box > MAX_IOU)).sum())
         return cls(len(pixels), float(pixels.max(initial=0)), float(by_box.max(initial=0)), beyond, others)
 
 
-# An image, uint8 [H, W, 3]; boxes [N, 4]; labels [N] → refined boxes, IoUs before and after, stops.
+# (image, uint8 [H, W, 3]; boxes [N, 4]; labels [N]) → (refined boxes, IoUs before, IoUs after, stops).
 Answers = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, ...]]
 
 
@@ -73,13 +73,19 @@ def answers_of(exported: OnnxRefiner) -> Answers:
 
 
 def compare(refiner: IoURefiner, answers: Answers, images: Iterable[np.ndarray], seed: int = 0) -> Difference:
-    """Refines the same boxes by both: half of them anywhere, half of them around the detector's own detections.
+    """Refine the same random boxes with a refiner and with its exported file.
 
-    Labels are drawn at random, "not known" among them; some boxes reach beyond the image or have no area inside it.
+    Half of the boxes lie anywhere, half lie around the detector's own detections. Labels are random and include 0. Some
+    boxes reach beyond the image or have no area inside it.
 
     Args:
-        answers: the exported refiner's.
-        images: uint8 [H, W, 3], RGB.
+        refiner: the refiner in PyTorch.
+        answers: function that runs the exported file.
+        images: RGB images, uint8 [H, W, 3].
+        seed: seed of the boxes and labels.
+
+    Returns:
+        The largest differences over all images.
     """
     generator = torch.Generator().manual_seed(seed)
     total = Difference()
@@ -97,10 +103,10 @@ def compare(refiner: IoURefiner, answers: Answers, images: Iterable[np.ndarray],
 
 
 def print_comparison(compare_images: Callable[[Iterable[np.ndarray]], Difference], folder: Path) -> bool:
-    """Prints the differences on random images and on the photographs of a folder; returns whether both pass.
+    """Print the differences on random images and on the photographs of a folder, and return whether both pass.
 
     Raises:
-        DataError: there is no such folder, or no image in it.
+        DataError: the folder is missing or contains no images.
     """
     names = ("boxes", "largest px", "largest IoU", "beyond", "others")
     print("".join(f"{name:>14}" for name in ("", *names)))
@@ -123,11 +129,11 @@ def _photographs(files: Iterable[Path]) -> Iterator[np.ndarray]:
 
 
 def compare_detections(refiner: IoURefiner, path: str | Path, images: Iterable[np.ndarray]) -> Difference:
-    """Detects in the same images by a detector's ONNX file and by PyTorch.
+    """Detect objects in the same images with PyTorch and with a detector's ONNX file.
 
     Returns:
-        The differences, those of scores with those of predicted IoUs. The detections of an image are compared if both
-        have the same labels; else all of them are ``others``.
+        The differences; ``ious`` includes differences between scores. If the labels in an image differ, all its
+            detections count as ``others``.
     """
     import onnxruntime
 
@@ -146,7 +152,7 @@ def compare_detections(refiner: IoURefiner, path: str | Path, images: Iterable[n
 
 
 def random_images(seed: int = 0) -> Iterator[np.ndarray]:
-    """Smooth noise of the sizes :data:`RANDOM_SIZES`."""
+    """Yield images of smooth noise in the sizes `RANDOM_SIZES`, uint8 [H, W, 3]."""
     generator = torch.Generator().manual_seed(seed)
     for size in RANDOM_SIZES:
         coarse = torch.rand(1, 3, 12, 12, generator=generator)

@@ -1,4 +1,4 @@
-"""Detection as one function of tensors, which torch.export can trace whole."""
+"""Detection as one function of tensors that torch.export can trace."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,55 +17,57 @@ from ..postprocess.nms import cluster_scores
 from .grouped_nms import grouped_nms
 from .refiner import refine_on_maps
 
-# More boxes than an image has.
+# Larger than any number of boxes in an image.
 ALL = 2**31 - 1
-# Of ExportableDetector's forward.
+# Names of the inputs and outputs of ExportableDetector.forward.
 INPUTS = ("resized", "size", "resized_size")
 OUTPUTS = ("boxes", "labels", "scores", "ious")
 
 
 class ExportableDetector(nn.Module):
-    """What :meth:`iounet.modeling.IoUNet.inference` computes for one image, from the resized image on.
+    """`iounet.modeling.IoUNet.inference` for one image that has already been resized.
 
     Args:
         detector: a trained IoU-Net.
 
     Raises:
-        ConfigError: its NMS is soft.
+        ConfigError: the detector uses soft-NMS.
     """
 
     def __init__(self, detector: IoUNet):
         super().__init__()
         if detector.postprocessing.nms.kind == "soft":
             raise ConfigError(
-                "TEST.NMS: an exported detector has no soft NMS; export one whose TEST.NMS is iou_guided or greedy"
+                "TEST.NMS: a detector with soft-NMS cannot be exported; use one whose TEST.NMS is iou_guided or greedy"
             )
         self.detector = detector.eval().requires_grad_(False)
 
     def forward(self, image: Tensor, size: Tensor, resized_size: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Detects objects.
+        """Detect objects.
 
         Args:
-            image (Tensor[1, 3, H, W]): normalised, resized, and padded to multiples of 32.
-            size, resized_size (Tensor[2]): (height, width) of the image before resizing, and after, without padding;
-                0 after it for an image that is too thin, of which one pixel is left.
+            image (Tensor[1, 3, H, W]): image after normalising, resizing and padding to multiples of 32.
+            size (Tensor[2]): (height, width) of the image before resizing.
+            resized_size (Tensor[2]): (height, width) of the image after resizing, without padding. A side of 0 means
+                that the image is too thin; ``image`` has 1 pixel there.
 
         Returns:
-            boxes (Tensor[D, 4]): xyxy in pixels of the image before resizing, inside it, by falling score.
+            boxes (Tensor[D, 4]): xyxy in pixels of the image before resizing, clipped to it, by falling score.
             labels (Tensor[D]): int64 in 1..C.
-            scores, ious (Tensor[D]): class scores, and predicted IoUs of the boxes.
+            scores (Tensor[D]): class scores.
+            ious (Tensor[D]): predicted IoUs.
         """
-        return _OfImage(self.detector, image, size, resized_size).detections()
+        return _ImageInference(self.detector, image, size, resized_size).detections()
 
 
-class _OfImage:
-    """The steps of inference in one image. Boxes are in pixels of the resized image."""
+class _ImageInference:
+    """The steps of inference for one image. Boxes are in pixels of the resized image."""
 
     def __init__(self, detector: IoUNet, image: Tensor, size: Tensor, resized_size: Tensor):
         self.detector = detector
         self.maps = detector.backbone(image)
         self.padded_size = image.shape[2], image.shape[3]
-        self.sizes = [self.padded_size]  # to the heads they only tell the strides
+        self.sizes = [self.padded_size]  # the heads derive only strides from it
         # (width, height, width, height)
         self.ends, self.image_ends = (sides.flip(0).repeat(2) for sides in (size, resized_size.clamp(min=1)))
 
@@ -76,7 +78,7 @@ class _OfImage:
         return found.boxes * self.ends / self.image_ends, found.labels, found.scores, found.ious
 
     def proposals(self) -> Tensor:
-        """What torchvision's RegionProposalNetwork computes: Tensor[P, 4]."""
+        """Return the proposals of torchvision's RegionProposalNetwork: Tensor[P, 4]."""
         rpn = self.detector.rpn
         maps = list(self.maps.values())
         grids = [(level.shape[2], level.shape[3]) for level in maps]
@@ -85,7 +87,7 @@ class _OfImage:
         boxes_of_levels, scores_of_levels, levels = [], [], []
         for level, (objectness, codes, anchors) in enumerate(zip(*rpn.head(maps), anchors_of_levels, strict=True)):
             per_cell = objectness.shape[1]
-            # Cell by cell, as the anchors are.
+            # Anchors are ordered cell by cell.
             logits = objectness.permute(0, 2, 3, 1).flatten()
             codes = codes.unflatten(1, (per_cell, 4)).permute(0, 3, 4, 1, 2).reshape(-1, 4)
             best, index = logits.topk(torch.sym_min(rpn.pre_nms_top_n(), logits.shape[0]))
@@ -102,7 +104,7 @@ class _OfImage:
         return boxes[keep[order]]
 
     def candidates(self, proposals: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What :meth:`iounet.modeling.RoIHeads.candidates` returns: boxes [K, 4], labels [K], scores [K]."""
+        """Return boxes [K, 4], labels [K] and scores [K], as `iounet.modeling.RoIHeads.candidates` does."""
         heads = self.detector.roi_heads
         logits, codes = heads.box_predictor(heads.box_head(heads.box_roi_pool(self.maps, [proposals], self.sizes)))
         boxes_of_classes = heads.box_coder.decode_single(codes, proposals).unflatten(1, (logits.shape[1], 4))
@@ -114,12 +116,12 @@ class _OfImage:
         return boxes_of_classes[proposal, label], label, probabilities[proposal, label]
 
     def suppress(self, detections: Sequence[Detections], options: NMSOptions) -> Sequence[Detections]:
-        """What :func:`iounet.postprocess.suppress_each` returns."""
+        """Apply NMS as `iounet.postprocess.suppress_each` does."""
         (candidates,) = detections
         boxes, labels, scores, ious = candidates.boxes, candidates.labels, candidates.scores, candidates.ious
         if options.kind == "greedy":
             rank, most = scores, options.max_detections
-        else:  # A box of low rank may inherit a high score.
+        else:  # a box of low rank may inherit a high score
             rank, most = ious if options.ranking == "iou" else scores * ious, ALL
         keep = grouped_nms(boxes, rank, labels, self.detector.iou_head.num_classes, options.threshold, most)
         kept_scores = scores[keep]
@@ -131,7 +133,7 @@ class _OfImage:
         return [replace(candidates[keep[order]], scores=kept_scores[order])]
 
     def refine(self, detections: Sequence[Detections], options: RefinementOptions) -> Sequence[Detections]:
-        """What :meth:`iounet.modeling.IoUNet.refine` returns."""
+        """Refine boxes as `iounet.modeling.IoUNet.refine` does."""
         if not options.num_steps:
             return detections
         (before,) = detections
@@ -151,7 +153,7 @@ class _OfImage:
 
 
 def export_detector(detector: IoUNet) -> torch.export.ExportedProgram:
-    """Traces :class:`ExportableDetector`. The image's sides, multiples of 32, are dynamic."""
+    """Trace `ExportableDetector`. The sides of the image are dynamic multiples of 32."""
     example = (torch.zeros(1, 3, 96, 128), torch.tensor([90.0, 120.0]), torch.tensor([90.0, 120.0]))
     height, width = (torch.export.Dim(name) for name in ("height", "width"))
     shapes = ({2: 32 * height, 3: 32 * width}, None, None)

@@ -1,4 +1,4 @@
-"""Changes of ONNX graphs that neither PyTorch's exporter nor its optimiser makes."""
+"""Transformations of ONNX graphs that PyTorch's exporter and its optimiser lack."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from onnx_ir.passes.common import CommonSubexpressionEliminationPass
 
 
 def merge_equal_nodes(graph: ir.Graph) -> None:
-    """Computes once, in place, what nodes of a graph, or of one of its subgraphs, compute twice."""
+    """Merge nodes that compute the same value, in place, in a graph and in each of its subgraphs."""
     CommonSubexpressionEliminationPass()(ir.Model(graph, ir_version=10))
     for node in graph:
         for subgraph in _subgraphs(node):
@@ -16,9 +16,9 @@ def merge_equal_nodes(graph: ir.Graph) -> None:
 
 
 def hoist_invariants(graph: ir.Graph) -> None:
-    """Moves out of the Loops of a graph, in place, what is the same in each of their iterations.
+    """Move loop-invariant nodes out of the Loops of a graph, in place.
 
-    Two values may then have one name, until onnx_ir's ``NameFixPass``.
+    Afterwards, several values may have the same name; onnx_ir's ``NameFixPass`` repairs the names.
     """
     for loop in [node for node in graph if node.op_type == "Loop"]:
         (body,) = _subgraphs(loop)
@@ -33,10 +33,12 @@ def hoist_invariants(graph: ir.Graph) -> None:
 
 
 def run_in_parts(graph: ir.Graph, rows: Sequence[ir.Value], at_once: int) -> None:
-    """Makes a Loop, in place, of what depends on some inputs of a graph; it takes ``at_once`` of their rows at a time.
+    """Move the nodes that depend on ``rows`` into a Loop that processes ``at_once`` rows per iteration, in place.
 
     Args:
-        rows: the inputs, of N rows each. The graph treats rows independently, and all its outputs have N rows.
+        graph: graph that processes each row independently, and whose outputs all have N rows.
+        rows: inputs of the graph with N rows each.
+        at_once: number of rows per iteration.
     """
     dependent = set(rows)
     nodes = []
@@ -51,9 +53,10 @@ def run_in_parts(graph: ir.Graph, rows: Sequence[ir.Value], at_once: int) -> Non
     shapes = [value.shape for value in graph.outputs]
     for node in nodes:
         for value in node.outputs:
-            value.shape = None  # its N is now another one
+            value.shape = None  # N is now the number of rows of a part
 
-    number, go_on, size = _input("part", ir.DataType.INT64), _input("go_on", ir.DataType.BOOL), _constant([at_once])
+    number, condition = _input("part", ir.DataType.INT64), _input("condition", ir.DataType.BOOL)
+    size = _constant([at_once])
     begin = ir.node("Mul", [number, size.outputs[0]])
     end = ir.node("Add", [begin.outputs[0], size.outputs[0]])
     axis, one = _constant([0]), _constant(1)
@@ -65,21 +68,21 @@ def run_in_parts(graph: ir.Graph, rows: Sequence[ir.Value], at_once: int) -> Non
     sequences = [ir.SequenceType(value.type) for value in results if value.type is not None]
     lists = [ir.Value(name=f"{value.name}_so_far", type=type_) for value, type_ in zip(results, sequences, strict=True)]
     longer = [ir.node("SequenceInsert", pair) for pair in zip(lists, results, strict=True)]
-    still = ir.node("Identity", [go_on])
+    still = ir.node("Identity", [condition])
     names = [value.name for value in results]
     for value, node, type_ in zip(results, longer, sequences, strict=True):
         value.name = f"{value.name}_of_part"
         node.outputs[0].type = type_
-    still.outputs[0].type = go_on.type
+    still.outputs[0].type = condition.type
     graph.outputs.clear()
     body = ir.Graph(
-        [number, go_on, *lists],
+        [number, condition, *lists],
         [still.outputs[0], *(node.outputs[0] for node in longer)],
         nodes=[begin, end, *slices, *nodes, *longer, still],
         name="rows",
     )
 
-    # Of no rows one empty part, as a sequence of none cannot be concatenated.
+    # Without rows, the loop still processes one empty part: an empty sequence cannot be concatenated.
     count = ir.node("Shape", [rows[0]], {"start": 0, "end": 1})
     increased = ir.node("Add", [count.outputs[0], size.outputs[0]])
     rounded = ir.node("Sub", [increased.outputs[0], one.outputs[0]])
@@ -88,7 +91,7 @@ def run_in_parts(graph: ir.Graph, rows: Sequence[ir.Value], at_once: int) -> Non
     trips = ir.node("Squeeze", [num_parts.outputs[0]])
     empty = [ir.node("SequenceEmpty", [], {"dtype": value.dtype}) for value in results]
     starts = [node.outputs[0] for node in empty]
-    always = _constant(True)  # optional, but one of ONNX's runtimes takes none for never
+    always = _constant(True)  # optional in ONNX, but one runtime treats a missing condition as false
     loop = ir.node("Loop", [trips.outputs[0], always.outputs[0], *starts], {"body": body}, num_outputs=len(results))
     together = [ir.node("ConcatFromSequence", [value], {"axis": 0}) for value in loop.outputs]
     graph.extend([size, axis, one, count, increased, rounded, at_least, num_parts, trips])
@@ -107,7 +110,7 @@ def _defined_in(graph: ir.Graph) -> set[ir.Value]:
 
 
 def _read_by(node: ir.Node) -> set[ir.Value]:
-    """Inputs of a node, and of the nodes of its subgraphs."""
+    """Return the inputs of a node and of the nodes of its subgraphs."""
     nodes = [node, *(inner for subgraph in _subgraphs(node) for inner in ir.traversal.RecursiveGraphIterator(subgraph))]
     return {value for each in nodes for value in each.inputs if value is not None}
 

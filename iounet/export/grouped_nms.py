@@ -1,7 +1,7 @@
-"""Greedy NMS within groups of boxes as one operator, which is one node in ONNX.
+"""Greedy NMS within groups of boxes as one operator, which becomes one node in ONNX.
 
-torchvision separates groups by a loop, which torch.export cannot trace, or by moving them apart, which in float32 (ONNX
-has no other NMS) would round IoUs to the other side of the threshold.
+torchvision separates groups with a loop, which torch.export cannot trace, or by shifting their boxes apart. ONNX has
+NMS only in float32, in which the shift would round IoUs across the threshold.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from onnxscript.onnx_opset import opset18
 from torch import Tensor
 from torchvision.ops import nms
 
-# Its types don't know that it takes lists for constants.
+# The annotations of opset18 do not allow lists as constants.
 op: Any = opset18
 
 
@@ -20,16 +20,18 @@ op: Any = opset18
 def grouped_nms(
     boxes: Tensor, scores: Tensor, groups: Tensor, num_groups: int, iou_threshold: float, max_in_group: int
 ) -> Tensor:
-    """Removes a box if one of its group with a higher score overlaps it by more than the threshold.
+    """Greedy NMS within groups: remove each box that overlaps a box of its group with a higher score.
 
     Args:
         boxes (Tensor[N, 4]): xyxy.
-        scores (Tensor[N]): minus infinity for a box that is to be left out.
-        groups (Tensor[N]): int64, of each box, in 0..num_groups - 1.
-        max_in_group: boxes of a group that are kept, those of highest score.
+        scores (Tensor[N]): scores; boxes with a score of minus infinity are dropped.
+        groups (Tensor[N]): int64, group of each box in 0..num_groups - 1.
+        num_groups: number of groups.
+        iou_threshold: two boxes overlap if their IoU exceeds this value.
+        max_in_group: maximum number of kept boxes per group, those with the highest scores.
 
     Returns:
-        keep (Tensor[M]): int64, indices into the input: group after group, each by falling score.
+        keep (Tensor[M]): int64, indices of the kept boxes in the input, group after group, by falling score.
     """
     kept = []
     for group in range(num_groups):
@@ -46,12 +48,12 @@ def _(
 
 
 def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
-    """The ``custom_translation_table`` of torch.onnx.export for :func:`grouped_nms`."""
+    """Return the ``custom_translation_table`` of torch.onnx.export for `grouped_nms`."""
     return {torch.ops.iounet.grouped_nms.default: _grouped_nms, torch.ops.aten.sort.stable: _stable_sort}
 
 
 def _grouped_nms(boxes: Any, scores: Any, groups: Any, num_groups: int, iou_threshold: float, max_in_group: int) -> Any:
-    # A row of scores for each group, in which boxes of other groups are left out.
+    # One row of scores per group, with minus infinity for boxes of other groups.
     of_group = op.Equal(op.Constant(value_ints=list(range(num_groups))), op.Unsqueeze(groups, [1]))
     by_group = op.Where(op.Transpose(of_group), scores, op.Constant(value_float=float("-inf")))
     kept = op.NonMaxSuppression(
@@ -61,11 +63,11 @@ def _grouped_nms(boxes: Any, scores: Any, groups: Any, num_groups: int, iou_thre
         op.Constant(value_floats=[iou_threshold]),
         op.Constant(value_floats=[float(torch.finfo(torch.float32).min)]),
     )
-    # (image, group, box) of each
+    # Each row of `kept` is (image, group, box).
     return op.Squeeze(op.Slice(kept, [2], [3], [1]), [1])
 
 
 def _stable_sort(values: Any, *, stable: bool = True, dim: int = -1, descending: bool = False) -> Any:
     length = op.Gather(op.Shape(values), op.Constant(value_ints=[dim]))
-    # Of equal values TopK takes the first first.
+    # TopK returns equal values in their order.
     return op.TopK(values, length, axis=dim, largest=int(descending))

@@ -1,4 +1,4 @@
-"""The refiner, or the detector, as one ONNX file of standard operators."""
+"""Export the refiner or the detector as one ONNX file of standard operators."""
 
 import json
 import logging
@@ -28,25 +28,27 @@ from .refiner import export_refiner
 from .weights import shrink_weights
 
 OPSET = 18
-# Boxes that are refined at once. The pixels below all of them are in memory.
+# Number of boxes that are refined together. The feature pixels under all of them are in memory.
 BOXES_AT_ONCE = 100
 
 
 def export_onnx(refiner: IoURefiner, path: str | Path, *, weights_dtype: str = "float32") -> None:
-    """Writes what :meth:`iounet.IoURefiner.refine` computes to an ONNX file.
+    """Export a refiner to an ONNX file that computes the same as `iounet.IoURefiner.refine`.
 
-    Inputs: ``image`` float32 [1, 3, H, W], RGB in [0, 1]; ``boxes`` float32 [N, 4], xyxy in pixels of it; ``labels``
-    int64 [N], 0 for a class that is not known. Outputs: those of
-    :class:`iounet.export.refiner.ExportableRefiner`. H, W and N are dynamic, and N may be 0. All operators are of
-    ONNX's standard domain. The metadata "iounet" holds, as JSON, what :class:`iounet.onnx.OnnxRefiner` needs to know.
+    Inputs of the file: ``image`` float32 [1, 3, H, W], RGB in [0, 1]; ``boxes`` float32 [N, 4], xyxy in pixels of the
+    image; ``labels`` int64 [N], 0 for an unknown class. Its outputs are those of
+    `iounet.export.refiner.ExportableRefiner`. H, W and N are dynamic, and N may be 0. All operators belong to ONNX's
+    standard domain. The metadata key "iounet" contains JSON for `iounet.onnx.OnnxRefiner`.
 
     Args:
-        weights_dtype: "float32", "float16" or "int8": how the file stores its weights, as :func:`shrink_weights` does.
-            Inputs, outputs and computation are float32 in any case.
+        refiner: the refiner to export.
+        path: file to write; its folder is created if missing.
+        weights_dtype: "float32", "float16" or "int8": dtype of the stored weights, see `shrink_weights`. Inputs,
+            outputs and computation stay float32.
 
     Raises:
-        OptionError: another ``weights_dtype``.
-        CheckpointError: float16 cannot hold the weights.
+        OptionError: ``weights_dtype`` is unknown.
+        CheckpointError: a weight overflows float16.
     """
     model = _translated(export_refiner(refiner.detector), refiner_inputs, refiner_outputs, pooling(rois_at_once=None))
     rows = [value for value in model.graph.inputs if value.name in ("boxes", "labels")]
@@ -55,17 +57,19 @@ def export_onnx(refiner: IoURefiner, path: str | Path, *, weights_dtype: str = "
 
 
 def export_detector_onnx(refiner: IoURefiner, path: str | Path, *, weights_dtype: str = "float32") -> None:
-    """Writes what the detector of a refiner finds in an image to an ONNX file.
+    """Export a refiner's detector to an ONNX file that detects objects in an image.
 
-    Input: ``image`` as in :func:`export_onnx`. Outputs: those of :class:`iounet.export.detector.ExportableDetector`; of
-    an image without detections, they have no rows.
+    The input of the file is ``image`` as in `export_onnx`. Its outputs are those of
+    `iounet.export.detector.ExportableDetector`; they have no rows if nothing is detected.
 
     Args:
-        weights_dtype: as in :func:`export_onnx`.
+        refiner: the refiner whose detector is exported.
+        path: file to write; its folder is created if missing.
+        weights_dtype: as in `export_onnx`.
 
     Raises:
-        ConfigError: the detector's NMS is soft.
-        OptionError, CheckpointError: as :func:`export_onnx`.
+        ConfigError: the detector uses soft-NMS.
+        OptionError, CheckpointError: as in `export_onnx`.
     """
     table = pooling() | grouped_nms.translations()
     model = _translated(export_detector(refiner.detector), detector_inputs, detector_outputs, table)
@@ -78,7 +82,7 @@ def _translated(
     outputs: Sequence[str],
     table: dict[Callable[..., Any], Callable[..., Any]],
 ) -> ir.Model:
-    # It warns, once for each, of nodes that it leaves as they are.
+    # The optimiser warns about each node that it does not change.
     logging.getLogger("onnxscript.optimizer").setLevel(logging.ERROR)
     with torch.no_grad():
         translated = torch.onnx.export(
@@ -95,18 +99,18 @@ def _translated(
 
 
 def _save(model: ir.Model, refiner: IoURefiner, kind: str, path: str | Path, weights_dtype: str) -> None:
-    """Resizing, ``model`` and the description of both in one file."""
+    """Optimise ``model``, prepend the resizing of the image, add the metadata and write the file."""
     hoist_invariants(model.graph)
     merge_equal_nodes(model.graph)
     shrink_weights(model.graph, weights_dtype)
     outputs = [str(value.name) for value in model.graph.outputs]
-    # Names within it must not occur in the other graph.
+    # The names of the two graphs must differ.
     resizing = onnx.compose.add_prefix(
         _resizing(refiner.detector.transform, model.ir_version), "resizing_", rename_inputs=False, rename_outputs=False
     )
     between = [(name, name) for name in ("resized", "size", "resized_size")]
     proto = onnx.compose.merge_models(resizing, ir.to_proto(_tidied(model)), between, outputs=outputs)
-    del proto.opset_import[1:]  # the same of both
+    del proto.opset_import[1:]  # both models import the same opset
     _name_rows(proto.graph, "N" if kind == "refiner" else "D")
     onnx.helper.set_model_props(proto, {METADATA_KEY: json.dumps(_description(refiner, kind))})
     onnx.checker.check_model(proto, full_check=True)
@@ -116,15 +120,15 @@ def _save(model: ir.Model, refiner: IoURefiner, kind: str, path: str | Path, wei
 
 
 def _name_rows(graph: onnx.GraphProto, name: str) -> None:
-    """Gives the number of boxes, which the exporter calls s97 or so, the name that it has in the documentation."""
-    del graph.value_info[:]  # which has the old one; runtimes infer shapes by themselves
+    """Name the dimension of boxes as in the documentation; the exporter generates a name such as s97."""
+    del graph.value_info[:]  # contains the generated name; runtimes infer these shapes
     for value in (*graph.input, *graph.output):
         if value.name != "image":
             value.type.tensor_type.shape.dim[0].dim_param = name
 
 
 def _tidied(model: ir.Model) -> ir.Model:
-    """Without what nobody reads: the exporter's notes take a third of the file."""
+    """Remove unused nodes and the exporter's metadata, which takes a third of the file."""
     passes.RemoveUnusedNodesPass()(model)
     passes.ClearMetadataAndDocStringPass()(model)
     passes.NameFixPass()(model)
@@ -132,11 +136,11 @@ def _tidied(model: ir.Model) -> ir.Model:
 
 
 def _resizing(transform: ImageTransform, ir_version: int) -> onnx.ModelProto:
-    """What :class:`iounet.modeling.ImageTransform` does: normalises, resizes, pads to multiples of 32."""
+    """Build the graph of `iounet.modeling.ImageTransform`: normalise, resize, and pad to multiples of 32."""
     numbers = [", ".join(map(str, values)) for values in (transform.image_mean, transform.image_std)]
     mean, std = (f"float[1, 3, 1, 1] {{{values}}}" for values in numbers)
     divisor = transform.size_divisible
-    # Sizes are computed in double precision, as in Python: rounding could cost a pixel.
+    # Sizes are computed in double precision as in Python, because rounding could lose a pixel.
     return onnx.parser.parse_model(f"""
         <ir_version: {ir_version}, opset_import: ["": {OPSET}]>
         resizing (float[1, 3, H, W] image)
@@ -180,7 +184,7 @@ def _resizing(transform: ImageTransform, ir_version: int) -> onnx.ModelProto:
 
 
 def _description(refiner: IoURefiner, kind: str) -> dict[str, Any]:
-    """What :class:`iounet.onnx.OnnxRefiner` cannot see in the graph."""
+    """Return the metadata for `iounet.onnx.OnnxRefiner`."""
     detector = refiner.detector
     nms, refinement = detector.postprocessing.nms, detector.postprocessing.refinement
     return {

@@ -1,8 +1,8 @@
-"""The refiner as a program of torch.export: saved, or compiled by AOTInductor.
+"""Export the refiner as a program of torch.export: saved, or compiled by AOTInductor.
 
-Both kinds of file are called with an image, boxes and labels, as :meth:`ImageRefiner.forward`. Both name the operators
-of prroi_pool, which do the pooling. ``import prroi_pool`` registers them in Python. No C++ library does, so C++ cannot
-load these files: AOTInductor's loader raises "Could not find schema for prroi_pool::pyramid_pool".
+Both kinds of file take an image, boxes and labels, as `ImageRefiner.forward` does. Both call the operators of
+prroi_pool, which ``import prroi_pool`` registers in Python. No C++ library registers them, so C++ cannot load these
+files: AOTInductor's loader raises "Could not find schema for prroi_pool::pyramid_pool".
 """
 
 import os
@@ -24,7 +24,7 @@ from .refiner import ExportableRefiner
 
 
 class ImageRefiner(nn.Module):
-    """:class:`ExportableRefiner` for an image of any size, which it normalises, resizes and pads itself.
+    """`ExportableRefiner` for an image of any size, which this module normalises, resizes and pads.
 
     Args:
         detector: a trained IoU-Net.
@@ -43,23 +43,23 @@ class ImageRefiner(nn.Module):
         self.register_buffer("std", torch.tensor(transform.image_std)[:, None, None])
 
     def forward(self, image: Tensor, boxes: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Refines boxes.
+        """Refine boxes.
 
         Args:
             image (Tensor[1, 3, H, W]): float32, RGB in [0, 1].
             boxes (Tensor[N, 4]): float32, xyxy in pixels of the image.
-            labels (Tensor[N]): int64; 0: not known.
+            labels (Tensor[N]): int64; 0 for an unknown class.
 
         Returns:
-            boxes, ious_before, ious, stops: as :meth:`ExportableRefiner.forward`.
+            boxes, ious_before, ious and stops, as in `ExportableRefiner.forward`.
         """
-        # What iounet.modeling.ImageTransform does, in functions that torch.export traces for all sizes.
+        # The same as iounet.modeling.ImageTransform, in functions that torch.export can trace for all sizes.
         height, width = image.shape[-2:]
         scale = torch.sym_min(
             self.min_size / torch.sym_min(height, width), self.max_size / torch.sym_max(height, width)
         )
         whole = [torch.sym_int(side * scale) for side in (height, width)]
-        visible: list[Any] = [torch.sym_max(side, 1) for side in whole]  # integers, or PyTorch's symbols of such
+        visible: list[Any] = [torch.sym_max(side, 1) for side in whole]  # int or torch.SymInt
         below, right = (-side % self.divisor for side in visible)
         image = (image - self.mean) / self.std
         image = nn.functional.interpolate(image, size=visible, mode="bilinear", align_corners=False)
@@ -72,7 +72,7 @@ class ImageRefiner(nn.Module):
 
 
 def export_program(refiner: IoURefiner) -> torch.export.ExportedProgram:
-    """Traces :class:`ImageRefiner`. The image's sides and the number of boxes are dynamic."""
+    """Trace `ImageRefiner`. The sides of the image and the number of boxes are dynamic."""
     example = (
         torch.zeros(1, 3, 90, 120),
         torch.tensor([[10.0, 10.0, 60.0, 50.0], [0.0, 0.0, 100.0, 90.0], [20.0, 30.0, 40.0, 60.0]]),
@@ -87,55 +87,57 @@ def export_program(refiner: IoURefiner) -> torch.export.ExportedProgram:
 
 
 def save_program(refiner: IoURefiner, path: str | Path) -> None:
-    """Saves the traced program, which PyTorch's own kernels run.
+    """Save the traced program, which runs with PyTorch's kernels.
 
     Args:
-        path: ends in ".pt2".
+        refiner: the refiner to export.
+        path: file to write; its name must end in ".pt2".
     """
     with warnings.catch_warnings():
-        # PyTorch warns of constants that are slices of a larger tensor; their values are saved right.
+        # PyTorch warns about constants that are slices of a larger tensor, but saves their values correctly.
         warnings.filterwarnings("ignore", message="No complete tensor found in the group")
         torch.export.save(export_program(refiner), path)
 
 
 def cxx() -> str:
-    """The command of the C++ compiler that AOTInductor takes."""
+    """Return the command of the C++ compiler that AOTInductor uses."""
     return os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
 
 
 def compile_program(refiner: IoURefiner, path: str | Path) -> None:
-    """Compiles the program by AOTInductor, for CPUs of this machine's kind.
+    """Compile the program with AOTInductor for CPUs of the same kind as this machine's.
 
     Args:
-        path: ends in ".pt2".
+        refiner: the refiner to export.
+        path: file to write; its name must end in ".pt2".
 
     Raises:
         ConfigError: there is no C++ compiler.
     """
     if shutil.which(cxx()) is None:
         raise ConfigError(
-            f"AOTInductor needs a C++ compiler: `{cxx()}` is not on PATH; install it, or name another in CXX"
+            f"AOTInductor needs a C++ compiler: `{cxx()}` is not on PATH; install it, or set CXX to another compiler"
         )
-    # By default the number of threads of this process is compiled in.
+    # By default, AOTInductor fixes the number of threads of this process.
     configs = {"cpp.dynamic_threads": True}
     torch._inductor.aoti_compile_and_package(export_program(refiner), package_path=str(path), inductor_configs=configs)
 
 
 def load_program(path: str | Path) -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """Loads what :func:`save_program` or :func:`compile_program` wrote. Load only files that you trust: they hold code.
+    """Load a file of `save_program` or `compile_program`. Load only files that you trust, because they contain code.
 
     Returns:
-        :meth:`ImageRefiner.forward` as a function.
+        `ImageRefiner.forward` as a function.
 
     Raises:
-        CheckpointError: there is no such file, or it is no program.
+        CheckpointError: the file is missing, or is not a program.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             is_compiled = any("/data/aotinductor/" in name for name in archive.namelist())
         if is_compiled:
             return torch._inductor.aoti_load_package(str(path))
-        # The guards refuse images that are at most 32 pixels wide or high after resizing; the program itself runs them.
+        # The guards reject images whose shorter side is at most 32 pixels after resizing, which the program supports.
         return torch.export.load(path).module(check_guards=False)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file; check the path") from None

@@ -1,4 +1,4 @@
-"""Refinement as one function of tensors, which torch.export can trace whole."""
+"""Refinement as one function of tensors that torch.export can trace."""
 
 import torch
 from torch import Tensor, nn
@@ -9,13 +9,13 @@ from ..modeling.box_function import known_labels
 from ..postprocess import Refined, Stop
 from ..postprocess.refinement import refine_in_loop
 
-# Of ExportableRefiner's forward.
+# Names of the inputs and outputs of ExportableRefiner.forward.
 INPUTS = ("resized", "size", "resized_size", "boxes", "labels")
 OUTPUTS = ("refined_boxes", "ious_before", "ious", "stops")
 
 
 class ExportableRefiner(nn.Module):
-    """What :meth:`iounet.IoURefiner.refine` computes for the boxes of one image, from the resized image on.
+    """`iounet.IoURefiner.refine` for one image that has already been resized.
 
     Args:
         detector: a trained IoU-Net.
@@ -28,37 +28,39 @@ class ExportableRefiner(nn.Module):
     def forward(
         self, image: Tensor, size: Tensor, resized_size: Tensor, boxes: Tensor, labels: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Refines boxes.
+        """Refine boxes.
 
         Args:
-            image (Tensor[1, 3, H, W]): normalised, resized, and padded to multiples of 32.
-            size, resized_size (Tensor[2]): (height, width) of the image before resizing, and after, without padding;
-                0 after it for an image that is too thin.
+            image (Tensor[1, 3, H, W]): image after normalising, resizing and padding to multiples of 32.
+            size (Tensor[2]): (height, width) of the image before resizing.
+            resized_size (Tensor[2]): (height, width) of the image after resizing, without padding. A side of 0 means
+                that the image is too thin.
             boxes (Tensor[N, 4]): xyxy in pixels of the image before resizing.
-            labels (Tensor[N]): int64; 0, and any that is no class: not known.
+            labels (Tensor[N]): int64; 0, and any value out of range, means an unknown class.
 
         Returns:
-            boxes (Tensor[N, 4]): refined, inside the image, in the frame of ``boxes``. A box that refinement did not
-                move is that box exactly, clipped to the image; one without area inside the image as it was given.
-            ious_before, ious (Tensor[N]): predicted IoUs before and after; 0 of a box without area.
-            stops (Tensor[N]): int64, :class:`iounet.postprocess.Stop`.
+            boxes (Tensor[N, 4]): refined boxes in the frame of the given boxes, clipped to the image. Unmoved boxes are
+                exactly the given boxes, clipped to the image. Boxes without area inside the image are unchanged.
+            ious_before (Tensor[N]): predicted IoUs before refinement; 0 for a box without area inside the image.
+            ious (Tensor[N]): predicted IoUs after refinement; 0 for a box without area inside the image.
+            stops (Tensor[N]): int64, `iounet.postprocess.Stop` of each box.
         """
         detector = self.detector
         options = detector.postprocessing.refinement
         ends, image_ends = size.flip(0).repeat(2), resized_size.flip(0).repeat(2)
         clipped = torch.minimum(boxes.relu(), ends)
         visible = (box_sizes(clipped) > 0).all(1) & (resized_size > 0).all()
-        # A box without area takes part as one of a pixel, so that nothing is divided by zero.
+        # Boxes without area are replaced by a box of one pixel to avoid divisions by zero.
         pixel = torch.cat([torch.zeros_like(size), torch.ones_like(size)])
         start = torch.where(visible[:, None], clipped * image_ends / ends, pixel)
 
         maps = detector.backbone(image)
-        sizes = [(image.shape[2], image.shape[3])]  # those of the padded image: they only tell the strides
+        sizes = [(image.shape[2], image.shape[3])]  # the heads derive only strides from it
         labels = torch.where((labels < 0) | (labels >= detector.iou_head.num_classes), 0, labels)
-        climbed_labels = labels
+        objective_labels = labels
         if options.objective == "energy":
-            climbed_labels = known_labels(labels, detector.iou_head.all_classes(maps, [start], sizes))
-        ious_before, refined = refine_on_maps(detector, maps, start, climbed_labels, image_ends, sizes)
+            objective_labels = known_labels(labels, detector.iou_head.all_classes(maps, [start], sizes))
+        ious_before, refined = refine_on_maps(detector, maps, start, objective_labels, image_ends, sizes)
         ious = refined.values
         if options.objective == "energy":
             ious_before = detector.iou_head(maps, [start], labels, sizes)
@@ -80,25 +82,26 @@ def refine_on_maps(
     image_ends: Tensor,
     sizes: list[tuple[int, int]],
 ) -> tuple[Tensor, Refined]:
-    """Refines boxes of one image by the options of its detector.
+    """Refine boxes of one image with the options of its detector.
 
     Args:
-        maps: the features.
-        boxes (Tensor[N, 4]): xyxy in pixels of the resized image, inside it.
-        labels (Tensor[N]): int64; 0, not known, only where the predicted IoU is climbed.
+        detector: the detector.
+        maps: feature maps of the image.
+        boxes (Tensor[N, 4]): xyxy in pixels of the resized image, clipped to it.
+        labels (Tensor[N]): int64; 0 (unknown) is allowed only if the objective is the predicted IoU.
         image_ends (Tensor[4]): (width, height, width, height) of the resized image.
-        sizes: (height, width) of the padded image.
+        sizes: (height, width) of the padded image in a list of one element.
 
     Returns:
-        values (Tensor[N]): before refinement, of the head that is climbed, as :func:`refine_in_loop` returns them.
-        refined: after it.
+        values (Tensor[N]): objective before refinement.
+        refined (Refined): boxes after refinement.
     """
     options = detector.postprocessing.refinement
-    climbed = detector.iou_head if options.objective == "iou" else detector.energy_head
-    assert climbed is not None, "IoUNet has checked it"
-    levels = climbed.assign_levels(maps, [boxes], sizes)
+    head = detector.iou_head if options.objective == "iou" else detector.energy_head
+    assert head is not None, "IoUNet checks it"
+    levels = head.assign_levels(maps, [boxes], sizes)
     return refine_in_loop(
-        lambda boxes: climbed.value_and_gradient(maps, [boxes], labels, sizes, levels),
+        lambda boxes: head.value_and_gradient(maps, [boxes], labels, sizes, levels),
         boxes,
         options,
         image_ends=image_ends.expand_as(boxes),
@@ -106,7 +109,7 @@ def refine_on_maps(
 
 
 def export_refiner(detector: IoUNet) -> torch.export.ExportedProgram:
-    """Traces :class:`ExportableRefiner`. The image's sides, multiples of 32, and the number of boxes are dynamic."""
+    """Trace `ExportableRefiner`. The sides of the image, multiples of 32, and the number of boxes are dynamic."""
     example = (
         torch.zeros(1, 3, 96, 128),
         torch.tensor([90.0, 120.0]),

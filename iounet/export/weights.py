@@ -1,4 +1,4 @@
-"""Smaller ONNX files: weights stored in fewer bits than they are computed in."""
+"""Smaller ONNX files: store weights in fewer bits than they are computed in."""
 
 import numpy as np
 import onnx_ir as ir
@@ -9,21 +9,21 @@ WEIGHT_DTYPES = ("float32", "float16", "int8")
 
 
 def shrink_weights(graph: ir.Graph, dtype: str) -> None:
-    """Stores, in place, the weights of a graph's matrix products and convolutions in fewer bits.
+    """Store the weights of a graph's matrix products and convolutions in fewer bits, in place.
 
-    The graph still computes in float32: its first nodes, ``Cast`` of float16, and ``Mul`` by a scale of int8, restore
-    the weights. Runtimes fold them when they load the file, so that speed and memory are those of float32.
-    ``DequantizeLinear`` would be the shorter notation of ``Mul``, but ONNX Runtime does not fold it: it runs in each
-    call, and the products cannot arrange its result for the processor beforehand, as they do with constants.
+    The graph still computes in float32: its first nodes restore the weights, with ``Cast`` for float16, and with
+    ``Cast`` and ``Mul`` by a scale for int8. Runtimes fold these nodes when they load the file, so speed and memory are
+    those of float32. ``DequantizeLinear`` would be shorter than ``Mul``, but ONNX Runtime does not fold it: the node
+    would run in each call, and the products could not prepack its result as they do with constants.
 
     Args:
-        graph: its weights are initializers, of float32. Biases stay as they are: they are few.
-        dtype: one of :data:`WEIGHT_DTYPES`. "int8" rounds w of each output channel (the first dimension, as Gemm with
-            transB and Conv have it) to a multiple of max |w| / 127.
+        graph: graph whose weights are float32 initializers. Biases are not changed, because they take little space.
+        dtype: one of `WEIGHT_DTYPES`. "int8" rounds the weights w of each output channel (the first dimension, as in
+            Gemm with transB and in Conv) to multiples of max |w| / 127.
 
     Raises:
-        OptionError: another dtype.
-        CheckpointError: a weight is too large for float16.
+        OptionError: ``dtype`` is unknown.
+        CheckpointError: a weight overflows float16.
     """
     check_choice("weights_dtype", dtype, WEIGHT_DTYPES)
     if dtype == "float32":
@@ -46,10 +46,10 @@ def _is_weight(value: ir.Value) -> bool:
 
 
 def _as_float16(weights: ir.Value) -> tuple[list[ir.Value], list[ir.Node]]:
-    with np.errstate(over="ignore"):  # refused below
+    with np.errstate(over="ignore"):  # an error follows
         numbers = _numbers(weights).astype(np.float16)
     if np.isinf(numbers).any():
-        raise CheckpointError(f"{weights.name} has values that float16 cannot hold; choose int8 or float32")
+        raise CheckpointError(f"{weights.name} has values that overflow float16; choose int8 or float32")
     rounded = _initializer(f"{weights.name}_float16", numbers)
     return [rounded], [ir.node("Cast", [rounded], {"to": ir.DataType.FLOAT})]
 
@@ -57,7 +57,7 @@ def _as_float16(weights: ir.Value) -> tuple[list[ir.Value], list[ir.Node]]:
 def _as_int8(weights: ir.Value) -> tuple[list[ir.Value], list[ir.Node]]:
     numbers = _numbers(weights)
     scales = np.abs(numbers).max(axis=tuple(range(1, numbers.ndim)), keepdims=True) / np.float32(127)
-    scales[scales == 0] = 1  # of a channel without weights
+    scales[scales == 0] = 1  # a channel of zeros
     rounded = _initializer(f"{weights.name}_int8", np.rint(numbers / scales).astype(np.int8))
     scale = _initializer(f"{weights.name}_scale", scales)
     cast = ir.node("Cast", [rounded], {"to": ir.DataType.FLOAT})

@@ -116,12 +116,12 @@ def train_heads(
     Returns:
         A detector that can refine boxes. Its box branch, which detects objects, is not trained.
     """
-    # Calibration needs images that the heads were not trained on, because predictions are too good on the others.
+    # Calibrate on images that the heads were not trained on, because they predict training boxes too well.
     share = max(_HELD_OUT, math.ceil(len(images) / _CALIBRATION_IMAGES))
     held_out = images[::share] if len(images) >= 2 * _HELD_OUT else images
     learned = sorted(set(images) - set(held_out)) or images
     job = build_heads(weights, len(labels.class_names), num_iterations=iterations, device=device)
-    # Each step computes its features anew. Caching them would save more than half of the time, but take 80 MB per
+    # Each step recomputes its features. Caching them would save more than half of the time, but take 80 MB per
     # image of COCO's size, several times that with augmentation.
     batches = train_loader(
         _dataset_of(labels, learned, job.transforms),

@@ -107,7 +107,7 @@ class TighteningRun:
         print(summary(labels, judgements, decided))
         for line in advice(labels, judgements, self.thresholds, in_folds=bool(self.folds)):
             print(line)
-        print(f"labels in {self.output / 'labels'}; {shown} to review in {self.output / 'review.html'}")
+        print(f"labels written to {self.output / 'labels'}; {shown} of them to review in {self.output / 'review.html'}")
 
     def _settings(self) -> dict[str, Any]:
         """Return what the proposals depend on besides the labels."""
@@ -175,8 +175,8 @@ def summary(labels: LabelSet, judgements: Sequence[Judgement], decisions: Sequen
         if isinstance(judgement, Proposal)
     ]
     for name, of_these in (
-        ("labels judged", judged),
-        ("labels moved", [values for values in judged if values[2]]),
+        ("judged labels", judged),
+        ("moved labels", [values for values in judged if values[2]]),
     ):
         if of_these:
             before, after, _ = zip(*of_these, strict=True)

@@ -147,7 +147,7 @@ def _texts(
 
 def _isolated(name: str) -> str:
     """Isolate a name that is written from right to left, which would otherwise reverse the numbers after it."""
-    from_the_right = any(unicodedata.bidirectional(character) in ("R", "AL") for character in name)
-    if not from_the_right or not features.check("fribidi"):  # without FriBiDi, Pillow draws all text from left to right
+    right_to_left = any(unicodedata.bidirectional(character) in ("R", "AL") for character in name)
+    if not right_to_left or not features.check("fribidi"):  # without FriBiDi, Pillow draws all text from left to right
         return name
     return f"\N{FIRST STRONG ISOLATE}{name}\N{POP DIRECTIONAL ISOLATE}"

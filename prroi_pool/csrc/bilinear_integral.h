@@ -1,14 +1,14 @@
-// The 1-D weights of Precise RoI Pooling, shared by the CPU and the CUDA kernels; `reference.py` is the same
+// The 1-D weights of Precise RoI Pooling, shared by the CPU and the CUDA kernels. `reference.py` defines the same weights
 // in Python.
 //
-// A feature map is extended to the plane with the hat function K(x) = max(0, 1 - |x|). The mean over a bin
-// separates into one weight per column times one weight per row. The bin is the set of points `start + t *
-// width`, t in [0, 1], so pixel i of an axis weighs
+// The hat function K(x) = max(0, 1 - |x|) extends a feature map to the plane. The mean over a bin separates into one weight
+// per column times one weight per row. A bin consists of the points `start + t * width`, t in [0, 1], so pixel i of an axis
+// has the weight
 //
 //     ∫₀¹ K(start - i + t * width) dt.
 //
-// Neither an area divides nor are antiderivatives subtracted, so nothing cancels when a bin is small. Large bins are
-// measured in pixels, so that nothing but rounding errors cancels in the derivatives either.
+// This form neither divides by an area nor subtracts antiderivatives, so no digits cancel in a small bin. Large bins are
+// measured in pixels, so that no digits cancel in the derivatives either.
 
 #pragma once
 
@@ -29,14 +29,14 @@ template <typename T>
 struct Extent {
   T low;
   T bin_width;
-  T bin_width_rest;  // what the nearest whole number leaves of the bin's width; not rounded to an ulp of the width
+  T bin_width_rest;  // bin_width minus the nearest whole number, more precise than an ulp of bin_width
   T inverse_bin_width;
   T inverse_size;  // of the RoI: 1 / (bin_width * num_bins)
   int64_t num_bins;
 };
 
-// a * b, rounded before anything is added to it: NVRTC would fuse the two, and where a RoI lies relative to a pixel would
-// depend on it.
+// a * b, rounded. Otherwise NVRTC may fuse the product with a later addition, which would change the position of a RoI
+// relative to a pixel.
 PRROI_POOL_INLINE float rounded_product(float a, float b) {
 #ifdef __CUDA_ARCH__
   return __fmul_rn(a, b);
@@ -53,22 +53,22 @@ PRROI_POOL_INLINE double rounded_product(double a, double b) {
 #endif
 }
 
-// The coordinates are subtracted before they are scaled: a compiler may fuse a product with the subtraction,
-// which gives a RoI without area a width of rounding.
+// Subtracts the coordinates before scaling them. A compiler may fuse a product with the subtraction, which would give a RoI
+// without area a non-zero width from rounding.
 template <typename T>
 PRROI_POOL_INLINE Extent<T> make_extent(T low, T high, T spatial_scale, int64_t num_bins) {
   const T bins = static_cast<T>(num_bins);
   const T difference = high - low;
   const T size = difference * spatial_scale;
   const T bin_width = size / bins;
-  // What rounding took from the difference (Knuth's two-sum): of ends at 0.1 and 500, up to 1.5e-5 px.
+  // The rounding error of the difference (Knuth's two-sum), up to 1.5e-5 px for ends at 0.1 and 500.
   const T subtracted = high - difference;
   const T lost = (high - (difference + subtracted)) + (subtracted - low);
   const T bin_width_rest = ((size - std::rint(bin_width) * bins) + lost * spatial_scale) / bins;
   return {rounded_product(low, spatial_scale), bin_width, bin_width_rest, 1 / bin_width, 1 / size, num_bins};
 }
 
-// False for a RoI without area, a reversed one, and one with a coordinate that is not finite, or not once it is scaled.
+// False for a RoI without area, for a reversed RoI, and if a coordinate is not finite before or after scaling.
 template <typename T>
 PRROI_POOL_INLINE bool is_valid(const Extent<T>& extent) {
   const T most = std::numeric_limits<T>::max();
@@ -84,8 +84,8 @@ struct PixelRange {
   PRROI_POOL_INLINE int64_t end() const { return first + count; }
 };
 
-// Pixels first, ..., last, which are whole numbers, as far as an axis of `size` pixels has them. Clipped before the
-// conversion to integers, so that a far coordinate neither overflows nor costs time.
+// Pixels first, ..., last, both whole numbers, clipped to an axis of `size` pixels. Clipping precedes the conversion to
+// integers, so that a distant coordinate neither overflows nor costs time.
 template <typename T>
 PRROI_POOL_INLINE PixelRange clipped_pixels(T first, T last, int64_t size) {
   first = first > 0 ? first : T(0);
@@ -93,7 +93,7 @@ PRROI_POOL_INLINE PixelRange clipped_pixels(T first, T last, int64_t size) {
   if (!(first <= last)) {
     return {0, 0};
   }
-  // A float rounds sizes above 2^24, also upwards.
+  // A float may round a size above 2^24 up.
   const int64_t first_pixel = static_cast<int64_t>(first), last_pixel = static_cast<int64_t>(last);
   const int64_t end = last_pixel < size - 1 ? last_pixel + 1 : size;
   return {first_pixel, end > first_pixel ? end - first_pixel : 0};
@@ -105,8 +105,8 @@ PRROI_POOL_INLINE PixelRange touched_pixels(T low, T high, int64_t size) {
   return clipped_pixels(std::floor(low), std::ceil(high), size);
 }
 
-// The start of a bin, which is the end of the bin before, as a whole number plus a rest of a few pixels. Their sum would
-// be rounded to an ulp of the coordinate, 3e-5 px at 500, and the derivatives of the pixels at the edge with it.
+// The start of a bin, which is the end of the previous bin, as a whole number plus a remainder of a few pixels. Their sum
+// would be rounded to an ulp of the coordinate, 3e-5 px at 500, and so would the derivatives of the pixels at the edge.
 template <typename T>
 struct Edge {
   T whole;
@@ -143,7 +143,7 @@ struct BinRange {
   PRROI_POOL_INLINE int64_t end() const { return first + count; }
 };
 
-// A pixel's weight in a bin, and the weight's derivatives by the two ends of the RoI.
+// The weight of a pixel in a bin, and the derivatives of the weight by the two ends of the RoI.
 template <typename T>
 struct Weight {
   T value;
@@ -162,19 +162,19 @@ PRROI_POOL_INLINE T clamp(T t, T low, T high) {
   return t < low ? low : t > high ? high : t;
 }
 
-// For bins of less than a pixel: measured in shares of the bin.
+// For bins below one pixel. Measures in fractions of the bin.
 template <typename T>
 PRROI_POOL_INLINE Weight<T> narrow_bin_weight(const Extent<T>& extent, int64_t bin, int64_t pixel) {
   const T width = extent.bin_width;
-  // Differences between a pixel and the RoI come first, as they are exact nearby. A bin's start as such would
-  // be rounded to an ulp of the coordinate, 8e-6 px at 100, and pixels told apart wrongly by tiny bins.
+  // Subtract the pixel from the RoI's start first, which is exact for nearby values. The start of a bin alone would be
+  // rounded to an ulp of the coordinate, 8e-6 px at 100, too coarse for tiny bins.
   const T offset = extent.low - static_cast<T>(pixel);
   const T position = static_cast<T>(bin);
-  // The hat rises from -1 to 0 and falls from 0 to 1; these t are where the bin passes the three knots.
+  // The hat rises from -1 to 0 and falls from 0 to 1. These are the t at which the bin passes the three knots.
   const T enter = clamp<T>((-1 - offset) / width - position, 0, 1);
   const T peak = clamp<T>(-offset / width - position, 0, 1);
   const T leave = clamp<T>((1 - offset) / width - position, 0, 1);
-  // The shares of the bin on the two sides, and their middles.
+  // The fractions of the bin on the two sides, and the middles of these fractions.
   const T rising = peak - enter;
   const T falling = leave - peak;
   const T t_rising = position + (enter + peak) / 2;
@@ -182,20 +182,19 @@ PRROI_POOL_INLINE Weight<T> narrow_bin_weight(const Extent<T>& extent, int64_t b
 
   Weight<T> weight;
   weight.value = rising * (1 + (offset + width * t_rising)) + falling * (1 - (offset + width * t_falling));
-  // The RoI's point low + (bin + t) / num_bins * (high - low) moves with the two ends accordingly. K' is 1 on
-  // the rising side and -1 on the falling one. The knots move too, but K is continuous there, so that adds
-  // nothing.
+  // The point low + (bin + t) / num_bins * (high - low) depends linearly on the two ends of the RoI. K' is 1 on the rising
+  // side and -1 on the falling side. The knots move as well, but K is continuous there, so they contribute nothing.
   weight.d_high = (rising * t_rising - falling * t_falling) / static_cast<T>(extent.num_bins);
   weight.d_low = rising - falling - weight.d_high;
   return weight;
 }
 
-// For bins of a pixel or more: measured in pixels. A pixel between the ends of the bin has a share of exactly 1 px on each
-// side of the hat, so the two cancel without rounding. Shares of the bin would leave an error at every pixel.
+// For bins of one pixel or more. Measures in pixels. For a pixel well inside the bin, each side of the hat covers exactly
+// 1 px, so the two cancel without rounding. Fractions of the bin would leave an error at every pixel.
 template <typename T>
 PRROI_POOL_INLINE Weight<T> wide_bin_weight(const Extent<T>& extent, int64_t bin, int64_t pixel) {
   const T start = edge(extent, bin).relative_to(pixel), end = edge(extent, bin + 1).relative_to(pixel);
-  // Where the bin begins and ends on the rising side of the hat, and on the falling one.
+  // Start and end of the bin on the rising side of the hat, and on the falling side.
   const T rising_start = clamp<T>(start, -1, 0), rising_end = clamp<T>(end, -1, 0);
   const T falling_start = clamp<T>(start, 0, 1), falling_end = clamp<T>(end, 0, 1);
   const T area = (rising_end - rising_start) * (1 + (rising_start + rising_end) / 2) +
@@ -204,7 +203,8 @@ PRROI_POOL_INLINE Weight<T> wide_bin_weight(const Extent<T>& extent, int64_t bin
 
   Weight<T> weight;
   weight.value = area * extent.inverse_bin_width;
-  // Integrals of K' and of t K' over the bin, the latter by parts: they move the bin's start, and stretch it.
+  // Derived from the integrals of K' and of t K' over the bin, the latter by parts. They describe a shift of the bin and a
+  // change of its width.
   const T bins_before = static_cast<T>(bin), bins_behind = static_cast<T>(extent.num_bins - 1 - bin);
   const T change = hat_at_end - hat_at_start;
   weight.d_low = (bins_behind * change + (weight.value - hat_at_start)) * extent.inverse_size;
@@ -217,7 +217,7 @@ PRROI_POOL_INLINE Weight<T> bin_weight(const Extent<T>& extent, int64_t bin, int
   return extent.bin_width < 1 ? narrow_bin_weight(extent, bin, pixel) : wide_bin_weight(extent, bin, pixel);
 }
 
-// The image a RoI belongs to, or -1 when its index names none.
+// The index of a RoI's image, or -1 if there is no such image.
 template <typename T>
 PRROI_POOL_INLINE int64_t image_of(T batch_index, int64_t num_images) {
   const bool exists = batch_index >= 0 && batch_index < static_cast<T>(num_images) && std::floor(batch_index) == batch_index;

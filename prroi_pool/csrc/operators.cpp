@@ -1,4 +1,4 @@
-// The operators that `ops.py` declares, on the CPU; and the kernels as they are, for tests.
+// CPU implementation of the operators that `ops.py` declares. The module also exports the plain kernels, for tests.
 
 #include <torch/csrc/utils/pybind.h>
 #include <torch/library.h>
@@ -14,12 +14,12 @@
 namespace prroi_pool {
 namespace {
 
-// The dtype that sums are computed in, and the RoIs beside such features.
+// The dtype of sums over these features and of their RoIs.
 at::ScalarType computed_dtype(const at::Tensor& features) {
   return features.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
 }
 
-// As the kernels take features.
+// Converts features to the dtype that the kernels accept.
 at::Tensor readable(const at::Tensor& features) {
   return features.to(computed_dtype(features));
 }
@@ -66,7 +66,7 @@ at::Tensor prroi_pool2d_rois_backward(
   return grad_rois.to(rois.scalar_type());
 }
 
-// Copies of the package that lie in several projects share this module, but each has a namespace of its own.
+// Copies of the package in several projects share this module, but each copy registers its own namespace.
 void register_operators(const std::string& name, const std::string& dispatch_key) {
   static std::set<std::string> registered;
   static std::vector<std::unique_ptr<torch::Library>> libraries;

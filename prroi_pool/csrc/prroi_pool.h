@@ -1,4 +1,4 @@
-// The operator and its two gradients on the CPU. `cuda_kernels.py` has them for CUDA.
+// The operator and its two gradients on the CPU. `cuda_kernels.py` contains the CUDA versions.
 
 #pragma once
 
@@ -6,8 +6,8 @@
 
 namespace prroi_pool {
 
-// features [N, C, H, W] and rois [K, 5] have the same dtype, float or double. A RoI whose batch index names no image pools to
-// 0, like one without area.
+// features [N, C, H, W] and rois [K, 5] have the same dtype, float or double. A RoI whose image does not exist pools to 0,
+// like a RoI without area.
 
 // Returns [K, C, pooled_height, pooled_width], contiguous.
 at::Tensor forward(
@@ -17,7 +17,7 @@ at::Tensor forward(
     int64_t pooled_width,
     double spatial_scale);
 
-// Returns the gradient [N, C, H, W] of the features, in channels-last memory if so asked.
+// Returns the gradient [N, C, H, W] of the features, optionally in channels-last memory format.
 at::Tensor features_backward(
     const at::Tensor& grad_output,
     const at::Tensor& rois,

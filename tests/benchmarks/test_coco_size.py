@@ -1,4 +1,4 @@
-"""benchmarks/coco_size.py on a five-hundredth of COCO."""
+"""Tests of benchmarks/coco_size.py on a five-hundredth of COCO."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ STEPS = [
 
 @pytest.fixture
 def in_this_process(monkeypatch, tmp_path):
-    """The steps run here, one after the other: starting ten processes takes most of a minute."""
+    """Run the steps in this process, because starting ten processes takes most of a minute."""
     folders = (tmp_path / str(number) for number in range(100))
 
     def here(step, size):
@@ -33,7 +33,7 @@ def in_this_process(monkeypatch, tmp_path):
     monkeypatch.setattr(coco_size, "in_new_process", here)
 
 
-def test_measures_all_steps_and_writes_what_it_prints(in_this_process, call, tmp_path, capsys):
+def test_all_steps_are_measured_and_the_printed_table_is_written(in_this_process, call, tmp_path, capsys):
     page, figures = tmp_path / "page.md", tmp_path / "folder" / "figures.json"
     page.write_text("above\n<!-- coco size -->\nold\n<!-- coco size -->\nbelow\n")
     assert call(coco_size, "--part", "0.002", "--output", figures, "--document", page) is None
@@ -41,8 +41,8 @@ def test_measures_all_steps_and_writes_what_it_prints(in_this_process, call, tmp
     assert [row["step"] for row in rows] == [step for step in STEPS for _ in range(2)]
     assert [row["pieces"] for row in rows] == [118, 236, 10, 10, 10, 10, 10, 10, 10, 20]
     assert all(row["seconds"] > 0 for row in rows)
-    assert rows[3]["kB a file"] == pytest.approx(160, rel=0.1)  # as the text says
-    assert all(40 < row["AP"] < 80 for row in rows[4:8])  # objects found, but not all boxes good
+    assert rows[3]["kB a file"] == pytest.approx(160, rel=0.1)  # as stated in the docstring
+    assert all(40 < row["AP"] < 80 for row in rows[4:8])  # all objects are found, but not all boxes fit well
     assert [row["boxes"] for row in rows[8:]] == [1000, 2000] and rows[-1]["open files"] == 0
     table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
     assert len(table) == 2 + len(rows)
@@ -50,12 +50,12 @@ def test_measures_all_steps_and_writes_what_it_prints(in_this_process, call, tmp
 
 
 @pytest.mark.slow
-def test_a_step_runs_in_a_process_of_its_own():
+def test_a_step_runs_in_a_new_process():
     measured = coco_size.in_new_process(coco_size.read_annotations, 10)
     assert measured["pieces"] == 10 and measured["seconds"] > 0
 
 
-def test_the_page_shows_the_figures_of_its_file():
+def test_the_page_shows_the_figures_of_the_json_file():
     figures = json.loads((DOCS / "benchmarks" / "coco_size.json").read_text())
     _, shown, _ = (DOCS / "benchmarks.md").read_text().split("<!-- coco size -->")
     assert shown == f"\n{coco_size.heading(figures)}\n\n{coco_size.table(figures)}\n"

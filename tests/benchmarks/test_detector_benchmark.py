@@ -1,4 +1,4 @@
-"""benchmarks/detector.py on an image of 64 x 96 pixels, and its simulated image at its full size."""
+"""Tests of benchmarks/detector.py on an image of 64 x 96 pixels, and of its simulated image at full size."""
 
 import json
 import os
@@ -52,7 +52,7 @@ def detectors(cfg, image):
 
 
 @pytest.mark.slow
-def test_measures_both_and_writes_what_it_prints(tmp_path):
+def test_both_detectors_are_measured_and_the_printed_table_is_written(tmp_path):
     output = tmp_path / "folder" / "figures.json"
     document = tmp_path / "page.md"
     marker = "<!-- detector cpu figures -->"
@@ -75,7 +75,7 @@ def test_measures_both_and_writes_what_it_prints(tmp_path):
         "boxes_that_take_all_steps": 8,
     }
     ours, stock = (figures["training_work"]["float32"][name] for name in ("IoU-Net", "Faster R-CNN"))
-    # The IoU head's layers: from 256 channels in 7 x 7 bins, then 1024, to each class and the background.
+    # Layers of the IoU head: 256 channels in 7 x 7 bins → 1024 → 1024 → classes and background.
     iou_head = sum((inputs + 1) * outputs for inputs, outputs in ((256 * 49, 1024), (1024, 1024), (1024, 91)))
     more = ours["million_trainable_parameters"] - stock["million_trainable_parameters"]
     assert more == pytest.approx(iou_head / 1e6)
@@ -96,19 +96,19 @@ def test_measures_both_and_writes_what_it_prints(tmp_path):
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_the_page_shows_the_figures_of_its_file(device):
+def test_the_page_shows_the_figures_of_the_json_file(device):
     figures = json.loads((ROOT / "docs" / "benchmarks" / f"detector_{device}.json").read_text())
     _, shown, _ = (ROOT / "docs" / "benchmarks.md").read_text().split(f"<!-- detector {device} figures -->")
     assert shown == f"\n{benchmark.heading(figures)}\n\n{benchmark.table(figures)}\n"
 
 
-def test_the_heading_tells_of_cuda_graphs():
+def test_the_heading_mentions_cuda_graphs():
     figures = json.loads((ROOT / "docs" / "benchmarks" / "detector_cpu.json").read_text())
     assert " take all 5 steps; training " in benchmark.heading(figures)
     assert " take all 5 steps, by CUDA graphs; training " in benchmark.heading(figures | {"cuda_graphs": True})
 
 
-def test_both_detectors_have_the_same_to_do(image, detectors):
+def test_both_detectors_do_the_same_work(image, detectors):
     seen = {}
     for name, detector in detectors.named().items():
         inputs = []
@@ -129,13 +129,13 @@ def test_both_detectors_have_the_same_to_do(image, detectors):
         torch.testing.assert_close(our_maps[level], maps[level], rtol=1e-4, atol=1e-4)
     assert torch.equal(our_proposals[0], proposals[0]) and torch.equal(proposals[0], image.proposals)
     assert len(our_boxes) == len(boxes) == DETECTIONS
-    # One box an object in both, though not the same of its candidates.
+    # Both keep one box per object, though not necessarily the same candidate.
     for found in (our_boxes, boxes):
         nearest = box_iou(found, image.boxes).argmax(1)
         assert nearest.sort().values.tolist() == list(range(DETECTIONS))
 
 
-def test_heads_that_train_on_a_frozen_detector_train_on_what_it_really_finds(image, tmp_path):
+def test_heads_on_a_frozen_detector_train_on_its_real_detections(image, tmp_path):
     config = tmp_path / "energy.yaml"
     config.write_text(
         "MODEL: {STANDALONE: True, IOU_HEAD: {CANDIDATES_PER_IMAGE: 8}, ENERGY_HEAD: {LOSS: nce}}\n"
@@ -145,12 +145,12 @@ def test_heads_that_train_on_a_frozen_detector_train_on_what_it_really_finds(ima
     detectors = benchmark.make_detectors(cfg, image, CPU)
     assert benchmark.count_work(detectors, image)["refinement_steps"] == 2
     assert detectors.ours.postprocessing.refinement.objective == "energy"
-    # Eight of its candidates, for which the outputs that are fixed in inference would be too many.
+    # Training samples eight candidates. The fixed outputs for inference would have the wrong number of rows.
     losses = detectors.ours.train()(*benchmark.training_batch(image, 1))
     assert sum(losses.values()).isfinite()
 
 
-def test_the_simulated_image_at_its_full_size():
+def test_the_simulated_image_at_full_size():
     image = simulate_image((800, 1216), num_proposals=1000, num_candidates=400, num_objects=100)
     assert image.size == (800, 1216)
     assert len(image.boxes) == len(image.labels) == 100 and len(image.proposals) == len(image.class_logits) == 1000
@@ -160,14 +160,14 @@ def test_the_simulated_image_at_its_full_size():
     above_threshold = image.class_logits.softmax(1)[:, 1:] > 0.05
     assert above_threshold.any(1).tolist() == [True] * 400 + [False] * 600
     label = above_threshold[:400].int().argmax(1) + 1
-    # Candidates suppress each other exactly if they are of one object.
+    # Candidates suppress each other exactly if they belong to the same object.
     candidates = image.proposals[:400]
     same_class = label[:, None] == label
     same_object = torch.arange(400)[:, None] % 100 == torch.arange(400) % 100
     assert torch.equal((box_iou(candidates, candidates) > 0.5) & same_class, same_object)
 
 
-def test_the_stages_make_up_the_whole(monkeypatch):
+def test_the_times_of_the_stages_add_up_to_the_whole(monkeypatch):
     watch = stopwatch.Stopwatch(CPU)
 
     class Outer:
@@ -178,7 +178,7 @@ def test_the_stages_make_up_the_whole(monkeypatch):
             return 10
 
     outer = Outer()
-    ticks = iter([0.0, 1.0, 3.0, 6.0, 10.0, 15.0])  # run, step, its end, step, its end, the end
+    ticks = iter([0.0, 1.0, 3.0, 6.0, 10.0, 15.0])  # run starts; step starts and ends, twice; run ends
     monkeypatch.setattr(stopwatch, "clock", lambda device: next(ticks))
     with benchmark.decorated([(outer, "run", watch("run")), (outer, "step", watch("step"))]):
         assert outer.run() == 21
@@ -186,7 +186,7 @@ def test_the_stages_make_up_the_whole(monkeypatch):
     assert outer.run() == 21 and list(ticks) == [] and vars(outer) == {}
 
 
-def test_nothing_is_left_of_the_stopwatch(image, detectors):
+def test_the_stopwatch_is_removed_after_the_measurement(image, detectors):
     suppress, before = postprocessing.suppress, [set(vars(module)) for module in detectors.ours.modules()]
     stages = benchmark.inference_call(detectors.ours, image, CPU)()
     assert set(stages) == set(STAGES[:-1])
@@ -196,7 +196,7 @@ def test_nothing_is_left_of_the_stopwatch(image, detectors):
 
 @pytest.mark.slow
 def test_mixed_precision(image, cfg, detectors):
-    """On a GPU the benchmark measures it, too; here only that both detectors work in it."""
+    """Both detectors run in bfloat16. Only on a GPU does the benchmark measure it."""
     batch = benchmark.training_batch(image, 1)
     with benchmark.computing_in(torch.bfloat16, detectors, CPU):
         assert detectors.ours.amp
@@ -206,16 +206,16 @@ def test_mixed_precision(image, cfg, detectors):
 
 
 @pytest.mark.parametrize("counts", [("--proposals", 10), ("--candidates", 5), ("--detections", 0)])
-def test_more_of_what_follows_than_of_what_goes_before(call, counts):
+def test_inconsistent_counts_are_refused(call, counts):
     assert call(benchmark, *counts) == (
-        "--detections, --candidates and --proposals must rise: a detection is a candidate, a proposal too"
+        "--detections, --candidates and --proposals must satisfy 1 <= detections <= candidates <= proposals"
     )
 
 
-def test_no_cuda_graphs_without_cuda(call):
-    assert call(benchmark, "--no-cuda-graphs") == "--no-cuda-graphs needs --device cuda: a CPU has none"
+def test_no_cuda_graphs_requires_cuda(call):
+    assert call(benchmark, "--no-cuda-graphs") == "--no-cuda-graphs needs --device cuda"
 
 
 @pytest.mark.parametrize("cuda_graphs", [False, True])
-def test_the_configuration_tells_of_cuda_graphs(image, cuda_graphs):
+def test_the_configuration_switches_cuda_graphs(image, cuda_graphs):
     assert benchmark.make_config(image, cuda_graphs=cuda_graphs).TEST.CUDA_GRAPHS is cuda_graphs

@@ -1,4 +1,4 @@
-"""benchmarks/onnx_refiner.py and refiner_footprint.py."""
+"""Tests of benchmarks/onnx_refiner.py and refiner_footprint.py."""
 
 import json
 import subprocess
@@ -19,7 +19,7 @@ WEIGHTS = ROOT / "weights" / "cards.pth"
 
 
 def figures_of(pytorch, onnx):
-    """Figures of two runtimes, with these seconds of each round."""
+    """Return figures of two runtimes with the given seconds of each round."""
     both = {"PyTorch": pytorch, "ONNX Runtime": onnx}
     return {
         "speed": [{"boxes": 10, "runtime": name, "seconds": seconds} for name, seconds in both.items()],
@@ -30,15 +30,15 @@ def figures_of(pytorch, onnx):
     }
 
 
-def test_ratios_are_of_one_round():
-    # Twice as slow in each round, though the machine was ten times slower in the last.
+def test_ratios_are_computed_within_a_round():
+    # ONNX Runtime is twice as slow in every round, although the machine is ten times slower in the last one.
     shown = benchmark.table(figures_of([0.1, 0.1, 1.0], [0.2, 0.2, 2.0])).splitlines()
     assert shown[2] == "| PyTorch | 10 | 100.0 (100.0-550.0) | 1.00 (1.00-1.00) |"
     assert shown[3] == "| ONNX Runtime | 10 | 200.0 (200.0-1100.0) | 2.00 (2.00-2.00) |"
     assert shown[-2:] == ["| PyTorch | 5.9 | 2.0 | 400 | 613 |", "| ONNX Runtime | 5.9 | 2.0 | 400 |  |"]
 
 
-def test_the_boxes_lie_around_the_objects():
+def test_the_boxes_are_close_to_the_objects():
     work = benchmark.photographs(100)
     content = json.loads((benchmark.PHOTOS / "annotations.json").read_text())
     assert len(work) == len(content["images"]) == 6
@@ -55,9 +55,9 @@ def test_the_boxes_lie_around_the_objects():
         assert np.array_equal(boxes, again)
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is Linux's to tell")
-def test_the_peak_is_that_of_the_process_itself():
-    """This process holds torch and more; a new one with NumPy alone must not inherit its peak."""
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from Linux's /proc")
+def test_the_peak_is_not_inherited_from_the_parent_process():
+    """This process holds torch and more. A new process that only imports NumPy must not inherit its peak."""
     code = "from benchmarks.refiner_footprint import peak_mib\nx = bytearray(b'1') * (64 * 2**20)\nprint(peak_mib())"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert 64 < float(done.stdout) < 128 < refiner_footprint.peak_mib()
@@ -70,8 +70,8 @@ def test_the_process_of_onnx_runtime_does_not_import_torch():
 
 
 @pytest.mark.slow
-def test_measures_all_and_writes_what_it_prints(call, tmp_path, monkeypatch, capsys):
-    # Without AOTInductor, whose compiler takes a minute.
+def test_all_runtimes_are_measured_and_the_printed_table_is_written(call, tmp_path, monkeypatch, capsys):
+    # Skip AOTInductor, whose compiler takes a minute.
     monkeypatch.setattr(benchmark.shutil, "which", lambda name: None)
     output, page = tmp_path / "figures.json", tmp_path / "page.md"
     page.write_text("above\n<!-- exported refiner -->\nold\n<!-- exported refiner -->\nbelow\n")

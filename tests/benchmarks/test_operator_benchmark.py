@@ -1,4 +1,4 @@
-"""benchmarks/operator.py on its smallest workload, and its tables."""
+"""Tests of benchmarks/operator.py on its smallest workload, and of its tables."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 
 @pytest.mark.slow
-def test_measures_all_peers_and_writes_what_it_prints(call, tmp_path, capsys):
+def test_all_operators_are_measured_and_the_printed_table_is_written(call, tmp_path, capsys):
     output = tmp_path / "folder" / "figures.json"
     document = tmp_path / "page.md"
     document.write_text("above\n<!-- cpu figures -->\nold\n<!-- cpu figures -->\nbelow\n")
@@ -39,13 +39,13 @@ def test_measures_all_peers_and_writes_what_it_prints(call, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_the_page_shows_the_figures_of_its_file(device):
+def test_the_page_shows_the_figures_of_the_json_file(device):
     figures = json.loads((DOCS / "benchmarks" / f"{device}.json").read_text())
     _, shown, _ = (DOCS / "benchmarks.md").read_text().split(f"<!-- {device} figures -->")
     assert shown == f"\n{operator_benchmark.heading(figures)}\n\n{operator_benchmark.table(figures)}\n"
 
 
-def test_a_gpu_s_table_shows_replays():
+def test_the_table_of_a_gpu_shows_replays():
     row = {"workload": "some", "dtype": "float32", "layout": "contiguous", "floor_milliseconds": 0.01}
     forward = row | {
         "operation": "forward",
@@ -67,12 +67,14 @@ def test_a_gpu_s_table_shows_replays():
     ]
 
 
-def test_the_original_without_a_gpu(call):
+def test_the_original_kernels_need_a_gpu(call):
     assert call(operator_benchmark, "--original", "somewhere") == (
-        "--original needs --device cuda: the authors' kernels are CUDA alone"
+        "--original needs --device cuda: the authors' kernels run only on CUDA"
     )
 
 
-def test_a_workload_that_is_not_there(call):
+def test_an_unknown_workload_is_refused(call):
     message = call(operator_benchmark, "--workloads", "huge", "vast")
-    assert message.startswith("--workloads: no name contains huge or vast. There are\n  512 RoIs of 14-28 px ")
+    assert message.startswith(
+        "--workloads: no name contains huge or vast. Available workloads:\n  512 RoIs of 14-28 px "
+    )

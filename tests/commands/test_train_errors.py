@@ -47,13 +47,16 @@ class TestErrors:
             ({"MODEL.NUM_CLASSES": 3}, ["MODEL.NUM_CLASSES is 3", "train.json has 5 categories", "set it to 0"]),
             ({"MODEL.STANDALONE": True}, ["MODEL.STANDALONE", "MODEL.WEIGHTS"]),
             ({"MODEL.DEVICE": "abacus"}, ["ConfigError: unknown device 'abacus'; choose cpu, cuda, cuda:1"]),
-            ({"MODEL.DEVICE": "meta"}, ["ConfigError: this build of torch does not support device meta; choose cpu or auto"]),
+            (
+                {"MODEL.DEVICE": "meta"},
+                ["ConfigError: this build of torch does not support device meta; choose cpu or auto"],
+            ),
             ({"MODEL.DEVICE": "cuda:999"}, ["ConfigError: device cuda:999 not found: torch sees"]),
             ({"TEST.NMS": "hard"}, ["TEST.NMS must be one of greedy, soft, iou_guided; got 'hard'"]),
             ({"SOLVER.WARMUP": "cosine"}, ["SOLVER.WARMUP must be one of constant, linear"]),
             ({"SOLVER.DECAY": "cosine"}, ["SOLVER.DECAY must be one of step, linear"]),
             ({"SOLVER.OPTIMIZER": "LAMB"}, ["SOLVER.OPTIMIZER must be one of SGD, AdamW"]),
-            ({"SOLVER.STEPS": "[3, 1]"}, ["SOLVER.STEPS must rise"]),
+            ({"SOLVER.STEPS": "[3, 1]"}, ["SOLVER.STEPS must be in ascending order"]),
             ({"SOLVER.GLOBAL_BATCH_SIZE": 0}, ["SOLVER.GLOBAL_BATCH_SIZE must be at least 1; got 0"]),
             (
                 {"SOLVER.ACCUMULATION_STEPS": 3},
@@ -94,8 +97,8 @@ class TestErrors:
     def test_a_checkpoint_of_another_architecture(self, trained, call, arguments, tmp_path, settings, flags):
         final = trained / "model_final.pth"
         message = call(train, *arguments(tmp_path / "run", settings | {"MODEL.WEIGHTS": final}), *flags)
-        assert message.startswith(f"CheckpointError: {final} is of another architecture")
-        assert "backbone." in message and "Use the configuration the weights were trained with" in message
+        assert message.startswith(f"CheckpointError: the weights of {final} do not fit the architecture")
+        assert "backbone." in message and "Use the configuration that the weights were trained with" in message
         assert len(message.splitlines()) == 1
 
     @pytest.mark.parametrize("num_workers", [0, 1])

@@ -1,4 +1,4 @@
-"""A hand-written data set: category ids with gaps and 0, an empty image, a crowd, a box that overhangs."""
+"""A hand-written data set with category id 0, gaps in the ids, an empty image, a crowd and an overhanging box."""
 
 import copy
 import json
@@ -32,7 +32,7 @@ def content():
 
 @pytest.fixture
 def write_set(tmp_path):
-    """Writes a content and all images of CONTENT; returns the annotation file and the image folder."""
+    """Write a content and all images of CONTENT; return the annotation file and the image folder."""
 
     def write(content):
         for image in CONTENT["images"]:
@@ -47,7 +47,7 @@ def write_set(tmp_path):
 
 
 def voc_xml(size, *objects):
-    """An annotation file: (width, height), then name, xmin, ymin, xmax, ymax of each object."""
+    """Return a VOC annotation file from (width, height) and the name, xmin, ymin, xmax, ymax of each object."""
     texts = [
         f"\t<object>\n\t\t<name>{name}</name>\n\t\t<bndbox>\n\t\t\t<xmin>{xmin}</xmin>\n\t\t\t<ymin>{ymin}</ymin>\n"
         f"\t\t\t<xmax>{xmax}</xmax>\n\t\t\t<ymax>{ymax}</ymax>\n\t\t</bndbox>\n\t</object>\n"
@@ -57,8 +57,8 @@ def voc_xml(size, *objects):
     return f"<annotation>\n{sides}{''.join(texts)}</annotation>\n"
 
 
-# The same three objects, counted by hand in each form. Image a is 40 wide and 20 high, b 20 by 20: from the edges, a's
-# dog is (10, 5, 30, 15), its cat (0, 0, 8, 20), and b's cat (2, 4, 12, 14).
+# The same three objects in each form, converted by hand. Image a is 40 wide and 20 high, image b 20 by 20. As xyxy from
+# the image's edges, the dog of a is (10, 5, 30, 15), its cat (0, 0, 8, 20), and the cat of b (2, 4, 12, 14).
 PETS_VOC = {
     "a": voc_xml((40, 20), ("dog", 11, 6, 30, 15), ("cat", 1, 1, 8, 20)),
     "b": voc_xml((20, 20), ("cat", 3, 5, 12, 14)),
@@ -87,7 +87,7 @@ def pet_images(folder):
 
 @pytest.fixture
 def pets(tmp_path):
-    """A form of label files → the path of the same small data set in that form, without splits."""
+    """Write the same small data set, without splits, in a given form; return its path."""
 
     def write(form):
         root = tmp_path / form
@@ -112,7 +112,7 @@ def pets(tmp_path):
 
 @pytest.fixture
 def split_pets(tmp_path):
-    """A data.yaml of YOLO labels and a folder of VOC, image a in train and b in val; by the form's name."""
+    """Write the same data set with splits, image a in train and b in val, as YOLO or VOC; return its path."""
 
     def write(form):
         root = tmp_path / f"split_{form}"
@@ -135,7 +135,7 @@ def split_pets(tmp_path):
 
 @pytest.fixture
 def clean(content):
-    """The hand-written set without what is worth a note: annotation 0, an overhanging box, an image without objects."""
+    """The hand-written set without the entries that cause notes: annotation 0, an overhanging box, an empty image."""
     content["annotations"][1]["id"] = 10
     content["annotations"][2]["bbox"] = [30, 2, 10, 12]
     content["annotations"].append({"id": 11, "image_id": 3, "category_id": 17, "bbox": [1, 1, 5, 5]})
@@ -144,7 +144,7 @@ def clean(content):
 
 @pytest.fixture
 def check(tmp_path, capsys):
-    """Runs the command with --json; returns its exit code, the report, and what it printed as text."""
+    """Run the command with --json; return its exit code, the report, and its printed output."""
 
     def run(annotation_file, *arguments):
         report_file = tmp_path / "report.json"

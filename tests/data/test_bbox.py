@@ -21,7 +21,7 @@ def test_a_limit():
 @pytest.mark.parametrize(
     ("bbox", "fault"),
     [
-        ([0, 1, 2.5, -3], None),  # a negative side is for the caller to judge
+        ([0, 1, 2.5, -3], None),  # the caller checks for negative sides
         ([0, 1, 2, float("nan")], "is not finite"),
         ([0, 1, 2, 10**400], "is not finite"),
         ([0, 1, 2], "is not four numbers"),

@@ -1,4 +1,4 @@
-"""Every rule of the check, on small data sets that break it; and the repaired copy, which must break none."""
+"""Every rule of the check on small data sets that break it, and the repaired copy, which must break none."""
 
 import json
 import math
@@ -25,12 +25,12 @@ def test_a_clean_set_has_no_faults_and_no_notes(write_set, clean, check):
     code, report, text = check(*write_set(clean))
     assert code == 0
     assert report["faults"] == report["notes"] == []
-    assert "learn nonsense from: none" in text
+    assert "faults (training refuses them, or they would spoil it): none" in text
     assert "3 images, 4 objects, 1 crowd\n" in text
 
 
 def test_numbers(write_set, clean, check):
-    # Areas 30.5 and 25 (sides 5.5 and 5), 200 (14.1) and 240 (15.5); the crowd counts nowhere.
+    # Areas 30.5 and 25 (sides 5.5 and 5), 200 (14.1) and 240 (15.5); the crowd is not counted.
     code, report, text = check(write_set(clean)[0])
     assert [(c["id"], c["name"], c["objects"]) for c in report["classes"]] == [
         (0, "cat", 1),
@@ -60,7 +60,7 @@ def test_sizes_as_coco_counts_them(tmp_path, check):
     assert "COCO: 1 small (below 32), 2 medium, 2 large (from 96)" in text
 
 
-def test_what_is_harmless_is_a_note(write_set, content, check):
+def test_harmless_findings_are_notes(write_set, content, check):
     code, report, text = check(*write_set(content))
     assert code == 0
     assert report["faults"] == []
@@ -69,7 +69,7 @@ def test_what_is_harmless_is_a_note(write_set, content, check):
         ("box overhangs its image", 9),
         ("image without objects", 3),
     ]
-    assert "image 3 (empty.png): is trained on as pure background" in text
+    assert "image 3 (empty.png): training uses it as background" in text
 
 
 BAD_BOXES = [
@@ -83,7 +83,7 @@ BAD_BOXES = [
     ([1, 2, 3, "4"], "box is not four numbers"),
     (None, "box is not four numbers"),
 ]
-# What is done to the clean set, the rule that it breaks, and the id that is named.
+# A change of the clean set, the rule that it breaks, and the id in the finding.
 BAD_ENTRIES = [
     (lambda c: c["annotations"][1].update(id=5), "duplicate annotation id", 5),
     (lambda c: c["annotations"][1].pop("id"), "no usable id", None),
@@ -121,25 +121,25 @@ def test_faults_of_the_annotations(write_set, clean, check, tmp_path, spoil, rul
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
-        (lambda c: c["images"][1].update(id=7), "image 7 (empty.png) has the id of a.png"),
-        (lambda c: c["categories"][1].update(id=90), "category 90 (cat) has the id of kite"),
-        (lambda c: c["categories"][1].pop("name"), "category 0 needs 'name'"),
-        (lambda c: c["images"][1].update(width=0), "image 3 (empty.png) has width 0"),
-        (lambda c: [image.update(file_name="/a") for image in c["images"]], "no image would be left"),
-        (lambda c: c["annotations"][0].update(iscrowd="no"), "annotation 5 of image 0 has iscrowd 'no'; write 0, or 1"),
+        (lambda c: c["images"][1].update(id=7), "image id 7 of empty.png is already used by a.png"),
+        (lambda c: c["categories"][1].update(id=90), "category id 90 of cat is already used by kite"),
+        (lambda c: c["categories"][1].pop("name"), "category 0: 'name' must be a string"),
+        (lambda c: c["images"][1].update(width=0), "image 3 (empty.png): 'width' is 0"),
+        (lambda c: [image.update(file_name="/a") for image in c["images"]], "no usable image would remain"),
+        (lambda c: c["annotations"][0].update(iscrowd="no"), "annotation 5 of image 0: iscrowd is 'no'; write 0, or 1"),
     ],
 )
-def test_what_takes_a_decision_is_not_repaired(write_set, clean, tmp_path, capsys, spoil, reason):
+def test_faults_that_need_a_decision_are_not_repaired(write_set, clean, tmp_path, capsys, spoil, reason):
     spoil(clean)
     assert main([str(write_set(clean)[0]), "--fix", str(tmp_path / "fixed.json")]) == 1
     error = capsys.readouterr().err
-    assert "fixed.json: not written, since this takes a decision: " in error
+    assert "fixed.json: not written, because this fault needs your decision: " in error
     assert reason in error
     assert not (tmp_path / "fixed.json").exists()
 
 
-def test_several_faults_of_one_annotation_come_up_in_turn(write_set, clean, check, tmp_path):
-    # Without an id it is not looked at further; once numbered, it turns out to have no area.
+def test_several_faults_of_one_annotation_are_repaired_in_turn(write_set, clean, check, tmp_path):
+    # The annotation without an id is reported only for that; once it has an id, its box without area is found.
     del clean["annotations"][0]["id"]
     clean["annotations"][0]["bbox"] = [1, 1, 0, 0]
     _, report, _ = check(write_set(clean)[0], "--fix", tmp_path / "fixed.json")
@@ -147,26 +147,26 @@ def test_several_faults_of_one_annotation_come_up_in_turn(write_set, clean, chec
     assert [a["id"] for a in json.loads((tmp_path / "fixed.json").read_text())["annotations"]] == [10, 9, 6, 11]
 
 
-def test_a_doubled_id_of_an_unusable_annotation_is_not_renumbered(write_set, clean, check, tmp_path):
+def test_an_unusable_annotation_with_a_duplicate_id_is_not_renumbered(write_set, clean, check, tmp_path):
     clean["annotations"][1].update(id=5, bbox=[1, 1, 0, 0])
     _, report, _ = check(write_set(clean)[0], "--fix", tmp_path / "fixed.json")
     assert said(report["faults"]) == [("duplicate annotation id", 5), ("box has no area", 5)]
     assert said(report["changes"]) == [("annotation removed", 5)]
 
 
-def test_an_entry_at_fault_is_not_held_against_its_annotations(write_set, clean, check):
+def test_annotations_of_a_faulty_image_are_not_reported(write_set, clean, check):
     clean["images"][0]["width"] = 0
     _, report, text = check(write_set(clean)[0])
     assert said(report["faults"]) == [("no usable width", 7)]
-    assert "3 images, 2 objects, 0 crowds, 3 annotations that cannot be used" in text
+    assert "3 images, 2 objects, 0 crowds, 3 unusable annotations" in text
 
 
-def test_the_copy_differs_by_the_repairs_alone(write_set, clean, check, tmp_path):
+def test_the_copy_differs_only_by_the_repairs(write_set, clean, check, tmp_path):
     clean = {"info": {"year": 2018}, **clean, "licenses": [{"id": 1, "name": "é"}]}
     clean["images"][0]["coco_url"] = "http://x"
     clean["annotations"][0]["segmentation"] = [[1.5, 2.25, 3, 4]]
     clean["annotations"][1].update(id=5, note="kept")
-    clean["annotations"][2]["bbox"] = [30.5, -2, 20, 12]  # overhangs, which is for training to clip
+    clean["annotations"][2]["bbox"] = [30.5, -2, 20, 12]  # overhangs; training clips it
     clean["annotations"][4]["bbox"] = [1, 1, 0, 5]
     expected = json.loads(json.dumps(clean))
     expected["annotations"][1]["id"] = 12
@@ -178,11 +178,11 @@ def test_the_copy_differs_by_the_repairs_alone(write_set, clean, check, tmp_path
     assert json.dumps(repaired) == json.dumps(expected)
     assert annotation_file.read_bytes() == before
     assert said(report["changes"]) == [("annotation removed", 11), ("annotation renumbered", 5)]
-    assert "has the id of an earlier annotation; give each its own (now 12)" in text
+    assert "an earlier annotation has the same id; give each annotation a unique id (now 12)" in text
 
 
 def save(path, size, **options):
-    """A picture of noise, which compresses badly: cut short, it lacks pixels."""
+    """Save an image of noise, which compresses badly, so that a truncated file lacks pixels."""
     pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     Image.fromarray(pixels).convert(options.pop("mode", "RGB")).save(path, **options)
 
@@ -218,17 +218,17 @@ def spoil_link(path):
 
 
 def spoil_rotated(path):
-    # As a camera held upright stores it: 30 wide and 40 high in the file, shown 40 wide and 30 high.
+    # As stored by a rotated camera: 30 wide and 40 high in the file, displayed 40 wide and 30 high.
     save(path, (30, 40), format="JPEG", exif=exif(6))
 
 
 BAD_FILES = [
     (spoil_missing, "missing image", "no such image; restore it"),
     (spoil_text, "unreadable image", "cannot be read as an image"),
-    (spoil_truncated, "unreadable image", "truncated: copy or download it again"),
+    (spoil_truncated, "unreadable image", "may be truncated. Copy or download it again"),
     (spoil_16_bits, "more than 8 bits per channel", "PIL mode I;16"),
-    (spoil_link, "leaves the image folder", "outside.png, where a link leads"),
-    (spoil_rotated, "annotated as rotated by EXIF", "40 wide and 30 high, is that of the rotated picture"),
+    (spoil_link, "leaves the image folder", "a link leads out of the image folder, to "),
+    (spoil_rotated, "annotated as rotated by EXIF", "40 wide and 30 high, is that of the rotated image"),
 ]
 
 
@@ -264,7 +264,7 @@ def test_a_wrong_size_is_corrected_from_the_file(write_set, clean, check, tmp_pa
     annotation_file, folder = write_set(clean)
     _, report, text = check(annotation_file, folder, "--fix", tmp_path / "fixed.json")
     assert (rule, 7) in said(report["faults"])
-    assert "40 x 30 as in the file; its boxes (3) are as they were: see that they fit" in text
+    assert "40 x 30, the size of the file; boxes not changed: 3; check that they fit" in text
     assert json.loads((tmp_path / "fixed.json").read_text()) == right
     assert check(tmp_path / "fixed.json", folder)[0] == 0
 
@@ -281,17 +281,17 @@ def test_boxes_are_judged_by_the_corrected_size(write_set, clean, check, tmp_pat
 
 @pytest.mark.parametrize(
     ("orientation", "size", "words"),
-    [(6, (40, 30), "the annotated size fits it"), (3, (40, 30), "the annotated size fits both")],
+    [(6, (40, 30), "annotated size fits the stored image"), (3, (40, 30), "annotated size fits both the stored and")],
 )
-def test_a_rotation_that_the_size_does_not_need_is_a_note(write_set, clean, check, orientation, size, words):
+def test_a_rotation_that_does_not_contradict_the_size_is_a_note(write_set, clean, check, orientation, size, words):
     annotation_file, folder = write_set(clean)
     save(folder / "a.png", size, format="JPEG", exif=exif(orientation))
     code, report, text = check(annotation_file, folder)
     assert code == 0
     assert said(report["notes"]) == [("rotated by EXIF", 7)]
-    assert f"without its rotation (orientation {orientation})" in text
+    assert f"without its EXIF rotation (orientation {orientation})" in text
     assert words in text
-    # The note's claim: the first row of the file is the first row that training sees.
+    # As the note claims, training reads the pixels as stored.
     with Image.open(folder / "a.png") as file:
         stored = np.asarray(file.convert("RGB"))
     assert np.array_equal(CocoDataset(annotation_file, folder)[0][0].permute(1, 2, 0).mul(255).round(), stored)
@@ -299,7 +299,7 @@ def test_a_rotation_that_the_size_does_not_need_is_a_note(write_set, clean, chec
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 @pytest.mark.parametrize("tags", [exif(1), exif(0), exif(99), b"Exif\0\0damaged", b"Exif\0\0II*\0\x08\0\0\0\xff\xff"])
-def test_upright_and_damaged_exif_say_nothing(write_set, clean, check, tags):
+def test_upright_or_damaged_exif_is_not_noted(write_set, clean, check, tags):
     annotation_file, folder = write_set(clean)
     save(folder / "a.png", (40, 30), format="JPEG", exif=tags)
     code, report, _ = check(annotation_file, folder)
@@ -311,7 +311,7 @@ def test_cmyk_is_a_note(write_set, clean, check):
     save(folder / "a.png", (40, 30), mode="CMYK", format="JPEG")
     code, report, text = check(annotation_file, folder)
     assert (code, said(report["notes"])) == (0, [("CMYK image", 7)])
-    assert "is converted to RGB when read" in text
+    assert "training converts it to RGB" in text
 
 
 def test_links_that_stay_inside_are_fine(write_set, clean, check, tmp_path):
@@ -324,14 +324,14 @@ def test_links_that_stay_inside_are_fine(write_set, clean, check, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a\0.png", "\ud800.png"])
-def test_names_that_no_file_can_have(write_set, clean, check, name):
+def test_invalid_file_names(write_set, clean, check, name):
     annotation_file, folder = write_set(clean | {"images": [{**clean["images"][0], "file_name": name}]})
     code, report, _ = check(annotation_file, folder)
     assert code == 1
     assert ("missing image", 7) in said(report["faults"])
 
 
-def test_long_lists_are_cut_on_the_screen_alone(write_set, clean, check):
+def test_long_lists_are_shortened_only_in_print(write_set, clean, check):
     clean["annotations"] += [
         {"id": id_, "image_id": 7, "category_id": 0, "bbox": [0, 0, 0, 0]} for id_ in range(100, 142)
     ]
@@ -372,25 +372,25 @@ class TestUsage:
 
     @pytest.mark.parametrize("option", ["--fix", "--json"])
     @pytest.mark.parametrize("link", [None, os.symlink, os.link])
-    def test_the_annotation_file_is_never_written_over(self, write_set, clean, tmp_path, capsys, option, link):
+    def test_the_annotation_file_is_never_overwritten(self, write_set, clean, tmp_path, capsys, option, link):
         annotation_file, _ = write_set(clean)
         before = annotation_file.read_bytes()
         output = annotation_file.parent / "." / annotation_file.name
         if link is not None:
             output = tmp_path / "other.json"
             link(annotation_file, output)
-        assert "is the annotation file itself" in self.refused(capsys, annotation_file, option, output)
+        assert "would overwrite the annotation file" in self.refused(capsys, annotation_file, option, output)
         assert annotation_file.read_bytes() == before
 
     def test_outputs_that_cannot_be_written(self, write_set, clean, tmp_path, capsys):
         file = write_set(clean)[0]
-        assert "give a file name in a folder that exists" in self.refused(capsys, file, "--fix", tmp_path / "no/a.json")
+        assert "give a file name in an existing folder" in self.refused(capsys, file, "--fix", tmp_path / "no/a.json")
         same = tmp_path / "same.json"
         assert "give two names" in self.refused(capsys, file, "--fix", same, "--json", same)
 
 
 def test_as_a_command(write_set, clean):
-    clean["images"][0]["file_name"] = "\ud800.png"  # no terminal can show it
+    clean["images"][0]["file_name"] = "\ud800.png"  # not printable
     command = [sys.executable, "-m", "iounet.data.check", str(write_set(clean)[0])]
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)

@@ -1,4 +1,4 @@
-"""What the check notes of data that training takes, though it may not be meant so."""
+"""Notes of the check about data that training accepts but that may be a mistake."""
 
 import numpy as np
 import pytest
@@ -14,12 +14,12 @@ def said(report):
     [
         (
             lambda c: c["images"][1].update(file_name="a.png", width=40, height=30),
-            ("file listed twice", "images", 3, "image 3 has the file_name of image 7: a.png"),
+            ("file listed twice", "images", 3, "image 3 has the same file_name as image 7: a.png"),
         ),
         (
-            # Read by rising id: 0 (cat), 17, 90.
+            # Sorted by id: 0 (cat), 17, 90.
             lambda c: c["categories"][0].update(name="cat"),
-            ("two classes of one name", "categories", 90, "category 90 has the name of category 0: cat"),
+            ("two classes of one name", "categories", 90, "category 90 has the same name as category 0: cat"),
         ),
         (
             lambda c: c["annotations"][0].update(bbox=[0, 0, 17, 20]),
@@ -27,8 +27,8 @@ def said(report):
                 "box larger than its image",
                 "annotations",
                 5,
-                "annotation 5 of image 0: bbox [0, 0, 17, 20] in an image 16 wide, 24 high: is clipped; "
-                "was the image resized?",
+                "annotation 5 of image 0: bbox [0, 0, 17, 20] in an image 16 wide and 24 high: training clips the box; "
+                "check whether the image was resized",
             ),
         ),
         (
@@ -37,7 +37,7 @@ def said(report):
                 "extreme aspect ratio",
                 "images",
                 3,
-                "image 3 (empty.png): 2001 wide, 20 high; little is left once resized",
+                "image 3 (empty.png): 2001 wide and 20 high; resizing leaves little of the short side",
             ),
         ),
     ],
@@ -57,5 +57,5 @@ def test_an_image_of_more_pixels_than_pil_reads(write_set, clean, check, monkeyp
     _, report, _ = check(annotation_file, folder)
     [fault] = report["faults"]
     assert (fault["rule"], fault["id"]) == ("too many pixels", 7)
-    assert "a.png: has too many pixels to be read (Image size (1500 pixels) exceeds limit" in fault["text"]
+    assert "a.png: the image is too large to read (Image size (1500 pixels) exceeds limit" in fault["text"]
     assert "truncated" not in fault["text"] and "scale it down with its boxes" in fault["text"]

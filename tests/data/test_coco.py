@@ -23,7 +23,7 @@ def test_items_of_a_hand_written_set(write_set, content):
     assert type(image) is torch.Tensor
     torch.testing.assert_close(image, torch.full((3, 30, 40), 0.2))
     assert target["image_id"] == 7
-    # The crowd is left out; the box from y = -2 and to x = 50.5 is clipped to 40 x 30.
+    # The crowd is left out; the box that begins at y = -2 and ends at x = 50.5 is clipped to 40 x 30.
     assert target["boxes"].tolist() == [[10, 5, 30, 15], [30.5, 0, 40, 10]]
     assert target["labels"].tolist() == [2, 1]
     assert target["boxes"].dtype is torch.float32
@@ -68,7 +68,7 @@ def test_as_coco_is_scored_in_full_by_pycocotools(write_set, content):
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    # As in the file, annotation 0 would have counted as missed.
+    # With the ids of the file, annotation 0 would have counted as missed.
     assert evaluation.stats[0] == pytest.approx(1.0)
 
 
@@ -81,7 +81,7 @@ def test_skipping_leaves_the_bad_box_out_everywhere(write_set, content):
 
 
 def test_a_sliver_at_the_edge_keeps_an_area_in_float32(write_set, content):
-    # 39.99 + 0.01 pixel of an image 40 wide: the narrowest box that is not refused.
+    # From 39.99 to the edge of an image 40 wide: the narrowest box that is accepted.
     content["annotations"][1]["bbox"] = [39.989, 5, 5, 10]
     _, target = CocoDataset(*write_set(content))[0]
     assert (target["boxes"][:, 2:] > target["boxes"][:, :2]).all()
@@ -104,7 +104,7 @@ class TestFaultsOfImages:
 
     def test_wrong_folder_is_found_at_once(self, write_set, content, tmp_path):
         with pytest.raises(
-            DataError, match="a.png: no such image, though it is the first in .*set.json; give the folder"
+            DataError, match="a.png: no such image, but it is the first one in .*set.json; give the folder"
         ):
             CocoDataset(write_set(content)[0], tmp_path)
 
@@ -119,7 +119,7 @@ class TestFaultsOfImages:
         path = dataset.image_folder / "a.png"
         Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)).save(path)
         path.write_bytes(path.read_bytes()[:-2000])
-        with pytest.raises(DataError, match="a.png: cannot be read as an image .*truncated: copy or download it again"):
+        with pytest.raises(DataError, match="a.png: cannot be read as an image .*truncated. Copy or download it again"):
             dataset[0]
 
     def test_file_that_is_no_image(self, write_set, content):
@@ -143,19 +143,19 @@ class TestFaultsOfImages:
         (folder / "empty.png").rename(tmp_path / "outside.png")
         (folder / "empty.png").symlink_to("../outside.png")
         dataset = CocoDataset(annotation_file, folder)
-        with pytest.raises(DataError, match="empty.png: lies outside the image folder, at .*outside.png, where a link"):
+        with pytest.raises(DataError, match="empty.png: a link leads out of the image folder, to .*outside.png; copy"):
             dataset[1]
-        # The first image is looked at when the data set is made.
+        # The first image is checked on construction.
         (folder / "a.png").unlink()
         (folder / "a.png").symlink_to(tmp_path / "outside.png")
-        with pytest.raises(DataError, match="a.png: lies outside the image folder"):
+        with pytest.raises(DataError, match="a.png: a link leads out of the image folder"):
             CocoDataset(annotation_file, folder)
 
     def test_a_folder_out_of_the_folder_is_refused(self, write_set, content, tmp_path):
         annotation_file, folder = write_set(content)
         (folder / "deep").rename(tmp_path / "elsewhere")
         (folder / "deep").symlink_to(tmp_path / "elsewhere")
-        with pytest.raises(DataError, match="b.png: lies outside the image folder"):
+        with pytest.raises(DataError, match="b.png: a link leads out of the image folder"):
             CocoDataset(annotation_file, folder)[2]
 
     def test_links_to_and_within_the_folder_are_followed(self, write_set, content, tmp_path):
@@ -165,14 +165,14 @@ class TestFaultsOfImages:
         (tmp_path / "linked").symlink_to(folder, target_is_directory=True)
         assert len([*CocoDataset(annotation_file, tmp_path / "linked")]) == 3
 
-    def test_sixteen_bits_are_not_cut_off_in_silence(self, write_set, content):
+    def test_sixteen_bits_are_refused_not_clamped(self, write_set, content):
         dataset = CocoDataset(*write_set(content))
         Image.fromarray(np.full((30, 40), 30000, dtype=np.uint16)).save(dataset.image_folder / "a.png")
-        with pytest.raises(DataError, match="a.png: has pixels of more than 8 bits .*convert it"):
+        with pytest.raises(DataError, match="a.png: the image has more than 8 bits per channel .*convert it"):
             dataset[0]
 
 
-def test_a_sample_is_augmented_by_its_seed_alone(write_set, content):
+def test_augmentation_depends_only_on_the_seed(write_set, content):
     dataset = CocoDataset(*write_set(content), transforms=build_transforms(True))
     before = torch.random.get_rng_state()
     boxes = [dataset[Sample(0, seed)][1]["boxes"] for seed in range(20)]
@@ -180,4 +180,4 @@ def test_a_sample_is_augmented_by_its_seed_alone(write_set, content):
     torch.rand(5)
     for seed in reversed(range(20)):
         assert torch.equal(dataset[Sample(0, seed)][1]["boxes"], boxes[seed])
-    assert 0 < sum(torch.equal(b, boxes[0]) for b in boxes) < 20  # some are flipped and some are not
+    assert 0 < sum(torch.equal(b, boxes[0]) for b in boxes) < 20  # some are flipped, some are not

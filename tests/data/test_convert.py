@@ -40,7 +40,9 @@ class TestCommand:
             (3, 2, 0),
         ]
         assert [a["area"] for a in content["annotations"]] == pytest.approx([200, 160, 100])
-        assert f"its images are in {tmp_path / folder} (DATA.TRAIN_IMAGES" in capsys.readouterr().out
+        shown = capsys.readouterr().out
+        assert f"wrote {tmp_path / 'out.json'}; its image folder (DATA.TRAIN_IMAGES" in shown
+        assert shown.endswith(f" is {tmp_path / folder}\n")
         assert len(CocoDataset(tmp_path / "out.json", tmp_path / folder)) == 2
 
     def test_prints_a_table_and_the_faults(self, pets, capsys):
@@ -56,13 +58,13 @@ class TestCommand:
             "faults: 8",
             "  line of a wrong length: 7",
             *(
-                f"    labels/a.txt line {number}: has 3 numbers: 0 1 2; a box has 5 (class cx cy w h), "
-                "a polygon 1 + 2 for each of at least 3 points"
+                f"    labels/a.txt line {number}: 3 numbers: 0 1 2; a box has 5 (class cx cy w h), "
+                "a polygon has 1 + 2 per point, with at least 3 points"
                 for number in range(2, 7)
             ),
             "    and 2 more",
             "  box has no area: 1",
-            "    labels/a.txt line 9: has no area; correct or remove the line",
+            "    labels/a.txt line 9: box has no area; correct or remove the line",
         ]
 
     def test_crowds_and_images_without_objects(self, pets, capsys):
@@ -73,8 +75,8 @@ class TestCommand:
         assert main([str(root)]) == 0
         lines = capsys.readouterr().out.splitlines()
         assert lines[2:4] == ["  cat           1         1", "  dog           1         0"]
-        assert "  1 images show no object" in lines
-        assert any(line.startswith("  1 groups of objects, or difficult ones") for line in lines)
+        assert "  images without objects: 1" in lines
+        assert "  crowds (groups of objects, or difficult objects), which training leaves out: 1" in lines
         assert lines[-1] == "faults: none"
 
     def test_coco_form_keeps_everything_but_faults(self, pets, tmp_path):
@@ -110,13 +112,13 @@ class TestCommand:
         path = pets("coco")
         before = path.read_bytes()
         assert main([str(path), "--output", str(path)]) == 1
-        assert "which is never written over" in capsys.readouterr().err
+        assert "would overwrite the label file" in capsys.readouterr().err
         assert path.read_bytes() == before
         assert main([str(path), "--output", str(path / "out.json")]) == 1
         assert "out.json: cannot be written (File exists); give another file" in capsys.readouterr().err
         with pytest.raises(SystemExit):
             main([str(pets("voc")), "--output", str(tmp_path / "voc" / "a.xml")])
-        assert "give the file a name that ends with .json" in capsys.readouterr().err
+        assert "give a file name that ends with .json" in capsys.readouterr().err
 
 
 class TestDataSets:
@@ -133,20 +135,20 @@ class TestDataSets:
         assert (train.skipped, str(val.annotation_file)) == ({}, f"{source} (val)")
         check_separate(train, val)
 
-    def test_what_is_left_out_is_counted_with_the_command_that_lists_it(self, split_pets):
+    def test_left_out_labels_are_counted_and_the_command_lists_them(self, split_pets):
         source = split_pets("yolo")
         file = source.parent / "train" / "labels" / "a.txt"
         file.write_text(file.read_text() * 2 + "0 1\n0 1\n9 0.5 0.5 0.5 0.5")
         dataset = open_dataset(source, split="train")
         assert dataset.skipped == {"line of a wrong length": 2, "unknown class": 1}
         assert dataset.check_command == f"python -m iounet.data.convert {source} --split train"
-        assert len(dataset[0][1]["boxes"]) == 4  # repeated boxes are there
+        assert len(dataset[0][1]["boxes"]) == 4  # repeated boxes are kept
 
-    def test_a_set_without_splits_is_not_for_both(self, pets):
+    def test_a_set_without_splits_cannot_serve_as_both(self, pets):
         root = pets("voc")
         train, val = open_dataset(root, split="train"), open_dataset(root, split="val")
         assert len(train) == len(val) == 2
-        with pytest.raises(DataError, match="training and validation would have the same images; put each part"):
+        with pytest.raises(DataError, match="training and validation would use the same images; put the images"):
             check_separate(train, val)
 
     def test_coco_form_with_and_without_its_folder(self, pets, tmp_path):

@@ -1,4 +1,4 @@
-"""Label files with random damage: whatever they hold, they are read, or refused in words; copies keep every byte."""
+"""Label files with random damage: each is read, or refused with a message; copies keep every byte."""
 
 import random
 import shutil
@@ -8,7 +8,7 @@ import pytest
 from iounet.data.label_files import read_labels
 from iounet.errors import DataError
 
-# What breaks readers: other encodings, numbers and lengths, unclosed and doubled text.
+# Text that breaks readers: other encodings, odd numbers and lengths, unclosed and repeated text.
 PIECES = [
     *(b"\x00", b"\xff\xfe", b"\xef\xbb\xbf", b"\r", b"\n", b"\xe2\x80\xa8", b"NaN", b"1e999", b"-", b"9" * 400),
     *(

@@ -1,4 +1,4 @@
-"""Photographs that viewers turn: which they are, and how they are read."""
+"""Detecting and reading photographs that image viewers rotate."""
 
 import pytest
 import torch
@@ -7,9 +7,9 @@ from PIL import ExifTags, Image
 from iounet.data import has_exif_rotation, read_image
 from iounet.errors import DataError
 
-# Red, green and blue from the left to the right, as it is stored.
+# The stored image: red, green and blue from left to right.
 STORED = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
-# Orientation → the rows of what viewers show; TIFF 6.0, section 8.
+# Orientation → rows of the displayed image (TIFF 6.0, section 8).
 SHOWN = {
     1: [[0, 1, 2]],
     2: [[2, 1, 0]],
@@ -33,7 +33,7 @@ def save(path, orientation=None):
 
 
 @pytest.mark.parametrize("orientation", SHOWN)
-def test_as_viewers_show_it_or_as_it_is_stored(tmp_path, orientation):
+def test_reading_as_displayed_or_as_stored(tmp_path, orientation):
     path = save(tmp_path / "photo.png", orientation)
     shown = torch.tensor([[STORED[column] for column in row] for row in SHOWN[orientation]], dtype=torch.uint8)
     stored = torch.tensor([STORED], dtype=torch.uint8)
@@ -42,7 +42,7 @@ def test_as_viewers_show_it_or_as_it_is_stored(tmp_path, orientation):
     assert has_exif_rotation(path) == (orientation != 1)
 
 
-def test_a_tiff_is_turned_by_pillow(tmp_path):
+def test_pillow_rotates_a_tiff(tmp_path):
     path = save(tmp_path / "photo.tiff", 6)
     assert torch.equal(read_image(path), read_image(path, exif=True)) and read_image(path).shape == (3, 3, 1)
     assert not has_exif_rotation(path)
@@ -62,19 +62,19 @@ def test_an_image_without_exif(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 200])
-def test_an_orientation_that_there_is_not(tmp_path, orientation):
+def test_an_invalid_orientation(tmp_path, orientation):
     path = save(tmp_path / "photo.png", orientation)
     assert not has_exif_rotation(path) and read_image(path, exif=True).shape == (3, 1, 3)
 
 
-def test_what_is_no_image(tmp_path):
+def test_a_file_that_is_not_an_image(tmp_path):
     (tmp_path / "photo.jpg").write_bytes(b"not an image")
     assert not has_exif_rotation(tmp_path / "photo.jpg") and not has_exif_rotation(tmp_path / "gone.jpg")
     with pytest.raises(DataError, match=r"photo\.jpg: cannot be read as an image"):
         read_image(tmp_path / "photo.jpg", exif=True)
 
 
-def test_exif_that_is_damaged(tmp_path):
+def test_damaged_exif(tmp_path):
     path = save(tmp_path / "photo.jpg", 6)
     content = path.read_bytes()
     start = content.index(b"Exif\0\0") + 6
@@ -84,7 +84,7 @@ def test_exif_that_is_damaged(tmp_path):
 
 
 def test_damage_to_other_tags_does_not_matter(tmp_path):
-    """Pillow's own exif_transpose raises a TypeError."""
+    """Pillow's exif_transpose raises a TypeError for this file."""
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     exif[ExifTags.Base.XResolution] = 72.0

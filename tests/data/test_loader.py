@@ -12,7 +12,7 @@ NUM_IMAGES = 7
 
 @pytest.fixture
 def dataset(tmp_path):
-    """Seven images of one box each; image i has id i, and a bright left edge, so that a flip shows."""
+    """Seven images with one box each; image i has id i and a bright left edge, so that flips can be detected."""
     pixels = np.zeros((8, 8, 3), dtype=np.uint8)
     pixels[:, 0] = 255
     images, annotations = [], []
@@ -26,7 +26,7 @@ def dataset(tmp_path):
 
 
 def batches_of(loader):
-    """[[(image id, flipped), ...], ...]"""
+    """Return [[(image id, flipped), ...], ...]."""
     return [
         [(target["image_id"], bool(image[0, 0, -1] == 1)) for image, target in zip(images, targets, strict=True)]
         for images, targets in loader
@@ -52,22 +52,22 @@ def test_each_epoch_covers_every_image_once_in_another_order(dataset):
     assert len({tuple(epoch) for epoch in epochs}) > 1
 
 
-def test_the_seed_decides(dataset):
+def test_the_seed_determines_the_batches(dataset):
     assert train_batches(dataset) == train_batches(dataset)
     assert train_batches(dataset) != train_batches(dataset, seed=1)
 
 
 @pytest.mark.parametrize("start", [1, 10, 20, 21])
-def test_a_resumed_run_sees_what_the_whole_run_would_have(dataset, start):
+def test_a_resumed_run_gets_the_batches_of_the_whole_run(dataset, start):
     torch.manual_seed(start)
     assert train_batches(dataset, start_iteration=start) == train_batches(dataset)[start:]
 
 
-def test_workers_do_not_change_what_is_seen(dataset):
+def test_workers_do_not_change_the_batches(dataset):
     assert train_batches(dataset, num_workers=2) == train_batches(dataset)
 
 
-def test_an_image_is_augmented_anew_in_each_epoch(dataset):
+def test_augmentation_differs_between_epochs(dataset):
     flips = {flipped for batch in train_batches(dataset) for id_, flipped in batch if id_ == 0}
     assert flips == {False, True}
 
@@ -112,4 +112,4 @@ def test_an_error_in_a_worker_keeps_its_message(dataset):
     with pytest.raises(DataError) as caught:
         batches_of(eval_loader(dataset, batch_size=1, num_workers=1))
     path = dataset.image_folder / "3.png"
-    assert str(caught.value) == f"{path}: no such image; restore it, or take it out of the list of images"
+    assert str(caught.value) == f"{path}: no such image; restore it, or remove it from the list of images"

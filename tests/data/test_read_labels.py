@@ -1,4 +1,4 @@
-"""Label files of any form, read: the boxes are counted by hand in each form, and each fault is written here."""
+"""Reading label files of any form; the expected boxes are computed by hand, and each fault is written here."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def faults_of(labels):
         ),
     ],
 )
-def test_all_forms_say_the_same(pets, form, names, image_keys, keys):
+def test_all_forms_give_the_same_labels(pets, form, names, image_keys, keys):
     labels = read_labels(pets(form))
     assert boxes_of(labels) == BOXES
     assert [label.image for label in labels.boxes] == [0, 0, 1]
@@ -54,11 +54,11 @@ class TestSplits:
         assert boxes_of(read_labels(source)) == BOXES
         train, val = read_labels(source, split="train"), read_labels(source, split="val")
         assert (boxes_of(train), boxes_of(val)) == (BOXES[:2], BOXES[2:])
-        # Val has no dog, but its classes are those of the whole data set.
+        # val has no dog, but its classes are those of the whole data set.
         assert sorted(train.class_names) == ["cat", "dog"]
         assert train.class_names == val.class_names
 
-    def test_one_that_is_not_there(self, split_pets):
+    def test_a_missing_split(self, split_pets):
         with pytest.raises(DataError, match="has no split 'test'; its splits are train, val"):
             read_labels(split_pets("voc"), split="test")
 
@@ -66,7 +66,7 @@ class TestSplits:
     def test_of_a_set_without_splits(self, pets, form):
         source = pets(form)
         assert list_splits(source) == []
-        with pytest.raises(DataError, match="is not divided into splits; leave out the split 'train'"):
+        with pytest.raises(DataError, match="has no splits; omit the split 'train'"):
             read_labels(source, split="train")
 
     def test_valid_is_val(self, split_pets):
@@ -100,7 +100,7 @@ class TestVoc:
             assert boxes_of(read) == BOXES
             assert [image.key for image in read.images] == [f"{images}/a.png", f"{images}/b.png"]
 
-    def test_what_cannot_be_used_is_named(self, pets):
+    def test_unusable_objects_are_reported(self, pets):
         root = pets("voc")
         text = (root / "a.xml").read_text()
         (root / "a.xml").write_text(text.replace("<xmin>11<", "<xmin>nan<").replace("<ymax>20<", "<ymax>1<"))
@@ -136,8 +136,8 @@ class TestVoc:
         for images in (tmp_path / "photos", tmp_path / "photos" / "JPEGImages"):
             assert boxes_of(read_labels(root, images=images)) == BOXES
 
-    def test_labels_of_a_turned_picture(self, pets):
-        """VOC names the size, so that labels of the picture as EXIF turns it are found out."""
+    def test_labels_of_a_rotated_image(self, pets):
+        """VOC files contain the image size, which reveals labels of the image after its EXIF rotation."""
         root = pets("voc")
         exif = Image.Exif()
         exif[0x0112] = 6
@@ -146,7 +146,7 @@ class TestVoc:
             expected = [("a.xml", "annotated as rotated by EXIF")] if size == (20, 40) else []
             assert faults_of(read_labels(root)) == expected
 
-    def test_of_two_images_the_one_that_is_named(self, pets):
+    def test_of_two_images_the_named_one_is_used(self, pets):
         root = pets("voc")
         Image.new("RGB", (5, 5)).save(root / "a.jpg")
         text = (root / "a.xml").read_text()
@@ -168,7 +168,7 @@ class TestVoc:
 
 
 class TestYolo:
-    def test_lines_that_cannot_be_used_are_named(self, pets):
+    def test_unusable_lines_are_reported(self, pets):
         root = pets("yolo")
         lines = [
             "0 0.5 0.5 0.5 0.5",
@@ -204,10 +204,10 @@ class TestYolo:
                 (13, "box lies outside its image"),
             ]
         ]
-        assert labels.faults[0].text == "has class 2, but the names are of 0 to 1; correct the line or the names"
+        assert labels.faults[0].text == "class 2 has no name, only 0 to 1; correct the line, or add the name"
         assert "the sixth may be the confidence" in labels.faults[1].text
 
-    def test_a_polygon_is_a_box_that_may_not_be_moved(self, pets):
+    def test_a_polygon_is_a_box_that_cannot_be_moved(self, pets):
         root = pets("yolo")
         (root / "labels" / "a.txt").write_text("0 0.25 0.5 0.5 0.25 0.75 0.75\n1 0.1 0.5 0.2 1\n")
         labels = read_labels(root)
@@ -227,7 +227,7 @@ class TestYolo:
         labels = read_labels(root)
         assert boxes_of(labels)[2:] == [("cat", (0, 5, 5, 15)), ("dog", (0, 5, 5, 15)), ("cat", (0, 5, 5, 15))]
         assert [(fault.where, fault.rule, fault.text) for fault in labels.faults] == [
-            ("labels/b.txt line 3", "repeated box", "is the same as labels/b.txt line 1; remove one of them")
+            ("labels/b.txt line 3", "repeated box", "repeats labels/b.txt line 1; remove one of them")
         ]
 
     def test_images_without_labels_and_labels_without_images(self, pets):
@@ -237,7 +237,7 @@ class TestYolo:
         assert [image.key for image in labels.images] == ["images/a.png", "images/b.png"]
         assert boxes_of(labels) == BOXES[:2]
         assert faults_of(labels) == [("labels/c.txt", "missing image")]
-        # What is no label is nobody's label file.
+        # A file without labels is not a label file.
         (root / "labels" / "c.txt").write_text("some notes\n0\n")
         assert read_labels(root).faults == []
 
@@ -257,8 +257,8 @@ class TestYolo:
         assert [label.class_name for label in labels.boxes] == ["0", "1", "999999999"]
 
     @pytest.mark.parametrize("orientation", range(1, 9))
-    def test_labels_belong_to_the_picture_as_it_is_shown(self, tmp_path, orientation):
-        """Ultralytics turns a picture by its EXIF; the boxes read are those of the pixels as they are stored."""
+    def test_labels_refer_to_the_displayed_image(self, tmp_path, orientation):
+        """Ultralytics applies the EXIF rotation; the boxes are converted to the stored pixels."""
         stored = (8, 16, 40, 24)
         image = Image.new("L", (64, 32))
         image.paste(255, stored)
@@ -279,7 +279,7 @@ class TestYolo:
 
 
 class TestCoco:
-    def test_what_cannot_be_used_is_named(self, pets):
+    def test_unusable_annotations_are_reported(self, pets):
         path = pets("coco")
         content = json.loads(path.read_text())
         content["images"].append({"id": 3, "file_name": "c.png", "width": 5, "height": 5})
@@ -301,7 +301,7 @@ class TestCoco:
             ("annotation 10", "repeated box"),
         ]
 
-    def test_a_segmentation_keeps_its_box(self, pets):
+    def test_a_label_with_a_segmentation_is_not_movable(self, pets):
         path = pets("coco")
         content = json.loads(path.read_text())
         content["annotations"][0]["segmentation"] = [[10, 5, 30, 5, 30, 15]]
@@ -309,7 +309,7 @@ class TestCoco:
         assert [label.movable for label in read_labels(path).boxes] == [False, True, True]
 
     @pytest.mark.parametrize("folder", [".", "images", "../images", "../pets", "pets"])
-    def test_images_are_looked_for_nearby(self, pets, folder):
+    def test_images_are_found_near_the_file(self, pets, folder):
         path = pets("coco")
         moved = path.parent / "annotations" / "instances_pets.json"
         moved.parent.mkdir()
@@ -325,10 +325,10 @@ class TestCoco:
         labels = read_labels(moved)
         assert os.path.samefile(labels.images[0].path.parent, target)
 
-    def test_images_that_are_not_near(self, pets, tmp_path):
+    def test_images_that_are_not_near_the_file(self, pets, tmp_path):
         path = pets("coco")
         (path.parent / "images").rename(tmp_path / "elsewhere")
-        with pytest.raises(DataError, match=r"its images are not near it: no a.png in .*\(--images"):
+        with pytest.raises(DataError, match=r"image folder not found: no a.png in .*\(--images"):
             read_labels(path)
         assert boxes_of(read_labels(path, images=tmp_path / "elsewhere")) == BOXES
         with pytest.raises(DataError, match="nowhere: no such image folder"):
@@ -339,26 +339,24 @@ class TestUnknownSources:
     def test_nothing_there(self, tmp_path):
         with pytest.raises(DataError, match="nowhere: no such file or folder"):
             read_labels(tmp_path / "nowhere")
-        with pytest.raises(DataError, match=r"holds no label files; give a COCO-form .json, a data.yaml"):
+        with pytest.raises(DataError, match=r"no label files in this folder; give a COCO-form .json, a data.yaml"):
             read_labels(tmp_path)
         (tmp_path / "labels.csv").write_text("a,b\n")
-        with pytest.raises(DataError, match="labels.csv: is no label file that is known by its name"):
+        with pytest.raises(DataError, match="labels.csv: unknown kind of label file; give a COCO-form"):
             read_labels(tmp_path / "labels.csv")
 
     def test_a_folder_of_coco_files(self, pets):
         path = pets("coco")
-        with pytest.raises(DataError, match=rf"for labels in COCO form give the file, such as {path}"):
+        with pytest.raises(DataError, match=rf"for labels in COCO form, give the file, such as {path}"):
             read_labels(path.parent)
 
-    def test_nothing_that_can_be_used(self, pets):
+    def test_no_usable_label(self, pets):
         root = pets("yolo")
         for name in "ab":
             (root / "labels" / f"{name}.txt").write_text("0 0.5 0.5 0.5\n" * 2)
-        with pytest.raises(
-            DataError, match=r"no label can be used: labels/a.txt line 1: has 4 numbers: .*; and 1 more$"
-        ):
+        with pytest.raises(DataError, match=r"no usable label: labels/a.txt line 1: 4 numbers: .*; and 1 more$"):
             read_labels(root)
         for name in "ab":
             (root / "labels" / f"{name}.txt").unlink()
-        with pytest.raises(DataError, match="its 2 images have no label"):
+        with pytest.raises(DataError, match="none of its 2 images has a label"):
             read_labels(root)

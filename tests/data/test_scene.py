@@ -6,7 +6,7 @@ from iounet.data.shapes import CLASS_NAMES, rasterise
 
 
 def pixel_extent(mask):
-    """The box of a mask by looking at each pixel; pixel (i, j) covers [j, j + 1] x [i, i + 1]."""
+    """Return the box of a mask, pixel by pixel; pixel (i, j) covers [j, j + 1] x [i, i + 1]."""
     inside = [(j, i) for i in range(mask.shape[0]) for j in range(mask.shape[1]) if mask[i, j]]
     xs, ys = zip(*inside, strict=True)
     return [min(xs), min(ys), max(xs) + 1, max(ys) + 1]
@@ -27,7 +27,7 @@ def test_boxes_are_the_extent_of_the_visible_pixels(seed):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_what_is_in_a_scene(seed):
+def test_a_scene_is_valid(seed):
     scene = render_scene(np.random.default_rng(seed), (120, 160))
     assert scene.image.shape == (120, 160, 3)
     assert scene.image.dtype == np.uint8
@@ -42,8 +42,8 @@ def test_an_object_without_a_pixel_has_a_box_of_zeros():
     assert visible_boxes(np.array([[0, 2]]), 2).tolist() == [[0, 0, 0, 0], [1, 0, 2, 1]]
 
 
-def test_nothing_is_hidden_below_the_limit(monkeypatch):
-    """Every shape drawn is recorded; at the end enough of each must be left."""
+def test_enough_of_every_object_stays_visible(monkeypatch):
+    """Every rasterised shape is recorded; at the end, enough of each must be visible."""
     drawn = []
 
     def recording(*args, **kwargs):
@@ -57,6 +57,6 @@ def test_nothing_is_hidden_below_the_limit(monkeypatch):
         masks = [(full_mask(shape, (96, 96)), shape.full_area) for shape in drawn]
         for number in range(1, len(scene.labels) + 1):
             visible = scene.instances == number
-            # A shape that was tried but not drawn may cover the same pixels: at least one that fits must do.
+            # A rejected shape may cover the same pixels, so at least one of the matching shapes must pass.
             fractions = [visible.sum() / area for mask, area in masks if (mask | ~visible).all()]
             assert max(fractions) >= MIN_VISIBLE_FRACTION

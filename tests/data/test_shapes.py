@@ -7,7 +7,7 @@ from iounet.data.shapes import CLASS_NAMES, outline, rasterise
 
 
 def pixel_extent(mask):
-    """The box of a mask; pixel (i, j) covers [j, j + 1] x [i, i + 1]."""
+    """Return the box of a mask; pixel (i, j) covers [j, j + 1] x [i, i + 1]."""
     inside = [(j, i) for i in range(mask.shape[0]) for j in range(mask.shape[1]) if mask[i, j]]
     xs, ys = zip(*inside, strict=True)
     return [min(xs), min(ys), max(xs) + 1, max(ys) + 1]
@@ -32,7 +32,7 @@ AREAS = {"cross": 0.32 * (2 - 0.32), "ellipse": math.pi / 4, "rectangle": 1.0, "
 
 
 @pytest.mark.parametrize("class_name", CLASS_NAMES)
-def test_shapes_have_the_extent_asked_for(class_name):
+def test_extent(class_name):
     upright = rasterise(class_name, (50, 40), (40, 20), 0.0, (80, 100))
     x0, y0, x1, y1 = pixel_extent(full_mask(upright, (80, 100)))
     width, height = EXTENTS[class_name]
@@ -44,9 +44,9 @@ def test_shapes_have_the_extent_asked_for(class_name):
 
 @pytest.mark.parametrize("class_name", AREAS)
 @pytest.mark.parametrize("angle", [0.0, 0.4, 2.0])
-def test_shapes_have_the_area_asked_for(class_name, angle):
+def test_area(class_name, angle):
     shape = rasterise(class_name, (50, 50), (60, 40), angle, (100, 100))
-    # PIL's polygons include their outline, which adds an eighth of a pixel or so along every edge.
+    # PIL's polygons include their outline, which adds about an eighth of a pixel along every edge.
     assert shape.full_area == pytest.approx(AREAS[class_name] * 60 * 40, rel=0.06)
 
 
@@ -63,5 +63,5 @@ def test_a_shape_beyond_the_edge_keeps_its_full_area():
 
 
 def test_unknown_shape():
-    with pytest.raises(ValueError, match="no shape is called 'hexagon'; there are cross, ellipse"):
+    with pytest.raises(ValueError, match="unknown shape 'hexagon'; the shapes are cross, ellipse"):
         outline("hexagon")

@@ -57,7 +57,7 @@ def test_another_seed_gives_other_pictures(made, tmp_path):
     assert hashes(other)["train/000001.png"] != hashes(made)["train/000001.png"]
 
 
-def test_no_picture_is_in_two_splits_and_more_images_keep_the_first(made, tmp_path):
+def test_splits_do_not_overlap_and_more_images_keep_the_first_ones(made, tmp_path):
     pictures = [value for name, value in hashes(made).items() if name.endswith(".png")]
     assert len(set(pictures)) == len(pictures)
     more = make_synthetic(tmp_path / "set", **PARAMETERS | {"num_train": 4})
@@ -97,19 +97,19 @@ def test_a_set_with_the_same_parameters_is_used_again(made):
 
 def test_a_set_of_other_parameters_is_not_overwritten(made):
     before = hashes(made)
-    with pytest.raises(DataError, match='set: holds a synthetic set .*"seed": 5.*"seed": 7.*choose another'):
+    with pytest.raises(DataError, match='set: contains a synthetic set .*"seed": 5.*"seed": 7.*choose another'):
         make_synthetic(made, **PARAMETERS | {"seed": 7})
     assert hashes(made) == before
 
 
-def test_a_folder_of_something_else_is_not_touched(tmp_path):
+def test_a_folder_with_other_files_is_not_touched(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(DataError, match="is no synthetic set; choose another output folder"):
+    with pytest.raises(DataError, match="is not a synthetic set; choose another output folder"):
         make_synthetic(tmp_path, **PARAMETERS)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def test_what_a_killed_run_left_is_made_again(tmp_path, made, monkeypatch):
+def test_a_partial_set_of_a_killed_run_is_replaced(tmp_path, made, monkeypatch):
     def killed(self, *args, **kwargs):
         if "000002" in str(args[0]):
             raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""A picture with one bright rectangle: wherever the rectangle goes, its box must go too."""
+"""Transforms of an image with one bright rectangle; its box must move with the rectangle."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from torchvision import tv_tensors
 
 from iounet.data import build_transforms
 
-BOX = [3, 2, 9, 5]  # of an image 20 wide and 12 high
+BOX = [3, 2, 9, 5]  # in an image 20 wide and 12 high
 
 
 def bright_rectangle():
@@ -30,7 +30,7 @@ def extent_of_bright_pixels(image):
         ({"horizontal_flip": 1.0, "vertical_flip": 1.0}, [11, 7, 17, 10]),
     ],
 )
-def test_boxes_go_with_the_picture(flips, expected):
+def test_boxes_move_with_the_image(flips, expected):
     image, target = build_transforms(True, **flips)(*bright_rectangle())
     assert target["boxes"].tolist() == [expected]
     assert extent_of_bright_pixels(image) == expected

@@ -1,4 +1,4 @@
-"""A VOC folder of four images, written here; the expected boxes are counted by hand from VOC's definition."""
+"""Conversion of a VOC folder with four images; the expected boxes are computed by hand from VOC's definition."""
 
 import json
 import sys
@@ -26,7 +26,7 @@ def root(tmp_path):
     for folder in ("ImageSets/Main", "Annotations", "JPEGImages"):
         (root / folder).mkdir(parents=True)
     annotations = {
-        # The first pixel alone is [1, 1, 1, 1]; two by three pixels from the corner are [1, 1, 2, 3].
+        # In VOC, the first pixel alone is [1, 1, 1, 1]; two by three pixels at the corner are [1, 1, 2, 3].
         "one": voc_annotation(voc_object("dog", 1, 1, 2, 3), voc_object("cat", 11, 6, 40, 30, difficult=1)),
         "two": voc_annotation(
             voc_object("dog", 8, 9, 8, 20),
@@ -84,24 +84,24 @@ def test_only_lists_of_images_are_splits(root, tmp_path):
     ]
 
 
-def test_what_was_converted_and_what_was_not(root, tmp_path):
+def test_converted_and_left_out_boxes(root, tmp_path):
     train = convert_voc(root, tmp_path / "coco")["train"]
     assert train.num_images == 2
     assert train.num_boxes == {"ant": 0, "cat": 2, "dog": 1}
     assert [(item.file.name, item.number) for item in train.left_out] == [("two.xml", n) for n in (1, 3, 4)]
     reasons = [item.reason for item in train.left_out]
-    assert reasons[0] == "dog: has no area: xmin 8, ymin 9, xmax 8, ymax 20"
-    assert reasons[1].startswith("dog: lies outside its image of 40 x 30 pixels")
-    assert reasons[2].startswith("cat: has a bndbox that is not four numbers")
+    assert reasons[0] == "dog: bndbox has no area: xmin 8, ymin 9, xmax 8, ymax 20; correct or remove the object"
+    assert reasons[1].startswith("dog: bndbox lies outside its image of 40 x 30 pixels")
+    assert reasons[2].startswith("cat: bndbox is not four numbers")
 
 
-def test_classes_decide_the_ids(root, tmp_path):
+def test_classes_determine_the_ids(root, tmp_path):
     converted = convert_voc(root, tmp_path / "coco", classes=["dog", "cat"])
     assert read(tmp_path / "coco" / "val.json")["categories"] == [
         {"id": 1, "name": "dog"},
         {"id": 2, "name": "cat"},
     ]
-    assert [item.reason for item in converted["val"].left_out] == ["ant: is not among the classes"]
+    assert [item.reason for item in converted["val"].left_out] == ["ant: not one of the given classes"]
 
 
 def test_the_data_set_reads_it(root, tmp_path):
@@ -115,12 +115,12 @@ def test_the_data_set_reads_it(root, tmp_path):
 def test_missing_splits(root, tmp_path):
     for file in (root / "ImageSets" / "Main").iterdir():
         file.unlink()
-    with pytest.raises(DataError, match="Main: no split file there .* give the folder that holds ImageSets"):
+    with pytest.raises(DataError, match="Main: no split file .* give the folder that contains ImageSets"):
         convert_voc(root, tmp_path / "coco")
 
 
 class TestFlat:
-    """Annotations beside the images, in a folder for each split, as labelImg leaves them."""
+    """Annotations beside the images, in a folder for each split, as labelImg writes them."""
 
     @pytest.fixture
     def flat(self, tmp_path):
@@ -149,7 +149,7 @@ class TestFlat:
         assert [category["name"] for category in dataset.categories] == ["ant", "cat"]
 
     def test_a_single_folder_is_train(self, flat, tmp_path):
-        """As labelImg leaves a data set: one folder, nothing else."""
+        """A single folder, as labelImg writes it."""
         converted = convert_voc(flat / "train", tmp_path / "coco", val_share=0.4)
         assert {split: of_split.num_images for split, of_split in converted.items()} == {"train": 3, "val": 2}
         dataset = CocoDataset(tmp_path / "coco" / "val.json", flat / "train")
@@ -167,16 +167,16 @@ class TestFlat:
         assert (tmp_path / "one" / "val.json").read_text() == (tmp_path / "two" / "val.json").read_text()
 
     def test_a_share_needs_train_and_no_val(self, flat, root, tmp_path):
-        with pytest.raises(DataError, match="taken from train where there is no val; the splits are train, trainval"):
+        with pytest.raises(DataError, match="needs a split train and no split val; the splits are train, trainval"):
             convert_voc(root, tmp_path / "coco", val_share=0.2)
         (flat / "train").rename(flat / "all")
-        with pytest.raises(DataError, match="taken from train .* the splits are all, test"):
+        with pytest.raises(DataError, match="needs a split train .* the splits are all, test"):
             convert_voc(flat, tmp_path / "coco", val_share=0.2)
 
     def test_an_annotation_without_its_image(self, flat, tmp_path):
         (flat / "train" / "b.JPG").unlink()
         with pytest.raises(
-            DataError, match=r"train/b.xml: no image of this name .*; restore the image, or remove the file"
+            DataError, match=r"train/b.xml: no image with this name .*; restore the image, or remove the annotation"
         ):
             convert_voc(flat, tmp_path / "coco")
 
@@ -193,7 +193,7 @@ class TestFlat:
 
 def test_missing_image(root, tmp_path):
     (root / "JPEGImages" / "one.jpg").unlink()
-    with pytest.raises(DataError, match=r"one.xml: no image of this name \(.jpg, .*\), .*; restore the image"):
+    with pytest.raises(DataError, match=r"one.xml: no image with this name \(.jpg, .*\); restore the image"):
         convert_voc(root, tmp_path / "coco")
 
 
@@ -205,13 +205,13 @@ def test_missing_annotation(root, tmp_path):
 
 def test_malformed_annotation(root, tmp_path):
     (root / "Annotations" / "one.xml").write_text("<annotation><object>")
-    with pytest.raises(DataError, match="one.xml: is not XML .*; repair or restore"):
+    with pytest.raises(DataError, match="one.xml: not XML .*; repair or restore"):
         convert_voc(root, tmp_path / "coco")
 
 
 def test_xml_of_another_kind(root, tmp_path):
     (root / "Annotations" / "one.xml").write_text("<dataset><object/></dataset>")
-    with pytest.raises(DataError, match="one.xml: is XML, but no annotation of Pascal VOC: .* <dataset>"):
+    with pytest.raises(DataError, match="one.xml: not a Pascal VOC annotation: .* <dataset>"):
         convert_voc(root, tmp_path / "coco")
 
 

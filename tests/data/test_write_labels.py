@@ -1,4 +1,4 @@
-"""Corrected copies of label files: what was moved has moved, and everything else is there byte by byte."""
+"""Corrected copies of label files: moved boxes change, and every other byte stays the same."""
 
 import json
 import os
@@ -20,7 +20,7 @@ def label_files(root):
 
 
 def copy_with_images(labels, source, output, boxes):
-    """A copy of a VOC or YOLO folder, usable as it stands."""
+    """Copy a VOC or YOLO folder with its images, so that the copy can be read."""
     written = labels.write_copy(output, boxes)
     for path in source.rglob("*.png"):
         target = output / path.relative_to(source)
@@ -68,14 +68,14 @@ class TestAllForms:
             assert label.box == pytest.approx(expected, abs=precision if label.key in boxes else 1e-9)
 
     @pytest.mark.parametrize("form", ["coco", "voc", "yolo"])
-    def test_a_source_is_never_written_over(self, pets, tmp_path, form):
+    def test_a_source_is_never_overwritten(self, pets, tmp_path, form):
         source = pets(form)
         labels = read_labels(source)
         (tmp_path / "link").symlink_to(source)
         (tmp_path / "folder").symlink_to(source.parent, target_is_directory=True)
         before = label_files(tmp_path)
         for output in (source, tmp_path / "link", tmp_path / "folder" / source.name, source.parent / "." / source.name):
-            with pytest.raises(DataError, match="is the label file .* itself, which is never written over"):
+            with pytest.raises(DataError, match="would overwrite the label file .*; choose another output"):
                 labels.write_copy(output, {})
         assert label_files(tmp_path) == before
 
@@ -85,11 +85,11 @@ class TestAllForms:
         labels = read_labels(source)
         changed = {"coco": source, "voc": source / "b.xml", "yolo": source / "labels" / "b.txt"}[form]
         changed.write_bytes(changed.read_bytes() + b"\n")
-        with pytest.raises(DataError, match=f"{changed.name}: has changed since its labels were read"):
+        with pytest.raises(DataError, match=f"{changed.name}: the file has changed since its labels were read"):
             labels.write_copy(tmp_path / "copy", {})
         assert not (tmp_path / "copy").exists()
         changed.unlink()
-        with pytest.raises(DataError, match=f"{changed.name}: no such file any more"):
+        with pytest.raises(DataError, match=f"{changed.name}: the file no longer exists"):
             labels.write_copy(tmp_path / "copy", {})
 
     @pytest.mark.parametrize("form", ["coco", "voc", "yolo"])
@@ -99,7 +99,7 @@ class TestAllForms:
         assert not (tmp_path / "copy").exists()
 
     @pytest.mark.parametrize("form", ["voc", "yolo"])
-    def test_a_split_changes_and_the_others_come_along(self, split_pets, tmp_path, form):
+    def test_a_split_changes_and_the_others_are_copied(self, split_pets, tmp_path, form):
         source = split_pets(form)
         root = source if form == "voc" else source.parent
         labels = read_labels(source, split="train")
@@ -114,7 +114,7 @@ class TestAllForms:
 
 
 class TestCoco:
-    def test_only_the_box_changes_and_an_area_that_was_its(self, pets, tmp_path):
+    def test_only_the_box_and_its_area_change(self, pets, tmp_path):
         path = pets("coco")
         content = json.loads(path.read_text())
         labels = read_labels(path)
@@ -130,7 +130,7 @@ class TestCoco:
         content = json.loads(path.read_text())
         content["annotations"][0]["segmentation"] = [[10, 5, 30, 5, 30, 15]]
         path.write_text(json.dumps(content))
-        with pytest.raises(ValueError, match="annotation 4: cannot be moved"):
+        with pytest.raises(ValueError, match="annotation 4: the label cannot be moved"):
             read_labels(path).write_copy(tmp_path / "copy.json", {"annotation 4": MOVED})
 
 
@@ -170,7 +170,7 @@ class TestVoc:
         [
             ((0.0, 0.0, 40.0, 20.0), ("1", "1", "40", "20")),
             ((10.5, 5.49, 29.5, 15.5), ("12", "6", "30", "16")),
-            ((3.2, 5.0, 4.4, 15.0), ("4", "6", "5", "15")),  # by rounding, one pixel wide: no area to most readers
+            ((3.2, 5.0, 4.4, 15.0), ("4", "6", "5", "15")),  # rounded, one pixel wide: no area for most readers
             ((39.6, 19.6, 40.0, 20.0), ("39", "19", "40", "20")),
         ],
     )
@@ -189,7 +189,7 @@ class TestVoc:
             ("<xmin>11<", "<xmin><![CDATA[11]]><"),
         ],
     )
-    def test_a_number_that_does_not_stand_there_cannot_be_moved(self, pets, tmp_path, old, new):
+    def test_a_box_whose_corner_is_not_plain_text_cannot_be_moved(self, pets, tmp_path, old, new):
         root = pets("voc")
         text = (root / "a.xml").read_text().replace(old, new)
         (root / "a.xml").write_text(text)
@@ -208,7 +208,7 @@ class TestVoc:
         expected = b"\xef\xbb\xbf" + text.replace("<xmax>30<", "<xmax>29<").encode()
         assert (tmp_path / "copy" / "a.xml").read_bytes() == expected
 
-    def test_the_lists_of_a_devkit_come_along(self, pets, tmp_path):
+    def test_the_lists_of_a_devkit_are_copied(self, pets, tmp_path):
         flat, root = pets("voc"), tmp_path / "devkit"
         for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
             (root / folder).mkdir(parents=True)
@@ -239,12 +239,12 @@ class TestYolo:
     def test_a_polygon_cannot_be_moved(self, pets, tmp_path):
         root = pets("yolo")
         (root / "labels" / "a.txt").write_text("0 0.25 0.5 0.5 0.25 0.75 0.75\n")
-        with pytest.raises(ValueError, match="labels/a.txt line 1: cannot be moved"):
+        with pytest.raises(ValueError, match="labels/a.txt line 1: the label cannot be moved"):
             read_labels(root).write_copy(tmp_path / "copy", {"labels/a.txt line 1": MOVED})
 
     @pytest.mark.parametrize("path", [None, "absolute", "../split_yolo", "."])
     def test_the_copy_of_data_yaml_leads_to_the_copy(self, split_pets, tmp_path, path, monkeypatch):
-        """A copied ``path`` would lead whoever trains on the copy to the labels that were read."""
+        """With a copied ``path``, training on the copy would read the original labels."""
         source = split_pets("yolo")
         monkeypatch.chdir(source.parent)
         root, text = source.parent, source.read_text()
@@ -282,7 +282,7 @@ class TestYolo:
         assert [label.key for label in again.boxes] == [label.key for label in labels.boxes]
         assert all(image.path.is_relative_to(tmp_path / "copy") for image in again.images)
 
-    def test_a_full_disk_leaves_no_half_file(self, pets, tmp_path, monkeypatch):
+    def test_a_full_disk_leaves_no_partial_file(self, pets, tmp_path, monkeypatch):
         labels = read_labels(pets("yolo"))
 
         def fail(_):

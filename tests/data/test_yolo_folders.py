@@ -1,4 +1,4 @@
-"""Where the images and labels of a YOLO data set lie, by the rules of Ultralytics."""
+"""The folders of images and labels of a YOLO data set, by the rules of Ultralytics."""
 
 import shutil
 
@@ -16,7 +16,7 @@ def keys_of(labels):
 
 @pytest.fixture
 def in_layout(pets, tmp_path):
-    """(image folder, label folder) of each split → a folder with the images, a in the first and b in the last split."""
+    """Write image a to the first and image b to the last of the given (image folder, label folder) pairs."""
 
     def write(*folders):
         source, root = pets("yolo"), tmp_path / "set"
@@ -106,7 +106,7 @@ def test_names_of_classes(in_layout, names, class_names, found):
     assert [label.class_name for label in labels.boxes] == found
 
 
-def test_what_data_yaml_and_its_lists_name_in_vain(in_layout):
+def test_missing_entries_of_data_yaml_and_its_lists(in_layout):
     root = in_layout(("images", "labels"))
     (root / "list.txt").write_text("./images/a.png\n./images/gone.png\n")
     (root / "data.yaml").write_text("train: list.txt\ntest: test/images\nnames: [dog, cat]\n")
@@ -119,24 +119,24 @@ def test_what_data_yaml_and_its_lists_name_in_vain(in_layout):
     assert [fault.rule for fault in read_labels(root, split="train").faults] == ["missing image"]
     with pytest.raises(DataError, match="has no split 'tran'; its splits are train$"):
         read_labels(root, split="tran")
-    with pytest.raises(DataError, match="has no split 'test'; its splits are train: .*test/images: no such folder"):
+    with pytest.raises(DataError, match="has no split 'test'; its splits are train: .*test/images: no such image fold"):
         read_labels(root, split="test")
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("train: [", "is not valid YAML"),
-        ("when: 2026-13-01", "is not valid YAML"),
-        ("names: [dog]", "names no images under train, val or test"),
-        ("- train", "names no images under train, val or test"),
-        ("train: images\nnames: dog", "names must be a list, or index: name; found 'dog'"),
+        ("train: [", "not valid YAML"),
+        ("when: 2026-13-01", "not valid YAML"),
+        ("names: [dog]", "has no train, val or test"),
+        ("- train", "has no train, val or test"),
+        ("train: images\nnames: dog", "names must be a list or a mapping of index to name; found 'dog'"),
         ("train: images\nnc: 99999999999", "nc must be the number of classes, 1 to 100,000; found '99999999999'"),
-        ("train: images\nkpt_shape: [17, 3]", "has kpt_shape: labels of poses are not read"),
-        ("train: gone", "no label can be used: data.yaml train: .*gone: no such folder of images"),
+        ("train: images\nkpt_shape: [17, 3]", "has kpt_shape; pose labels are not supported"),
+        ("train: gone", "no usable label: data.yaml train: .*gone: no such image folder"),
     ],
 )
-def test_a_data_yaml_that_cannot_be_used(in_layout, text, message):
+def test_an_unusable_data_yaml(in_layout, text, message):
     root = in_layout(("images", "labels"))
     (root / "data.yaml").write_text(text)
     with pytest.raises(DataError, match=message):

@@ -8,13 +8,18 @@ from iounet.evaluation.comparison import OWN
 from iounet.evaluation.predictions import REFINED
 from iounet.evaluation.tables import spread
 
-DOCS = Path(__file__).parents[2] / "docs"
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
 PAPER = "the paper's NMS and refinement, this IoU head"
 CLASS_SCORE = f"{OWN}, final score class"
 
 
+def read_file(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def read(name, folder="results"):
-    return json.loads((DOCS / folder / f"{name}.json").read_text(encoding="utf-8"))
+    return read_file(DOCS / folder / f"{name}.json")
 
 
 def seeds(prefix, numbers=(0, 1, 2)):
@@ -157,6 +162,12 @@ def faster(name, layout, *operations, workload="", without=()):
     )
 
 
+# Of the time of roi_align for RoIs of 100 to 200 pixels.
+LARGE_RATIOS = bounds(
+    1 / value for layout in (LAST, FIRST) for value in faster("cuda", layout, FORWARD, BOTH, workload="large")
+)
+
+
 def first(name, layout, operation, peer="prroi_pool"):
     """Milliseconds for the first workload."""
     (times,) = pooling(name, layout, operation, "512 RoIs of 14").values()
@@ -198,3 +209,31 @@ SCALE = {(row["step"], row["pieces"]): row for row in read("coco_size", "benchma
 
 def a_piece(step, pieces):
     return 1e3 * SCALE[step, pieces]["seconds"] / pieces
+
+
+def plan(gpus):
+    """The rows of the table of docs/guides/coco.md by its formulas and inputs."""
+    step, images = 0.252, 2_560_000
+    work = read("detector_cpu", "benchmarks")["training_work"]["float32"]["IoU-Net"]
+    sent = 2 * (gpus - 1) / gpus * 4e6 * work["million_trainable_parameters"]
+    link = 10e9 if gpus <= 8 else 12.5e9
+    slowest = step / 3 + max(2 * step / 3, sent / link)
+    return {
+        "training": images / (2 * gpus) * slowest / 3600,
+        "detection": 8 * 5000 * 0.065 / gpus / 3600,
+        "scoring": 8 * 4 * 118 * -(-80 // gpus) / 80 / 3600,
+        "images": 2 * gpus / slowest,
+        "read": 2 * gpus / slowest * 0.158,
+        "loading": 2 / slowest * 8.2e-3,
+        "sent": sent / slowest / 1e9,
+        "limit": sent / (2 * slowest / 3) / 1e9,
+    }
+
+
+def planned(row):
+    return tuple(plan(gpus)[row] for gpus in (1, 8, 64))
+
+
+def memory(detector, dtype):
+    """Gigabytes of a training step on the H200."""
+    return read("detector_cuda", "benchmarks")["training_work"][dtype][detector]["mib_of_a_step"] * 2**20 / 1e9

@@ -6,6 +6,7 @@ from figure_sources import (
     FIRST,
     FORWARD,
     KERNELS,
+    LARGE_RATIOS,
     LAST,
     ROIS,
     a_piece,
@@ -19,11 +20,6 @@ from figure_sources import (
     peak,
     pooling,
     ratio,
-)
-
-# Of the time of roi_align for RoIs of 100 to 200 pixels.
-LARGE_RATIOS = bounds(
-    1 / value for layout in (LAST, FIRST) for value in faster("cuda", layout, FORWARD, BOTH, workload="large")
 )
 
 FIGURES = {
@@ -42,8 +38,8 @@ FIGURES = {
         ("takes {:.0f} ms an image", a_piece("refine detections, 100 an image", 10000)),
         ("refines 10 boxes in {:.2f} of PyTorch's time.", exported("ONNX Runtime", 10)),
         (
-            "refines 10 boxes in {:.2f} of PyTorch's time and 100 boxes in {:.2f}, with {:.0f} MiB of memory instead of "
-            "{:.0f}",
+            "refines 10 boxes in {:.2f} of PyTorch's time and 100 boxes in {:.2f}, with {:.0f} MiB of memory "
+            "instead of {:.0f}",
             exported("ONNX Runtime", 10),
             exported("ONNX Runtime", 100),
             peak("ONNX Runtime"),

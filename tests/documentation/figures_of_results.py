@@ -49,7 +49,10 @@ FIGURES = {
             "AP rises by {:.0f} on the synthetic set, by {:.0f} on BCCD and by {:.0f} on playing cards",
             *(of(name, "gain_AP") for name in ("synthetic", "bccd", "cards")),
         ),
-        ("AP90 rises by {:.0f}, {:.0f} and {:.0f}", *(of(n, "gain_AP90") for n in ("synthetic", "bccd", "cards"))),
+        (
+            "AP90 rises by {:.0f} and {:.0f}; on BCCD, it rises by {:.0f}",
+            *(of(n, "gain_AP90") for n in ("synthetic", "cards", "bccd")),
+        ),
         (
             "with {:.1f} and {:.1f} AP90; this configuration reaches {:.1f} and {:.1f}",
             *(ap(runs, row, "AP90") for row in (PAPER, OWN) for runs in (SYNTHETIC, CARDS)),

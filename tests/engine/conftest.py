@@ -1,4 +1,4 @@
-"""Runs in processes of their own, for what must not happen to that of the tests: kills, signals, process groups."""
+"""Fixtures that run training in separate processes, for tests of kills, signals and process groups."""
 
 import multiprocessing
 import shutil
@@ -15,7 +15,7 @@ from same_run import another_second  # noqa: E402
 
 @pytest.fixture(scope="session")
 def forks():
-    """Makes processes, by a server with everything imported. This one has run threads, and must not be forked."""
+    """Context whose fork server has everything imported. The test process has run threads and must not be forked."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "iounet.commands.train"])
     return context
@@ -23,7 +23,7 @@ def forks():
 
 @pytest.fixture(scope="session")
 def run_with(forks):
-    """Trains with a fault: the exit code, negative for a signal that ended the process."""
+    """Train with a fault; return the exit code, negative if a signal ended the process."""
 
     def run(arguments, fault):
         another_second()
@@ -37,7 +37,7 @@ def run_with(forks):
 
 @pytest.fixture
 def interrupted(trained, tmp_path):
-    """The run as it was when it had written the checkpoint of its second iteration and logged the third."""
+    """A copy of the run in its state after logging the third iteration, with the checkpoint of the second."""
     output = tmp_path / "interrupted"
     shutil.copytree(trained, output)
     for name in ("model_final.pth", "evaluation.json", "detections.json", "checkpoints/iteration_0000004.pth"):
@@ -49,7 +49,7 @@ def interrupted(trained, tmp_path):
 
 @pytest.fixture(scope="session")
 def run_group(forks):
-    """Runs ``function(*arguments)`` in processes that join each other as torchrun's do: their exit codes."""
+    """Run ``function(*arguments)`` in processes with torchrun's environment; return their exit codes."""
 
     def run(count, function, *arguments):
         with socket.socket() as probe:
@@ -62,7 +62,7 @@ def run_group(forks):
             process.start()
         for process in members:
             process.join(100)
-            process.kill()  # one that waits for another that failed
+            process.kill()  # may still wait for a failed process
         return [process.exitcode for process in members]
 
     return run

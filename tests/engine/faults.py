@@ -1,6 +1,6 @@
-"""Faults of a training run, injected from inside of a process that is there for nothing else.
+"""Faults of a training run, injected in a dedicated process.
 
-It is forked from one with everything imported, which takes a second where a new one takes ten.
+The process is forked from a server that has everything imported, which takes one second instead of ten.
 """
 
 import multiprocessing
@@ -16,14 +16,15 @@ from iounet.engine import run_folder, training
 
 
 def train_with_faults(arguments, fault):
-    """Runs iounet-train; ``fault(moment)`` is called at each moment.
+    """Run iounet-train and call ``fault(moment)`` at each moment.
 
-    A moment is a string, such as "step 3": around the steps, and around and within whatever writes files.
+    A moment is a string such as "step 3". There are moments at each step, and before, after or during each write of a
+    file.
     """
     torch.set_num_threads(1)
-    multiprocessing.set_start_method("fork", force=True)  # of the loading processes
-    os.setsid()  # so that a signal to its group does not reach the tests
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # which tests in the background of a shell ignore
+    multiprocessing.set_start_method("fork", force=True)  # for the loading processes
+    os.setsid()  # so that a signal to the process group does not reach the tests
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored if the tests run in the background of a shell
 
     def around(owner, name, moment):
         function = getattr(owner, name)
@@ -65,7 +66,7 @@ def no_fault(moment):
 
 
 class Signal:
-    """The fault of a signal to the process and its group, at the n-th time that a moment comes."""
+    """Fault: a signal to the process group when a moment occurs for the n-th time."""
 
     def __init__(self, number, moment, count=1):
         self.number, self.moment, self.count = number, moment, count
@@ -78,7 +79,7 @@ class Signal:
 
 
 class Watch:
-    """Writes at some steps what the process holds on to."""
+    """Writes the objects that are alive in the process to a file, at the given steps."""
 
     def __init__(self, path, steps):
         self.path, self.moments = path, [f"step {step}" for step in steps]

@@ -1,4 +1,4 @@
-"""What a process of a group of several does."""
+"""Functions to run in the processes of a group."""
 
 import os
 import sys
@@ -9,7 +9,7 @@ from iounet.commands import train
 
 
 def as_member(rank, world_size, port, function, *arguments):
-    """Calls a function in the environment that torchrun gives its processes."""
+    """Call a function with the environment variables that torchrun sets."""
     torch.set_num_threads(1)
     numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "MASTER_PORT": port}
     os.environ |= {name: str(number) for name, number in numbers.items()} | {"MASTER_ADDR": "127.0.0.1"}

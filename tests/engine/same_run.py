@@ -1,4 +1,4 @@
-"""Whether two runs are the same, bit for bit."""
+"""Bitwise comparison of two runs."""
 
 import hashlib
 import time
@@ -10,7 +10,7 @@ from iounet.training.checkpoint import checkpoint_path, load_checkpoint
 
 
 def assert_same_run(found, expected, last=4):
-    """Bit for bit: weights, the optimizer's state, every number that was logged; no row twice."""
+    """Assert that weights, optimizer state and all logged numbers are bitwise equal, without repeated rows."""
     checkpoint, other = (load_checkpoint(checkpoint_path(run / "checkpoints", last)) for run in (found, expected))
     for key in ("model", "optimizer", "iteration", "categories"):
         assert same(checkpoint[key], other[key]), key
@@ -34,13 +34,13 @@ def weights(path):
 
 
 def logged(folder):
-    """Tag → [(iteration, value)] of all TensorBoard files."""
+    """Return tag → [(iteration, value)] from all TensorBoard files."""
     events = EventAccumulator(str(folder / "tensorboard")).Reload()
     return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
 def another_second():
-    """Before a run goes on: TensorBoard reads its files in the order of their names, which begin with the second."""
+    """Wait before a run resumes: TensorBoard orders its files by name, which begins with the time in seconds."""
     time.sleep(1.1)
 
 

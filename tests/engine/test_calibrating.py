@@ -1,4 +1,4 @@
-"""Calibration for labels: on boxes whose true and predicted IoUs are known."""
+"""Calibration for labels, on boxes with known true and predicted IoUs."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -20,13 +20,13 @@ def job(build_tiny, dataset):
     return EvaluationJob(detector, images, 2, 0, Path("."), calibrated_for="labels")
 
 
-def test_labels_are_measured_where_they_start_and_where_they_end(job, monkeypatch):
+def test_labels_are_measured_before_and_after_refinement(job, monkeypatch):
     num_steps = job.detector.postprocessing.refinement.num_steps
 
     def paths(detector, batches, jitter, *, num_steps, device):
         outputs = torch.linspace(-4, 4, 500).repeat(num_steps + 1, 1)
         true = (SLOPE * outputs + OFFSET).sigmoid()
-        true[1:-1] = float("nan")  # boxes on their way are neither labels nor results
+        true[1:-1] = float("nan")  # intermediate boxes must not be used
         return true, outputs.sigmoid()
 
     monkeypatch.setattr(calibrating, "jittered_paths", paths)

@@ -1,4 +1,4 @@
-"""iounet-train --eval-only, by one process and by several."""
+"""iounet-train --eval-only, with one process and with several."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from iounet.commands import train
 
 
 class TestEvalOnly:
-    def test_it_gives_what_the_training_run_gave(self, trained, call, arguments, tmp_path, capsys):
+    def test_it_gives_the_results_of_the_training_run(self, trained, call, arguments, tmp_path, capsys):
         final = trained / "model_final.pth"
         assert call(train, *arguments(tmp_path / "eval", {"MODEL.WEIGHTS": final}), "--eval-only") is None
         assert {path.name for path in (tmp_path / "eval").iterdir()} == REPORT
@@ -24,9 +24,9 @@ class TestEvalOnly:
             assert one["bbox"] == pytest.approx(other["bbox"], abs=1e-2)
         shown = capsys.readouterr().out
         assert "| IoU-guided NMS + refinement |" in shown
-        assert f"report in {tmp_path / 'eval'}/" in shown
+        assert f"report: {tmp_path / 'eval' / 'report.html'}" in shown
 
-    def test_the_page_tells_where_it_comes_from(self, trained, dataset, call, arguments, tmp_path):
+    def test_the_page_states_its_origin(self, trained, dataset, call, arguments, tmp_path):
         settings = {"MODEL.WEIGHTS": trained / "model_final.pth", "TEST.REFINE.NUM_STEPS": 2}
         assert call(train, *arguments(tmp_path / "eval", settings), "--eval-only") is None
         page = (tmp_path / "eval" / "report.html").read_text()
@@ -38,7 +38,7 @@ class TestEvalOnly:
         ):
             assert fact in page
 
-    def test_steps_of_no_length_leave_the_row_as_it_was(self, trained, call, arguments, tmp_path):
+    def test_steps_of_length_0_do_not_change_the_row(self, trained, call, arguments, tmp_path):
         settings = {"MODEL.WEIGHTS": trained / "model_final.pth", "TEST.REFINE.STEP_SIZE": 0.0}
         assert call(train, *arguments(tmp_path / "eval", settings), "--eval-only") is None
         table = json.loads((tmp_path / "eval" / "evaluation.json").read_text())["table"]
@@ -61,7 +61,8 @@ class TestEvalOnly:
         (tmp_path / "renamed.json").write_text(json.dumps(content))
         settings = {"MODEL.WEIGHTS": trained / "model_final.pth", "DATA.VAL_ANNOTATIONS": tmp_path / "renamed.json"}
         message = call(train, *arguments(tmp_path / "eval", settings), "--eval-only")
-        assert "model_final.pth" in message and "renamed.json" in message and "ids and names must agree" in message
+        assert "model_final.pth" in message and "renamed.json" in message
+        assert message.endswith("; give files with the same category ids and names")
 
     @pytest.mark.parametrize(
         ("key", "value", "change"),
@@ -70,7 +71,7 @@ class TestEvalOnly:
             ("MODEL.FPN.CANONICAL_SCALE", 999, "MODEL.FPN.CANONICAL_SCALE "),
         ],
     )
-    def test_what_the_weights_mean_must_agree(self, trained, call, arguments, tmp_path, key, value, change):
+    def test_settings_that_decode_the_weights_must_agree(self, trained, call, arguments, tmp_path, key, value, change):
         settings = {"MODEL.WEIGHTS": trained / "model_final.pth", key: value}
         message = call(train, *arguments(tmp_path / "eval", settings), "--eval-only")
         assert f"model_final.pth was trained with other settings (training → now): {change}" in message
@@ -87,12 +88,12 @@ class TestEvalOnly:
         settings = {"MODEL.WEIGHTS": trained / "model_final.pth", key: value}
         assert call(train, *arguments(tmp_path / "eval", settings), "--eval-only") == f"ConfigError: {message}"
 
-    def test_the_weights_that_training_started_from_are_not_needed(self, trained, call, arguments, tmp_path):
+    def test_the_initial_weights_of_training_are_not_needed(self, trained, call, arguments, tmp_path):
         settings = {"MODEL.WEIGHTS": trained / "model_final.pth", "MODEL.BACKBONE.WEIGHTS": tmp_path / "gone.pth"}
         assert call(train, *arguments(tmp_path / "eval", settings), "--eval-only") is None
 
     @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux's file that is always full")
-    def test_a_disk_that_is_full(self, trained, call, arguments, tmp_path):
+    def test_a_full_disk(self, trained, call, arguments, tmp_path):
         output = tmp_path / "eval"
         output.mkdir()
         (output / ".table.md.tmp").symlink_to("/dev/full")
@@ -102,17 +103,17 @@ class TestEvalOnly:
 
 
 class TestByProcesses:
-    """The same files, byte for byte, whatever their number; of five images and five classes, odd numbers."""
+    """Any number of processes writes the same bytes; five images and five classes do not divide evenly."""
 
     FILES = ("detections.json", "evaluation.json", "table.md")
 
     @pytest.fixture
     def words(self, trained, arguments, tmp_path):
-        # One image at a time, as by default: images padded to one size differ in the last digits.
+        # One image at a time, the default: results of padded batches differ in the last digits.
         settings = {"MODEL.WEIGHTS": trained / "model_final.pth", "TEST.BATCH_SIZE_PER_DEVICE": 1}
         return lambda count: [*arguments(tmp_path / str(count), settings), "--eval-only"]
 
-    def test_by_two_as_by_one(self, call, run_group, words, tmp_path):
+    def test_two_processes_give_the_files_of_one(self, call, run_group, words, tmp_path):
         assert call(train, *words(1)) is None
         assert run_group(2, run_train, *map(str, words(2))) == [0, 0]
         one, two = ([(tmp_path / run / name).read_bytes() for name in self.FILES] for run in ("1", "2"))
@@ -120,7 +121,7 @@ class TestByProcesses:
         assert two == one
 
     @pytest.mark.slow
-    def test_by_one_two_and_three_of_torchrun(self, run_tool, words, tmp_path):
+    def test_one_two_and_three_processes_of_torchrun(self, run_tool, words, tmp_path):
         files = {}
         for count in (1, 2, 3):
             launcher = ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}")

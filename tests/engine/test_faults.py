@@ -1,4 +1,4 @@
-"""Runs that end with one line for the user, and leave what a run needs to go on."""
+"""Runs that fail with a one-line message and can be resumed."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,7 @@ from iounet.modeling import IoUNet
 
 
 def after_two_steps(patch, fault):
-    """Before the second is logged."""
+    """Call ``fault`` after the second step, before it is logged."""
     steps = training.train_steps
 
     def stepping(*args, **kwargs):
@@ -25,7 +25,7 @@ def after_two_steps(patch, fault):
     patch.setattr(training, "train_steps", stepping)
 
 
-def test_a_gradient_that_is_no_number(call, arguments, trained, tmp_path, monkeypatch):
+def test_a_gradient_that_is_nan(call, arguments, trained, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
 
         def fault():
@@ -50,7 +50,7 @@ def test_a_gradient_that_is_no_number(call, arguments, trained, tmp_path, monkey
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux's file that is always full")
 @pytest.mark.parametrize("name", ["metrics.json", pytest.param(".table.md.tmp", marks=pytest.mark.slow)])
-def test_a_disk_that_is_full(call, arguments, trained, tmp_path, monkeypatch, name):
+def test_a_full_disk(call, arguments, trained, tmp_path, monkeypatch, name):
     run, file = tmp_path / "run", tmp_path / "run" / name
 
     def fault():
@@ -71,7 +71,7 @@ def test_a_disk_that_is_full(call, arguments, trained, tmp_path, monkeypatch, na
     assert_same_run(run, trained)
 
 
-def test_a_save_that_fails_leaves_the_last_checkpoint(interrupted, call, arguments, monkeypatch):
+def test_a_failed_save_leaves_the_last_checkpoint(interrupted, call, arguments, monkeypatch):
     before = hashes(interrupted / "checkpoints")
     save = torch.save
 

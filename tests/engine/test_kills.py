@@ -1,4 +1,4 @@
-"""Training runs that are killed or signalled, and what must hold after they went on."""
+"""Training runs that are killed or signalled and then resumed."""
 
 import random
 import signal
@@ -7,7 +7,7 @@ import pytest
 from faults import Signal, no_fault
 from same_run import assert_same_run
 
-# Where it matters most.
+# The most critical moments.
 NAMED = [("half a checkpoint", 1), ("before an evaluation", 1), ("after an evaluation", 1)]
 
 
@@ -36,7 +36,7 @@ class TestKilled:
         return check
 
     def random_moments(self, number, seed):
-        """Within steps, rows, checkpoints and evaluations."""
+        """Return random moments within steps, rows, checkpoints and evaluations."""
         chance = random.Random(seed)
         return [("any", chance.randint(2, 15)) for _ in range(number)]
 

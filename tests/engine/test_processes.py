@@ -1,4 +1,4 @@
-"""The processes that train and evaluate together: who has what, and how they find each other."""
+"""The processes of a distributed run: sharing, gathering and joining the process group."""
 
 import json
 
@@ -26,27 +26,27 @@ class TestInTurns:
             ([["a", "c"], ["b", "d"]], ["a", "b", "c", "d"]),
             ([["a", "d"], ["b"], ["c"]], ["a", "b", "c", "d"]),
             ([["a"], [], ["b"]], ["a", "b"]),
-            ([[None, False], [0]], [None, 0, False]),  # which are items like others
+            ([[None, False], [0]], [None, 0, False]),  # None and False are valid items
         ],
     )
     def test_the_first_of_each_then_the_second(self, parts, expected):
         assert _in_turns(parts) == expected
 
     @pytest.mark.parametrize("world_size", [1, 2, 3, 8])
-    def test_it_undoes_sharing(self, world_size):
+    def test_it_inverts_sharing(self, world_size):
         shares = [Process(CPU, rank, world_size).share(ITEMS) for rank in range(world_size)]
         assert _in_turns(shares) == ITEMS
         assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
 class TestOneAlone:
-    def test_it_is_the_main_one_and_has_everything(self):
+    def test_it_is_the_main_process_and_has_all_items(self):
         process = Process(CPU)
         assert process.is_main and (process.rank, process.world_size) == (0, 1)
         assert process.share(ITEMS) == process.gather(ITEMS) == process.all_gather(ITEMS) == ITEMS
         assert process.maximum(-3) == -3
 
-    def test_of_plain_python(self, monkeypatch):
+    def test_without_torchrun(self, monkeypatch):
         monkeypatch.delenv("WORLD_SIZE", raising=False)
         assert init_process(CPU) == Process(CPU)
         assert not dist.is_initialized()
@@ -54,7 +54,7 @@ class TestOneAlone:
 
 def test_torchrun_chooses_the_gpus(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match=r"MODEL\.DEVICE cuda:1 is one GPU, but torchrun gives each process its own"):
+    with pytest.raises(ConfigError, match=r"MODEL\.DEVICE cuda:1 is a specific GPU, but with torchrun each process"):
         init_process(torch.device("cuda:1"))
 
 
@@ -72,7 +72,7 @@ def exchange(folder):
     dist.destroy_process_group()
 
 
-def test_two_exchange_what_they_have(run_group, tmp_path):
+def test_two_processes_exchange_items(run_group, tmp_path):
     assert run_group(2, exchange, tmp_path) == [0, 0]
     main, other = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     assert main["process"] == [0, 2, True] and other["process"] == [1, 2, False]
@@ -91,7 +91,7 @@ class TestRefusedSettings:
 
         return build
 
-    def test_norms_over_processes_on_cpus(self, build_for_two):
+    def test_sync_batch_norm_on_cpus(self, build_for_two):
         with pytest.raises(ConfigError, match="SyncBN under torchrun needs GPUs"):
             build_for_two({"MODEL.BACKBONE.NORM": "SyncBN"})
 
@@ -101,5 +101,5 @@ class TestRefusedSettings:
         ):
             build_for_two({"SOLVER.GLOBAL_BATCH_SIZE": 3})
 
-    def test_each_has_its_part_of_the_batch(self, build_for_two):
+    def test_the_batch_is_divided_by_the_processes(self, build_for_two):
         assert build_for_two({"SOLVER.GLOBAL_BATCH_SIZE": 6}).batch_size == 3

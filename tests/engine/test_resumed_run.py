@@ -1,4 +1,4 @@
-"""iounet-train --resume: a run that goes on as if nothing had happened, or is refused."""
+"""iounet-train --resume: runs that continue like uninterrupted ones, and runs that are refused."""
 
 import json
 import shutil
@@ -18,8 +18,8 @@ from iounet.errors import CheckpointError
 from iounet.training.checkpoint import load_checkpoint, save_checkpoint
 
 
-class TestItGoesOn:
-    def test_and_ends_as_the_uninterrupted_one(self, interrupted, trained, call, arguments, read_metrics, capsys):
+class TestResumed:
+    def test_it_ends_like_the_uninterrupted_run(self, interrupted, trained, call, arguments, read_metrics, capsys):
         another_second()
         assert call(train, *arguments(interrupted), "--resume") is None
         assert_same_run(interrupted, trained)
@@ -27,7 +27,7 @@ class TestItGoesOn:
         assert "--resume" in json.loads((interrupted / "environment_0000002.json").read_text())["command"]
         shown = capsys.readouterr().out
         assert "\nresumed from iteration 2 of 4\n" in shown
-        assert "learning rate" not in shown  # which was told when the run began
+        assert "learning rate" not in shown  # printed only at the start of the run
         assert "warning" not in shown
         assert (interrupted / "detections.json").read_text() == (trained / "detections.json").read_text()
 
@@ -43,11 +43,11 @@ class TestItGoesOn:
         whole, resumed = (weights(tmp_path / run / "model_final.pth") for run in ("whole", "resumed"))
         assert same(whole, resumed)
 
-    def test_from_the_beginning_if_there_is_nothing_yet(self, call, arguments, tmp_path, capsys):
+    def test_from_iteration_0_without_a_checkpoint(self, call, arguments, tmp_path, capsys):
         settings = {"SOLVER.MAX_ITERATIONS": 1, "SOLVER.STEPS": "[]"}
         assert call(train, *arguments(tmp_path / "run", settings), "--resume") is None
         shown = capsys.readouterr().out
-        assert "holds no checkpoint to resume from: the run begins at iteration 0" in shown
+        assert f"no checkpoint in {tmp_path / 'run'}; starting at iteration 0" in shown
         assert "learning rate scaled from 0.01 for 16 images per step to 0.00125 for 2" in shown
 
     def test_a_finished_run_is_evaluated_again(self, trained, tmp_path, call, arguments, capsys):
@@ -55,7 +55,7 @@ class TestItGoesOn:
         shutil.copytree(trained, output)
         (output / "evaluation.json").unlink()
         assert call(train, *arguments(output), "--resume") is None
-        assert "has done all 4 iterations: evaluating it" in capsys.readouterr().out
+        assert f"all 4 iterations of {output} are done; evaluating only" in capsys.readouterr().out
         assert (output / "evaluation.json").read_text() == (trained / "evaluation.json").read_text()
         assert (output / "metrics.json").read_text() == (trained / "metrics.json").read_text()
 
@@ -69,21 +69,21 @@ class TestItGoesOn:
         assert call(train, *arguments(tmp_path / "run"), "--resume") is None
         warning = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: "))
         assert f"{path} is damaged" in warning and "checksum" in warning
-        assert f"set aside as {path.name}.damaged, and the run goes on from " in warning
+        assert f"the checkpoint is renamed to {path.name}.damaged, and the run resumes from " in warning
         assert warning.endswith("iteration_0000002.pth")
         assert path.with_name(f"{path.name}.damaged").read_bytes() == content
         assert_same_run(tmp_path / "run", trained)
 
 
-class TestItIsRefused:
-    def test_without_being_told_to_resume(self, interrupted, call, arguments):
+class TestRefused:
+    def test_without_the_option_resume(self, interrupted, call, arguments):
         before = hashes(interrupted)
         message = call(train, *arguments(interrupted))
-        assert "holds the checkpoints of another run: give --resume to continue it, or another OUTPUT_DIR" in message
+        assert "already has the checkpoints of a run; pass --resume to continue it, or set another" in message
         assert str(interrupted) in message and "\n" not in message
         assert hashes(interrupted) == before
 
-    def test_from_a_damaged_checkpoint_which_is_named(self, interrupted, call, arguments):
+    def test_from_a_damaged_checkpoint(self, interrupted, call, arguments):
         path = interrupted / "checkpoints" / "iteration_0000002.pth"
         path.write_bytes(path.read_bytes()[:5000])
         before = hashes(interrupted)
@@ -96,13 +96,14 @@ class TestItIsRefused:
         message = call(train, *arguments(interrupted, settings), "--resume")
         assert isinstance(message, str) and "iteration_0000002.pth" in message and "\n" not in message
 
-    def test_where_weights_would_mean_something_else(self, interrupted, call, arguments):
+    def test_with_settings_that_change_the_meaning_of_the_weights(self, interrupted, call, arguments):
         settings = {"MODEL.RPN.ANCHOR_SIZES": "[4, 8, 16, 32, 64]"}
         message = call(train, *arguments(interrupted, settings), "--resume")
-        assert message.startswith("CheckpointError: ") and "iteration_0000002.pth cannot go on with another" in message
+        assert message.startswith("CheckpointError: ")
+        assert "iteration_0000002.pth cannot be resumed with changed settings: " in message
         assert "MODEL.RPN.ANCHOR_SIZES (8, 16, 32, 64, 128) → (4, 8, 16, 32, 64)" in message
 
-    def test_where_classes_would_mean_something_else(self, interrupted, dataset, call, arguments, tmp_path):
+    def test_with_other_classes(self, interrupted, dataset, call, arguments, tmp_path):
         settings = {}
         for split in ("train", "val"):
             content = json.loads((dataset / "annotations" / f"{split}.json").read_text())
@@ -110,12 +111,12 @@ class TestItIsRefused:
             settings[f"DATA.{split.upper()}_ANNOTATIONS"] = tmp_path / f"{split}.json"
             settings[f"DATA.{split.upper()}_ANNOTATIONS"].write_text(json.dumps(content))
         message = call(train, *arguments(interrupted, settings), "--resume")
-        assert "iteration_0000002.pth" in message and "ids and names must agree" in message
+        assert "iteration_0000002.pth" in message and "give files with the same category ids and names" in message
 
-    def test_where_other_processes_see_other_checkpoints(self, interrupted, arguments):
+    def test_if_processes_see_different_checkpoints(self, interrupted, arguments):
         class Behind(Process):
             def maximum(self, value):
-                return value + 2  # another process resumes from there
+                return value + 2  # another process resumes from a later iteration
 
         config, *overrides = map(str, arguments(interrupted)[1:])
         process = Behind(torch.device("cpu"))
@@ -124,13 +125,13 @@ class TestItIsRefused:
             train_job(job, process, resume=True)
 
 
-def test_other_settings_are_told_and_apply(interrupted, call, arguments, read_metrics, capsys):
+def test_changed_settings_are_printed_and_used(interrupted, call, arguments, read_metrics, capsys):
     path = interrupted / "checkpoints" / "iteration_0000002.pth"
     write_again(path, processes=8)
     settings = {"SOLVER.BASE_LR": 0.02, "SOLVER.MAX_ITERATIONS": 3, "TEST.REFINE.NUM_STEPS": 0}
     assert call(train, *arguments(interrupted, settings), "--resume") is None
     assert (
-        f"warning: {path} was trained with other settings; from here on: SOLVER.BASE_LR 0.00125 → 0.0025, "
+        f"warning: settings differ from those of {path}; the run continues with: SOLVER.BASE_LR 0.00125 → 0.0025, "
         "SOLVER.MAX_ITERATIONS 4 → 3, TEST.REFINE.NUM_STEPS 5 → 0, processes 8 → 1\n"
     ) in capsys.readouterr().out
     training, _ = read_metrics(interrupted)
@@ -143,7 +144,7 @@ def write_again(path, **changes):
 
 
 class TestEarlierVersions:
-    """Their checkpoints know some settings under other names."""
+    """Checkpoints of earlier versions have other names for some settings."""
 
     SETTINGS = {
         "TEST.NMS_RANKING": "score_times_iou",
@@ -153,7 +154,7 @@ class TestEarlierVersions:
     }
 
     def as_before(self, config):
-        """The text of a configuration as earlier versions wrote it."""
+        """Return the text of a configuration as earlier versions wrote it."""
         settings = yaml.safe_load(config)
         known_as = {new: old for old, new in RENAMED.items() if new}
         for new, old in known_as.items():
@@ -165,7 +166,7 @@ class TestEarlierVersions:
 
     @pytest.fixture
     def before(self, interrupted, arguments, trained):
-        """The interrupted run, and its finished model, as an earlier version would have left them."""
+        """The interrupted run and its final model, as written by an earlier version."""
         config, *overrides = map(str, arguments(interrupted, self.SETTINGS)[1:])
         job = build_training(load_config(config, overrides), device=torch.device("cpu"), num_processes=1)
         text = self.as_before(job.config)
@@ -177,7 +178,7 @@ class TestEarlierVersions:
         write_again(interrupted.parent / "model_final.pth", config=text)
         return interrupted
 
-    def test_are_gone_on_with_in_silence(self, before, trained, call, arguments, capsys):
+    def test_are_resumed_without_a_warning(self, before, trained, call, arguments, capsys):
         assert call(train, *arguments(before, self.SETTINGS), "--resume") is None
         assert "warning" not in capsys.readouterr().out
         assert same(weights(before / "model_final.pth"), weights(trained / "model_final.pth"))
@@ -186,7 +187,7 @@ class TestEarlierVersions:
         config, *overrides = map(str, arguments(before, self.SETTINGS | {"MODEL.NUM_CLASSES": 5})[1:])
         assert load_config(before / "config.yaml") == scale_learning_rate(load_config(config, overrides))
 
-    def test_what_changed_is_told_by_its_new_name(self, before):
+    def test_changed_settings_have_their_new_names(self, before):
         old = (before / "config.yaml").read_text()
         now = ["TEST.REFINE.STEP_POLICY", "every", "SOLVER.GLOBAL_BATCH_SIZE", "4"]
         assert compare_settings(old, load_config(before / "config.yaml", now).dump(), "a.pth") == [
@@ -214,7 +215,7 @@ class TestEarlierVersions:
 
 
 def take(settings, name):
-    """Removes a key, named in full, from nested dicts; its value."""
+    """Remove a key, given by its full name, from nested dicts; return its value."""
     *groups, key = name.split(".")
     for group in groups:
         settings = settings[group]

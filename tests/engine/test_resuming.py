@@ -23,14 +23,14 @@ def config(**settings):
 
 class TestChangedSettings:
     @pytest.mark.parametrize("pattern", FREE + FIXED)
-    def test_every_pattern_is_of_a_key(self, pattern):
+    def test_every_pattern_matches_a_key(self, pattern):
         assert [key for key in keys(get_cfg()) if fnmatch(key, pattern)]
 
-    def test_no_key_but_one_is_both(self):
+    def test_only_one_key_is_in_both_lists(self):
         both = [key for key in keys(get_cfg()) if all(any(fnmatch(key, p) for p in group) for group in (FREE, FIXED))]
-        assert both == ["MODEL.BACKBONE.WEIGHTS"]  # which only begins a run
+        assert both == ["MODEL.BACKBONE.WEIGHTS"]  # only used at the start of a run
 
-    def test_what_changes_the_course_or_the_evaluation_is_told_old_and_new(self):
+    def test_changes_of_training_or_evaluation_are_listed(self):
         before = config(SOLVER__BASE_LR=0.01, SOLVER__STEPS=(3, 5))
         now = config(SOLVER__BASE_LR=0.02, SOLVER__STEPS=(4,), SEED=7, TEST__NMS_THRESHOLD=0.6)
         assert compare_settings(before, now, "a.pth") == [
@@ -40,7 +40,7 @@ class TestChangedSettings:
             "TEST.NMS_THRESHOLD 0.5 → 0.6",
         ]
 
-    def test_what_does_not_is_not(self):
+    def test_other_changes_are_not_listed(self):
         now = config(
             OUTPUT_DIR="elsewhere",
             MODEL__WEIGHTS="other.pth",
@@ -56,29 +56,29 @@ class TestChangedSettings:
     @pytest.mark.parametrize(
         ("key", "value"),
         [
-            ("MODEL__RPN__ANCHOR_SIZES", (16, 32, 64, 128, 256)),  # the weights would fit
+            ("MODEL__RPN__ANCHOR_SIZES", (16, 32, 64, 128, 256)),  # the shapes of the weights would fit
             ("MODEL__FPN__CANONICAL_SCALE", 112),
             ("MODEL__IOU_HEAD__LOSS", "bce"),
             ("MODEL__BACKBONE__NORM_EPS", 0.0),
             ("SOLVER__OPTIMIZER", "AdamW"),
         ],
     )
-    def test_what_the_weights_depend_on_is_refused(self, key, value):
+    def test_changes_of_settings_that_the_weights_depend_on_are_refused(self, key, value):
         name = key.replace("__", ".")
-        with pytest.raises(CheckpointError, match=rf"a\.pth cannot go on with another {name} .* → .*; resume with"):
+        with pytest.raises(CheckpointError, match=rf"a\.pth cannot be resumed with changed settings: {name} .* → .*;"):
             compare_settings(config(), config(**{key: value}), "a.pth")
 
     @pytest.mark.parametrize("before", ["SEED: !!python/object/apply:os.mkdir [made]\n", "SEED: [1\n", "- 5\n", ""])
-    def test_what_is_no_configuration_is_refused(self, before, tmp_path, monkeypatch):
+    def test_an_invalid_configuration_is_refused(self, before, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
-        with pytest.raises(CheckpointError, match=r"a\.pth: its configuration cannot be read .*damaged"):
+        with pytest.raises(CheckpointError, match=r"a\.pth: the configuration in this checkpoint cannot .*damaged"):
             compare_settings(before, config(), "a.pth")
         assert not list(tmp_path.iterdir())
 
     def test_keys_of_another_version(self):
-        """One that is no more is passed over; one that has another name is known; one that was not yet had its default.
+        """Removed keys are ignored, renamed keys are recognised, and missing keys count as their defaults.
 
-        So a configuration of old names alone is that of the defaults.
+        A configuration that has only old names is therefore equal to the defaults.
         """
         before = "SEED: 0\nSOLVER:\n  BATCH_SIZE: 4\nTEST:\n  REFINE:\n    CUDA_GRAPHS: true\n    STEPS: 5\n"
         now = config(SEED=1, SOLVER__GLOBAL_BATCH_SIZE=4, SOLVER__DECAY="linear", TEST__REFINE__NUM_STEPS=6)
@@ -116,7 +116,7 @@ class TestRestoringTheOptimizer:
         return rates
 
     @pytest.mark.parametrize("stopped", range(7))
-    def test_it_goes_on_as_if_it_had_not_stopped(self, stopped):
+    def test_it_continues_like_an_uninterrupted_run(self, stopped):
         whole = self.build()
         expected = self.rates(*whole, 7)
         first, second = self.build(), self.build()
@@ -127,7 +127,7 @@ class TestRestoringTheOptimizer:
         assert before + self.rates(*second, 7 - stopped) == expected  # exactly
         assert torch.equal(second[0], whole[0])
 
-    def test_options_are_those_of_now(self):
+    def test_options_are_those_of_the_current_configuration(self):
         first, second = self.build(), self.build(lr=2.0, weight_decay=0.0, steps=(2,))
         self.rates(*first, 3)
         restore_optimizer(*second[1:], first[1].state_dict(), 3, "a.pth")
@@ -138,5 +138,5 @@ class TestRestoringTheOptimizer:
 
     def test_of_another_network(self):
         other = torch.optim.SGD([nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))], lr=0.1)
-        with pytest.raises(CheckpointError, match=r"a\.pth holds the optimizer's state of another network"):
+        with pytest.raises(CheckpointError, match=r"a\.pth has the optimizer state of another network"):
             restore_optimizer(*self.build()[1:], other.state_dict(), 3, "a.pth")

@@ -26,14 +26,14 @@ def table(path):
 
 
 def logged(path):
-    """Tag → [(iteration, value)] of all TensorBoard files."""
+    """Return tag → [(iteration, value)] and image tag → [iteration] from all TensorBoard files."""
     events = EventAccumulator(str(path / "tensorboard"), size_guidance={"images": 0}).Reload()
     tags = events.Tags()
     scalars = {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags["scalars"]}
     return scalars, {tag: [event.step for event in events.Images(tag)] for tag in tags["images"]}
 
 
-def test_a_run_leaves_config_environment_metrics_and_logs(tmp_path):
+def test_config_environment_metrics_and_logs_are_written(tmp_path):
     path = tmp_path / "deep" / "run"
     folder = RunFolder(path, "SEED: 3\n")
     folder.log(20, {"loss": 1.5, "loss_iou": 0.25})
@@ -47,7 +47,7 @@ def test_a_run_leaves_config_environment_metrics_and_logs(tmp_path):
     assert logged(path)[0] == {"loss": [(20, 1.5), (40, 1.25)], "loss_iou": [(20, 0.25)]}
 
 
-def test_rows_can_be_read_while_the_run_goes_on(tmp_path):
+def test_rows_can_be_read_during_the_run(tmp_path):
     folder = RunFolder(tmp_path, "")
     folder.log(1, {"loss": 1.0})
     assert rows(tmp_path) == [{"iteration": 1, "loss": 1.0}]
@@ -74,7 +74,7 @@ def test_a_resumed_run_keeps_the_rows_up_to_its_checkpoint(tmp_path):
     for iteration in (20, 40, 60):
         folder.log(iteration, {"loss": float(iteration)})
     folder.close()
-    time.sleep(1.1)  # TensorBoard reads its files in the order of their names, which begin with the second
+    time.sleep(1.1)  # TensorBoard orders its files by name, which begins with the time in seconds
     folder = RunFolder(tmp_path, "", start_iteration=40)
     assert [row["iteration"] for row in rows(tmp_path)] == [20, 40]
     folder.log(60, {"loss": 0.5})
@@ -88,7 +88,7 @@ def test_a_resumed_run_keeps_the_rows_up_to_its_checkpoint(tmp_path):
     assert logged(tmp_path)[0]["loss"] == [(20, 20.0), (40, 40.0), (60, 0.5)]
 
 
-def test_a_row_that_a_killed_run_wrote_by_half_does_not_stop_its_resumption(tmp_path):
+def test_a_partial_row_of_a_killed_run_is_removed_on_resume(tmp_path):
     folder = RunFolder(tmp_path, "")
     folder.log(20, {"loss": 1.0})
     folder.close()
@@ -101,7 +101,7 @@ def test_a_row_that_a_killed_run_wrote_by_half_does_not_stop_its_resumption(tmp_
     assert table(tmp_path / "metrics.csv") == [{"iteration": "20", "loss": "1.0"}]
 
 
-def test_tables_of_a_run_that_had_none_are_made_when_it_is_resumed(tmp_path):
+def test_missing_tables_are_written_on_resume(tmp_path):
     metrics = [{"iteration": 1, "loss": 2.0}, {"iteration": 1, "soft-NMS/AP": 3.0}, {"iteration": 2, "loss": 1.0}]
     (tmp_path / "metrics.json").write_text("".join(f"{json.dumps(row)}\n" for row in metrics))
     RunFolder(tmp_path, "", start_iteration=1).close()
@@ -109,7 +109,7 @@ def test_tables_of_a_run_that_had_none_are_made_when_it_is_resumed(tmp_path):
     assert table(tmp_path / "evaluation.csv") == [{"iteration": "1", "soft-NMS/AP": "3.0"}]
 
 
-def test_a_new_run_starts_anew(tmp_path):
+def test_a_new_run_removes_old_rows(tmp_path):
     folder = RunFolder(tmp_path, "")
     folder.log(20, {"loss": 1.0})
     folder.close()
@@ -118,10 +118,10 @@ def test_a_new_run_starts_anew(tmp_path):
     assert not (tmp_path / "metrics.csv").exists()
 
 
-def test_a_run_begun_anew_replaces_what_a_killed_one_logged(tmp_path):
+def test_a_restarted_run_replaces_the_logs_of_a_killed_one(tmp_path):
     folder = RunFolder(tmp_path, "")
     folder.log(20, {"loss": 1.0})
-    folder.flush()  # and killed, without a checkpoint
+    folder.flush()  # then killed, without a checkpoint
     time.sleep(1.1)  # as above
     folder = RunFolder(tmp_path, "")
     folder.log(20, {"loss": 0.5})
@@ -130,7 +130,7 @@ def test_a_run_begun_anew_replaces_what_a_killed_one_logged(tmp_path):
     assert logged(tmp_path)[0]["loss"] == [(20, 0.5)]
 
 
-def test_what_was_evaluated_is_known(tmp_path):
+def test_evaluated_iterations(tmp_path):
     folder = RunFolder(tmp_path, "")
     folder.log(20, {"loss": 1.0})
     folder.log(20, {"soft-NMS/AP": 3.0})
@@ -192,7 +192,7 @@ def test_an_evaluation_is_logged_with_its_pictures(tmp_path):
         assert event.step == 100
         bins = zip(event.histogram_value.bucket_limit, event.histogram_value.bucket, strict=True)
         counts[tag] = {round(limit, 6): count for limit, count in bins if count}
-    # Upper limits of bins of 0.02. What overshoots is counted in the outermost.
+    # Upper limits of bins of width 0.02. Values outside [0, 1] are counted in the outermost bins.
     assert counts["candidates/true_iou"] == {0.02: 2, 0.52: 2, 1.0: 2}
     assert counts["candidates/predicted_iou"] == {0.02: 2, 0.26: 1, 0.76: 1, 1.0: 2}
 
@@ -206,7 +206,7 @@ def test_the_environment_can_be_written():
     assert found["threads"] == torch.get_num_threads()
 
 
-def test_the_environment_of_a_run_tells_how_it_was_started(tmp_path, monkeypatch):
+def test_the_environment_contains_the_command(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["tools/train.py", "OUTPUT_DIR", "my runs"])
     RunFolder(tmp_path, "").close()
     found = json.loads((tmp_path / "environment.json").read_text())
@@ -215,7 +215,7 @@ def test_the_environment_of_a_run_tells_how_it_was_started(tmp_path, monkeypatch
     assert found["processes"] == 1
 
 
-def test_a_resumed_run_keeps_the_environment_it_began_with(tmp_path, monkeypatch):
+def test_a_resumed_run_keeps_the_original_environment(tmp_path, monkeypatch):
     monkeypatch.setattr(run_folder, "git_state", lambda folder: ({"commit": "a"}, b"first"))
     RunFolder(tmp_path, "").close()
     monkeypatch.setattr(run_folder, "git_state", lambda folder: ({"commit": "b"}, b"second"))
@@ -223,7 +223,7 @@ def test_a_resumed_run_keeps_the_environment_it_began_with(tmp_path, monkeypatch
     for suffix, commit, diff in (("", "a", b"first"), ("_0000040", "b", b"second")):
         assert json.loads((tmp_path / f"environment{suffix}.json").read_text())["git"] == {"commit": commit}
         assert (tmp_path / f"git{suffix}.diff").read_bytes() == diff
-    # Resumed from there again, with the changes committed.
+    # Resumed from the same iteration again, with the changes committed.
     monkeypatch.setattr(run_folder, "git_state", lambda folder: ({"commit": "c"}, b""))
     RunFolder(tmp_path, "", start_iteration=40).close()
     assert not (tmp_path / "git_0000040.diff").exists() and (tmp_path / "git.diff").exists()
@@ -232,7 +232,7 @@ def test_a_resumed_run_keeps_the_environment_it_began_with(tmp_path, monkeypatch
 class TestGitState:
     @pytest.fixture
     def git(self, tmp_path):
-        """Runs git in a repository that holds code/net.py and nothing of the user's configuration."""
+        """Run git in a repository that contains code/net.py, without the user's git configuration."""
         try:
             subprocess.run(["git", "--version"], check=True, capture_output=True)
         except OSError:
@@ -274,7 +274,7 @@ class TestGitState:
         state, diff = git_state(tmp_path / "code")
         assert state["uncommitted"] == [" M code/net.py"] and diff == b""
 
-    def test_nothing_outside_of_a_checkout_without_a_commit_or_without_git(self, git, tmp_path, monkeypatch):
+    def test_no_state_outside_a_checkout_without_a_commit_or_without_git(self, git, tmp_path, monkeypatch):
         environment_in_it = tmp_path / ".venv" / "iounet"
         environment_in_it.mkdir(parents=True)
         (environment_in_it / "net.py").write_text("")

@@ -7,9 +7,9 @@ from iounet.engine.signals import StopSignals
 
 
 @pytest.fixture(autouse=True)
-def handlers_are_put_back():
+def restored_handlers():
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # which tests in the background of a shell ignore
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored if the tests run in the background of a shell
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -17,7 +17,7 @@ def handlers_are_put_back():
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 class TestStopSignals:
-    def test_a_signal_is_noted_and_the_work_goes_on(self, number, code):
+    def test_a_signal_is_recorded_and_work_continues(self, number, code):
         before = signal.getsignal(number)
         with StopSignals() as signals:
             assert signals.received == 0
@@ -26,20 +26,20 @@ class TestStopSignals:
             assert signals.exit_code == code
         assert signal.getsignal(number) is before
 
-    def test_what_can_be_done_again_is_left_at_once(self, number, code):
+    def test_repeatable_work_is_left_at_once(self, number, code):
         with StopSignals() as signals, pytest.raises(SystemExit) as stopped, signals.exit_at_once():
             os.kill(os.getpid(), number)
-            pytest.fail("went on")
+            pytest.fail("continued")
         assert stopped.value.code == code
 
-    def test_what_can_be_done_again_is_not_begun_after_a_signal(self, number, code):
+    def test_repeatable_work_does_not_start_after_a_signal(self, number, code):
         with StopSignals() as signals:
             os.kill(os.getpid(), number)
             with pytest.raises(SystemExit) as stopped, signals.exit_at_once():
-                pytest.fail("began")
+                pytest.fail("started")
         assert stopped.value.code == code
 
-    def test_after_it_signals_are_noted_again(self, number, code):
+    def test_signals_are_recorded_after_repeatable_work(self, number, code):
         with StopSignals() as signals:
             with signals.exit_at_once():
                 pass

@@ -1,4 +1,4 @@
-"""Two processes of torchrun that train together, one of which meets a fault."""
+"""Training with two processes of torchrun, also with a fault in one of them."""
 
 import json
 import re
@@ -31,7 +31,7 @@ def test_two_processes(run_tool, arguments, tmp_path, read_metrics):
     assert done.stderr.count("Traceback") == 0
 
 
-# Also writes down which files each process opens to write, makes, renames or removes.
+# Also logs the files that each process opens for writing, creates, renames or removes.
 WITH_FAULT = """
 import os, signal, sys
 from iounet.commands import train
@@ -80,7 +80,7 @@ class TestWithFaults:
         assert [row["iteration"] for row in evaluation] == [4]
         assert (tmp_path / "run" / "environment_0000002.json").exists()
 
-    def test_only_the_first_writes(self, run_two, arguments, tmp_path):
+    def test_only_rank_0_writes(self, run_two, arguments, tmp_path):
         done = run_two(*arguments(tmp_path / "run"))
         assert done.returncode == 0, done.stderr
         first, second = ((tmp_path / f"writes_{rank}").read_text() for rank in (0, 1))
@@ -88,14 +88,14 @@ class TestWithFaults:
             assert re.search(rf"{tmp_path}/run/.*{name}", first)
         assert str(tmp_path) not in second
 
-    def test_one_is_killed_and_all_end(self, run_two, arguments, tmp_path):
+    def test_if_one_is_killed_all_end(self, run_two, arguments, tmp_path):
         started = time.monotonic()
         done = run_two(*arguments(tmp_path / "run"), fault="os.kill(os.getpid(), signal.SIGKILL)")
         assert done.returncode != 0 and "SIGKILL" in done.stderr
         assert time.monotonic() - started < 60
         assert load_checkpoint(tmp_path / "run" / "checkpoints" / "iteration_0000002.pth")["iteration"] == 2
 
-    def test_one_meets_a_bad_image(self, run_two, dataset, arguments, tmp_path):
+    def test_one_reads_a_damaged_image(self, run_two, dataset, arguments, tmp_path):
         shutil.copytree(dataset / "train", tmp_path / "images")
         damaged = tmp_path / "images" / "000004.png"
         damaged.write_bytes(damaged.read_bytes()[:500])

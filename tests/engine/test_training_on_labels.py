@@ -1,4 +1,4 @@
-"""iounet-train on a data.yaml of YOLO labels, without a conversion before."""
+"""iounet-train on a data.yaml of YOLO labels, without conversion."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from iounet.training.checkpoint import load_checkpoint
 
 @pytest.fixture
 def data_yaml(dataset, tmp_path):
-    """The synthetic set with YOLO labels; one line in train is none."""
+    """The synthetic set with YOLO labels; one line per training image is not a label."""
     root, names = tmp_path / "yolo", []
     for split in ("train", "val"):
         content = json.loads((dataset / "annotations" / f"{split}.json").read_text())
@@ -55,4 +55,4 @@ def test_a_data_yaml_is_enough(data_yaml, call, arguments, tmp_path, capsys):
     assert re.search(rf"\n{of_train}", capsys.readouterr().out)
 
     message = call(train, *arguments(tmp_path / "same", settings | {"DATA.VAL_SPLIT": "train"}))
-    assert "training and validation would have the same images" in message
+    assert "training and validation would use the same images" in message

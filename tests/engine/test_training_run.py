@@ -1,4 +1,4 @@
-"""iounet-train on six images: what a run leaves, data of other kinds, standalone training."""
+"""iounet-train on six images: the run folder, unusual data, printed output, standalone training."""
 
 import csv
 import json
@@ -19,9 +19,9 @@ from iounet.evaluation.tables import gain_in_words
 from iounet.training.checkpoint import load_checkpoint
 
 
-class TestFolderOfARun:
-    def test_it_holds_all_that_is_promised(self, trained):
-        assert {path.name for path in trained.iterdir()} - {"git.diff"} == {  # which there is where work is going on
+class TestRunFolder:
+    def test_it_has_all_documented_files(self, trained):
+        assert {path.name for path in trained.iterdir()} - {"git.diff"} == {  # exists if there are uncommitted changes
             "config.yaml",
             "environment.json",
             "metrics.json",
@@ -49,7 +49,7 @@ class TestFolderOfARun:
         assert same(weights(tmp_path / "again" / "model_final.pth"), weights(trained / "model_final.pth"))
         assert read_metrics(tmp_path / "again") == read_metrics(trained)
 
-    def test_it_tells_the_command(self, trained):
+    def test_it_has_the_command(self, trained):
         command = json.loads((trained / "environment.json").read_text())["command"]
         assert command.startswith("train.py --config-file ") and f"OUTPUT_DIR {trained}" in command
 
@@ -57,7 +57,7 @@ class TestFolderOfARun:
         training, evaluation = read_metrics(trained)
         assert [row["iteration"] for row in training] == [1, 2, 3, 4]
         assert [row["learning_rate"] for row in training] == pytest.approx(
-            [lr * 2 / 16 for lr in (0.005, 0.01, 0.01, 0.001)]  # two images a step, where the defaults are for 16
+            [lr * 2 / 16 for lr in (0.005, 0.01, 0.01, 0.001)]  # two images per step; the defaults are for 16
         )
         for row in training:
             losses = {key: value for key, value in row.items() if key.startswith("loss_")}
@@ -90,7 +90,7 @@ class TestFolderOfARun:
         text = (trained / "table.md").read_text()
         assert [text.index(f"| {row} ") for row in ROWS] == sorted(text.index(f"| {row} ") for row in ROWS)
 
-    def test_files_are_json_that_any_reader_takes(self, trained):
+    def test_files_are_strict_json(self, trained):
         def refuse(constant):
             raise AssertionError(f"{constant} is not JSON")
 
@@ -110,7 +110,7 @@ class TestFolderOfARun:
             assert 0 <= entry["score"] <= 1
             assert math.isfinite(entry["predicted_iou"])
 
-    def test_the_final_model_says_what_it_is(self, trained, dataset):
+    def test_the_final_model_has_its_categories_and_config(self, trained, dataset):
         checkpoint = load_checkpoint(trained / "model_final.pth")
         categories = json.loads((dataset / "annotations" / "train.json").read_text())["categories"]
         assert checkpoint["categories"] == categories
@@ -122,7 +122,7 @@ class TestFolderOfARun:
 class TestOtherData:
     @pytest.fixture
     def uneven(self, dataset, tmp_path):
-        """Category ids with gaps and 0, in no order; an image without objects; one with nothing but a crowd."""
+        """Unsorted category ids with gaps and 0; an image without objects; an image with only a crowd."""
         ids = {1: 90, 2: 0, 3: 17, 4: 5, 5: 44}
         settings = {}
         for split in ("train", "val"):
@@ -147,7 +147,7 @@ class TestOtherData:
         assert [category["name"] for category in categories] == ["ellipse", "star", "rectangle", "triangle", "cross"]
 
     @pytest.mark.parametrize("kind", ["no annotations", "crowds only"])
-    def test_nothing_but_background(self, dataset, call, arguments, tmp_path, capsys, kind):
+    def test_only_background(self, dataset, call, arguments, tmp_path, capsys, kind):
         content = json.loads((dataset / "annotations" / "train.json").read_text())
         if kind == "no annotations":
             content["annotations"] = []
@@ -159,20 +159,20 @@ class TestOtherData:
         assert (tmp_path / "run" / "model_final.pth").is_file()
         first, second, *_ = capsys.readouterr().out.splitlines()
         assert first == f"{tmp_path / 'empty.json'}: 6 images, 0 objects, 5 classes"
-        assert second.startswith(f"warning: {tmp_path / 'empty.json'} holds no object: ")
+        assert second.startswith(f"warning: {tmp_path / 'empty.json'} has no objects: ")
 
 
-class TestWhatIsPrinted:
+class TestPrintedOutput:
     @pytest.fixture
     def shown(self, call, arguments, tmp_path, capsys, monkeypatch):
-        """Output and errors of a run whose loss seems to rise."""
+        """Output and errors of a run that reports a rising loss."""
         monkeypatch.setattr("iounet.progress.SECONDS_BETWEEN_LINES", 0)
         monkeypatch.setattr("iounet.training.loss_watch.WINDOW", 1)
         monkeypatch.setattr("iounet.training.loss_watch.FACTOR", 0)
         assert call(train, *arguments(tmp_path / "run")) is None
         return capsys.readouterr()
 
-    def test_it_begins_with_what_the_data_are(self, shown, dataset):
+    def test_it_begins_with_the_data_sets(self, shown, dataset):
         count = {
             split: len(json.loads((dataset / "annotations" / f"{split}.json").read_text())["annotations"])
             for split in ("train", "val")
@@ -190,11 +190,11 @@ class TestWhatIsPrinted:
         assert "by iteration 2; if it stays high, the learning rate may be too high" in warning
         assert warning.endswith("SOLVER.BASE_LR")
 
-    def test_losses_are_called_so(self, shown):
+    def test_losses_keep_their_full_names(self, shown):
         assert ", loss_iou=" in shown.err and " iou=" not in shown.err
 
 
-def test_standalone_training_changes_the_iou_head_alone(trained, call, arguments, tmp_path, read_metrics):
+def test_standalone_training_changes_only_the_iou_head(trained, call, arguments, tmp_path, read_metrics):
     settings = {
         "MODEL.STANDALONE": True,
         "MODEL.WEIGHTS": trained / "model_final.pth",
@@ -234,17 +234,17 @@ def test_standalone_training_changes_the_iou_head_alone(trained, call, arguments
             ],
         ),
     ],
-    ids=["its own batch size", "told not to", "one GPU", "AdamW"],
+    ids=["reference batch size", "switched off", "one GPU", "AdamW"],
 )
-def test_the_linear_rule_is_told(overrides, expected):
+def test_the_scaled_learning_rate_is_printed(overrides, expected):
     cfg = load_config(None, overrides)
     assert describe_scaling(cfg, scale_learning_rate(cfg), num_images=118_287) == expected
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="reads Linux's /proc")
-def test_nothing_piles_up_over_steps(run_with, arguments, tmp_path):
-    """Over 1,000 steps, by hand, resident memory rose by 20 MiB for a while and fell again."""
+def test_steps_leak_no_objects(run_with, arguments, tmp_path):
+    """In a manual run of 1,000 steps, resident memory rose by 20 MiB for a while and fell again."""
     settings = {"SOLVER.MAX_ITERATIONS": 80, "SOLVER.CHECKPOINT_PERIOD": 30}
     assert run_with(arguments(tmp_path / "run", settings), Watch(tmp_path / "watched", (20, 50, 79))) == 0
     first, *later = (tmp_path / "watched").read_text().splitlines()

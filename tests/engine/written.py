@@ -1,4 +1,4 @@
-"""What an evaluation leaves in its folder, and the rows of its table."""
+"""Files that an evaluation writes, and the rows of its table."""
 
 ROWS = ["greedy NMS", "soft-NMS", "IoU-guided NMS", "IoU-guided NMS + refinement"]
 REPORT = {

@@ -17,7 +17,7 @@ def test_planes_around_an_object(build_tiny, dataset, tmp_path):
     middle = GRID // 2
     assert seen.true[middle, middle].item() == pytest.approx(1)
     assert seen.true.argmax().item() == middle * GRID + middle
-    # A box that is about twice as wide and not shifted overlaps by about half.
+    # A box that is about twice as wide and not shifted has an IoU of about one half.
     assert seen.true[-1, middle].item() == pytest.approx(1 / torch.tensor(0.7).exp().item(), abs=1e-4)
     assert seen.energy.max() == 0 and seen.energy.shape == seen.predicted.shape == (GRID, GRID)
     assert ((seen.predicted >= -0.5) & (seen.predicted <= 1.5)).all()

@@ -1,4 +1,4 @@
-"""Tiny refiners, and their ONNX files, each exported once."""
+"""Tiny refiners and their ONNX files, each exported once."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ SETTINGS = {
 
 @pytest.fixture(scope="session")
 def make_refiner(build_tiny, tiny_cfg):
-    """A key of SETTINGS → a refiner whose predictions differ from box to box, calibrated."""
+    """A function: key of SETTINGS → calibrated refiner whose predictions differ between boxes."""
 
     def make(name):
         detector = build_tiny(SETTINGS[name])
@@ -43,7 +43,7 @@ def make_refiner(build_tiny, tiny_cfg):
 
 @pytest.fixture(scope="session")
 def exported(make_refiner, tmp_path_factory):
-    """A key of SETTINGS → the refiner and the path of its ONNX file."""
+    """A function: key of SETTINGS → refiner and path of its ONNX file."""
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")
     from iounet.export.onnx_file import export_onnx

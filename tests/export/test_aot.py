@@ -1,4 +1,4 @@
-"""The refiner traced by torch.export, saved and compiled, beside IoURefiner.refine, which needs neither."""
+"""The refiner traced by torch.export, saved and compiled, against IoURefiner.refine."""
 
 import shutil
 import subprocess
@@ -24,7 +24,7 @@ SIZES = [(50, 80), (300, 171), (64, 96), (20, 400), (1, 1), (500, 1)]
 
 @pytest.fixture(scope="module")
 def checkpoint(build_tiny, tiny_cfg, tmp_path_factory):
-    """A tiny detector whose class scores and predicted IoUs differ from box to box."""
+    """A tiny detector whose class scores and predicted IoUs differ between boxes."""
     detector = build_tiny()
     with torch.no_grad():
         detector.roi_heads.box_predictor.cls_score.weight.mul_(20)
@@ -56,7 +56,7 @@ def compiled(refiner, tmp_path_factory):
 
 
 def scene(size, count):
-    """An image of colourful tiles, and boxes with their labels: some leave the image, the last one does not meet it."""
+    """An image of colourful tiles, boxes and labels; some boxes cross the border, the last box lies outside."""
     generator = torch.Generator().manual_seed(0)
     image = torch.nn.functional.interpolate(torch.rand(1, 3, 7, 10, generator=generator), size=size)
     ends = torch.tensor([size[1], size[0]])
@@ -82,18 +82,18 @@ def check_agreement(program, refiner):
 
 
 @pytest.mark.slow
-def test_the_saved_program_refines_as_pytorch_does(saved, refiner):
+def test_the_saved_program_agrees_with_pytorch(saved, refiner):
     check_agreement(load_program(saved), refiner)
 
 
 @pytest.mark.slow
-def test_the_compiled_program_refines_as_pytorch_does(compiled, refiner):
+def test_the_compiled_program_agrees_with_pytorch(compiled, refiner):
     check_agreement(load_program(compiled), refiner)
 
 
 @pytest.mark.slow
-def test_where_the_operators_are_not_registered(compiled):
-    """As in C++, this process does not import prroi_pool."""
+def test_without_registered_operators(compiled):
+    """The process does not import prroi_pool, as in C++."""
     code = "import sys, torch; torch._inductor.aoti_load_package(sys.argv[1])"
     done = subprocess.run([sys.executable, "-c", code, compiled], capture_output=True, text=True, timeout=300)
     assert done.returncode == 1
@@ -101,7 +101,7 @@ def test_where_the_operators_are_not_registered(compiled):
 
 
 @pytest.mark.parametrize("size", [*SIZES, (97, 61), (63, 97), (127, 193), (1000, 667)])
-def test_images_are_prepared_as_the_detector_prepares_them(refiner, size):
+def test_images_are_transformed_as_by_the_detector(refiner, size):
     image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
     traceable = ImageRefiner(refiner.detector)
     given = []
@@ -111,12 +111,12 @@ def test_images_are_prepared_as_the_detector_prepares_them(refiner, size):
     expected, _ = refiner.detector.transform([image[0]])
     torch.testing.assert_close(prepared, expected.tensors)
     assert given_size.tolist() == list(size)
-    # Of the image that is too thin torchvision leaves no pixel in one direction, and the detector one.
+    # torchvision would resize the thin image to a side of 0 pixels; the detector keeps 1.
     assert resized_size.tolist() == ([96, 0] if size == (500, 1) else list(expected.image_sizes[0]))
 
 
 @pytest.mark.parametrize("content", [None, b"no program", b"PK\5\6" + bytes(18)])
-def test_files_that_are_no_program(tmp_path, content):
+def test_files_that_are_not_programs(tmp_path, content):
     path = tmp_path / "refiner.pt2"
     if content is not None:
         path.write_bytes(content)
@@ -152,20 +152,20 @@ def test_the_check_notices_another_model(call, checkpoint, saved, photographs, t
     assert "\nFAILED: " in capsys.readouterr().out
 
 
-def test_the_tool_names_the_file_that_is_missing(call, checkpoint, tmp_path):
+def test_the_tool_names_a_missing_file(call, checkpoint, tmp_path):
     assert call(export_torch, "--weights", checkpoint, "--check", tmp_path / "x.pt2") == (
         f"CheckpointError: {tmp_path / 'x.pt2'}: no such file; check the path"
     )
 
 
-def test_the_tool_wants_the_suffix_of_a_program(call, checkpoint, capsys):
+def test_the_tool_requires_the_suffix_pt2(call, checkpoint, capsys):
     assert call(export_torch, "--weights", checkpoint, "--output", Path("refiner.pth")) == 2
-    assert "--output refiner.pth: a program's name ends in .pt2" in capsys.readouterr().err
+    assert "--output refiner.pth: the file name must end in .pt2" in capsys.readouterr().err
 
 
 def test_without_a_compiler(call, checkpoint, monkeypatch, tmp_path):
     monkeypatch.setenv("CXX", "no-such-compiler")
     assert call(export_torch, "--weights", checkpoint, "--output", tmp_path / "refiner.pt2", "--compile") == (
-        "ConfigError: AOTInductor needs a C++ compiler: `no-such-compiler` is not on PATH; install it, or name another "
-        "in CXX"
+        "ConfigError: AOTInductor needs a C++ compiler: `no-such-compiler` is not on PATH; install it, or set CXX "
+        "to another compiler"
     )

@@ -1,4 +1,4 @@
-"""Exported files whose weights take fewer bits: what they hold, and what they answer."""
+"""Exported files with smaller weights: their content and their results."""
 
 import json
 
@@ -20,7 +20,7 @@ from tools import onnx_accuracy  # noqa: E402
 
 
 def a_model(weights):
-    """y = x Wᵀ, and its gradient's y W in a subgraph, which reads the same initializer."""
+    """Model of y = x Wᵀ with y W in a subgraph, which reads the same initializer."""
     text = """
         <ir_version: 10, opset_import: ["": 18]>
         products (float[N, I] x, bool forth) => (float[N, M] y) {
@@ -47,13 +47,13 @@ def run(model, *inputs):
 @pytest.mark.parametrize(
     ("dtype", "expected"),
     [
-        # 2049 lies between two numbers of float16, 2048 and 2050, and goes to the even one.
+        # 2049 lies between the float16 numbers 2048 and 2050 and is rounded to even.
         ("float16", [[127.0, 0.5, -12.75], [0.0, 0.0, 0.0], [2.0**-3, 2048.0, 1.0]]),
-        # Steps of 1, of any size, and of 2049 / 127 = 16.13; 0.5 and 12.75 of the first row become 0 and 13.
+        # The steps of the rows are 1, arbitrary, and 2049 / 127 = 16.13; 0.5 and 12.75 become 0 and 13.
         ("int8", [[127.0, 0.0, -13.0], [0.0, 0.0, 0.0], [0.0, 2049.0, 0.0]]),
     ],
 )
-def test_each_weight_is_rounded_to_what_is_stored(dtype, expected, forth):
+def test_weights_are_rounded_to_the_stored_dtype(dtype, expected, forth):
     weights = np.array([[127.0, 0.5, -12.75], [0.0, 0.0, 0.0], [2.0**-3, 2049.0, 1.0]], np.float32)
     model = a_model(weights)
     shrink_weights(model.graph, dtype)
@@ -61,20 +61,20 @@ def test_each_weight_is_rounded_to_what_is_stored(dtype, expected, forth):
     np.testing.assert_allclose(found, np.transpose(expected) if forth else expected, rtol=1e-6)
 
 
-def test_weights_that_float16_cannot_hold_are_refused():
+def test_weights_that_overflow_float16_are_rejected():
     model = a_model(np.full((3, 3), 1e5, np.float32))
-    with pytest.raises(CheckpointError, match="w has values that float16 cannot hold; choose int8 or float32"):
+    with pytest.raises(CheckpointError, match="w has values that overflow float16; choose int8 or float32"):
         shrink_weights(model.graph, "float16")
 
 
-def test_another_dtype_is_refused():
+def test_an_unknown_dtype_is_rejected():
     with pytest.raises(OptionError, match="weights_dtype must be one of float32, float16, int8; got 'int4'"):
         shrink_weights(a_model(np.ones((3, 3), np.float32)).graph, "int4")
 
 
 @pytest.fixture(scope="module")
 def refiner(build_tiny, tiny_cfg, dataset):
-    """A tiny one with random weights, for the categories of the synthetic set."""
+    """A tiny refiner with random weights, for the categories of the synthetic set."""
     categories = json.loads((dataset / "annotations" / "val.json").read_text())["categories"]
     settings = {"MODEL.ENERGY_HEAD.LOSS": "nce", "TEST.REFINE.OBJECTIVE": "energy"}
     settings |= {"TEST.REFINE.STEP_POLICY": "backtracking", "MODEL.NUM_CLASSES": len(categories)}
@@ -83,7 +83,7 @@ def refiner(build_tiny, tiny_cfg, dataset):
 
 @pytest.fixture(scope="module")
 def files(refiner, one_thread, tmp_path_factory):
-    """dtype → the refiner, exported."""
+    """dtype → exported file of the refiner."""
     paths = {dtype: tmp_path_factory.mktemp("files") / f"{dtype}.onnx" for dtype in ("float32", "float16", "int8")}
     for dtype, path in paths.items():
         export_onnx(refiner, path, weights_dtype=dtype)
@@ -91,14 +91,14 @@ def files(refiner, one_thread, tmp_path_factory):
 
 
 def weights_of(path):
-    """Name → values of the initializers that are no vectors."""
+    """Return name → values of the initializers with more than one dimension."""
     graph = onnx.load(path).graph
     return {value.name: onnx.numpy_helper.to_array(value) for value in graph.initializer if len(value.dims) > 1}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "bytes_saved"), [("float16", 2), ("int8", 3)])
-def test_a_file_is_smaller_by_what_its_weights_are(files, dtype, bytes_saved):
+def test_files_shrink_with_their_weights(files, dtype, bytes_saved):
     stored = {name: values for name, values in weights_of(files[dtype]).items() if name.endswith(f"_{dtype}")}
     assert {str(values.dtype) for values in stored.values()} == {dtype}
     heads = {
@@ -107,14 +107,14 @@ def test_a_file_is_smaller_by_what_its_weights_are(files, dtype, bytes_saved):
     assert heads <= set(stored) and "detector.backbone.fpn.layer_blocks.0.0.weight_" + dtype in stored
     count = sum(values.size for values in stored.values())
     before, after = (files[name].stat().st_size for name in ("float32", dtype))
-    # Two nodes, a scale for each channel, and longer names.
+    # Tolerance for two nodes, a scale per channel, and longer names.
     assert bytes_saved * count - 700 * len(stored) - 4 * 12_000 < before - after < bytes_saved * count
     assert after < 1.3 * before * (4 - bytes_saved) / 4
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float16", 1e-3), ("int8", 2e-2)])
-def test_answers_change_by_little(files, dtype, tolerance):
+def test_results_change_little(files, dtype, tolerance):
     image = np.random.default_rng(0).random((64, 64, 3), dtype=np.float32)
     boxes = np.array([[10, 10, 40, 44], [5, 20, 60, 60], [0, 0, 30, 63]], np.float32)
     exact, rounded = (
@@ -126,7 +126,7 @@ def test_answers_change_by_little(files, dtype, tolerance):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float16", "int8"])
-def test_weights_are_restored_once_when_the_file_is_loaded(files, dtype, tmp_path):
+def test_weights_are_restored_once_at_loading(files, dtype, tmp_path):
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
@@ -137,7 +137,7 @@ def test_weights_are_restored_once_when_the_file_is_loaded(files, dtype, tmp_pat
 
 
 @pytest.mark.slow
-def test_accuracy_of_files_beside_that_of_the_checkpoint(refiner, files, dataset, call, tmp_path, capsys):
+def test_the_tool_compares_accuracy_with_the_checkpoint(refiner, files, dataset, call, tmp_path, capsys):
     refiner.save_pretrained(tmp_path)
     words = [dataset / "annotations" / "val.json", "--images", dataset / "val", "--weights", tmp_path / MODEL_FILE]
     words += ["--onnx", files["float32"], files["int8"], "--output", tmp_path / "table.json"]
@@ -145,7 +145,7 @@ def test_accuracy_of_files_beside_that_of_the_checkpoint(refiner, files, dataset
     table = json.loads((tmp_path / "table.json").read_text())["table"]
     assert list(table) == ["not refined", "PyTorch", "float32.onnx", "int8.onnx"]
     assert table["float32.onnx"]["MB"] == files["float32"].stat().st_size / 1e6
-    # Jittered to IoUs that are uniform over [0.6, 0.9].
+    # Boxes are jittered to IoUs uniform over [0.6, 0.9].
     assert table["not refined"]["IoU of loose boxes"] == pytest.approx(0.75, abs=0.02)
     for column in ("IoU of loose boxes", "error of the predicted IoU"):
         assert table["float32.onnx"][column] == pytest.approx(table["PyTorch"][column], abs=1e-4)

@@ -1,4 +1,4 @@
-"""The exported detector finds what IoUNet finds."""
+"""The exported detector against IoUNet."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ BY_BOTH = {"TEST.NMS_RANKING": "score_times_iou", "TEST.REFINE.NUM_STEPS": 0, "T
 
 @pytest.fixture
 def detector(build_tiny):
-    """Settings → a tiny detector that finds some objects anywhere, of clearly different scores and predicted IoUs."""
+    """A function: settings → tiny detector that always detects objects, with distinct scores and predicted IoUs."""
 
     def build(settings):
         detector = build_tiny({"TEST.SCORE_THRESHOLD": 0.2} | settings)
@@ -38,7 +38,7 @@ def detector(build_tiny):
             for layer in (*heads, *detector.rpn.head.children()):
                 last = layer[0][0] if isinstance(layer, torch.nn.Sequential) else layer
                 last.weight.normal_(std=0.1)
-        detector.rpn.nms_thresh = 0.1  # so that boxes of one level suppress each other, and would those of another
+        detector.rpn.nms_thresh = 0.1  # boxes of a level suppress each other
         return detector
 
     return build
@@ -69,8 +69,8 @@ def test_before_refinement(detector, settings, size):
     assert_same(found, expected, at_least=5)
 
 
-def test_soft_nms_is_refused(build_tiny):
-    with pytest.raises(ConfigError, match=r"TEST\.NMS: an exported detector has no soft NMS; .* iou_guided or greedy"):
+def test_soft_nms_is_rejected(build_tiny):
+    with pytest.raises(ConfigError, match=r"TEST\.NMS: a detector with soft-NMS cannot be exported; .* greedy"):
         ExportableDetector(build_tiny({"TEST.NMS": "soft"}))
 
 
@@ -80,7 +80,7 @@ def run(path, image):
 
 @pytest.mark.slow
 def test_the_file(detector, tmp_path):
-    detector = detector(GREEDY)  # IoU-guided NMS is that of test_photographs
+    detector = detector(GREEDY)  # test_photographs tests IoU-guided NMS
     export_detector_onnx(IoURefiner(detector, CATEGORIES), tmp_path / "detector.onnx")
     for size in [(64, 64), (50, 90), (120, 70)]:
         image = picture(*size)

@@ -1,4 +1,4 @@
-"""A refiner's ONNX file: in ONNX Runtime it answers as PyTorch does, and it holds standard operators alone."""
+"""A refiner's ONNX file: agrees with PyTorch in ONNX Runtime, and contains only standard operators."""
 
 import json
 import shutil
@@ -29,7 +29,7 @@ ALL = [
 ]
 OF_IMAGE = (
     [[5.0, 8, 40, 30], [10, 10, 20, 45], [-20, -5, 30, 25], [50, 20, 90, 60], [0, 0, 80, 50], [30.5, 20.25, 33, 22]]
-    # Without area inside the image.
+    # No area inside the image.
     + [[20, 20, 10, 30], [90, 10, 99, 20], [-9, 4, 0, 20], [30, 30, 30, 30]]
 )
 LABELS = [1, 2, 3, 0, 1, 0, 1, 2, 0, 3]
@@ -44,14 +44,14 @@ def image():
 
 
 @pytest.fixture(autouse=True)
-def no_warnings_of_odd_boxes():
+def no_warnings_about_boxes():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", BoxWarning)
         yield
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_answers_are_pytorchs(name, exported, image):
+def test_results_agree_with_pytorch(name, exported, image):
     refiner, path = exported(name)
     found = OnnxRefiner(path)
     for count in (len(OF_IMAGE), 1, 0):
@@ -83,8 +83,8 @@ def test_an_image_that_is_too_thin(exported):
     assert np.array_equal(moved, boxes) and before == after == 0 and stops == Stop.UNPLACED
 
 
-def test_boxes_that_are_not_finite_stay_as_they_are(exported, image):
-    # OnnxRefiner refuses them, as IoURefiner does; callers in other languages may not look.
+def test_boxes_that_are_not_finite_are_unchanged(exported, image):
+    # OnnxRefiner and IoURefiner reject such boxes; callers in other languages may not check.
     _, path = exported("energy")
     pixels = (image.astype(np.float32) / 255).transpose(2, 0, 1)[None]
     boxes = np.array([[5, 8, 40, 30], [np.nan, 1, 20, 20], [1, 2, 30, np.nan]], np.float32)
@@ -105,7 +105,7 @@ def test_more_boxes_than_are_refined_at_once(exported, image):
     np.testing.assert_allclose(actual.ious, expected.ious, atol=1e-4)
 
 
-def test_only_standard_operators_and_each_weight_once(exported):
+def test_contains_only_standard_operators_and_each_weight_once(exported):
     refiner, path = exported("energy")
     model = onnx.load(path)
     assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", onnx_file.OPSET)]
@@ -116,11 +116,11 @@ def test_only_standard_operators_and_each_weight_once(exported):
     detector = refiner.detector
     used = (detector.backbone, detector.iou_head, detector.energy_head)
     weights = sum(parameter.numel() for module in used for parameter in module.parameters())
-    # What is not a weight, the graph included, fits into 300 kB.
+    # Everything except the weights takes at most 300 kB.
     assert 4 * weights < path.stat().st_size < 4 * weights + 300_000
 
 
-def test_labels_that_are_no_class_are_not_known(exported, image):
+def test_labels_out_of_range_are_unknown(exported, image):
     _, path = exported("energy")
     pixels = (image.astype(np.float32) / 255).transpose(2, 0, 1)[None]
     boxes = np.array(OF_IMAGE[:3], np.float32)
@@ -160,7 +160,7 @@ def test_a_wrong_file_fails_the_check(exported, make_refiner):
     assert not checking.compare(refiner, checking.answers_of(OnnxRefiner(path)), checking.random_images()).passes
 
 
-def test_loops_hold_nothing_that_is_the_same_in_each_step(exported):
+def test_loops_contain_no_invariant_nodes(exported):
     _, path = exported("energy")
     graph = onnx_ir.load(path).graph
     before = len(list(graph))
@@ -168,7 +168,7 @@ def test_loops_hold_nothing_that_is_the_same_in_each_step(exported):
     assert len(list(graph)) == before
 
 
-def test_the_tool_names_what_is_missing(call, monkeypatch, tmp_path):
+def test_the_tool_names_a_missing_package(call, monkeypatch, tmp_path):
     from tools import export_onnx as tool
 
     monkeypatch.setitem(sys.modules, "onnxscript", None)
@@ -176,7 +176,7 @@ def test_the_tool_names_what_is_missing(call, monkeypatch, tmp_path):
     monkeypatch.delitem(sys.modules, "prroi_pool.onnx")
     weights = Path(__file__).parents[2] / "weights" / "cards.pth"
     message = call(tool, "--weights", weights, "--output", tmp_path / "x.onnx")
-    assert message == "onnxscript is not installed, which exporting needs: pip install 'iounet[export]'"
+    assert message == "exporting needs onnxscript, which is not installed; pip install 'iounet[export]'"
 
 
 def test_the_tool_exports_and_checks(call, exported, monkeypatch, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""Changes of graphs: what ONNX Runtime computes stays the same, and what runs in a Loop is less, or in parts."""
+"""Transformations of ONNX graphs: results are unchanged, and Loops contain fewer nodes or process rows in parts."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def run(model, **inputs):
 def changed(model, change):
     model = model.clone()
     change(model.graph)
-    # Names of two graphs may be equal, until they are one graph.
+    # Nodes of different graphs may have equal names; merged graphs need unique names.
     NameFixPass()(model)
     return model
 
@@ -45,7 +45,7 @@ def body(graph):
 
 # ---- hoist_invariants
 
-# In each step: y = y * exp(x) + step, and the last step's exp(x) is returned, too.
+# Each step computes y = y * exp(x) + step; exp(x) of the last step is also returned.
 LOOP = """
 loop (float[N] x, int64 steps) => (float[N] y, float[N] last) {
     go_on = Constant <value = bool {1}> ()
@@ -85,14 +85,14 @@ def test_hoisting_keeps_the_values(steps):
         np.testing.assert_allclose(found, expected_loop(X, steps), rtol=1e-6)
 
 
-def test_what_is_the_same_in_each_step_is_hoisted_but_not_what_the_body_returns():
+def test_invariants_are_hoisted_unless_the_body_returns_them():
     model = changed(read(LOOP), hoist_invariants)
-    # `factor` is returned by the body, and `negative` reads it.
+    # The body returns `factor`, and `negative` reads it.
     assert operators(model.graph) == ["Constant", "Add", "Sub", "Loop"]
     assert operators(body(model.graph)) == ["Identity", "Exp", "Neg", "Mul", "Cast", "Add"]
 
 
-# The outer step squares x as the inner one does; only the inner one reads the outer's number.
+# Outer and inner step both square x; only the inner step reads the number of the outer step.
 NESTED = """
 nested (float[N] x, int64 steps) => (float[N] y) {
     go_on = Constant <value = bool {1}> ()
@@ -139,7 +139,7 @@ def test_hoisting_out_of_nested_loops(steps):
     assert operators(body(body(hoisted.graph))) == ["Identity", "Mul", "Cast", "Add"]
 
 
-def test_a_loop_that_is_the_same_in_each_step_is_hoisted_whole():
+def test_an_invariant_loop_is_hoisted_as_a_whole():
     model = read(
         NESTED.replace("Loop (steps, condition, before)", "Loop (steps, go_on, x)").replace("(number)", "(steps)")
     )
@@ -150,7 +150,7 @@ def test_a_loop_that_is_the_same_in_each_step_is_hoisted_whole():
     np.testing.assert_array_equal(*results)
 
 
-def test_a_loop_whose_body_alone_reads_the_steps_number_stays():
+def test_a_loop_whose_body_reads_the_step_is_not_hoisted():
     model = read(NESTED.replace("Loop (steps, condition, before)", "Loop (steps, go_on, x)"))
     hoisted = changed(model, hoist_invariants)
     assert operators(body(hoisted.graph)).count("Loop") == 1
@@ -160,7 +160,7 @@ def test_a_loop_whose_body_alone_reads_the_steps_number_stays():
 
 # ---- run_in_parts
 
-# Rows of both inputs, and what does not depend on them; the second output is a whole number.
+# Nodes that depend on rows of both inputs, and nodes that do not; the second output is an integer.
 ROWS = """
 rows (float[N, 3] values, int64[N] labels, float[3] shared) => (float[N, 3] scaled, int64[N] rounded)
     <float[2] two = {1.0, 2.0}>
@@ -199,7 +199,7 @@ def in_parts_of(at_once):
 
 @pytest.mark.parametrize("at_once", [1, 4])
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 5, 8, 9])
-def test_rows_in_parts_are_the_rows(at_once, count):
+def test_parts_give_the_same_rows(at_once, count):
     model, inputs = in_parts_of(at_once), row_inputs(count)
     for tested in (read(ROWS), model):
         scaled, rounded = run(tested, **inputs)
@@ -209,7 +209,7 @@ def test_rows_in_parts_are_the_rows(at_once, count):
         np.testing.assert_array_equal(rounded, expected[1])
 
 
-def test_only_what_depends_on_the_rows_is_in_the_loop_and_no_more_rows_at_once():
+def test_the_loop_contains_only_nodes_that_depend_on_rows_and_limits_the_rows():
     model = in_parts_of(4)
     assert operators(model.graph).count("Exp") == 1
     assert not {"Exp", "Constant"} & set(operators(body(model.graph)))
@@ -265,7 +265,7 @@ def test_equal_nodes_are_computed_once_in_every_graph(steps):
     assert operators(merged.graph).count("Neg") == 1
 
 
-def test_nodes_of_other_attributes_are_not_equal():
+def test_nodes_with_different_attributes_are_not_merged():
     model = read("""
         casts (float[N] x) => (int64[N] y, int32[N] z) {
             y = Cast <to = 7> (x)
@@ -281,7 +281,7 @@ def test_nodes_of_other_attributes_are_not_equal():
 
 @pytest.mark.parametrize("count", [0, 3, 5])
 def test_a_loop_in_parts(count):
-    """The nested Loop reads rows; what it computes from no row leaves both Loops."""
+    """The nested Loop reads rows; nodes that do not depend on rows leave both Loops."""
     model = read("""
         both (float[N] x, float shared) => (float[N] y) {
             go_on = Constant <value = bool {1}> ()

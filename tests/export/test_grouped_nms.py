@@ -1,4 +1,4 @@
-"""Greedy NMS in groups, as an operator and as ONNX Runtime computes it."""
+"""Greedy NMS within groups, as an operator and in ONNX Runtime."""
 
 import pytest
 import torch
@@ -21,12 +21,12 @@ class Suppressed(torch.nn.Module):
 def inputs(num_boxes):
     random = torch.Generator().manual_seed(num_boxes)
     corner, size = 60 * torch.rand(num_boxes, 2, generator=random), 1 + 40 * torch.rand(num_boxes, 2, generator=random)
-    # Many of the same score; of group 3 none.
+    # Many equal scores; group 3 is empty.
     scores = torch.randint(-3, 10, (num_boxes,), generator=random) / 10
     return torch.cat([corner, corner + size], 1), scores, torch.randint(0, 3, (num_boxes,), generator=random)
 
 
-def test_groups_one_by_one():
+def test_agrees_with_nms_of_each_group():
     boxes, scores, groups = inputs(80)
     expected = []
     for group in range(NUM_GROUPS):
@@ -36,7 +36,7 @@ def test_groups_one_by_one():
     assert grouped_nms(boxes, scores, groups, NUM_GROUPS, THRESHOLD, MOST).tolist() == expected
 
 
-def test_boxes_that_are_left_out_suppress_nothing():
+def test_dropped_boxes_suppress_nothing():
     boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 9.0], [0.0, 0.0, 10.0, 8.0]])
     scores = torch.tensor([-torch.inf, -0.5, -0.6])
     assert grouped_nms(boxes, scores, torch.zeros(3, dtype=torch.int64), 1, 0.5, 3).tolist() == [1]

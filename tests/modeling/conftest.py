@@ -4,7 +4,7 @@ import torch
 
 @pytest.fixture
 def opinionated(build_tiny):
-    """A tiny detector whose scores, boxes and IoUs differ from box to box."""
+    """A function that builds a tiny detector whose scores, offsets and IoUs differ between boxes."""
 
     def build(settings=None):
         detector = build_tiny(settings)

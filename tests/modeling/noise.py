@@ -4,7 +4,7 @@ import torch
 
 
 def images_of(*sizes, seed=0):
-    """Patches of noise, coarse enough to survive the network's strides."""
+    """Images of noise that is coarse enough to survive the network's strides."""
     generator = torch.Generator().manual_seed(seed)
     coarse = [torch.rand(1, 3, height // 8 + 1, width // 8 + 1, generator=generator) for height, width in sizes]
     return [

@@ -1,4 +1,4 @@
-"""CUDA graphs without CUDA."""
+"""A stand-in for CUDA graphs that needs no GPU."""
 
 from contextlib import contextmanager
 
@@ -8,7 +8,7 @@ from iounet.modeling.cuda_graphs import CudaGraphs
 
 
 class Repeated(CudaGraphs):
-    """As a graph does, a replay reads the inputs where they were when it was recorded, and writes to one place."""
+    """`CudaGraphs` whose replays call the function; like a graph, they read and write the recorded memory."""
 
     recordings = 0
 

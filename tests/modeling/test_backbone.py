@@ -13,7 +13,7 @@ NORMS = {"FrozenBN": FrozenBatchNorm2d, "BN": torch.nn.BatchNorm2d, "SyncBN": to
 
 
 def torchvisions(name, norm, trainable_layers=3):
-    """The backbone of torchvision's fasterrcnn_resnet50_fpn (frozen norms, none in the pyramid) or of its _v2."""
+    """torchvision's backbone of fasterrcnn_resnet50_fpn (frozen norms, no norms in the pyramid) or of its _v2."""
     body = getattr(resnet, name)(weights=None, norm_layer=NORMS[norm])
     return _resnet_fpn_extractor(body, trainable_layers, norm_layer=None if norm == "FrozenBN" else NORMS[norm])
 
@@ -31,7 +31,7 @@ def test_parameter_names_and_shapes_are_torchvisions(name, norm):
 
 @pytest.mark.parametrize("trainable_layers", range(6))
 @pytest.mark.parametrize("norm", NORMS)
-def test_what_trains_is_what_torchvision_trains(trainable_layers, norm):
+def test_the_same_parameters_train_as_in_torchvision(trainable_layers, norm):
     with torch.device("meta"):
         ours = fpn_backbone("resnet18", norm=norm, trainable_layers=trainable_layers)
         theirs = torchvisions("resnet18", norm, trainable_layers)
@@ -51,12 +51,12 @@ def test_frozen_stages_are_those_next_to_the_image(trainable_layers, first_froze
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_the_state_dict_of_torchvisions_classifier_loads(norm):
+def test_loads_the_state_dict_of_torchvisions_classifier(norm):
     torch.manual_seed(0)
     weights = resnet.resnet18(weights=None).state_dict()
     for key, value in weights.items():
         if value.is_floating_point():
-            weights[key] = torch.rand_like(value)  # the norms' too, which start as 0 and 1
+            weights[key] = torch.rand_like(value)  # including the norms, which are initialised to 0 and 1
     loaded = fpn_backbone("resnet18", norm=norm, weights=weights).body.state_dict()
     assert "layer4.1.bn2.running_var" in loaded and "fc.weight" not in loaded
     for key, value in loaded.items():
@@ -66,13 +66,13 @@ def test_the_state_dict_of_torchvisions_classifier_loads(norm):
 @pytest.mark.parametrize(
     ("given", "expected"), [("resnet34", "resnet18"), ("resnet50", "resnet18"), ("resnet18", "resnet50")]
 )
-def test_weights_of_another_resnet_are_refused(given, expected):
+def test_weights_of_another_resnet_are_rejected(given, expected):
     weights = getattr(resnet, given)(weights=None).state_dict()
     with pytest.raises(OptionError, match=rf"weights do not fit {expected}: .*torchvision\.models\.{expected}"):
         fpn_backbone(expected, weights=weights)
 
 
-def test_weights_without_a_stage_are_refused():
+def test_weights_without_a_stage_are_rejected():
     weights = {key: value for key, value in resnet.resnet18().state_dict().items() if not key.startswith("layer3")}
     with pytest.raises(OptionError, match=r"\d+ missing \(layer3\.0\.conv1\.weight, "):
         fpn_backbone("resnet18", weights=weights)
@@ -89,35 +89,35 @@ def test_levels_and_strides():
     }
 
 
-def test_blocks_start_as_the_identity_from_scratch_but_never_under_a_frozen_norm():
+def test_blocks_start_as_the_identity_unless_norms_are_frozen():
     assert (fpn_backbone("resnet18", norm="BN").body.state_dict()["layer1.0.bn2.weight"] == 0).all()
     assert (fpn_backbone("resnet18", norm="FrozenBN").body.state_dict()["layer1.0.bn2.weight"] == 1).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("wants_gradient", [False, True])
-def test_a_frozen_norm_gives_what_torchvisions_gives(dtype, wants_gradient):
+def test_a_frozen_norm_agrees_with_torchvisions(dtype, wants_gradient):
     torch.manual_seed(0)
     ours, theirs = (norm(5, eps=1e-3) for norm in (type(fpn_backbone("resnet18").body.bn1), FrozenBatchNorm2d))
     state = {key: torch.rand_like(value) + 0.5 for key, value in theirs.state_dict().items()}
     ours.load_state_dict(state), theirs.load_state_dict(state)
     maps = torch.randn(2, 5, 4, 3).to(dtype)
     given = maps.clone().requires_grad_(wants_gradient)
-    kept = []  # for the gradient
+    kept = []  # tensors saved for the backward pass
     with torch.autograd.graph.saved_tensors_hooks(lambda saved: kept.append(saved.shape) or saved, lambda saved: saved):
         found = ours(given)
     expected = theirs(maps.float())
     assert found.dtype == dtype and found.requires_grad == wants_gradient
     rounding = 1e-6 if dtype == torch.float32 else 2**-7
     torch.testing.assert_close(found.float(), expected, rtol=rounding, atol=rounding)
-    assert maps.shape not in kept  # the gradient does not depend on the map
+    assert maps.shape not in kept  # the backward pass does not need the map
     if wants_gradient:
         found.sum().backward()
         scale = state["weight"] / (state["running_var"] + 1e-3).sqrt()
         torch.testing.assert_close(given.grad, scale[:, None, None].expand(2, 5, 4, 3).to(dtype))
 
 
-def test_a_frozen_norm_without_eps_never_asks_torch_for_it(monkeypatch):
+def test_a_frozen_norm_never_passes_eps_0_to_torch(monkeypatch):
     batch_norm = torch.nn.functional.batch_norm
 
     def of_torch_2_11(*args, eps, **kwargs):
@@ -133,7 +133,7 @@ def test_a_frozen_norm_without_eps_never_asks_torch_for_it(monkeypatch):
     torch.testing.assert_close(ours(maps), theirs(maps), rtol=1e-6, atol=0)
 
 
-def test_norms_over_all_processes_are_ordinary_ones_for_a_single_process():
+def test_syncbn_is_batch_norm_in_a_single_process():
     torch.manual_seed(0)
     images = torch.rand(2, 3, 64, 64)
     outputs = []

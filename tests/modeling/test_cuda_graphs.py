@@ -1,4 +1,4 @@
-"""What surrounds the recording of CUDA graphs, with calls in place of replays; on a GPU the graphs themselves, too."""
+"""CUDA graphs: with function calls in place of replays, and on a GPU with real graphs."""
 
 import copy
 import threading
@@ -27,7 +27,7 @@ def assert_same(one, other):
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_gives_what_the_function_gives_whatever_came_before(layout):
+def test_agrees_with_the_function_after_any_earlier_calls(layout):
     graphs = Repeated(weighted)
     for seed, (height, length, factor) in enumerate(
         [(4, 6, 1.0), (4, 6, 2.0), (2, 3, 1.0), (8, 3, 1.0), (4, 6, 1.0), (8, 3, 1.0), (4, 9, 2.0), (4, 6, 2.0)]
@@ -54,7 +54,7 @@ def test_results_are_not_overwritten_by_the_next_call():
     assert_same(first, weighted(tensors(4, 6, seed=0)))
 
 
-def test_all_shapes_share_memory_and_a_larger_one_begins_anew():
+def test_all_shapes_share_memory_until_a_larger_one_comes():
     places = []
 
     def note(given):
@@ -66,13 +66,13 @@ def test_all_shapes_share_memory_and_a_larger_one_begins_anew():
     for height, length in ((8, 6), (4, 3), (2, 6)):
         graphs(tensors(height, length))
     assert all(place == places[0] for place in places)
-    graphs(tensors(9, 6))  # does not fit
+    graphs(tensors(9, 6))  # larger than the shared memory
     recordings = graphs.recordings
     graphs(tensors(8, 6))
     assert graphs.recordings == recordings + 1
 
 
-def test_there_are_no_more_than_so_many(monkeypatch):
+def test_the_number_of_graphs_is_limited(monkeypatch):
     monkeypatch.setattr(cuda_graphs, "MAX_GRAPHS", 2)
     graphs = Repeated(weighted)
     for height in (4, 3, 2):
@@ -80,7 +80,7 @@ def test_there_are_no_more_than_so_many(monkeypatch):
         assert len(graphs._recorded) <= 2
 
 
-def test_a_copy_begins_without_graphs():
+def test_a_copy_starts_without_graphs():
     graphs = Repeated(weighted)
     graphs(tensors(4, 6))
     twin = copy.deepcopy(graphs)
@@ -88,14 +88,14 @@ def test_a_copy_begins_without_graphs():
     assert_same(twin(tensors(4, 6)), weighted(tensors(4, 6)))
 
 
-def test_nothing_of_a_call_is_kept_but_its_size():
+def test_inputs_are_not_kept_after_a_call():
     graphs = Repeated(weighted)
     maps, vector = tensors(4, 6)
     graphs([maps.requires_grad_(), vector])
     assert not any(memory.requires_grad for memory in graphs._inputs.values())
 
 
-def test_weights_that_change_are_seen_and_weights_that_move_are_recorded_anew():
+def test_changed_weights_are_used_and_moved_weights_are_recorded_again():
     weights = [torch.tensor(2.0)]
     graphs = Repeated(lambda given: [given[1] * weights[0]], weights=lambda: weights)
     given = tensors(4, 6)
@@ -131,7 +131,7 @@ def test_threads_may_call_at_the_same_time():
     assert not wrong
 
 
-def test_gradients_can_be_computed_where_the_caller_is_in_inference_mode():
+def test_gradients_can_be_computed_in_inference_mode():
     def slope(given):
         with torch.enable_grad():
             vector = given[1].detach().requires_grad_()
@@ -155,7 +155,7 @@ def test_on_a_gpu():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-def test_threads_with_streams_of_their_own_on_a_gpu():
+def test_threads_with_separate_streams_on_a_gpu():
     graphs = CudaGraphs(weighted)
     wrong = []
 

@@ -20,7 +20,7 @@ def target(*boxes_and_labels):
     return {
         "boxes": torch.tensor([box for box, _ in boxes_and_labels], dtype=torch.float32).reshape(-1, 4),
         "labels": torch.tensor([label for _, label in boxes_and_labels], dtype=torch.int64),
-        "image_id": 17,  # as the loader gives it, beside the tensors
+        "image_id": 17,  # the loader adds it to the tensors
     }
 
 
@@ -29,7 +29,7 @@ NO_OBJECTS = target()
 
 
 class TestNames:
-    """So that torchvision's published weights load."""
+    """Parameter names allow torchvision's published weights to be loaded."""
 
     def test_parameters_are_torchvisions_but_for_the_iou_head(self):
         cfg = get_cfg()
@@ -40,7 +40,7 @@ class TestNames:
         assert {key: value.shape for key, value in ours.items() if not key.startswith("iou_head.")} == {
             key: value.shape
             for key, value in theirs.items()
-            if not key.endswith("num_batches_tracked")  # of unfrozen norms
+            if not key.endswith("num_batches_tracked")  # counters of norms that are not frozen
         }
         assert {key for key in ours if key.startswith("iou_head.")} == {
             f"iou_head.{layer}.{parameter}"
@@ -48,7 +48,7 @@ class TestNames:
             for parameter in ("weight", "bias")
         } | {"iou_head.calibration"}
 
-    def test_published_weights_of_coco_load(self):
+    def test_published_coco_weights_load(self):
         torch.manual_seed(1)
         weights = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=91).state_dict()
         category_ids = sorted(set(range(1, 91)) - {12, 26, 29, 30, 45, 66, 68, 69, 71, 83})
@@ -64,8 +64,8 @@ class TestNames:
             elif not key.startswith("iou_head."):
                 assert torch.equal(value, weights[key]), key
 
-    def test_the_same_weights_give_nearly_what_they_give_torchvision(self):
-        """The features are the same; PrRoI pooling is what RoIAlign tends to with more and more points."""
+    def test_outputs_are_close_to_torchvisions_with_the_same_weights(self):
+        """The features agree; RoIAlign converges to PrRoI pooling as its sampling points increase."""
         torch.manual_seed(1)
         size = {"min_size": 256, "max_size": 320}
         theirs = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=91, **size).eval()
@@ -74,7 +74,7 @@ class TestNames:
         cfg.INPUT.MIN_SIZE, cfg.INPUT.MAX_SIZE = size.values()
         ours = build_detector(cfg).eval()
         load_detector_weights(ours, theirs.state_dict(), "stock.pth", need_iou_head=False)
-        # Inside the image: beyond its border RoIAlign repeats the last pixel, where PrRoI pooling sees zeros.
+        # Boxes lie inside the image: beyond the border, RoIAlign repeats the last pixel and PrRoI pooling reads zeros.
         start, extent = 64 + 32 * torch.rand(50, 2), 16 + 80 * torch.rand(50, 2)
         boxes = [torch.cat([start, start + extent], 1)]
 
@@ -114,7 +114,7 @@ class TestTraining:
             assert any(gradient.abs().sum() > 0 for gradient in gradients), part
 
     def test_a_batch_without_any_object(self, build_tiny):
-        # DistributedDataParallel hangs on a parameter that gets no gradient.
+        # DistributedDataParallel hangs if a parameter gets no gradient.
         detector = build_tiny().train()
         losses = detector(images_of((64, 64), (64, 64)), [NO_OBJECTS, NO_OBJECTS])
         assert set(losses) == LOSSES
@@ -131,11 +131,11 @@ class TestTraining:
         }
         assert with_gradient == {"layer3", "layer4"}
 
-    def test_the_iou_loss_has_its_weight(self, build_tiny):
+    def test_the_iou_loss_is_weighted(self, build_tiny):
         losses = []
         for weight in (1.0, 3.0):
             detector = build_tiny({"MODEL.IOU_HEAD.LOSS_WEIGHT": weight}).train()
-            torch.manual_seed(0)  # of the samplers and the jitter
+            torch.manual_seed(0)  # samplers and jitter
             losses.append(detector(images_of((64, 64)), [OBJECTS])["loss_iou"].item())
         assert losses[1] == pytest.approx(3 * losses[0], rel=1e-5)
 
@@ -153,7 +153,7 @@ class TestTraining:
         assert image_sizes == [(128, 128)]
         assert boxes == [[[8, 12, 60, 80], [40, 40, 120, 100], [0, 0, 128, 128]]]
 
-    def test_targets_are_needed_and_left_as_they_were(self, build_tiny):
+    def test_targets_are_required_and_not_modified(self, build_tiny):
         detector = build_tiny().train()
         with pytest.raises(ValueError, match="needs targets in training mode"):
             detector(images_of((64, 64)))
@@ -188,7 +188,7 @@ class TestStandalone:
         for name, parameter in detector.named_parameters():
             assert (parameter.grad is not None) == parameter.requires_grad == name.startswith("iou_head."), name
 
-    def test_the_rest_does_not_change_its_statistics_included(self, detector):
+    def test_other_modules_and_their_statistics_do_not_change(self, detector):
         before = {key: value.clone() for key, value in detector.state_dict().items()}
         optimizer = torch.optim.SGD([p for p in detector.parameters() if p.requires_grad], lr=1.0, weight_decay=0.1)
         for seed in range(2):
@@ -207,7 +207,7 @@ class TestStandalone:
         trained = {name.split(".")[0] for name, parameter in detector.named_parameters() if parameter.grad is not None}
         assert trained == {"iou_head", "energy_head"}
 
-    def test_its_batch_norm_stays_in_inference_mode_where_a_joint_detectors_trains(self, detector, build_tiny):
+    def test_its_batch_norm_stays_in_inference_mode(self, detector, build_tiny):
         norm = "backbone.body.bn1"
         assert not detector.get_submodule(norm).training
         assert detector.iou_head.training
@@ -229,8 +229,8 @@ class TestBeyondThePaper:
         sum(losses.values()).backward()
         assert [name for name, p in detector.named_parameters() if p.requires_grad and p.grad is None] == []
 
-    def test_candidates_lower_what_is_predicted_for_background(self, build_tiny):
-        """Trained on one image of one small object, whose other proposals show nothing."""
+    def test_candidates_lower_the_iou_predicted_for_background(self, build_tiny):
+        """Train on one image with one small object; the other proposals show background."""
         predicted = {}
         for candidates in (0, 16):
             detector = build_tiny({"MODEL.STANDALONE": True, "MODEL.IOU_HEAD.CANDIDATES_PER_IMAGE": candidates}).train()
@@ -262,7 +262,7 @@ class TestBeyondThePaper:
 class TestInference:
     SIZES = ((64, 64), (50, 80), (90, 41), (213, 160))
 
-    def test_boxes_lie_in_their_images_by_falling_score(self, opinionated):
+    def test_boxes_lie_in_their_images_and_are_sorted_by_falling_score(self, opinionated):
         detector = opinionated({"TEST.DETECTIONS_PER_IMAGE": 12})
         found = detector(images_of(*self.SIZES))
         assert len(found) == len(self.SIZES)
@@ -283,7 +283,7 @@ class TestInference:
         assert len(found[0]) == 100
 
     def test_boxes_are_in_pixels_of_the_original_image(self, opinionated):
-        # Doubled, an image is scaled back to the same resized one.
+        # An image of twice the size is resized to the same input.
         detector = opinionated()
         (image,) = images_of((64, 64))
         small, large = (
@@ -292,7 +292,7 @@ class TestInference:
         torch.testing.assert_close(large.boxes, 2 * small.boxes, rtol=0, atol=1e-3)
         torch.testing.assert_close(large.scores, small.scores)
 
-    def test_a_batch_gives_what_its_images_give_alone(self, opinionated):
+    def test_a_batch_agrees_with_single_images(self, opinionated):
         detector = opinionated()
         images = images_of((64, 64), (64, 64), (64, 64), seed=1)
         for together, image in zip(detector(images), images, strict=True):
@@ -314,7 +314,7 @@ class TestInference:
                     (0,),
                 ]
 
-    def test_one_image_with_detections_beside_one_without(self, opinionated):
+    def test_images_with_and_without_detections_in_a_batch(self, opinionated):
         detector = opinionated()
         features = detector.extract(images_of((64, 64), (64, 64)))
         candidates = detector.detect(features, detector.propose(features))
@@ -326,7 +326,7 @@ class TestInference:
         refined_alone = detector.refine(alone, kept[:1], options.refinement)
         torch.testing.assert_close(refined[0].boxes, refined_alone[0].boxes, rtol=0, atol=1e-2)
 
-    def test_the_inference_method_is_its_parts_in_a_line(self, opinionated):
+    def test_inference_is_the_sequence_of_its_steps(self, opinionated):
         detector = opinionated()
         images = images_of((64, 64), (50, 80))
         with torch.no_grad():
@@ -339,11 +339,11 @@ class TestInference:
             assert torch.equal(found.boxes, wanted.boxes)
             assert torch.equal(found.ious, wanted.ious)
 
-    def test_each_kind_of_nms_is_chosen_by_the_configuration(self, opinionated):
+    def test_the_configuration_chooses_the_kind_of_nms(self, opinionated):
         scores = {
             nms: opinionated({"TEST.NMS": nms, "TEST.REFINE.NUM_STEPS": 0})(images_of((64, 64)))[0].scores
             for nms in ("greedy", "soft", "iou_guided")
         }
-        # IoU-guided clusters hand on the best score of all; soft-NMS keeps the best box's too, and drops nothing.
+        # IoU-guided NMS passes on the best score of each cluster; soft-NMS keeps the best score and drops no box.
         assert scores["greedy"][0] == scores["soft"][0] == scores["iou_guided"][0]
         assert len(scores["soft"]) > len(scores["greedy"])

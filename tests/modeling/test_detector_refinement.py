@@ -1,4 +1,4 @@
-"""Refinement with the detector's own IoU head: in images, in batches, on a GPU, and as a CUDA graph."""
+"""Refinement with a detector's heads: in batches, on a GPU, and as a CUDA graph."""
 
 from dataclasses import replace
 from functools import partial
@@ -17,8 +17,8 @@ from iounet.postprocess import postprocess, suppress
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-class WaitsFor(TorchDispatchMode):
-    """Notes the operators whose result Python, or the shape of a tensor, has to know."""
+class Synchronisations(TorchDispatchMode):
+    """Record the operators that would synchronise with a GPU, because Python or a shape depends on their result."""
 
     def __init__(self):
         super().__init__()
@@ -44,7 +44,7 @@ ENERGY = {
 class TestRefinement:
     @pytest.fixture
     def before(self, opinionated):
-        """The detector, its features of two images and its detections before refinement."""
+        """A detector, its features of two images, and its detections before refinement."""
         detector = opinionated()
         with torch.no_grad():
             features = detector.extract(images_of((64, 64), (50, 80)))
@@ -52,7 +52,7 @@ class TestRefinement:
         return detector, features, [suppress(of_image, detector.postprocessing.nms) for of_image in candidates]
 
     @pytest.mark.parametrize("make", ["build_tiny", "opinionated"])
-    def test_it_raises_the_predicted_iou_on_average_and_moves_boxes_alone(self, make, request):
+    def test_raises_the_mean_predicted_iou_and_changes_only_boxes(self, make, request):
         detector = request.getfixturevalue(make)()
         with torch.no_grad():
             features = detector.extract(images_of((64, 64), (50, 80)))
@@ -81,7 +81,7 @@ class TestRefinement:
             )
 
     def test_by_energy(self, opinionated):
-        """The energy rises, and the IoUs are those that the IoU head predicts for the boxes, calibrated."""
+        """The energy rises, and the IoUs are the calibrated predictions of the IoU head for the boxes."""
         detector = opinionated(ENERGY)
         detector.iou_head.calibration.copy_(torch.tensor([0.8, -0.3]))
         with torch.no_grad():
@@ -104,7 +104,7 @@ class TestRefinement:
         for one, other in zip(path[-1], refined, strict=True):
             assert torch.equal(one.boxes, other.boxes) and torch.equal(one.ious, other.ious)
 
-    def test_a_box_of_unknown_class_climbs_the_energy_of_the_likeliest(self, opinionated):
+    def test_a_box_of_unknown_class_uses_the_energy_of_the_likeliest_class(self, opinionated):
         detector = opinionated(ENERGY)
         with torch.no_grad():
             torch.nn.init.normal_(detector.energy_head.predictor.weight, std=0.5)
@@ -128,7 +128,7 @@ class TestRefinement:
             detector.refine(features, kept, options)
 
     @pytest.mark.parametrize("step_size", [50.0, 1e6])
-    def test_boxes_stay_in_their_image_however_far_they_are_pushed(self, before, step_size):
+    def test_boxes_stay_in_their_image_with_any_step_size(self, before, step_size):
         detector, features, kept = before
         options = replace(detector.postprocessing.refinement, step_size=step_size)
         refined = detector.refine(features, kept, options)
@@ -140,7 +140,7 @@ class TestRefinement:
 
     @pytest.mark.parametrize("step_policy", ["every", "best", "backtracking"])
     @pytest.mark.parametrize("coordinates", ["pixels", "relative"])
-    def test_steps_of_no_length_change_nothing(self, before, step_policy, coordinates):
+    def test_steps_of_length_0_change_nothing(self, before, step_policy, coordinates):
         detector, features, kept = before
         options = replace(
             detector.postprocessing.refinement, step_size=0.0, step_policy=step_policy, coordinates=coordinates
@@ -151,25 +151,25 @@ class TestRefinement:
                 assert torch.equal(getattr(old, name), getattr(new, name))
             torch.testing.assert_close(old.ious, new.ious)
 
-    def test_no_steps_change_nothing(self, before):
+    def test_0_steps_change_nothing(self, before):
         detector, features, kept = before
         refined = detector.refine(features, kept, replace(detector.postprocessing.refinement, num_steps=0))
         for old, new in zip(kept, refined, strict=True):
             assert all(getattr(old, name) is getattr(new, name) for name in ("boxes", "labels", "scores", "ious"))
             assert new.ious_before is old.ious and new.index.tolist() == list(range(len(old)))
 
-    def test_a_gpu_is_not_waited_for_within_it(self, before, monkeypatch):
+    def test_only_the_check_for_active_boxes_would_synchronise(self, before, monkeypatch):
         detector, features, kept = before
-        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)  # pools as a GPU does
-        with WaitsFor() as waits:
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)  # pool in fixed shapes, as on a GPU
+        with Synchronisations() as found:
             detector.refine(features, kept, detector.postprocessing.refinement)
-        # On a CPU each step looks whether any box is left; on a GPU none does.
-        assert waits.operators == ["aten._local_scalar_dense"] * detector.postprocessing.refinement.num_steps
+        # Only on a CPU does each step check whether any box is still active.
+        assert found.operators == ["aten._local_scalar_dense"] * detector.postprocessing.refinement.num_steps
 
     @pytest.mark.gpu
     @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
     @pytest.mark.parametrize("settings", [None, ENERGY], ids=["iou", "energy"])
-    def test_a_gpu_that_would_be_waited_for_raises(self, opinionated, settings):
+    def test_does_not_synchronise_with_a_gpu(self, opinionated, settings):
         detector = opinionated(settings).cuda()
         with torch.no_grad():
             features = detector.extract([image.cuda() for image in images_of((64, 64), (50, 80))])
@@ -183,7 +183,7 @@ class TestRefinement:
 
     @pytest.mark.parametrize("objective", ["iou", "energy"])
     @pytest.mark.parametrize("step_size", [0.5, 1e6])
-    def test_as_a_cuda_graph_would_compute_it(self, opinionated, step_size, objective, monkeypatch):
+    def test_padded_refinement_of_cuda_graphs_agrees(self, opinionated, step_size, objective, monkeypatch):
         detector = opinionated({"MODEL.ENERGY_HEAD.LOSS": "nce"})
         with torch.no_grad():
             features = detector.extract(images_of((64, 64), (50, 80)))
@@ -195,7 +195,7 @@ class TestRefinement:
         graphed = GraphedRefinement(detector.iou_head, detector.energy_head)
         graphed._graphs = repeated = Repeated(partial(_refine_padded, detector.iou_head, detector.energy_head))
         with torch.no_grad(), monkeypatch.context() as patch:
-            patch.setattr(torch.compiler, "is_compiling", lambda: True)  # pools as a GPU does
+            patch.setattr(torch.compiler, "is_compiling", lambda: True)  # pool in fixed shapes, as on a GPU
             for order in ([0, 1], [1, 0]):
                 swapped = [kept[image] for image in order]
                 placed = ImageFeatures(
@@ -233,7 +233,7 @@ class TestRefinement:
     @pytest.mark.gpu
     @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
     @pytest.mark.parametrize("settings", [None, ENERGY], ids=["iou", "energy"])
-    def test_by_a_cuda_graph(self, opinionated, settings):
+    def test_a_cuda_graph_agrees(self, opinionated, settings):
         detector = opinionated(settings).cuda()
         options = detector.postprocessing.refinement
         for seed, sizes in enumerate([[(64, 64), (50, 80)], [(80, 50)], [(64, 64), (50, 80)], [(50, 80), (64, 64)]]):
@@ -244,7 +244,7 @@ class TestRefinement:
                 detector.cuda_graphs = False
                 expected = detector.refine(features, kept, options)
                 detector.cuda_graphs = True
-                detector.refine(features, kept, options)  # records
+                detector.refine(features, kept, options)  # records the graph
                 torch.cuda.set_sync_debug_mode("error")
                 try:
                     refined = detector.refine(features, kept, options)
@@ -259,7 +259,7 @@ class TestRefinement:
 
     @pytest.mark.gpu
     @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-    def test_a_cuda_graph_sees_weights_that_change_or_move(self, opinionated):
+    def test_a_cuda_graph_uses_changed_and_moved_weights(self, opinionated):
         detector = opinionated().cuda()
         with torch.no_grad():
             features = detector.extract([image.cuda() for image in images_of((64, 64))])
@@ -277,12 +277,12 @@ class TestRefinement:
             detector.iou_head.predictor.bias.sub_(0.5)
             torch.testing.assert_close(ious(True), first, rtol=1e-4, atol=1e-4)
 
-    def test_parameters_gather_no_gradient(self, before):
+    def test_parameters_accumulate_no_gradient(self, before):
         detector, features, kept = before
         detector.refine(features, kept, detector.postprocessing.refinement)
         assert all(parameter.grad is None for parameter in detector.parameters())
 
-    def test_the_path_leads_to_what_refine_returns(self, before):
+    def test_the_path_ends_at_the_result_of_refine(self, before):
         detector, features, kept = before
         options = detector.postprocessing.refinement
         path = list(detector.refinement_path(features, kept, options))

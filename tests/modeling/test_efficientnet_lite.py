@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 beside a literal transcription of the network that its published weights belong to."""
+"""EfficientNet-Lite0 against a literal transcription of the network of its published weights."""
 
 import pytest
 import torch
@@ -9,8 +9,7 @@ from iounet.modeling import IMAGENET_MEAN, IMAGENET_STD, fpn_backbone
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-# Kernel size, stride, channels into the block, expansion and channels out of it of the blocks 0 to 11, and how many
-# there are in all.
+# Kernel size, stride, input channels, expansion and output channels of the blocks 0 to 11.
 BLOCKS = [
     *[(3, 1, 32, 1, 16)],
     *[(3, 2, 16, 6, 24), (3, 1, 24, 6, 24)],
@@ -23,7 +22,7 @@ EPS = 1e-3
 
 
 def published_weights():
-    """Random weights under the published names, of one block more than the body has, and of the classifier."""
+    """Random weights under the published names, including one block more than the body has, and the classifier."""
     torch.manual_seed(0)
     weights = {}
 
@@ -54,7 +53,7 @@ def published_weights():
 
 
 def transcription(weights, images):
-    """Maps after the blocks 2, 4, 10 and 11; images in [0, 255]. Padding as in TensorFlow: "same", for even sizes."""
+    """Maps after the blocks 2, 4, 10 and 11, with TensorFlow's "same" padding for even sizes; images in [0, 255]."""
 
     def convolved(x, name, stride=1, groups=1):
         kernel = weights[f"{name}.weight"]
@@ -83,12 +82,11 @@ def transcription(weights, images):
     return maps
 
 
-def test_published_weights_give_the_published_network():
+def test_agrees_with_the_published_network():
     weights = published_weights()
     body = fpn_backbone("efficientnet_lite0", norm="BN", norm_eps=EPS, weights=weights).body.eval()
-    # Pixels of the mean colour, for which our zeros stand, beyond the edges, too: those of the weights are another
-    # colour, so the outermost pixels differ, and with each convolution their neighbours. Here all of the image is
-    # far from the edges.
+    # Zero padding means the mean colour here, and another colour in the published network. So outputs differ near the
+    # border, and the comparison below is restricted to outputs that do not depend on the border.
     images = torch.rand(1, 3, 512, 512) * 255
     normalised = (images / 255 - torch.tensor(IMAGENET_MEAN)[:, None, None]) / torch.tensor(IMAGENET_STD)[:, None, None]
     with torch.no_grad():
@@ -100,7 +98,7 @@ def test_published_weights_give_the_published_network():
         (1, 192, 16, 16),
     ]
     for level, (found, expected) in enumerate(zip(ours, theirs, strict=True)):
-        # Receptive fields end at most 160 pixels from a location's own.
+        # Receptive fields reach at most 160 pixels.
         inner = slice(160 // (4 << level), -(160 // (4 << level)))
         expected = expected[..., inner, inner]
         torch.testing.assert_close(found[..., inner, inner], expected, rtol=1e-3, atol=1e-3 * expected.abs().max())
@@ -128,7 +126,7 @@ def test_frozen_stages_are_those_next_to_the_image(trainable_layers):
         assert trains == {position >= 5 - trainable_layers}, stages
 
 
-def test_weights_of_another_network_are_refused():
+def test_weights_of_another_network_are_rejected():
     weights = published_weights()
     del weights["_blocks.3._bn1.weight"]
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""The energy head's loss: against a literal loop, finite differences, and on a density whose maximum is known."""
+"""The energy head's loss: against a literal loop, by finite differences, and on a density with a known maximum."""
 
 import math
 
@@ -21,7 +21,7 @@ def case(seed=0):
 
 
 def loop_nce(output, objects, log_density):
-    """-log of exp(f_0) / q_0 over the sum of exp(f_m) / q_m, object by object."""
+    """Mean of -log((exp(f_0) / q_0) / sum of exp(f_m) / q_m) over the objects, in a loop."""
     losses = []
     for number in sorted(set(objects)):
         weights = [
@@ -31,7 +31,7 @@ def loop_nce(output, objects, log_density):
     return sum(losses) / len(losses)
 
 
-def test_loss_is_the_formulas():
+def test_loss_agrees_with_the_formula():
     output, log_density = case()
     expected = loop_nce(output.tolist(), OBJECTS.tolist(), log_density.tolist())
     assert nce_loss(output, OBJECTS, log_density).item() == pytest.approx(expected)
@@ -43,7 +43,7 @@ def test_gradient_by_finite_differences():
     assert torch.autograd.gradcheck(lambda f: nce_loss(f, OBJECTS, log_density), (output,))
     loss = nce_loss(output, OBJECTS, log_density)
     (gradient,) = torch.autograd.grad(loss, output)
-    for number in range(3):  # raising f of all boxes of an object alike changes nothing
+    for number in range(3):  # adding a constant to f of all boxes of an object changes nothing
         assert gradient[number == OBJECTS].sum().abs() < 1e-12
 
 
@@ -61,20 +61,20 @@ def test_no_objects_give_zero_with_a_gradient():
 
 
 class TestLearnedDensity:
-    """Objects annotated with noise of a known density: what minimises the loss is that density."""
+    """Objects annotated with noise of known density: this density minimises the loss."""
 
     MEAN = torch.tensor([0.06, -0.04, 0.05, -0.08], dtype=torch.float64)
     STD = 0.07
 
     def fit(self, target_noise):
-        """A Gaussian f(offset) = -precision / 2 |offset - mean|^2, learned from many objects with one true offset."""
+        """Learn a Gaussian f(offset) = -precision / 2 |offset - mean|^2 from many objects with one true offset."""
         torch.manual_seed(0)
         mean = torch.zeros(4, dtype=torch.float64, requires_grad=True)
         log_precision = torch.tensor(3.0, dtype=torch.float64, requires_grad=True)
         optimizer = torch.optim.Adam([mean, log_precision], lr=0.05)
         schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.01, 400)
         noise = BoxNoise((0.05, 0.1, 0.2))
-        # Where each annotation lies, seen from the place that the features tell.
+        # Offset of each annotation from the position that the features indicate.
         for _ in range(400):
             annotated = self.MEAN + self.STD * torch.randn(256, 4, dtype=torch.float64)
             seen = torch.tensor([[40.0, 40.0, 80.0, 72.0]], dtype=torch.float64).expand(256, 4)
@@ -91,17 +91,17 @@ class TestLearnedDensity:
             schedule.step()
         return mean.detach(), log_precision.exp().rsqrt().item()
 
-    def test_the_maximum_and_the_width_are_the_true_ones(self):
+    def test_maximum_and_width_are_correct(self):
         mean, std = self.fit(target_noise=0.0)
         assert mean.tolist() == pytest.approx(self.MEAN.tolist(), abs=0.01)
         assert std == pytest.approx(self.STD, rel=0.1)
 
-    def test_nce_plus_widens_the_density_and_keeps_the_maximum(self):
+    def test_nce_plus_widens_the_density_around_the_same_maximum(self):
         mean, std = self.fit(target_noise=0.5)
         assert mean.tolist() == pytest.approx(self.MEAN.tolist(), abs=0.01)
         assert std > 1.1 * self.STD
 
-    def test_refinement_climbs_to_the_maximum(self):
+    def test_refinement_reaches_the_maximum(self):
         seen = torch.tensor([[40.0, 40.0, 80.0, 72.0]], dtype=torch.float64)
         target = boxes_at(self.MEAN, seen)
 

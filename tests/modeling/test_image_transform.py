@@ -1,4 +1,4 @@
-"""Images so thin that torchvision's resizing would leave no pixel of them."""
+"""Images so thin that torchvision would resize them to a side of 0 pixels."""
 
 import pytest
 import torch
@@ -18,17 +18,17 @@ def resized(height, width, boxes):
         ((1, 960), (1, 96), [[100.0, 0.0, 200.0, 1.0]], [[10.0, 0.0, 20.0, 1.0]]),
         ((960, 2), (96, 1), [[0.0, 100.0, 1.0, 200.0]], [[0.0, 10.0, 0.5, 20.0]]),
         ((1, 96), (1, 96), [[10.0, 0.0, 20.0, 1.0]], [[10.0, 0.0, 20.0, 1.0]]),
-        ((48, 64), (64, 85), [[0.0, 0.0, 48.0, 48.0]], [[0.0, 0.0, 63.75, 64.0]]),  # as torchvision has it
+        ((48, 64), (64, 85), [[0.0, 0.0, 48.0, 48.0]], [[0.0, 0.0, 63.75, 64.0]]),  # as in torchvision
     ],
 )
-def test_a_pixel_of_each_side_stays_and_boxes_follow(size, expected_size, boxes, expected_boxes):
+def test_each_side_keeps_a_pixel_and_boxes_are_scaled(size, expected_size, boxes, expected_boxes):
     found_size, found_boxes, pixels = resized(*size, boxes)
     assert found_size == expected_size
     assert found_boxes == [pytest.approx(box) for box in expected_boxes]
     assert torch.all(pixels[0, :, : found_size[0], : found_size[1]] == 0.5)
 
 
-def test_a_detector_trains_on_it_and_finds_boxes_in_it(build_tiny):
+def test_a_detector_trains_and_detects_on_a_thin_image(build_tiny):
     detector = build_tiny()
     image = torch.rand(3, 1, 500, generator=torch.Generator().manual_seed(0))
     targets = [{"boxes": torch.tensor([[50.0, 0.0, 150.0, 1.0]]), "labels": torch.tensor([1])}]

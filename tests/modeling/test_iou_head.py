@@ -19,7 +19,7 @@ def make_head(*, num_classes=4, seed=0, loss="smooth_l1", class_agnostic=False):
     head = IoUHead(
         pool, in_channels=5, num_classes=num_classes, hidden_dim=16, loss=loss, class_agnostic=class_agnostic
     ).double()
-    torch.nn.init.normal_(head.predictor.weight)  # large enough for slopes that a difference quotient can see
+    torch.nn.init.normal_(head.predictor.weight)  # large enough for finite differences
     return head
 
 
@@ -36,7 +36,7 @@ def features():
 
 @pytest.fixture
 def boxes():
-    """Of two images; on several levels."""
+    """Boxes of two images, on several levels."""
     first = torch.tensor(
         [[3.2, 4.1, 13.7, 12.9], [7.3, 9.2, 50.1, 41.6], [20.4, 30.3, 26.2, 41.7]], dtype=torch.float64
     )
@@ -51,17 +51,17 @@ def test_the_iou_is_that_of_the_boxs_class(features, boxes):
     with torch.no_grad():
         head.predictor.weight.zero_()
         head.predictor.bias.copy_(torch.tensor([9.0, -1.0, 0.0, 0.5]))
-    # The layer predicts 2 IoU - 1; column 0, the background's, is never read.
+    # The layer predicts 2 IoU - 1; column 0 (background) is never read.
     assert head(features, boxes, LABELS, IMAGE_SIZES).tolist() == [0.0, 0.75, 0.5, 0.75]
 
 
-def test_only_the_columns_of_the_classes_given_learn(features, boxes):
+def test_only_outputs_of_the_given_classes_get_gradients(features, boxes):
     head = make_head()
     head(features, boxes, torch.tensor([1, 1, 3, 3]), IMAGE_SIZES).sum().backward()
     assert [bool(row.abs().sum() > 0) for row in head.predictor.weight.grad] == [False, True, False, True]
 
 
-def test_a_class_agnostic_head_predicts_and_learns_alike_for_all_classes(features, boxes):
+def test_a_class_agnostic_head_treats_all_classes_alike(features, boxes):
     head = make_head(class_agnostic=True)
     ious = head(features, boxes, LABELS, IMAGE_SIZES)
     assert torch.equal(ious, head(features, boxes, torch.tensor([0, 1, 0, 2]), IMAGE_SIZES))
@@ -71,7 +71,7 @@ def test_a_class_agnostic_head_predicts_and_learns_alike_for_all_classes(feature
     assert head.predictor.weight.grad.shape == (1, 16) and head.predictor.weight.grad.abs().sum() > 0
 
 
-def test_each_box_is_predicted_from_its_own_image_and_place(features, boxes):
+def test_each_prediction_depends_on_the_image_and_position_of_its_box(features, boxes):
     head = make_head()
     together = head(features, boxes, LABELS, IMAGE_SIZES)
     alone = [
@@ -93,11 +93,11 @@ def test_gradient_in_the_boxes_by_finite_differences(features, boxes):
     flat = torch.cat(boxes).requires_grad_()
     assert torch.autograd.gradcheck(predict, (flat,), eps=1e-6, atol=1e-6)
     (gradient,) = torch.autograd.grad(predict(flat).sum(), flat)
-    assert (gradient.abs() > 1e-6).all()  # every coordinate of every box counts
+    assert (gradient.abs() > 1e-6).all()  # the output depends on every coordinate of every box
 
 
 def test_a_fixed_level_keeps_the_prediction_continuous():
-    # From 32 pixels on a box is pooled from the next level.
+    # Boxes of 32 pixels and more are pooled from the next level.
     head = make_head()
     features = {str(level): torch.randn(1, 5, 16 >> level, 16 >> level, dtype=torch.float64) for level in range(4)}
     small, large = (torch.tensor([[8.0, 8.0, 40.0 + change, 40.0]], dtype=torch.float64) for change in (-1e-4, 1e-4))
@@ -116,7 +116,7 @@ def test_no_boxes(features):
     assert head(features, empty, torch.zeros(0, dtype=torch.int64), IMAGE_SIZES).shape == (0,)
 
 
-def test_predictions_start_at_half():
+def test_initial_predictions_are_0_5():
     torch.manual_seed(0)
     pool = MultiScalePrRoIPool(["0"], 7)
     head = IoUHead(pool, in_channels=8, num_classes=3)
@@ -129,10 +129,10 @@ def test_predictions_start_at_half():
 
 
 @pytest.mark.parametrize("loss", ["smooth_l1", "bce"])
-def test_calibration_is_platts_and_keeps_the_order(features, boxes, loss):
+def test_calibration_is_platt_scaling_and_preserves_the_order(features, boxes, loss):
     head = make_head(loss=loss)
     predicted = head(features, boxes, LABELS, IMAGE_SIZES)
-    assert torch.equal(head.calibrated(predicted), predicted)  # not fitted yet
+    assert torch.equal(head.calibrated(predicted), predicted)  # not calibrated yet
     head.calibration.copy_(torch.tensor([0.7, -0.4]))
     output = head.output(features, boxes, LABELS, IMAGE_SIZES)
     expected = 1 / (1 + torch.exp(-(0.7 * output - 0.4)))
@@ -151,11 +151,11 @@ class TestLoss:
         expected = -(0.5 * math.log(0.7) + 0.5 * math.log(0.3)) - (0.8 * math.log(0.2) + 0.2 * math.log(0.8))
         assert loss.item() == pytest.approx(expected / 2)
 
-    def test_perfect_predictions_cost_nothing(self):
+    def test_perfect_predictions_have_a_loss_of_0(self):
         assert iou_loss(torch.tensor([0.5, 1.0]), torch.tensor([0.75, 1.0])) == 0
 
     @pytest.mark.parametrize("kind", ["smooth_l1", "bce"])
-    def test_no_boxes_cost_nothing_and_keep_the_graph(self, kind):
+    def test_no_boxes_have_a_loss_of_0_with_a_gradient(self, kind):
         predicted = torch.zeros(0, requires_grad=True)
         loss = iou_loss(predicted, torch.zeros(0), kind)
         loss.backward()

@@ -1,4 +1,4 @@
-"""The detector with MODEL.AMP: what may be computed in bfloat16, and what must not."""
+"""The detector with MODEL.AMP: which values are computed in bfloat16 and which in float32."""
 
 from functools import partial
 
@@ -21,7 +21,7 @@ def images():
 
 @pytest.fixture
 def pair(build_tiny):
-    """The same detector in float32 and with AMP, as trained a little: random heads see no difference in anything."""
+    """The same detector in float32 and with AMP, with heads scaled as if trained; untrained heads hide differences."""
     detectors = build_tiny(), build_tiny({"MODEL.AMP": "True"})
     with torch.no_grad():
         for detector in detectors:
@@ -40,7 +40,7 @@ def test_anchors_are_not_rounded():
     assert torch.equal(found[0], exact[0])
 
 
-def test_maps_are_in_bfloat16_and_all_that_tells_where_a_box_lies_in_float32(pair, images):
+def test_maps_are_in_bfloat16_but_boxes_scores_and_ious_in_float32(pair, images):
     _, detector = pair
     features = detector.extract(images)
     assert {features.maps[level].dtype for level in LEVELS} == {torch.bfloat16}
@@ -52,7 +52,7 @@ def test_maps_are_in_bfloat16_and_all_that_tells_where_a_box_lies_in_float32(pai
         assert {values.dtype for values in (of_image.boxes, of_image.scores, of_image.ious)} == {torch.float32}
     for boxes in (*proposals, *(of_image.boxes for of_image in (*candidates, *detections))):
         inside = boxes[(boxes > 8) & (boxes < 56)]
-        assert (inside != inside.bfloat16()).float().mean() > 0.9  # numbers of eight bits would be equal
+        assert (inside != inside.bfloat16()).float().mean() > 0.9  # values with eight significant bits would be equal
 
 
 def test_hidden_layers_compute_in_bfloat16_and_last_layers_in_float32(pair, images):
@@ -77,7 +77,7 @@ def test_hidden_layers_compute_in_bfloat16_and_last_layers_in_float32(pair, imag
             assert name not in in_float32 or given == torch.float32, (name, training)
 
 
-def test_the_modules_own_conversions_stay(build_tiny):
+def test_explicit_conversions_of_the_module_work(build_tiny):
     assert next(build_tiny().bfloat16().parameters()).dtype == torch.bfloat16
     images = [torch.rand(3, 64, 80, dtype=torch.float64)]
     detections = build_tiny().double()(images)[0]
@@ -96,7 +96,7 @@ def test_the_iou_head_computes_in_float32_at_inference(pair, images):
     assert detector.iou_head(features.maps, moved, labels, features.sizes)[0] != found[0]
 
 
-def test_losses_and_their_gradients_are_those_of_float32_but_for_rounding(build_tiny, images):
+def test_losses_and_gradients_agree_with_float32_up_to_rounding(build_tiny, images):
     targets = [
         {"boxes": torch.tensor([[10.0, 12.0, 40.0, 50.0], [30.0, 8.0, 70.0, 60.0]]), "labels": torch.tensor([1, 3])},
         {"boxes": torch.tensor([[3.0, 5.0, 60.0, 33.0]]), "labels": torch.tensor([2])},
@@ -107,7 +107,7 @@ def test_losses_and_their_gradients_are_those_of_float32_but_for_rounding(build_
         losses.append(detector.train().losses(images, targets))
         assert {loss.dtype for loss in losses[-1].values()} == {torch.float32}
         sum(losses[-1].values()).backward()
-        # Of what does not hang on which proposals were sampled, a choice that a rounding can change.
+        # Compare only what does not depend on the sampled proposals, which rounding can change.
         weights = (detector.iou_head.mlp.fc6.weight, detector.rpn.head.conv[0][0].weight)
         gradients.append([weight.grad.flatten() for weight in weights])
     for name, loss in losses[0].items():
@@ -116,7 +116,7 @@ def test_losses_and_their_gradients_are_those_of_float32_but_for_rounding(build_
         assert torch.cosine_similarity(exact, found, dim=0) > 0.99
 
 
-def test_a_caller_may_choose_autocast_too(build_tiny, images):
+def test_autocast_by_the_caller_works(build_tiny, images):
     with torch.autocast("cpu", torch.bfloat16):
         detections = build_tiny()(images)
     assert sum(map(len, detections))

@@ -9,7 +9,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture
 def inputs(build_tiny):
-    """RoI heads with decided opinions, features and proposals of two images, and the images' sizes."""
+    """RoI heads with varied outputs; features, proposals and sizes of two images."""
     roi_heads = build_tiny().roi_heads
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -25,7 +25,7 @@ def inputs(build_tiny):
 
 
 @torch.no_grad()
-def test_candidates_after_greedy_nms_are_torchvisions_detections(inputs):
+def test_candidates_after_greedy_nms_agree_with_torchvision(inputs):
     roi_heads, features, proposals, sizes = inputs
     pooled = roi_heads.box_head(roi_heads.box_roi_pool(features, proposals, sizes))
     expected = roi_heads.postprocess_detections(*roi_heads.box_predictor(pooled), proposals, sizes)
@@ -54,7 +54,7 @@ def test_candidates_lie_in_their_image_and_score_above_the_threshold(inputs):
 
 
 @torch.no_grad()
-def test_a_high_threshold_leaves_none(inputs):
+def test_a_high_threshold_leaves_no_candidates(inputs):
     roi_heads, features, proposals, sizes = inputs
     roi_heads.score_thresh = 1.0
     boxes, labels, scores = roi_heads.candidates(features, proposals, sizes)
@@ -69,7 +69,7 @@ def test_no_proposals(inputs):
     assert [len(boxes_in_image) for boxes_in_image in boxes] == [0, 0]
 
 
-def test_losses_are_torchvisions(inputs):
+def test_losses_agree_with_torchvision(inputs):
     roi_heads, features, proposals, sizes = inputs
     roi_heads.train()
     targets = [
@@ -81,14 +81,14 @@ def test_losses_are_torchvisions(inputs):
         lambda: roi_heads.losses(features, proposals, sizes, targets),
         lambda: roi_heads(features, proposals, sizes, targets)[1],
     ):
-        torch.manual_seed(0)  # of the sampler
+        torch.manual_seed(0)  # seeds the sampler
         losses.append({name: loss.item() for name, loss in compute().items()})
     assert set(losses[0]) == {"loss_classifier", "loss_box_reg"}
     assert losses[0] == pytest.approx(losses[1])
     assert min(losses[0].values()) > 0
 
 
-def test_repeated_box_regression_is_the_box_branchs_own(opinionated):
+def test_regress_repeats_the_box_branch(opinionated):
     detector = opinionated({"TEST.SCORE_THRESHOLD": 0.0})
     with torch.no_grad():
         features = detector.extract(images_of((64, 64), (50, 80)))

@@ -1,4 +1,4 @@
-"""The gradient by the boxes that is written out for exported programs, against autograd."""
+"""The gradient with respect to boxes, written out for exported programs, against autograd."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def bce(**options):
 
 @pytest.mark.parametrize("make", [smooth_l1, bce, EnergyHead])
 @pytest.mark.parametrize("class_agnostic", [False, True])
-def test_it_is_autograds(make, class_agnostic):
+def test_agrees_with_autograd(make, class_agnostic):
     torch.manual_seed(0)
     pool = MultiScalePrRoIPool(["0", "1"], 3, canonical_scale=60)
     head = make(roi_pool=pool, in_channels=4, num_classes=4, hidden_dim=16, class_agnostic=class_agnostic)

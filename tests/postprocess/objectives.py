@@ -1,4 +1,4 @@
-"""Functions of boxes to climb: of one box, with the gradient by hand, and of many."""
+"""Objectives for refinement: of one box, with an analytic gradient, and of many boxes."""
 
 import math
 
@@ -7,7 +7,7 @@ from torchvision.ops import box_iou
 
 
 def iou(box, target):
-    """IoU of a box with its target, and its gradient in the box (its mean where two edges meet)."""
+    """IoU of a box with its target and its gradient (the mean of both sides where two edges meet)."""
     left, top, right, bottom = (
         max(box[0], target[0]),
         max(box[1], target[1]),
@@ -19,7 +19,7 @@ def iou(box, target):
     intersection = (right - left) * (bottom - top)
     (width, height), (target_width, target_height) = ((b[2] - b[0], b[3] - b[1]) for b in (box, target))
     union = width * height + target_width * target_height - intersection
-    # Moving an edge changes the overlap where it is the inner one of two.
+    # Only the inner one of two edges changes the overlap.
     inside = [1 if c > t else 0.5 if c == t else 0 for c, t in zip(box, target, strict=True)]
     inside = [*inside[:2], 1 - inside[2], 1 - inside[3]]
     gradient = []
@@ -31,7 +31,7 @@ def iou(box, target):
 
 
 def bump(box, target):
-    """Smooth, with its maximum 1 at the target; unlike the IoU it reaches everywhere."""
+    """Smooth function with a maximum of 1 at the target; unlike the IoU, its gradient is nowhere 0."""
     value = math.exp(-sum((c - t) ** 2 for c, t in zip(box, target, strict=True)) / 500)
     return value, [-value * (c - t) / 250 for c, t in zip(box, target, strict=True)]
 
@@ -45,7 +45,7 @@ def bump_of_rows(boxes, targets):
 
 
 def case(seed, num_boxes=40):
-    """Boxes and their targets, float64: some off by a little, some by much, some in place, some apart."""
+    """Boxes and targets in float64: slightly off, far off, in place, or without overlap."""
     generator = torch.Generator().manual_seed(seed)
 
     def uniform(*shape):

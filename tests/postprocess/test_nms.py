@@ -1,4 +1,4 @@
-"""Each NMS against its authors' pseudo-code, transcribed as slow loops over Python lists."""
+"""Each NMS against the pseudo-code of its authors, transcribed as slow loops over Python lists."""
 
 import math
 
@@ -11,7 +11,7 @@ from iounet.postprocess import greedy_nms, iou_guided_nms, nms, soft_nms
 
 @pytest.fixture(autouse=True, params=["class by class", "one group"])
 def grouping(request, monkeypatch):
-    """All tests twice: as on a CPU, and as on a GPU, where a test needs none for it."""
+    """Run all tests with the grouping of the CPU and with that of the GPU, without a GPU."""
     if request.param == "one group":
         of_classes = nms._groups
         monkeypatch.setattr(
@@ -29,7 +29,7 @@ def iou(a, b):
 
 
 def algorithm_1(B, S, I, omega_nms):  # noqa: E741
-    """The paper's Algorithm 1, for boxes of one class: [(box's position, score)] in the order they are taken."""
+    """The paper's Algorithm 1 for boxes of one class: [(position of the box, score)] in the order of selection."""
     left, D = list(range(len(B))), []
     while left:
         m = max(left, key=lambda j: I[j])
@@ -54,7 +54,7 @@ def greedy(B, S, threshold):
 
 
 def soft(B, S, sigma, score_threshold):
-    """Bodla et al., figure 2, with their Gaussian penalty; boxes of one class."""
+    """Figure 2 of Bodla et al. with their Gaussian penalty, for boxes of one class."""
     left, S, D = list(range(len(B))), list(S), []
     while left:
         m = max(left, key=lambda j: S[j])
@@ -67,7 +67,7 @@ def soft(B, S, sigma, score_threshold):
 
 
 def per_class(literal, boxes, labels, *columns):
-    """Runs a literal algorithm on each class; (positions, scores) of all of them by falling score."""
+    """Run a literal algorithm on each class: (positions, scores) of all classes by falling score."""
     found = []
     for label in set(labels.tolist()):
         positions = [i for i, other in enumerate(labels.tolist()) if other == label]
@@ -78,7 +78,7 @@ def per_class(literal, boxes, labels, *columns):
 
 
 def random_case(seed, num_boxes, num_classes, dtype=torch.float64):
-    """Boxes that crowd around a few places; all scores and IoUs differ."""
+    """Boxes that crowd around a few places, with distinct scores and IoUs."""
     generator = torch.Generator().manual_seed(seed)
 
     def uniform(*shape):
@@ -99,11 +99,11 @@ def test_iou_guided_nms_is_algorithm_1(seed, num_boxes, num_classes):
     threshold = (0.3, 0.5, 0.7)[seed % 3]
     keep, kept_scores = iou_guided_nms(boxes, scores, ious, labels, threshold)
     expected = per_class(lambda B, S, ious_: algorithm_1(B, S, ious_, threshold), boxes, labels, scores, ious)
-    # Two boxes never share a cluster, so the scores handed on differ and the order is unique.
+    # A box belongs to one cluster, so the inherited scores differ and the order is unique.
     assert (keep.tolist(), kept_scores.tolist()) == expected
 
 
-def test_the_cases_above_are_not_idle():
+def test_the_random_cases_suppress_some_boxes():
     suppressed, inherited = [], []
     for case in CASES:
         boxes, scores, ious, labels = random_case(*case)
@@ -114,7 +114,7 @@ def test_the_cases_above_are_not_idle():
 
 
 @pytest.mark.parametrize(("seed", "num_boxes", "num_classes"), CASES)
-def test_greedy_nms_is_the_classic_loop(seed, num_boxes, num_classes):
+def test_greedy_nms_agrees_with_the_loop(seed, num_boxes, num_classes):
     boxes, scores, _, labels = random_case(seed, num_boxes, num_classes)
     threshold = (0.3, 0.5, 0.7)[seed % 3]
     keep, kept_scores = greedy_nms(boxes, scores, labels, threshold)
@@ -125,7 +125,7 @@ def test_greedy_nms_is_the_classic_loop(seed, num_boxes, num_classes):
 
 @pytest.mark.parametrize(("seed", "num_boxes", "num_classes"), CASES)
 @pytest.mark.parametrize(("sigma", "score_threshold"), [(0.5, 0.001), (0.2, 0.3)])
-def test_soft_nms_is_the_loop_of_its_authors(seed, num_boxes, num_classes, sigma, score_threshold):
+def test_soft_nms_agrees_with_the_loop_of_its_authors(seed, num_boxes, num_classes, sigma, score_threshold):
     boxes, scores, _, labels = random_case(seed, num_boxes, num_classes)
     keep, kept_scores = soft_nms(boxes, scores, labels, sigma=sigma, score_threshold=score_threshold)
     expected = per_class(lambda B, S: soft(B, S, sigma, score_threshold), boxes, labels, scores)
@@ -133,7 +133,7 @@ def test_soft_nms_is_the_loop_of_its_authors(seed, num_boxes, num_classes, sigma
     assert kept_scores.tolist() == pytest.approx(expected[1], rel=1e-12)
 
 
-def test_soft_nms_stops_at_the_best():
+def test_soft_nms_stops_after_max_detections():
     boxes, scores, _, labels = random_case(7, 60, 3)
     keep, kept_scores = soft_nms(boxes, scores, labels)
     for number in (0, 1, 10, 1000):
@@ -168,7 +168,7 @@ class TestAll:
         assert keep.dtype == torch.int64
         assert len(keep.unique()) == len(keep) == len(scores)
 
-    def test_inputs_are_left_as_they_were(self, method):
+    def test_inputs_are_not_modified(self, method):
         inputs = random_case(2, 50, 3)
         copies = [values.clone() for values in inputs]
         method(*inputs)
@@ -192,7 +192,7 @@ class TestAll:
         )
         assert (keep.tolist(), scores.tolist()) == ([0], [0.25])
 
-    def test_classes_do_not_touch_each_other(self, method):
+    def test_classes_do_not_affect_each_other(self, method):
         boxes = torch.tensor([[10.0, 10.0, 50.0, 50.0]]).expand(3, 4)
         keep, scores = method(
             boxes, torch.tensor([0.5, 0.75, 0.25]), torch.tensor([0.9, 0.8, 0.7]), torch.tensor([2, 9, 4])
@@ -200,7 +200,7 @@ class TestAll:
         assert (keep.tolist(), scores.tolist()) == ([1, 0, 2], [0.75, 0.5, 0.25])
 
 
-def test_of_duplicates_the_best_placed_stays_with_the_best_score():
+def test_the_best_placed_duplicate_gets_the_best_score():
     boxes = torch.tensor([[10.0, 10.0, 50.0, 50.0]]).expand(4, 4)
     scores, ious = torch.tensor([0.25, 0.5, 0.9, 0.75]), torch.tensor([0.6, 0.9, 0.5, 0.8])
     labels = torch.ones(4, dtype=torch.int64)
@@ -210,8 +210,8 @@ def test_of_duplicates_the_best_placed_stays_with_the_best_score():
     assert (keep.tolist(), kept_scores.tolist()) == ([2], [scores[2].item()])
 
 
-def test_a_suppressed_box_gives_its_score_to_the_first_box_that_took_it_only():
-    # The middle box overlaps both its neighbours, which do not overlap each other: it is gone when the second is taken.
+def test_a_suppressed_box_passes_its_score_only_to_the_first_box_that_suppresses_it():
+    # The middle box overlaps both neighbours, which do not overlap each other; the first neighbour suppresses it.
     boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0], [2.0, 0.0, 12.0, 10.0], [4.0, 0.0, 14.0, 10.0]])
     scores, ious = torch.tensor([0.1, 0.9, 0.2]), torch.tensor([0.8, 0.5, 0.7])
     keep, kept_scores = iou_guided_nms(boxes, scores, ious, torch.ones(3, dtype=torch.int64), 0.5)
@@ -219,23 +219,23 @@ def test_a_suppressed_box_gives_its_score_to_the_first_box_that_took_it_only():
     assert kept_scores.tolist() == pytest.approx([0.9, 0.2])
 
 
-def test_a_box_suppressed_by_a_suppressed_box_alone_stays():
+def test_a_box_that_overlaps_only_a_suppressed_box_is_kept():
     boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0], [3.0, 0.0, 13.0, 10.0], [6.0, 0.0, 16.0, 10.0]])
     ious = torch.tensor([0.8, 0.7, 0.6])
     keep, _ = iou_guided_nms(boxes, ious, ious, torch.ones(3, dtype=torch.int64), 0.5)
     assert keep.tolist() == [0, 2]
 
 
-def test_an_overlap_at_the_threshold_is_not_above_it():
+def test_an_iou_equal_to_the_threshold_is_no_overlap():
     boxes = torch.tensor([[0.0, 0.0, 8.0, 8.0], [0.0, 0.0, 8.0, 4.0]])  # IoU exactly 1/2
     ious, labels = torch.tensor([0.9, 0.8]), torch.ones(2, dtype=torch.int64)
     assert len(iou_guided_nms(boxes, ious, ious, labels, 0.5)[0]) == 2
     assert len(greedy_nms(boxes, ious, labels, 0.5)[0]) == 2
 
 
-def test_no_score_is_lost_where_an_overlap_rounds_to_the_threshold():
-    # 3/10 in float32 is above 0.3 in float64. Whether the second box is suppressed is a matter of rounding, but if it
-    # is, its score lives on.
+def test_no_score_is_lost_if_an_iou_rounds_to_the_threshold():
+    # 3/10 in float32 exceeds 0.3 in float64. Rounding decides whether the second box is suppressed; if it is, its
+    # cluster keeps its score.
     boxes = torch.tensor([[0.0, 0.0, 10.0, 1.0], [0.0, 0.0, 3.0, 1.0]])
     scores, ious = torch.tensor([0.5, 0.75]), torch.tensor([0.9, 0.5])
     _, kept_scores = iou_guided_nms(boxes, scores, ious, torch.ones(2, dtype=torch.int64), 0.3)
@@ -244,7 +244,7 @@ def test_no_score_is_lost_where_an_overlap_rounds_to_the_threshold():
 
 
 def test_float32_close_to_float64():
-    # A shift of classes to coordinates of their own in float32 would round boxes at large coordinates.
+    # Shifting classes apart in float32 would round boxes at large coordinates.
     for seed in range(10):
         boxes, scores, ious, labels = random_case(seed, 80, 30)
         keep, _ = iou_guided_nms((boxes + 2000).float(), scores.float(), ious.float(), labels, 0.5)
@@ -263,7 +263,7 @@ def test_on_every_device(method, device):
 
 
 def test_boxes_without_area_keep_their_scores():
-    # The IoU of such a box is 0/0, also with itself.
+    # The IoU of such a box with any box, including itself, is 0/0.
     boxes = torch.tensor([[5.0, 5.0, 5.0, 9.0], [5.0, 5.0, 5.0, 9.0], [0.0, 0.0, 20.0, 20.0]])
     scores, ious = torch.tensor([0.25, 0.5, 0.75]), torch.tensor([0.9, 0.8, 0.7])
     keep, kept_scores = iou_guided_nms(boxes, scores, ious, torch.ones(3, dtype=torch.int64), 0.5)

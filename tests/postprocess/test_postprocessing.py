@@ -1,4 +1,4 @@
-"""The order of suppression, refinement and final scores, with a refinement that is known."""
+"""The order of NMS, refinement and final scores, with a simple known refinement."""
 
 from dataclasses import replace
 
@@ -20,7 +20,7 @@ from iounet.postprocess import (
 
 
 def candidates(num_boxes=40, seed=0):
-    """Boxes of three classes that overlap each other."""
+    """Overlapping boxes of three classes."""
     generator = torch.Generator().manual_seed(seed)
     corners = 30 * torch.rand(num_boxes, 2, generator=generator)
     boxes = torch.cat([corners, corners + 20 + 10 * torch.rand(num_boxes, 2, generator=generator)], 1)
@@ -29,7 +29,7 @@ def candidates(num_boxes=40, seed=0):
 
 
 def to_the_right(detections, options):
-    """One pixel a step; each step adds a hundredth to the predicted IoU."""
+    """Move boxes right by one pixel per step; each step adds 0.01 to the predicted IoU."""
     shift = torch.tensor([1.0, 0, 1, 0]) * options.num_steps
     return [
         replace(of_image, boxes=of_image.boxes + shift, ious=of_image.ious + options.num_steps / 100)
@@ -49,7 +49,7 @@ class TestSuppress:
         assert len(kept) < len(given)
 
     def test_the_ranking_decides_which_box_of_a_pair_is_kept(self):
-        boxes = torch.tensor([[0.0, 0, 20, 20], [1, 0, 21, 20]])  # the first fits better, the second is surer
+        boxes = torch.tensor([[0.0, 0, 20, 20], [1, 0, 21, 20]])  # better IoU, better score
         pair = Detections(boxes, torch.ones(2).long(), torch.tensor([0.3, 0.9]), torch.tensor([0.9, 0.8]))
         by_iou = suppress(pair, NMSOptions())
         by_both = suppress(pair, NMSOptions(ranking="score_times_iou"))
@@ -70,7 +70,7 @@ class TestSuppress:
             assert torch.equal(kept.boxes, given.boxes[keep]) and torch.equal(kept.scores, scores)
 
     @pytest.mark.parametrize("kind", ["greedy", "soft", "iou_guided"])
-    def test_the_best_so_many(self, kind):
+    def test_keeps_the_best_max_detections(self, kind):
         everything = suppress(candidates(), NMSOptions(kind=kind))
         some = suppress(candidates(), NMSOptions(kind=kind, max_detections=4))
         assert len(everything) > 4 and torch.equal(some.boxes, everything.boxes[:4])
@@ -124,7 +124,7 @@ class TestPostprocess:
         (lambda: Postprocessing(final_score="iou"), "final_score must be one of class, class_times_iou; got 'iou'"),
     ],
 )
-def test_a_choice_that_is_none_is_named_by_its_argument(make, message):
+def test_errors_name_the_argument(make, message):
     with pytest.raises(OptionError) as raised:
         make()
     assert str(raised.value) == message

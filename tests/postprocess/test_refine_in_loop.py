@@ -1,4 +1,4 @@
-"""Algorithm 2 in one loop operator, as exported programs hold it, against the loop in Python."""
+"""Algorithm 2 in torch.while_loop, as in exported programs, against the loop in Python."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ TARGET = torch.tensor([20.0, 15.0, 55.0, 40.0]).double()
 
 
 def value(boxes):
-    """1 at the target, lower with the distance of each edge."""
+    """An objective of 1 at the target that falls with the distance of each edge."""
     return torch.exp(-((boxes - TARGET) / 25).square().sum(1))
 
 
@@ -34,8 +34,8 @@ class Refinement(nn.Module):
 
 def some_boxes():
     near = TARGET + torch.tensor([[4.0, -3, 5, 2], [-9, 6, 8, -7], [0, 0, 0, 0], [15, 10, -15, -9]])
-    # At the border of the image, where a clipped edge passes half the gradient; and far from the target, where nothing
-    # changes by early_stop.
+    # Some boxes lie at the border of the image, where a clipped edge passes half the gradient. Others lie far from the
+    # target, where changes are smaller than early_stop.
     other = torch.tensor([[0.0, 0, 80, 60], [0, 10, 50, 60], [70, 50, 79, 59]]).double()
     return torch.cat([near, other])
 
@@ -45,8 +45,8 @@ GENTLE = {"pixels": 3.0, "relative": 0.1, "center_size": 0.3}
 
 @pytest.mark.parametrize("step_policy", ["every", "best", "backtracking"])
 @pytest.mark.parametrize("coordinates", ["pixels", "relative", "center_size"])
-@pytest.mark.parametrize("length", [1, 8])  # times a gentle step: far too long a one
-def test_it_takes_the_same_steps(step_policy, coordinates, length):
+@pytest.mark.parametrize("length", [1, 8])  # factor of the step size; 8 is far too long
+def test_takes_the_same_steps(step_policy, coordinates, length):
     step_size = GENTLE[coordinates] * length
     options = RefinementOptions(
         num_steps=6,
@@ -77,7 +77,7 @@ def test_without_a_step():
     assert torch.equal(moved, some_boxes()) and torch.equal(before, values) and not stops.any()
 
 
-def test_it_ends_once_all_boxes_are_done():
+def test_ends_when_all_boxes_have_stopped():
     options = RefinementOptions(num_steps=10**9, step_size=3.0, early_stop=0.01)
     program = torch.export.export(Refinement(options), (some_boxes(),)).module()
     *_, stops = program(some_boxes())

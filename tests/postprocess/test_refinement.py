@@ -1,4 +1,4 @@
-"""Refinement against the paper's Algorithm 2, transcribed as a slow loop over the boxes with gradients by hand."""
+"""Refinement against the paper's Algorithm 2, transcribed as a slow loop over boxes with analytic gradients."""
 
 import itertools
 import math
@@ -13,7 +13,7 @@ from iounet.postprocess import RefinementOptions, refine_boxes, refinement_path
 
 
 def algorithm_2(iou_and_gradient, box, *, step_size=0.5, num_steps=5, early_stop=1e-3, degeneration=-1e-2):
-    """The paper's Algorithm 2 for one box (a list): (box, predicted IoU, how it ended)."""
+    """The paper's Algorithm 2 for one box (a list): (box, predicted IoU, reason to stop)."""
     before, gradient = iou_and_gradient(box)
     for _ in range(num_steps):
         width, height = box[2] - box[0], box[3] - box[1]
@@ -46,7 +46,7 @@ SETTINGS = [
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
-def test_is_algorithm_2(objective, settings):
+def test_agrees_with_algorithm_2(objective, settings):
     of_one, of_rows = OBJECTIVES[objective]
     boxes, targets = case(seed=0)
     refined, ious = refine_boxes(lambda moved: of_rows(moved, targets), boxes, **settings)
@@ -57,7 +57,7 @@ def test_is_algorithm_2(objective, settings):
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_the_gradients_by_hand_are_right(objective):
+def test_the_analytic_gradients_are_correct(objective):
     of_one, _ = OBJECTIVES[objective]
     boxes, targets = case(seed=11)
     for box, target in list(zip(boxes.tolist(), targets.tolist(), strict=True))[1:]:
@@ -70,7 +70,7 @@ def test_the_gradients_by_hand_are_right(objective):
             assert gradient[axis] == pytest.approx(slope, rel=1e-4, abs=1e-8)
 
 
-def test_the_cases_above_end_in_every_way():
+def test_the_cases_above_stop_for_every_reason():
     endings = set()
     boxes, targets = case(seed=0)
     for (of_one, _), settings in itertools.product(OBJECTIVES.values(), SETTINGS):
@@ -80,7 +80,7 @@ def test_the_cases_above_end_in_every_way():
 
 
 def test_a_step_is_about_lambda_pixels_whatever_the_size_of_the_box():
-    # dIoU/dx1 of a box too far left by a little is 1/w in the limit; times w, times lambda = 0.5: half a pixel.
+    # For a box slightly too far left, dIoU/dx1 tends to 1/w; times w, times lambda = 0.5, this is half a pixel.
     for width in (50.0, 5000.0):
         target = torch.tensor([[0.0, 0.0, width, width]], dtype=torch.float64)
         box = target - torch.tensor([[0.01 * width, 0.0, 0.0, 0.0]], dtype=torch.float64)
@@ -92,7 +92,7 @@ def test_the_iou_rises():
     boxes, targets = case(seed=1, num_boxes=200)
     refined, ious = refine_boxes(lambda moved: iou_of_rows(moved, targets), boxes)
     before, after = iou_of_rows(boxes, targets), iou_of_rows(refined, targets)
-    # A step is about half a pixel: an edge nearer to its target than that may overshoot.
+    # A step is about half a pixel, so an edge closer to its target may overshoot.
     off = (before > 0) & ((boxes - targets).abs() > 0.75).all(1)
     assert off.sum() > 30
     assert (after > before)[off].all()
@@ -109,7 +109,7 @@ def test_the_ious_are_those_of_the_boxes_returned():
 
 
 class Counted(torch.autograd.Function):
-    """The identity; counts how often a gradient passes."""
+    """The identity; counts backward passes."""
 
     backward_passes = 0
 
@@ -139,11 +139,11 @@ def test_t_steps_cost_t_plus_1_forward_and_t_backward_passes_of_all_boxes(num_st
     assert all(call.shape == boxes.shape for call in calls)
     assert torch.equal(calls[0], boxes)
     assert torch.equal(calls[-1], refined)
-    # In order: each box stays near where it was, at all times.
+    # The order of boxes is kept: each box stays near its start.
     assert all((iou_of_rows(call, boxes)[:-3] > 0.5).all() for call in calls)
 
 
-def test_nothing_is_computed_after_the_last_box_has_finished():
+def test_nothing_is_computed_after_the_last_box_has_stopped():
     boxes, targets = case(seed=4)
     calls = []
 
@@ -155,7 +155,7 @@ def test_nothing_is_computed_after_the_last_box_has_finished():
     assert len(calls) == 2
 
 
-def test_a_finished_box_no_longer_moves():
+def test_a_stopped_box_no_longer_moves():
     targets = torch.tensor([[20.0, 20.0, 60.0, 60.0]] * 2, dtype=torch.float64)
     boxes = targets + torch.tensor([[0.01] * 4, [12.0] * 4], dtype=torch.float64)  # the first overshoots
     calls = []
@@ -180,7 +180,7 @@ def test_lambda_zero_changes_nothing():
 
 @pytest.mark.parametrize("num_steps", [0, 5])
 @pytest.mark.parametrize("requires_grad", [False, True])
-def test_the_input_is_left_as_it_was_and_the_output_detached(num_steps, requires_grad):
+def test_the_input_is_not_modified_and_the_output_is_detached(num_steps, requires_grad):
     boxes, targets = case(seed=6)
     boxes.requires_grad_(requires_grad)
     copy = boxes.detach().clone()
@@ -191,7 +191,7 @@ def test_the_input_is_left_as_it_was_and_the_output_detached(num_steps, requires
     assert not refined.requires_grad and not ious.requires_grad
 
 
-def test_the_objectives_own_parameters_get_no_gradient():
+def test_parameters_of_the_objective_get_no_gradient():
     boxes, targets = case(seed=6)
     targets.requires_grad_()
     _, ious = refine_boxes(lambda moved: iou_of_rows(moved, targets), boxes)
@@ -205,13 +205,13 @@ def test_no_boxes():
     assert ious.shape == (0,)
 
 
-def test_a_gradient_that_is_nan_leaves_its_box_alone():
+def test_a_nan_gradient_does_not_move_its_box():
     boxes, targets = case(seed=7)
     bad = torch.arange(len(boxes)) % 3 == 0
     rows = bad.nonzero()[:, 0]
 
     def predict_iou(moved):
-        root = (0 * moved[rows].sum(1)).sqrt()  # 0, with the slope infinity times 0
+        root = (0 * moved[rows].sum(1)).sqrt()  # 0, with a slope of infinity times 0
         return iou_of_rows(moved, targets).index_add(0, rows, root)
 
     refined, ious = refine_boxes(predict_iou, boxes)
@@ -223,7 +223,7 @@ def test_a_gradient_that_is_nan_leaves_its_box_alone():
     assert torch.equal(ious[~bad], expected_ious[~bad])
 
 
-def test_works_where_the_caller_has_switched_gradients_off():
+def test_works_under_no_grad():
     boxes, targets = case(seed=8)
     expected = refine_boxes(lambda moved: iou_of_rows(moved, targets), boxes)
     with torch.no_grad():
@@ -233,7 +233,7 @@ def test_works_where_the_caller_has_switched_gradients_off():
     assert not torch.equal(found[0], boxes)
 
 
-def test_dtype_is_that_of_the_boxes():
+def test_the_dtype_of_the_boxes_is_kept():
     boxes, targets = case(seed=9)
     refined, ious = refine_boxes(lambda moved: iou_of_rows(moved, targets.float()), boxes.float())
     assert refined.dtype == ious.dtype == torch.float32
@@ -249,7 +249,7 @@ def test_on_every_device(device):
     torch.testing.assert_close(ious.cpu(), expected_ious)
 
 
-def test_relative_coordinates_step_by_the_gradient_to_them():
+def test_relative_coordinates_follow_their_gradient():
     """u = x / w moves by lambda * dIoU/du, and dIoU/du = w * dIoU/dx."""
     boxes, targets = case(seed=7)
     boxes.requires_grad_()
@@ -261,8 +261,8 @@ def test_relative_coordinates_step_by_the_gradient_to_them():
     torch.testing.assert_close(refined, expected)
 
 
-def test_center_and_size_step_by_the_gradient_to_them():
-    """One box at a time: u = (x / w, y / h, log w, log h), its gradient by finite differences in u."""
+def test_center_and_size_follow_their_gradient():
+    """For each box u = (x / w, y / h, log w, log h), with the gradient by finite differences in u."""
     boxes, targets = case(seed=10)
     options = {"num_steps": 1, "step_size": 0.02, "size_step_size": 0.05, "coordinates": "center_size"}
     refined, _ = refine_boxes(lambda moved: bump_of_rows(moved, targets), boxes, **options, early_stop=0.0)
@@ -285,7 +285,7 @@ def test_center_and_size_step_by_the_gradient_to_them():
         assert refined[row].tolist() == pytest.approx(at(step), abs=1e-5), row
 
 
-def test_the_best_box_on_the_way_is_kept():
+def test_the_best_box_on_the_path_is_returned():
     boxes, targets = case(seed=8)
     settings = {"step_size": 4.0, "num_steps": 6, "early_stop": 0.0, "degeneration": -1.0}
 
@@ -300,9 +300,9 @@ def test_the_best_box_on_the_way_is_kept():
     torch.testing.assert_close(predict_iou(refined), best, rtol=0, atol=0)
 
 
-def test_backtracking_takes_back_and_halves_a_step_that_lowers_the_iou():
+def test_backtracking_undoes_and_halves_a_step_that_lowers_the_iou():
     def backtracking(of_one, box, target, *, step_size, num_steps, early_stop):
-        """One box at a time, in plain Python."""
+        """Refine one box in plain Python."""
         iou, gradient = of_one(box, target)
         for _ in range(num_steps):
             size = [box[2] - box[0], box[3] - box[1]] * 2
@@ -342,13 +342,13 @@ def test_backtracking_takes_back_and_halves_a_step_that_lowers_the_iou():
         ({"step_policy": "some"}, "step_policy must be one of every, best, backtracking; got 'some'"),
     ],
 )
-def test_a_choice_that_is_none_is_named_by_its_argument(unknown, message):
-    """Not by the configuration's key, of which a caller need not know."""
+def test_errors_name_the_argument(unknown, message):
+    """Callers in Python need not know the configuration's keys."""
     with pytest.raises(OptionError) as raised:
         refine_boxes(lambda moved: moved.sum(1), torch.zeros(1, 4), **unknown)
     assert str(raised.value) == message
 
 
-def test_an_option_that_does_not_exist():
+def test_an_unknown_option():
     with pytest.raises(TypeError, match="'lamda'"):
         refine_boxes(lambda moved: moved.sum(1), torch.zeros(1, 4), lamda=0.5)

@@ -1,5 +1,4 @@
-"""What the tests of prroi_pool share: the implementations under test, and an oracle that knows nothing of
-them."""
+"""Fixtures of the tests of prroi_pool: the implementations under test, and an independent oracle."""
 
 import importlib
 import math
@@ -39,20 +38,20 @@ def cuda_on_cpu(needs_emulator, tmp_path_factory) -> CudaOnCpu:
 
 @pytest.fixture(params=["reference", "kernels", "CUDA kernels on the CPU"])
 def pool(request, device) -> Callable[..., Tensor]:
-    """`prroi_pool2d` of each implementation."""
+    """Return `prroi_pool2d` of each implementation."""
     if request.param == "reference":
         return reference.prroi_pool2d
     if request.param == "kernels":
         request.getfixturevalue("kernels")
         return functional.prroi_pool2d
     if device != "cpu":
-        pytest.skip("with a GPU at hand they run there")
+        pytest.skip("the CUDA kernels run on the GPU")
     return pool_with(request.getfixturevalue("cuda_on_cpu"))
 
 
 @pytest.fixture
 def kernels(device) -> None:
-    """For tests of the compiled kernels alone."""
+    """Build and load the compiled kernels, for tests that need them."""
     if shutil.which(extension.compiler_command()) is None:
         pytest.skip("needs a C++ compiler")
     extension.load(device)
@@ -60,7 +59,7 @@ def kernels(device) -> None:
 
 @pytest.fixture(scope="session")
 def without_kernels(tmp_path_factory) -> ModuleType:
-    """A second copy of the package, whose operators find no kernels, as on a machine without a compiler."""
+    """Import a second copy of the package whose operators find no kernels, as on a machine without a compiler."""
     folder = tmp_path_factory.mktemp("without_kernels")
     package = Path(prroi_pool.__file__).parent
     shutil.copytree(package, folder / "without_kernels/prroi_pool", ignore=shutil.ignore_patterns("__pycache__"))
@@ -75,7 +74,7 @@ def without_kernels(tmp_path_factory) -> ModuleType:
 
 @pytest.fixture
 def integrate() -> Callable[..., Tensor]:
-    """The definition, by Gauss–Legendre quadrature: exact, as the integrand is bilinear between integers."""
+    """Return pooling by Gauss–Legendre quadrature, exact because the integrand is bilinear between integers."""
 
     def interpolate(image: Tensor, x: float, y: float) -> Tensor:
         value = torch.zeros(image.shape[0], dtype=image.dtype)
@@ -86,7 +85,7 @@ def integrate() -> Callable[..., Tensor]:
         return value
 
     def nodes(low: float, high: float) -> list[tuple[float, float]]:
-        """Points and weights of the mean over [low, high]: two points between any two breakpoints."""
+        """Return points and weights of the mean over [low, high], two points between adjacent breakpoints."""
         breakpoints = [low, *range(math.floor(low) + 1, math.ceil(high)), high]
         result = []
         for a, b in zip(breakpoints, breakpoints[1:], strict=False):

@@ -1,10 +1,10 @@
-// Small kernels, right and wrong, for test_emulator.py. Each is launched with one tensor to write and one to read.
+// Small correct and faulty kernels for test_emulator.py. Each is launched with one tensor to write and one to read.
 
 #pragma once
 
 namespace emulated {
 
-// Right.
+// Correct kernels.
 
 __global__ void reverse_in_dynamic_shared_memory(float* output, const float* input) {
   extern __shared__ float4 buffer[];
@@ -29,7 +29,7 @@ __device__ float sum_of_segment(float value, unsigned lanes) {
   return value;
 }
 
-// Of each half of a warp by itself, the halves on different ways through the program.
+// Sums each half of a warp separately. The halves take different branches.
 __global__ void sum_halves_of_warps(float* output, const float* input) {
   const float value = input[threadIdx.x];
   if (threadIdx.x % 32 < 16) {
@@ -58,7 +58,7 @@ __global__ void exchange_in_warp(float* output, const float* input) {
   }
 }
 
-// Wrong.
+// Faulty kernels.
 
 __global__ void miss_block_barrier(float* output, const float* input) {
   __shared__ float values[64];

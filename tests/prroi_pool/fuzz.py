@@ -1,11 +1,11 @@
-"""Throws random RoIs at the kernels and compares them with the reference: values, and both gradients.
+"""Compare the kernels' values and gradients with the reference on random RoIs.
 
-    python tests/prroi_pool/fuzz.py --rois 1000000                  # the kernels as they are used
+    python tests/prroi_pool/fuzz.py --rois 1000000                  # the kernels as built for normal use
     python tests/prroi_pool/fuzz.py --rois 1000000 --sanitize       # with address and UB sanitizers
     compute-sanitizer python tests/prroi_pool/fuzz.py --device cuda --rois 100000
 
-Sizes reach from 0 to 1e9 pixels; coordinates may be off the map, on its pixels, reversed, denormal, infinite or NaN.
-Prints the seed of each failing batch, to be repeated with --seed.
+Sizes range from 0 to 1e9 pixels. Coordinates may be off the map, on pixel centres, reversed, denormal, infinite or NaN.
+The script prints the seed of each failing batch. Repeat a batch with --seed.
 """
 
 import argparse
@@ -57,7 +57,6 @@ def random_rois(generator: torch.Generator, num_images: int, extent: float) -> T
     start = torch.where(choose(0.1, count, 1), far, start)
     ordinary, any_size = uniform(0, extent, count, 2), 10 ** uniform(-9, 9, count, 2)
     size = torch.where(choose(0.3, count, 1), any_size, ordinary)
-    # Two that start off the map on one side and end off it on the other are as large as the map itself.
     size = torch.where(choose(0.05, count, 2), -size, size)
     corners = torch.cat([start, start + size], 1)
     corners = torch.where(choose(0.2, count, 1), corners.round(), corners)
@@ -71,10 +70,11 @@ def random_rois(generator: torch.Generator, num_images: int, extent: float) -> T
 
 
 def check_batch(seed: int, device: str, kernels, *, half_types: bool) -> str | None:
-    """What differs between an object with the kernels' functions and the reference, or None.
+    """Return a description of the first difference between kernels and reference, or None.
 
     Args:
-        half_types: whether the kernels take float16 and bfloat16 features; those for the CPU do not.
+        kernels: `CudaKernels`, or an object with the functions of csrc/prroi_pool.h.
+        half_types: whether the kernels accept float16 and bfloat16 features. The CPU kernels do not.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -82,7 +82,7 @@ def check_batch(seed: int, device: str, kernels, *, half_types: bool) -> str | N
         return int(torch.randint(low, high + 1, (), generator=generator))
 
     num_images, channels, height, width = integer(1, 3), integer(1, 9), integer(1, 24), integer(1, 24)
-    if integer(0, 3) == 0:  # so many that a warp's lanes take several each, all or only some of them
+    if integer(0, 3) == 0:  # enough for several channels per lane of a warp, in all lanes or only in some
         channels = [64, 130, 264][integer(0, 2)]
     bins = integer(1, 8), integer(1, 8)
     scale = [1.0, 0.5, 1 / 16, 0.3][integer(0, 3)]
@@ -97,11 +97,12 @@ def check_batch(seed: int, device: str, kernels, *, half_types: bool) -> str | N
     grad_output = torch.randn(len(rois), channels, *bins, generator=generator, dtype=torch.float64).to(device, dtype)
 
     results = []
-    # The kernels, too, compute half types in float32.
+    # The kernels also compute half types in float32.
     for pool, computed in ((pool_with(kernels), dtype), (reference.prroi_pool2d, rois_dtype)):
         output = pool(features.to(computed), rois, *bins, scale)
         results.append([output, *torch.autograd.grad(output, (features, rois), grad_output.to(computed))])
-    # All of it is bounded by the features: a mean, and a mean of their slopes. Only sums over many terms grow.
+    # Values are means of the features, and gradients are means of their slopes, so both are bounded by the features.
+    # Only sums over many terms grow.
     eps = torch.finfo(rois_dtype).eps
     grad_tolerance = 200 * eps * channels * bins[0] * bins[1]
     tolerances = (200 * eps, 200 * eps * len(rois), grad_tolerance * scale)
@@ -112,7 +113,7 @@ def check_batch(seed: int, device: str, kernels, *, half_types: bool) -> str | N
             return f"{name}: not finite"
         difference = (ours.to(rois_dtype) - expected).abs().max().item() if ours.numel() else 0.0
         if name != "gradient of the RoIs" and dtype != rois_dtype and ours.numel():
-            tolerance += torch.finfo(dtype).eps * expected.abs().max().item()  # of rounding the result
+            tolerance += torch.finfo(dtype).eps * expected.abs().max().item()  # rounding of the result
         if not difference <= tolerance:
             worst = int((ours.to(rois_dtype) - expected).abs().flatten(1).amax(1).argmax())
             roi = "" if name == "gradient of the features" else f" at RoI {rois[worst].tolist()}"
@@ -122,7 +123,7 @@ def check_batch(seed: int, device: str, kernels, *, half_types: bool) -> str | N
 
 
 def run_sanitized(arguments: list[str]) -> int:
-    """This script again, with the sanitizers' runtimes loaded ahead of Python, as they must be."""
+    """Run this script again with the sanitizers' runtimes, which must be loaded before Python."""
     compiler = extension.find_compiler()
     libraries = [
         subprocess.run(
@@ -132,7 +133,7 @@ def run_sanitized(arguments: list[str]) -> int:
     ]
     environment = os.environ | {
         "LD_PRELOAD": ":".join(libraries),
-        "ASAN_OPTIONS": "detect_leaks=0",  # Python's own
+        "ASAN_OPTIONS": "detect_leaks=0",  # Python itself leaks
         "PRROI_POOL_FUZZ_SANITIZED": "1",
     }
     return subprocess.run([sys.executable, __file__, *arguments], env=environment, check=False).returncode
@@ -140,9 +141,9 @@ def run_sanitized(arguments: list[str]) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rois", type=int, default=100_000, metavar="N")
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--seed", type=int, default=0, help="of the first batch")
+    parser.add_argument("--rois", type=int, default=100_000, metavar="N", help="number of RoIs (default: 100000)")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="kernels to test (default: cpu)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first batch (default: 0)")
     parser.add_argument("--sanitize", action="store_true", help="build the CPU kernels with ASan and UBSan")
     args = parser.parse_args()
     if args.sanitize and "PRROI_POOL_FUZZ_SANITIZED" not in os.environ:

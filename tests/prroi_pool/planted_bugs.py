@@ -1,7 +1,7 @@
 """Bugs to plant in prroi_pool's CUDA kernels and their launcher, for test_cuda_on_cpu.py.
 
-A bug is one or several edits of the source. The old text of an edit has to occur exactly once: adapt it to a changed
-source.
+A bug consists of one or more edits of the source. The old text of an edit must occur exactly once. Adapt it when you
+change the source.
 """
 
 from pathlib import Path
@@ -11,7 +11,7 @@ import torch
 
 from prroi_pool import cuda_kernels
 
-# A file in csrc/ or the launcher, which is in Python.
+# The launcher is in Python; all other files are in csrc/.
 LAUNCHER = Path(cuda_kernels.__file__).name
 
 
@@ -25,7 +25,7 @@ class Bug(NamedTuple):
     name: str
     kernel: str
     edits: tuple[Edit, ...]
-    layout: str = ""  # of the features; by default the one that the kernel is for
+    layout: str = ""  # layout of the features; by default the one that the kernel is designed for
     dtype: torch.dtype = torch.float32
 
 
@@ -48,7 +48,7 @@ def planted(
 
 
 def without(name: str, kernel: str, file: str, before: str, removed: str, after: str, *, layout: str = "") -> Bug:
-    """A statement removed that occurs elsewhere, too."""
+    """Remove a statement that also occurs elsewhere, found by the text before and after it."""
     return planted(name, kernel, file, before + removed + after, before + after, layout=layout)
 
 
@@ -75,7 +75,7 @@ SLOW_BUGS = [
             TILES,
             "",
             BLOCK_BARRIER,
-            "  // what the tables of the tile before were needed for is done",
+            "  // all threads are done with the tables of the previous tile",
             layout="large, channels last" if kernel.endswith("channels_last") else "large",
         )
         for kernel in TILE_KERNELS
@@ -102,7 +102,7 @@ SLOW_BUGS = [
         FEATURES,
         "",
         BLOCK_BARRIER,
-        "  // the weights before are no longer needed",
+        "  // all threads are done with the previous weights",
     ),
     without(
         "no barrier before weights are read",
@@ -267,14 +267,14 @@ SLOW_BUGS = [
     ),
     # Channels
     planted(
-        "no end of the channels, forward_strided",
+        "writes beyond the channels, forward_strided",
         "forward_strided",
         STRIDED,
         "if (bin_y < bins_y.count && channels.first + c < rois.channels)",
         "if (bin_y < bins_y.count)",
     ),
     planted(
-        "no end of the channels, forward_channels_last",
+        "writes beyond the channels, forward_channels_last",
         "forward_channels_last",
         CHANNELS_LAST,
         "count = left < kWarp * N ? left : kWarp * N;",
@@ -288,28 +288,28 @@ SLOW_BUGS = [
         "first = own;",
     ),
     planted(
-        "no end of the channels, features_backward",
+        "writes beyond the channels, features_backward",
         "features_backward",
         FEATURES,
         "has_channels = channel < rois.channels;",
         "has_channels = channel < rois.channels + N;",
     ),
     planted(
-        "no end of the channels, rois_backward_strided",
+        "adds channels beyond the last, rois_backward_strided",
         "rois_backward_strided",
         STRIDED,
         "channels.first + c < rois.channels ? widen(pixels[r][c]) : Acc(0)",
         "widen(pixels[r][c])",
     ),
     planted(
-        "no end of the channels, rois_backward_channels_last",
+        "adds channels beyond the last, rois_backward_channels_last",
         "rois_backward_channels_last",
         CHANNELS_LAST,
         "if (warp >= bins_y.count || !channels.exist)",
         "if (warp >= bins_y.count)",
     ),
     planted(
-        "no end of the channels, channels_to_the_end",
+        "writes beyond the channels, channels_to_the_end",
         "features_backward",
         FEATURES,
         "if (first + lane < channels && bins + bin < num_bins)",
@@ -329,7 +329,7 @@ SLOW_BUGS = [
         ),
     ),
     planted(
-        "sums that start with what an earlier block left",
+        "sums that start with the values of an earlier block",
         "forward_channels_last",
         CHANNELS_LAST,
         "sums[warp][bin_x][lane] = Pack<Acc, N>{};",
@@ -369,14 +369,14 @@ SLOW_BUGS = [
         "[&](int row, auto number) {\n            T values",
     ),
     planted(
-        "image that does not exist",
+        "accepts an image that does not exist",
         "forward_strided",
         INTEGRAL,
         "batch_index < static_cast<T>(num_images)",
         "batch_index <= static_cast<T>(num_images)",
     ),
     planted(
-        "another RoI",
+        "reads another RoI",
         "forward_channels_last",
         TENSORS,
         "rois.data + k * 5",
@@ -390,7 +390,7 @@ SLOW_BUGS = [
         "roi.x = make_extent(data[2], data[4]",
     ),
     planted(
-        "no zero for a RoI without area",
+        "writes no zeros for a RoI without area",
         "forward_strided",
         STRIDED,
         "    Acc totals[kBinsOfLane][kChannels] = {};\n",

@@ -1,4 +1,4 @@
-"""Python code in a process of its own, as a user's script runs."""
+"""Runs Python code in a new process, like a user's script."""
 
 import os
 import subprocess
@@ -35,7 +35,7 @@ def run(code: str, **options) -> tuple[str, str]:
 
 
 def run_main(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
-    """`python -m prroi_pool`."""
+    """Run `python -m prroi_pool`."""
     command = [sys.executable, "-m", "prroi_pool", *arguments]
     environment = os.environ | environment
     return subprocess.run(command, cwd=PACKAGE.parent, env=environment, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""The kernels without the operator's checks: also for RoIs that it refuses, and for kernels that it does not know."""
+"""Calls kernels directly: for RoIs that the operator refuses, and for kernels that are not registered."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ from prroi_pool.cuda_kernels import CudaKernels
 
 
 class _OneMap:
-    """`CudaKernels`, which pool from several maps at once, with the functions of csrc/prroi_pool.h."""
+    """Adapts `CudaKernels`, which pool from several maps, to the signatures of csrc/prroi_pool.h."""
 
     def __init__(self, kernels):
         self._kernels = kernels
@@ -25,7 +25,7 @@ class _OneMap:
 
 
 def pool_with(kernels) -> Callable[..., Tensor]:
-    """`prroi_pool2d` by `CudaKernels`, or by an object with the functions of csrc/prroi_pool.h."""
+    """Return `prroi_pool2d` computed by `CudaKernels` or by an object with the functions of csrc/prroi_pool.h."""
     if isinstance(kernels, CudaKernels):
         kernels = _OneMap(kernels)
 

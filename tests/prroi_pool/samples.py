@@ -1,4 +1,4 @@
-"""Features and RoIs of the tests, and the gradients of a pooling of them."""
+"""Features and RoIs for the tests, and a function that pools them and returns the gradients."""
 
 import torch
 
@@ -22,7 +22,7 @@ def make_features(device="cpu", dtype=torch.float64, channels=3, shape=(9, 11)):
 
 
 def gradients(pool, features, rois, grad_output=None, bins=(3, 2), scale=0.9):
-    """Output and gradients of features and RoIs; the output's gradient is random by default."""
+    """Return the output and the gradients of features and RoIs. By default, the output's gradient is random."""
     features, rois = features.detach().requires_grad_(), rois.detach().requires_grad_()
     output = pool(features, rois, *bins, scale)
     if grad_output is None:

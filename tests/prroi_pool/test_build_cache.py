@@ -1,4 +1,4 @@
-"""Finished builds: found, made once, checked, and failures remembered."""
+"""The build cache finds finished builds, builds once, checks the files and remembers failures."""
 
 import errno
 import os
@@ -16,7 +16,7 @@ from prroi_pool.build_cache import BuildError, CompilationError, built, find, fo
 
 
 class Build:
-    """Writes a file, or raises what it is given. Counts its calls."""
+    """Writes two files, then raises the given error, if any. Counts its calls."""
 
     def __init__(self, error: BaseException | None = None):
         self.calls = 0
@@ -55,7 +55,7 @@ def test_threads_build_once():
     assert build.calls == 1
 
 
-def test_processes_build_once_and_say_that_they_wait(tmp_path):
+def test_processes_build_once_and_report_that_they_wait(tmp_path):
     code = f"""
 import time
 from pathlib import Path
@@ -80,19 +80,19 @@ print(built("x_1", build))
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda folder: os.truncate(folder / "library", 3),  # a copy that was cut short
+        lambda folder: os.truncate(folder / "library", 3),  # a truncated copy
         lambda folder: (folder / "library").write_text("KERNELS"),
         lambda folder: (folder / "library").unlink(),
         lambda folder: os.truncate(folder / "complete", 20),
         lambda folder: os.truncate(folder / "complete", 0),
-        lambda folder: (folder / "complete").unlink(),  # a process killed in between
+        lambda folder: (folder / "complete").unlink(),  # a process killed before the end
     ],
 )
-def test_a_damaged_build_is_done_again(damage):
+def test_a_damaged_build_is_rebuilt(damage):
     folder = built("x_1", Build())
-    # A process that has loaded the old file keeps it: rewriting it in place would crash that process.
+    # The old file is replaced. Rewriting it in place would crash a process that has loaded it.
     inode = (folder / "objects").stat().st_ino
-    keep = open(folder / "objects")  # so that the file system cannot reuse its number
+    keep = open(folder / "objects")  # so that the file system cannot reuse its inode
     damage(folder)
     assert find("x_1") is None
     build = Build()
@@ -101,7 +101,7 @@ def test_a_damaged_build_is_done_again(damage):
     keep.close()
 
 
-def test_what_a_killed_build_left_is_removed(root):
+def test_files_of_a_killed_build_are_removed(root):
     (root / "x_1" / "tmpabc").mkdir(parents=True)
     (root / "x_1" / "tmpabc" / "part.o").touch()
     (root / "x_1" / "library").touch()
@@ -110,11 +110,11 @@ def test_what_a_killed_build_left_is_removed(root):
     assert sorted(path.name for path in folder.iterdir()) == ["building", "complete", "library", "objects"]
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="permissions of POSIX")
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX permissions")
 def test_a_finished_build_in_a_read_only_folder_is_used(root, tmp_path):
-    """As in a container image, whose user is not the one who built."""
+    """In a container image, the user may differ from the user who built."""
     if os.getuid() == 0 and not shutil.which("setpriv"):
-        pytest.skip("root may write everywhere, and there is no setpriv to give that up")
+        pytest.skip("root can write everywhere, and setpriv, which would drop this right, is missing")
     folder = built("x_1", Build())
     code = f"""
 from pathlib import Path
@@ -165,7 +165,7 @@ def test_a_failed_compilation_is_remembered(root):
     ],
     ids=["forget_failure", "deleted", "a day ago", "damaged"],
 )
-def test_a_remembered_failure_is_tried_again(root, change):
+def test_a_remembered_failure_is_retried(root, change):
     with pytest.raises(CompilationError):
         built("x_1", Build(CompilationError("no")))
     change(root / "x_1" / "failed")
@@ -175,7 +175,7 @@ def test_a_remembered_failure_is_tried_again(root, change):
     assert build.calls == 1 and not (folder / "failed").exists()
 
 
-def test_another_compiler_is_tried():
+def test_a_failure_is_retried_with_another_compiler():
     with pytest.raises(CompilationError):
         built("x_1", Build(CompilationError("no")), builder="c++ 12")
     assert remembered_failure("x_1", builder="c++ 13") is None
@@ -219,7 +219,7 @@ def test_a_temporary_folder_of_another_user_is_not_trusted(tmp_path, monkeypatch
         built("x_1", Build())
 
 
-def test_without_a_home_the_temporary_folder_serves(tmp_path, monkeypatch):
+def test_without_a_home_the_temporary_folder_is_used(tmp_path, monkeypatch):
     def no_home():
         raise RuntimeError("Could not determine home directory.")
 
@@ -247,4 +247,4 @@ built("x_1", build)
     finally:
         holder.kill()
         holder.wait()
-    assert built("x_1", Build())  # the lock died with its holder
+    assert built("x_1", Build())  # the lock was released with its holder

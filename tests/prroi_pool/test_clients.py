@@ -1,5 +1,5 @@
-"""What projects that embed the operator rely on: the authors' interface, half RoIs under autocast, contiguous outputs,
-torch.func."""
+"""Behaviour that projects which embed the operator rely on: the authors' interface, half-precision RoIs under autocast,
+contiguous outputs, torch.func."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from prroi_pool.functional import PrRoIPool2DFunction, _import_prroi_pooling, ro
 
 @pytest.fixture(params=["kernels", "without kernels"])
 def pool(request, device):
-    """`prroi_pool2d` on the kernels, and where there are none."""
+    """Return `prroi_pool2d` with and without kernels."""
     if request.param == "kernels":
         request.getfixturevalue("kernels")
         return prroi_pool.prroi_pool2d
@@ -21,12 +21,12 @@ def pool(request, device):
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_the_output_is_contiguous_and_the_gradient_as_the_features(pool, device, channels_last):
+def test_the_output_is_contiguous_and_the_gradient_has_the_features_format(pool, device, channels_last):
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     features = make_features(device).contiguous(memory_format=memory_format)
     output, grad_features, _ = gradients(pool, features, torch.tensor(ROIS, device=device).double())
     assert output.is_contiguous()
-    output.view(len(ROIS), -1)  # as linear layers of clients take it
+    output.view(len(ROIS), -1)  # as in front of a linear layer
     assert grad_features.is_contiguous(memory_format=memory_format)
 
 
@@ -40,7 +40,7 @@ def test_numbers_of_bins_of_other_types(kernels, seven):
     assert torch.equal(module(features, rois), expected)
 
 
-def test_the_module_checks_its_arguments_when_it_is_made():
+def test_the_module_checks_its_arguments_on_construction():
     with pytest.raises(TypeError, match="whole numbers, got 7.5"):
         PrRoIPool2D(7, 7.5, 1.0)
     with pytest.raises(ValueError, match="positive"):
@@ -48,20 +48,20 @@ def test_the_module_checks_its_arguments_when_it_is_made():
 
 
 def test_the_names_of_the_authors_implementation(kernels, device):
-    """Which projects import that embed it, and which guides to install them run."""
+    """Projects that embed the operator import these names, and their installation guides call them."""
     assert _import_prroi_pooling() is extension.kernels("cuda" if torch.cuda.is_available() else "cpu")
     features, rois = make_features(device), torch.tensor(ROIS, device=device)
     arguments = (features, rois, 3, 2, 0.9)
     assert torch.equal(PrRoIPool2DFunction.apply(*arguments), prroi_pool2d(*arguments))
 
 
-def test_without_kernels_the_guides_command_returns_none(without_kernels):
+def test_import_prroi_pooling_returns_none_without_kernels(without_kernels):
     assert without_kernels.functional._import_prroi_pooling() is None
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("as_list", [False, True])
-def test_half_rois_are_taken_in_float32(pool, device, dtype, as_list):
+def test_half_rois_are_converted_to_float32(pool, device, dtype, as_list):
     features, rois = make_features(device, dtype), torch.tensor(ROIS, device=device).to(dtype)
     expected = gradients(pool, features, rois.float())
     rois.requires_grad_()
@@ -77,13 +77,13 @@ def test_half_rois_are_taken_in_float32(pool, device, dtype, as_list):
     torch.testing.assert_close(grad_rois, expected[2].to(dtype))
 
 
-def test_the_index_of_an_image_does_not_round(device):
-    """bfloat16 has no 257, and float16 no 2049."""
+def test_the_image_index_is_not_rounded(device):
+    """bfloat16 cannot represent 257, and float16 cannot represent 2049."""
     boxes = torch.tensor([[1.0, 1, 4, 4]], device=device, dtype=torch.bfloat16)
     assert rois_of_images([boxes[:0]] * 257 + [boxes]).tolist() == [[257, 1, 1, 4, 4]]
 
 
-def test_under_autocast_features_keep_their_dtype_and_rois_theirs(pool, device):
+def test_features_and_rois_keep_their_dtypes_under_autocast(pool, device):
     features, rois = make_features(device, torch.float32), torch.tensor(ROIS, device=device)
     half = features.bfloat16()
     expected, expected_half = gradients(pool, features, rois), gradients(pool, half, rois)
@@ -115,7 +115,7 @@ def test_transforms_of_torch_func(pool, device):
         jacobian = torch.func.jacrev(pooled, argument)(*inputs)
         expected_jacobian = torch.autograd.functional.jacobian(pooled, inputs)[argument]
         torch.testing.assert_close(jacobian, expected_jacobian)
-        # Of each image's or of each set of RoIs, all at once.
+        # All gradients at once, for a batch of feature maps or a batch of RoI sets.
         several = [torch.stack([t, t.flip(-2)]) if n == argument else t for n, t in enumerate(inputs)]
         in_dims = (0, None) if argument == 0 else (None, 0)
         gradients = torch.func.vmap(torch.func.grad(loss, argument), in_dims)(*several)

@@ -1,4 +1,4 @@
-"""What only a GPU can show: devices, streams, graphs. That the kernels are right is shown in test_cuda_kernels.py."""
+"""Tests that need a GPU: devices, streams, CUDA graphs. test_cuda_kernels.py tests the kernels' results without one."""
 
 import os
 import subprocess
@@ -31,7 +31,7 @@ def pool_and_differentiate(features, rois, pool=prroi_pool2d):
     return output, *torch.autograd.grad(output.square().sum(), (features, rois))
 
 
-def assert_right(results):
+def assert_equals_reference(results):
     expected = pool_and_differentiate(*make_inputs("cpu"), reference.prroi_pool2d)
     for actual, exact in zip(results, expected, strict=True):
         torch.testing.assert_close(actual.cpu(), exact, rtol=1e-4, atol=1e-5 * exact.abs().max().item())
@@ -43,7 +43,7 @@ def test_on_a_device_that_is_not_the_current_one():
     assert torch.cuda.current_device() == 0
     results = pool_and_differentiate(*make_inputs("cuda:1"))
     assert {result.device.index for result in results} == {1}
-    assert_right(results)
+    assert_equals_reference(results)
 
 
 def test_on_a_side_stream():
@@ -51,20 +51,20 @@ def test_on_a_side_stream():
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        # Long enough that a kernel on the wrong stream would read before this is written.
+        # Long enough that a kernel on the wrong stream would read the memory before it is written.
         for _ in range(50):
             busy = torch.randn(2000, 2000, device="cuda")
             busy @ busy
         late = features * 1
         results = pool_and_differentiate(late, rois)
     torch.cuda.current_stream().wait_stream(stream)
-    assert_right(results)
+    assert_equals_reference(results)
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_captured_as_a_graph(channels_last, dtype):
-    """A step of the refinement: forward and RoI gradient, replayed with other boxes."""
+    """A refinement step, forward and RoI gradient, is replayed with other boxes."""
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     features, rois = (tensor.detach() for tensor in make_inputs())
     features = features.to(dtype, memory_format=memory_format)
@@ -89,7 +89,7 @@ def test_captured_as_a_graph(channels_last, dtype):
     torch.testing.assert_close(captured, step())
 
 
-def test_nothing_waits_for_the_gpu():
+def test_no_call_synchronises_with_the_gpu():
     features, rois = make_inputs()
     pool_and_differentiate(features, rois)
     torch.cuda.set_sync_debug_mode("error")
@@ -100,7 +100,7 @@ def test_nothing_waits_for_the_gpu():
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_results_have_the_same_bits_every_time(channels_last):
+def test_results_are_deterministic(channels_last):
     features, rois = make_inputs()
     if channels_last:
         features = features.detach().contiguous(memory_format=torch.channels_last).requires_grad_()
@@ -116,7 +116,7 @@ def test_results_have_the_same_bits_every_time(channels_last):
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
 def test_a_pyramid_in_one_launch(dtype, channels_last):
-    """Values and all gradients are those of the operators, level by level, to the last bit."""
+    """Values and gradients have the same bits as those of the operators, level by level."""
     generator = torch.Generator().manual_seed(0)
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     maps = {
@@ -161,7 +161,7 @@ def test_second_derivatives_of_a_pyramid():
 
 
 @pytest.mark.parametrize("channels", [64, 66])
-def test_a_view_that_vectors_cannot_be_loaded_from(channels):
+def test_a_view_that_is_not_aligned_for_vector_loads(channels):
     buffer = torch.randn(1 + channels * 40 * 50, device="cuda")
     shape, strides = (1, channels, 40, 50), (channels * 2000, 1, channels * 50, channels)
     for offset in (0, 1):
@@ -179,8 +179,8 @@ def test_no_rois():
     assert not features.grad.any()
 
 
-def test_nothing_but_the_driver_and_nvrtc_is_needed(tmp_path):
-    """No compiler, no toolkit, nothing on PATH, and an empty cache."""
+def test_only_the_driver_and_nvrtc_are_needed(tmp_path):
+    """The kernels are built with an empty PATH and an empty cache, without compiler or toolkit."""
     code = """
 import torch
 from prroi_pool import prroi_pool2d

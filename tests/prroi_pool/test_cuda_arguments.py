@@ -1,4 +1,4 @@
-"""The structures that cuda_kernels.py packs are those of csrc/cuda/tensors.cuh."""
+"""cuda_kernels.py packs its structures with the layout of csrc/cuda/tensors.cuh."""
 
 import ctypes
 import struct
@@ -43,7 +43,7 @@ int main() {
 
 @pytest.fixture(scope="module")
 def layouts(tmp_path_factory) -> dict[torch.dtype, list[int]]:
-    """Sizes and offsets of the structures in tensors.cuh, by the type of the features and of the sums."""
+    """Return sizes and offsets of the structures in tensors.cuh, by dtype."""
     if sys.platform == "win32":
         pytest.skip("options of g++ and clang")
     try:

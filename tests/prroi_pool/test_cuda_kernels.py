@@ -1,4 +1,4 @@
-"""What is special to the CUDA kernels, on the CPU; test_functional.py runs on them, too."""
+"""Cases specific to the CUDA kernels, run by the emulator. test_functional.py also tests these kernels."""
 
 import fuzz
 import pytest
@@ -30,7 +30,7 @@ def test_half_features_are_accumulated_in_float32(cuda_on_cpu, dtype, channels, 
     exact_features, exact_rois = features.double().requires_grad_(), rois.double().requires_grad_()
     expected = reference.prroi_pool2d(exact_features, exact_rois, 7, 7, 0.7)
     expected_gradients = torch.autograd.grad(expected, (exact_features, exact_rois), grad_output.double())
-    # Only the result is rounded to half, not the terms of its sum; and the RoIs' gradient is no half at all.
+    # Only the result is rounded to half precision, not the terms of its sum. The RoIs' gradient is not rounded to half.
     for actual, exact, eps in zip(
         (output, grad_features, grad_rois),
         (expected, *expected_gradients),
@@ -63,7 +63,7 @@ def test_rois_too_large_for_the_tables_and_unusual_numbers_of_bins(cuda_on_cpu, 
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("size", [1e5, 3e5, 1e6, 4e6, 1e9])
 def test_rois_far_larger_than_the_map(cuda_on_cpu, size, channels_last):
-    """Where float32 cannot tell one pixel from the next, the kernels still agree on the bins that reach a pixel."""
+    """The kernels agree on the bins that reach a pixel even if float32 cannot resolve single pixels."""
     generator = torch.Generator().manual_seed(0)
     features = torch.rand(1, 4, 9, 11, generator=generator)
     features = features.contiguous(memory_format=torch.channels_last) if channels_last else features
@@ -81,7 +81,7 @@ def test_rois_far_larger_than_the_map(cuda_on_cpu, size, channels_last):
         torch.testing.assert_close(ours.double(), exact, rtol=1e-4, atol=1e-4 * exact.abs().max().item())
 
 
-def test_a_map_with_more_pixels_in_a_row_than_a_float_counts(cuda_on_cpu):
+def test_a_map_wider_than_the_integers_of_float32(cuda_on_cpu):
     width = 2**24 + 3
     features = torch.ones(1, 1, 1, width)
     rois = torch.tensor([[0.0, width - 4, -1, width + 5, 1], [0.0, 2**24 + 2, -1, 2**26, 1]])
@@ -89,8 +89,8 @@ def test_a_map_with_more_pixels_in_a_row_than_a_float_counts(cuda_on_cpu):
     assert output.isfinite().all() and (output >= 0).all() and (output <= 1).all()
 
 
-def test_nothing_is_read_that_an_earlier_roi_left_in_shared_memory(cuda_on_cpu):
-    """Rounding puts the end of the last bin of this RoI beyond the RoI's own: to a pixel that no thread sums."""
+def test_shared_memory_of_an_earlier_roi_is_not_read(cuda_on_cpu):
+    """By rounding, the last bin of this RoI ends beyond the RoI, on a pixel that no thread sums."""
     wide = torch.tensor([[0, 0.5, 0.5, 39.5, 39.5]])
     cuda_on_cpu.forward(torch.full((1, 64, 40, 40), float("nan")), wide, 7, 7, 1.0)
     features = torch.rand(1, 64, 40, 40, generator=torch.Generator().manual_seed(0))

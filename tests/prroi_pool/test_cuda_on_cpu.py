@@ -1,6 +1,6 @@
-"""Plants bugs in prroi_pool's CUDA kernels and their launcher, and expects the emulator or the reference to notice.
+"""Plants bugs in prroi_pool's CUDA kernels and their launcher. The emulator or the reference must detect every bug.
 
-planted_bugs.py lists most of the bugs. `pytest -rA` shows how each bug was noticed.
+planted_bugs.py lists most of the bugs. `pytest -rA` shows how each bug was detected.
 """
 
 import importlib.util
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from prroi_pool import cuda_kernels, extension, reference
 
-# More rows of bins than a block takes at once.
+# More rows of bins than a block processes at once.
 BINS = 9, 7
 SCALE = 0.5
 
@@ -53,7 +53,7 @@ def name_of(value: object) -> str | None:
 
 
 @pytest.mark.parametrize("bug", ALL_BUGS, ids=name_of)
-def test_planted_bugs_are_noticed(needs_emulator, bug, tmp_path):
+def test_planted_bugs_are_detected(needs_emulator, bug, tmp_path):
     sources = tmp_path / "csrc"
     shutil.copytree(extension.SOURCES, sources)
     launcher = Path(shutil.copy(cuda_kernels.__file__, tmp_path))
@@ -70,12 +70,12 @@ def test_planted_bugs_are_noticed(needs_emulator, bug, tmp_path):
 
 
 def names_of(bug: Bug) -> list[str]:
-    """The kernels to compile: as few as possible."""
+    """Return the kernels to compile, as few as possible."""
     kernels = [bug.kernel, *(["channels_to_the_end"] if bug.kernel == "features_backward" else [])]
     return [
         name
         for name in kernel_names([bug.dtype])
-        # Those that take one channel at a time are for numbers of channels that `make_features` does not make.
+        # Kernels that process one channel at a time need numbers of channels that `make_features` does not produce.
         if any(f"::{kernel}<" in name for kernel in kernels) and not name.endswith(", 1>")
     ]
 
@@ -95,7 +95,7 @@ def test_forward_without_planted_bugs_passes(cuda_on_cpu, layout, tmp_path):
 
 
 def check(kernels: CudaOnCpu, kernel: str, layout: str, dtype: torch.dtype, folder: Path) -> None:
-    """Compares one of the functions with the reference, on features of a layout."""
+    """Compare one function with the reference, on features in a given layout."""
     features = make_features(layout, dtype, folder)
     generator = torch.Generator().manual_seed(1)
     rois = make_rois(layout, generator)
@@ -122,9 +122,9 @@ def layout_of(kernel: str) -> str:
 
 
 def make_features(layout: str, dtype: torch.dtype, folder: Path) -> Tensor:
-    """Features of two images, part of a larger tensor, so that nothing follows from their sizes alone."""
+    """Return features of two images, a view of a larger tensor, so that strides do not follow from the shape."""
     generator = torch.Generator().manual_seed(0)
-    if layout == "far apart":  # offsets beyond 32 bits in a file that occupies hardly any of the disk
+    if layout == "far apart":  # offsets beyond 32 bits, in a sparse file
         stride = 1 << 31
         far = torch.from_file(str(folder / "features"), shared=True, size=stride + 1600, dtype=dtype)
         features = far.as_strided((2, 4, 20, 20), (stride, 400, 20, 1))
@@ -135,12 +135,12 @@ def make_features(layout: str, dtype: torch.dtype, folder: Path) -> Tensor:
     if layout == "unaligned":
         memory = torch.randn(1 + 2 * 8 * 20 * 20, generator=generator).to(dtype)
         return memory[1:].as_strided((2, 8, 20, 20), (3200, 1, 160, 8))
-    if layout.startswith("large"):  # a RoI has several tiles
+    if layout.startswith("large"):  # a RoI spans several tiles
         memory_format = torch.channels_last if layout.endswith("channels last") else torch.contiguous_format
         return torch.randn(2, 8, 700, 3, generator=generator).to(dtype, memory_format=memory_format)
     if layout == "odd width":
         return torch.randn(2, 8, 20, 17, generator=generator).to(dtype)
-    # More channels than a block takes, and some lanes without any.
+    # More channels than a block processes, with some lanes unused.
     channels = 67 if layout == "strided" else 264
     memory_format = torch.channels_last if layout == "channels_last" else torch.contiguous_format
     features = torch.randn(2, channels, 22, 26, generator=generator).to(dtype, memory_format=memory_format)
@@ -159,7 +159,7 @@ def make_rois(layout: str, generator: torch.Generator) -> Tensor:
         [1, 5, 5, 5, 9],  # without area
         [0, 5, 5, 3, 9],  # reversed
         [0, 500, 5, 600, 9],  # off the map
-        [2, 1, 1, 9, 9],  # of no image
+        [2, 1, 1, 9, 9],  # no such image
         [-1, 1, 1, 9, 9],
         [0, 1, 1, float("nan"), 9],
     ]
@@ -171,7 +171,7 @@ def make_rois(layout: str, generator: torch.Generator) -> Tensor:
 
 
 def _import(path: Path) -> ModuleType:
-    """A changed copy of the launcher, in the package of the original."""
+    """Import a modified copy of the launcher as part of the original's package."""
     name = f"{cuda_kernels.__package__}.changed_{path.parent.name}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None

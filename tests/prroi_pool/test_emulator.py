@@ -1,4 +1,4 @@
-"""Tests the emulator of CUDA in cuda_on_cpu with small kernels: it runs the right ones and reports the wrong ones."""
+"""Tests the CUDA emulator in cuda_on_cpu with small kernels: it runs correct kernels and reports faulty ones."""
 
 import ctypes
 import re
@@ -73,22 +73,22 @@ def test_warp_barriers(emulator):
         ("read_shared_memory_of_earlier_block", "which no thread of its block has written"),
         ("read_beyond_tensor", "reads 4 bytes outside all tensors"),
         ("write_beyond_tensor", "writes 4 bytes outside all tensors"),
-        ("write_to_input", "writes a tensor that may only be read"),
+        ("write_to_input", "writes a read-only tensor"),
         ("read_beyond_dynamic_shared_memory", "writes 4 bytes beyond the shared variables"),
         ("read_misaligned_vector", "type_mismatch"),
-        ("add_to_misaligned_vector", "at an address that is no multiple|type_mismatch"),
-        ("shuffle_with_mask_of_others", "the mask 0xffff, which does not name its lane"),
-        ("shuffle_from_absent_lane", "reads from lane 16, which takes no part"),
-        ("shuffle_without_some_lanes", "waits for ever, 0 of its 64 threads having ended"),
+        ("add_to_misaligned_vector", "at an address that is not a multiple|type_mismatch"),
+        ("shuffle_with_mask_of_others", "the mask 0xffff, which does not contain its lane"),
+        ("shuffle_from_absent_lane", "reads from lane 16, which does not take part"),
+        ("shuffle_without_some_lanes", "deadlocks after 0 of its 64 threads have ended"),
         ("synchronize_at_two_places", "the threads call it at different places"),
-        ("synchronize_without_some_threads", "waits for ever, 40 of its 64 threads having ended"),
-        ("use_too_much_shared_memory", "uses more shared memory than the 49152 bytes"),
+        ("synchronize_without_some_threads", "deadlocks after 40 of its 64 threads have ended"),
+        ("use_too_much_shared_memory", "uses more than the available 49152 bytes of shared memory"),
     ],
 )
 def test_wrong_kernels(emulator, kernel, message):
     with pytest.raises(EmulationError, match=message):
         run(emulator, kernel, blocks=2, shared_bytes=4 * THREADS)
-    # A failure leaves nothing behind.
+    # The emulator works again after a failure.
     test_dynamic_shared_memory(emulator)
 
 
@@ -105,7 +105,7 @@ def test_wrong_kernels(emulator, kernel, message):
     ],
 )
 def test_launches_that_a_gpu_refuses(emulator, grid, block, shared_bytes):
-    with pytest.raises(EmulationError, match="too large|so much"):
+    with pytest.raises(EmulationError, match="too large|not allowed"):
         emulator.launch("emulated::write_to_input", grid, block, (ctypes.c_void_p * 2)(), shared_bytes)
 
 
@@ -114,8 +114,8 @@ def test_unknown_kernel(emulator):
         emulator.launch("emulated::none", (1, 1, 1), (32, 1, 1), (ctypes.c_void_p * 2)())
 
 
-def test_much_shared_memory_has_to_be_allowed(emulator):
-    with pytest.raises(EmulationError, match="so much"):
+def test_large_shared_memory_must_be_allowed(emulator):
+    with pytest.raises(EmulationError, match="not allowed"):
         run(emulator, "reverse_in_dynamic_shared_memory", shared_bytes=100 << 10)
     emulator.allow_dynamic_shared_memory("emulated::reverse_in_dynamic_shared_memory", 100 << 10)
     test_dynamic_shared_memory(emulator)

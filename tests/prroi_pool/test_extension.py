@@ -1,5 +1,4 @@
-"""Building and loading the CPU kernels: what users meet on machines that are not ours. Each case runs in a process of
-its own."""
+"""Building and loading the CPU kernels under the conditions of users' machines. Most cases run in a new process."""
 
 import os
 import shutil
@@ -14,7 +13,7 @@ from processes import PACKAGE, finish, run, run_main, start
 
 from prroi_pool import build_cache, extension
 
-# Prints what the kernels and what the reference give for a known case; both are 1.75, 2.25, 2.75, 3.25.
+# Pools a published case twice and prints the results.
 POOL = """
 import torch
 from prroi_pool import prroi_pool2d
@@ -34,7 +33,10 @@ def compiler() -> str:
 
 @pytest.fixture
 def fake_compiler(tmp_path):
-    """Makes a compiler that runs shell code instead of compiling, and tells whether it did since the last question."""
+    """Return a function that creates a compiler which runs shell code instead of compiling.
+
+    The function's attribute `was_run` reports whether the compiler ran since the last call.
+    """
     mark = tmp_path / "was_run"
 
     def make(code: str) -> Path:
@@ -63,17 +65,17 @@ def test_processes_build_once_without_ninja_and_setuptools(compiler, tmp_path):
     # A finished build is used without a compiler.
     assert run(POOL, PATH="", **environment) == (POOLED, "")
     (library,) = tmp_path.glob("*/*.so")
-    os.truncate(library, 20_000)  # a disk that was full when the folder was copied
+    os.truncate(library, 20_000)  # as if the disk had been full when the folder was copied
     stdout, stderr = run(POOL, PATH="", **environment)
     assert stdout == POOLED and stderr.count("UserWarning") == 1 and "No C++ compiler found" in stderr
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="kills a process group")
-def test_a_killed_build_is_done_again(compiler, tmp_path):
+def test_a_killed_build_is_repeated(compiler, tmp_path):
     killed = start(POOL, TORCH_EXTENSIONS_DIR=str(tmp_path))
     assert "compiling the CPU kernels" in killed.stderr.readline()
-    time.sleep(3)  # in the midst of it, as a build takes at least ten
+    time.sleep(3)  # in the middle of a build, which takes at least ten
     os.killpg(killed.pid, signal.SIGKILL)
     assert killed.wait() != 0
     stdout, stderr = run(POOL, TORCH_EXTENSIONS_DIR=str(tmp_path))
@@ -83,7 +85,7 @@ def test_a_killed_build_is_done_again(compiler, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("parent", ["a.b.c", "ltr.external.PreciseRoIPooling.pytorch"])
 def test_a_copy_of_the_folder_works_at_any_depth(compiler, tmp_path, parent):
-    """The second is where visionml/pytracking imports it from."""
+    """The second path is the one in visionml/pytracking."""
     extension.load("cpu")
     copy = tmp_path.joinpath(*parent.split("."), "prroi_pool")
     shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
@@ -108,7 +110,7 @@ def test_the_warning_points_to_the_caller(tmp_path):
 
 @pytest.mark.slow
 def test_a_wrapper_and_a_folder_that_is_no_identifier(compiler, tmp_path):
-    """`import my-project` is no syntax, but importlib takes it. CXX may be several words, as with ccache."""
+    """importlib accepts my-project, though `import my-project` is invalid. CXX may be several words, as with ccache."""
     copy = tmp_path / "3d my-project" / "prroi_pool"
     shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
     code = POOL.replace(
@@ -139,7 +141,7 @@ def test_a_failing_compiler_is_quoted_and_not_run_again(fake_compiler, tmp_path)
     assert report.returncode == 1 and "An earlier" not in report.stdout and fake_compiler.was_run()
     assert "500" in report.stdout
 
-    # A new version of the compiler.
+    # A new version of the compiler is tried.
     cxx.write_text(cxx.read_text().replace("fake 1.0", "fake 1.1"))
     run(POOL, **environment)
     assert fake_compiler.was_run()
@@ -153,7 +155,7 @@ def test_a_failing_compiler_is_quoted_and_not_run_again(fake_compiler, tmp_path)
         ("kill -9 $$", "for lack of memory"),
     ],
 )
-def test_what_may_pass_is_tried_again(fake_compiler, tmp_path, code, message):
+def test_temporary_failures_are_retried(fake_compiler, tmp_path, code, message):
     environment = {"CXX": str(fake_compiler(code)), "TORCH_EXTENSIONS_DIR": str(tmp_path / "cache")}
     for _ in range(2):
         stdout, stderr = run(POOL, **environment)
@@ -185,16 +187,16 @@ def test_missing_headers_are_named(tmp_path, monkeypatch, folder, message):
 
 
 def test_a_folder_without_execution_is_named(tmp_path, monkeypatch):
-    """As the dynamic linker and the file system report it; a mount would need privileges."""
+    """The noexec flag is patched, because mounting a file system needs privileges."""
     monkeypatch.setattr(extension, "_is_noexec", lambda path: True)
     (tmp_path / "prroi_pool_cpu.so").write_text("")
     with pytest.raises(build_cache.BuildError, match=f"file system of {tmp_path} does not allow execution .*noexec"):
         extension._import(tmp_path / "prroi_pool_cpu.so")
 
 
-@pytest.mark.skipif(not hasattr(os, "ST_NOEXEC"), reason="flags of Linux")
+@pytest.mark.skipif(not hasattr(os, "ST_NOEXEC"), reason="needs the mount flags of Linux")
 def test_noexec_is_seen():
-    """/proc is mounted so in every distribution."""
+    """Every distribution mounts /proc with noexec."""
     with open("/proc/mounts") as mounts:
         noexec = {line.split()[1]: "noexec" in line.split()[3].split(",") for line in mounts}
     assert extension._is_noexec(Path("/proc")) == noexec["/proc"]
@@ -202,22 +204,22 @@ def test_noexec_is_seen():
 
 
 def test_messages_are_ascii(tmp_path):
-    """print(error) raises UnicodeEncodeError where the terminal knows only ASCII."""
+    """Otherwise print(error) raises UnicodeEncodeError on an ASCII terminal."""
     for path in [*PACKAGE.glob("*.py"), *extension.sources(with_headers=True)]:
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-            # Comments and docstrings, which alone may contain others, do not hold a quote.
+            # Only comments and docstrings may contain other characters, and then no quotation mark.
             assert line.isascii() or '"' not in line.replace('"""', ""), f"{path}:{number}"
     environment = {"PYTHONIOENCODING": "ascii", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     report = run_main(**environment, PATH="", CXX="gü++", TORCH_EXTENSIONS_DIR=str(tmp_path / "cache-é"))
     assert report.returncode == 1 and "No C++ compiler found" in report.stdout and report.stderr == ""
 
 
-def test_the_reference_can_be_asked_for(tmp_path):
+def test_the_reference_can_be_requested(tmp_path):
     stdout, stderr = run(POOL, PRROI_POOL_BACKEND="reference", TORCH_EXTENSIONS_DIR=str(tmp_path))
     assert (stdout, stderr) == (POOLED, "") and not list(tmp_path.iterdir())
 
 
-def test_the_build_is_named_after_what_the_binary_depends_on(monkeypatch):
+def test_the_build_name_covers_all_dependencies(monkeypatch):
     names = {extension.build_name()}
     for name, value in [
         ("compile_flags", lambda: ["-O0"]),
@@ -241,7 +243,7 @@ def test_main_reports_what_is_missing(tmp_path, arguments):
     assert report.returncode == 1 and "MISSING: No C++ compiler found" in report.stdout
 
 
-def test_main_reports_what_is_there(compiler, tmp_path):
+def test_main_reports_finished_kernels(compiler, tmp_path):
     extension.load("cpu")
     report = run_main()
     assert report.returncode == 0 and f"ready: {build_cache.find(extension.build_name())}" in report.stdout

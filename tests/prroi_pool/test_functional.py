@@ -1,4 +1,4 @@
-"""The operator's values, gradients and contract, for every implementation and device."""
+"""Values, gradients and contract of the operator, for every implementation and device."""
 
 import re
 
@@ -32,8 +32,8 @@ def test_gradients_equal_finite_differences(pool, device):
     def pool_boxes(features, boxes):
         return pool(features, torch.cat([images, boxes], dim=1), 3, 2, 0.9)
 
-    # The tiny RoI is checked in float32 against float64 below; finite differences would need steps far below
-    # its size.
+    # The tiny RoI is tested in float32 against float64 below, because finite differences would need steps far below its
+    # size.
     keep = [n for n, roi in enumerate(ROIS) if roi[3] - roi[1] > 0.1 and roi[4] - roi[2] > 0.1]
     images = images[keep]
     features = make_features(device, channels=2).requires_grad_()
@@ -55,14 +55,13 @@ def test_float32_keeps_its_precision_down_to_tiny_rois(pool, device, size):
     torch.manual_seed(0)
     corners = torch.rand(200, 2) * 40 + 4
     rois = torch.cat([torch.zeros(200, 1), corners, corners + size], dim=1).to(device)
-    # Smooth features: rounding of the coordinates themselves, 4e-6 px, then hardly shows.
+    # The features are smooth, so that rounding of the coordinates, 4e-6 px, has little effect.
     y, x = torch.meshgrid(torch.arange(56.0), torch.arange(56.0), indexing="ij")
     features = (2 + torch.stack([torch.sin(x / 5 + y / 9), torch.cos(y / 7)])[None]).to(device)
     grad_output = torch.ones(200, 2, 3, 2, device=device)
     actual = gradients(pool, features, rois, grad_output, scale=1.0)
     expected = gradients(reference.prroi_pool2d, features.double(), rois.double(), grad_output.double(), scale=1.0)
-    # Autograd's derivative of the reference cancels terms that grow with 1 / size; the kernels' has none of
-    # them.
+    # In the reference, autograd cancels terms that grow with 1 / size. The kernels have no such terms.
     rois_tolerance = 1e-5 if pool is prroi_pool2d else max(1e-5, 1e-6 / size)
     for a, e, tolerance in zip(actual, expected, (1e-5, 1e-5, rois_tolerance), strict=True):
         torch.testing.assert_close(a.double(), e, rtol=tolerance, atol=tolerance * e.abs().max().item())
@@ -143,7 +142,7 @@ def test_published_vector_of_mmcv(pool, device):
 
 
 def test_unit_bins_on_integers_are_an_average_pooling(pool, device):
-    """The test of the authors' own implementation."""
+    """This is the test of the original authors' implementation."""
     features = make_features(device, torch.float32, channels=4, shape=(16, 24))
     rois = torch.tensor([[0.0, 0, 0, 14, 14], [1.0, 14, 14, 28, 28]], device=device)
     average = torch.nn.functional.avg_pool2d(features, kernel_size=2, stride=1)
@@ -174,7 +173,7 @@ def test_empty_rois_pool_to_zero_with_gradient_zero(pool, device, dtype, name):
     if name == "overflowing" and dtype == torch.float64:
         pytest.skip("finite in float64")
     features = make_features(device, dtype)
-    # A good RoI beside the empty one is not touched by it.
+    # The empty RoI does not affect a valid one.
     rois = torch.tensor([EMPTY_ROIS[name], ROIS[0]], dtype=dtype, device=device)
     output, grad_features, grad_rois = gradients(pool, features, rois)
     assert (output[0] == 0).all() and (grad_rois[0] == 0).all()
@@ -188,11 +187,11 @@ def test_empty_rois_pool_to_zero_with_gradient_zero(pool, device, dtype, name):
     torch.testing.assert_close(grad_features, grad_alone)
 
 
-def test_a_huge_roi_costs_no_more_than_the_map(pool, integrate, device):
+def test_the_cost_of_a_huge_roi_is_bounded_by_the_map(pool, integrate, device):
     features = make_features(device)
     rois = torch.tensor([[0, -1e9, -1e9, 1e9, 1e9], [0, -1e3, -1e3, 1e3, 1e3]], dtype=torch.float64, device=device)
     output, grad_features, grad_rois = gradients(pool, features, rois, bins=(3, 3), scale=1.0)
-    # Every pixel lies in the middle bin, whose area spreads it thin.
+    # All pixels lie in the middle bin, so their mean over its large area is small.
     middle = features[0].sum(dim=(1, 2)) / (2e3 / 3) ** 2
     torch.testing.assert_close(output[1, :, 1, 1], middle)
     assert output.isfinite().all() and grad_features.isfinite().all() and grad_rois.isfinite().all()
@@ -214,7 +213,7 @@ def test_no_rois(pool, device):
 
 @pytest.mark.parametrize("backend", ["kernels", "without_kernels"])
 @pytest.mark.parametrize("batch_index", ["-1", "2", "0.5", "nan", "1e+20"])
-def test_batch_index_of_no_image(request, device, backend, batch_index):
+def test_an_invalid_batch_index_raises_on_the_cpu(request, device, backend, batch_index):
     prroi_pool2d = (request.getfixturevalue(backend) or prroi_pool).prroi_pool2d
     features = make_features(device, torch.float32)
     rois = torch.tensor([ROIS[0], [float(batch_index), 1, 1, 5, 5]], device=device)
@@ -230,7 +229,7 @@ def test_batch_index_of_no_image(request, device, backend, batch_index):
 
 @pytest.mark.parametrize("batch_index", [-1.0, 2.0, NAN, 1e20])
 @pytest.mark.parametrize("implementation", ["reference", "kernels", "cuda_on_cpu"])
-def test_implementations_skip_a_batch_index_of_no_image(request, kernels, implementation, device, batch_index):
+def test_implementations_skip_an_invalid_batch_index(request, kernels, implementation, device, batch_index):
     if implementation == "cuda_on_cpu" and device != "cpu":
         pytest.skip("with a GPU at hand they run there")
     pool = {
@@ -327,7 +326,7 @@ def test_second_derivatives_equal_finite_differences(kernels, device):
     assert gradgradcheck(lambda features: pool_boxes(features, boxes.detach()), (features,))
 
 
-def test_third_derivatives_are_those_of_the_reference(kernels, device):
+def test_third_derivatives_equal_the_reference(kernels, device):
     def third(pool):
         features = make_features(device).requires_grad_()
         rois = torch.tensor(ROIS[:3], dtype=torch.float64, device=device, requires_grad=True)
@@ -382,7 +381,7 @@ def test_the_module_calls_the_function(device):
 def test_a_map_of_more_than_2_to_the_31_elements(kernels, device):
     side = 46_400
     try:
-        features = torch.empty(1, 1, side, side)  # 8.6 GB of addresses; memory is used where it is written
+        features = torch.empty(1, 1, side, side)  # 8.6 GB of address space; only written pages use memory
     except RuntimeError as error:
         pytest.skip(f"the system does not lend so many addresses: {error}")
     corner = torch.randn(1, 1, 9, 9, generator=torch.Generator().manual_seed(0))

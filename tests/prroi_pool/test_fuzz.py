@@ -1,4 +1,4 @@
-"""A little of what fuzz.py does, in every run of the tests; `make fuzz` does more."""
+"""Short runs of fuzz.py. `make fuzz` runs it for longer."""
 
 import subprocess
 import sys
@@ -18,7 +18,7 @@ def test_random_rois(device, seed):
 @pytest.mark.slow
 @pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("device", ["cpu"], indirect=True)
-@pytest.mark.skipif(sys.platform != "linux", reason="the sanitizers' runtimes are found as on Linux")
+@pytest.mark.skipif(sys.platform != "linux", reason="fuzz.py finds the sanitizers' runtimes only on Linux")
 def test_random_rois_with_sanitizers(device):
     run("--sanitize", "--rois", "5000")
 

@@ -1,4 +1,4 @@
-"""Pooling from a pyramid: against single levels, and against torchvision, whose module it replaces."""
+"""Pooling from a pyramid, compared with single levels and with the torchvision module that it replaces."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def make_pyramid(dtype=torch.float32):
 
 
 def make_boxes(dtype=torch.float32):
-    """Boxes of all sizes, so that every level is used."""
+    """Return boxes of all sizes, so that every level is used."""
     torch.manual_seed(1)
     boxes = []
     for count in (23, 17):
@@ -46,15 +46,15 @@ def test_scales_are_powers_of_two_despite_padding():
 
 @pytest.mark.parametrize("transposed", [False, True])
 def test_scales_of_a_thin_image(transposed):
-    # Padded to 64 rows, 43 rows look like a stride of 2.67 on maps of stride 4.
+    # With padding from 43 to 64 rows, the ratio of heights is 2.67 on a map of stride 4.
     image_size, maps = (43, 448), [torch.empty(1, 1, 16, 112), torch.empty(1, 1, 8, 56)]
     if transposed:
         image_size, maps = image_size[::-1], [features.mT for features in maps]
     assert _scales(maps, [image_size]) == [1 / 4, 1 / 8]
 
 
-def test_levels_are_those_of_torchvision():
-    # Also boxes of exactly a canonical size, which must not fall by rounding.
+def test_levels_match_torchvision():
+    # Includes boxes of exactly a canonical size, which rounding must not move to a finer level.
     exact = torch.tensor([[0.0, 0, s, s] for s in (56, 112, 224, 448, 896)])
     boxes, pyramid = [torch.cat([make_boxes()[0], exact]), make_boxes()[1]], make_pyramid()
     theirs = MultiScaleRoIAlign(list(STRIDES), 7, 2)
@@ -89,7 +89,7 @@ def test_given_levels_are_used():
         pool(pyramid, boxes, IMAGE_SHAPES, levels[:-1])
 
 
-def test_levels_are_integers_of_the_pyramid():
+def test_invalid_levels_raise():
     pyramid, boxes = make_pyramid(), make_boxes()
     pool = MultiScalePrRoIPool(list(STRIDES), 2)
     levels = pool.assign_levels(pyramid, boxes, IMAGE_SHAPES)
@@ -122,10 +122,10 @@ def test_gradients_reach_every_level_and_the_boxes():
     assert all(pyramid[name].grad.any() for name in STRIDES) and pyramid["pool"].grad is None
 
 
-def test_in_fixed_shapes_it_is_the_same():
+def test_fixed_shapes_give_the_same_result():
     pyramid, boxes = make_pyramid(), [b.requires_grad_() for b in make_boxes()]
     maps = [pyramid[name].requires_grad_() for name in STRIDES]
-    maps[1].data[0, 0, 0, 0] = torch.inf  # one level's infinity is no other's NaN
+    maps[1].data[0, 0, 0, 0] = torch.inf  # an infinite feature of one level must not give NaN on another
     pool = MultiScalePrRoIPool(list(STRIDES), 3)
     levels = pool.assign_levels(pyramid, boxes, IMAGE_SHAPES)
     rois = torch.cat([torch.cat([torch.full((len(b), 1), i), b], 1) for i, b in enumerate(boxes)])
@@ -179,8 +179,8 @@ def test_in_a_pyramid_with_a_gap_a_box_goes_to_the_next_finer_map():
     assert gap(pyramid, boxes, IMAGE_SHAPES).shape == (40, 3, 2, 2)
 
 
-def test_of_maps_of_one_stride_the_first_is_used():
-    """As in torchvision, whose mobilenet detectors have two of stride 32."""
+def test_of_maps_with_equal_strides_the_first_is_used():
+    """As in torchvision, whose MobileNet detectors have two maps of stride 32."""
     pyramid, boxes = make_pyramid(), make_boxes()
     pyramid = {"0": pyramid["3"], "1": pyramid["3"] + 1}
     theirs = MultiScaleRoIAlign(["0", "1"], 2, 2)
@@ -190,7 +190,7 @@ def test_of_maps_of_one_stride_the_first_is_used():
 
 
 @pytest.mark.parametrize("output_size", [7, 7.0, np.int64(7), (7, 7.0), [7, np.float32(7)], torch.Size([7, 7])])
-def test_arguments_as_torchvision_takes_them(output_size):
+def test_output_sizes_are_accepted_as_in_torchvision(output_size):
     pool = MultiScalePrRoIPool(["0"], output_size, 2, canonical_scale=112)
     assert pool.output_size == (7, 7) and all(type(size) is int for size in pool.output_size)
     assert (pool.featmap_names, pool.canonical_scale) == (["0"], 112)
@@ -204,7 +204,7 @@ def test_a_wrong_output_size_is_named():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_boxes_are_taken_in_float32(dtype):
+def test_half_boxes_are_converted_to_float32(dtype):
     boxes = [b.to(dtype).requires_grad_() for b in make_boxes()]  # float16 would overflow at an area of 65504
     pool, pyramid = MultiScalePrRoIPool(list(STRIDES), 2), make_pyramid()
     pooled, expected = (pool(pyramid, given, IMAGE_SHAPES) for given in (boxes, [b.float() for b in boxes]))
@@ -213,7 +213,7 @@ def test_half_boxes_are_taken_in_float32(dtype):
 
 
 def test_maps_of_several_dtypes():
-    """Which layers give under autocast."""
+    """Under autocast, layers may produce different dtypes."""
     pyramid, boxes = make_pyramid(), make_boxes()
     mixed = pyramid | {"1": pyramid["1"].bfloat16()}
     expected = MultiScalePrRoIPool(list(STRIDES), 2)(pyramid, boxes, IMAGE_SHAPES)
@@ -225,7 +225,7 @@ def test_maps_of_several_dtypes():
 @pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("make_detector", [fasterrcnn_resnet50_fpn, fasterrcnn_mobilenet_v3_large_fpn])
-def test_takes_the_place_of_roi_align_in_a_torchvision_detector(make_detector, training, autocast):
+def test_it_replaces_roi_align_in_a_torchvision_detector(make_detector, training, autocast):
     torch.manual_seed(0)
     model = make_detector(weights=None, weights_backbone=None, num_classes=3, min_size=64, max_size=96).train(training)
     theirs = model.roi_heads.box_roi_pool

@@ -1,4 +1,4 @@
-"""Relative errors in float32, for bins from a thousandth of a pixel to maps of hundreds of pixels."""
+"""Relative errors in float32, for bins from a thousandth of a pixel to hundreds of pixels."""
 
 import pytest
 import torch
@@ -7,8 +7,8 @@ from torch import Tensor
 from prroi_pool import reference
 
 WIDTHS = (0.001, 0.01, 0.1, 0.5, 0.99, 1.0, 1.01, 2.5, 16, 100, 512)
-# RoI gradients of noise. Positive features far from 0 have a larger error: a gradient is then the small difference of
-# large means, which float32 rounds.
+# Tolerance for RoI gradients on noise. The error is larger for positive features far from 0, where a gradient is the
+# small difference of large means, which float32 rounds.
 ROIS_TOLERANCE = 1e-5
 TOLERANCE = 2e-6
 
@@ -20,7 +20,7 @@ def gradients(pool, features: Tensor, rois: Tensor, grad_output: Tensor, scale: 
 
 
 def relative_error(actual: Tensor, expected: Tensor) -> float:
-    """Of each RoI's value or gradient, or each image's, the largest."""
+    """Return the largest relative error over all RoIs or images."""
     difference = (actual.double() - expected).flatten(1).norm(dim=1)
     return (difference / expected.flatten(1).norm(dim=1)).max().item()
 
@@ -48,7 +48,7 @@ def test_float32_equals_float64(pool, device, bins, widths, sign):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("width", WIDTHS)
 def test_one_row_equals_its_mean_and_the_derivative_of_a_mean(pool, integrate, device, dtype, width):
-    """An oracle without weights: a mean over [a, b] changes by (f(b) - mean) / (b - a) as b moves."""
+    """Compare with an oracle without weights: d mean / db over [a, b] is (f(b) - mean) / (b - a)."""
     features = torch.randn(1, 1, 1, 600, generator=torch.Generator().manual_seed(0), dtype=dtype)
     rois = torch.tensor([[0, start, -1, start + width, 1] for start in (0.25, 30.4, 61.9995)], dtype=dtype)
     mean = integrate(features, rois, 1, 1, 1.0).flatten()
@@ -56,7 +56,7 @@ def test_one_row_equals_its_mean_and_the_derivative_of_a_mean(pool, integrate, d
     def at(x: Tensor) -> Tensor:
         left = x.floor().long()
         share = x - left
-        row = features.double().flatten() / 2  # a hat's mean over [-1, 1] is 1 / 2
+        row = features.double().flatten() / 2  # the mean of a hat over [-1, 1] is 1 / 2
         return (1 - share) * row[left] + share * row[left + 1]
 
     low, high = rois.double()[:, 1], rois.double()[:, 3]

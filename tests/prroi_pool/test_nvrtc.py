@@ -1,5 +1,5 @@
-"""Compiling the CUDA kernels, for which no GPU is needed: NVRTC is found, its results fit a GPU and are kept, and what
-is missing is named. That the kernels are right is shown in test_cuda_kernels.py."""
+"""Compiling the CUDA kernels, without a GPU: NVRTC is found, its results fit a GPU and are cached, and errors name what
+is missing. test_cuda_kernels.py tests the kernels' results."""
 
 import ctypes
 import json
@@ -19,11 +19,11 @@ from prroi_pool import build_cache, cuda_driver, cuda_kernels, extension, nvrtc
 from prroi_pool.build_cache import BuildError, CompilationError
 
 ARCHITECTURE = "90"
-# Of data centres and of desktops, from Turing to Blackwell.
+# Data-centre and desktop GPUs from Turing to Blackwell.
 ARCHITECTURES = ("75", "80", "90", "100", "120")
-# Static shared memory of a block.
+# Limit of a block's static shared memory.
 MAX_SHARED_BYTES = 48 << 10
-# The most is 276 today.
+# The maximum is currently 276.
 MAX_SPILLED_BYTES = 400
 
 
@@ -37,7 +37,7 @@ def forget() -> None:
 
 @pytest.fixture(autouse=True)
 def root(tmp_path, monkeypatch) -> Iterator[Path]:
-    """An empty cache, and a process that has not looked for NVRTC, the driver or the kernels yet."""
+    """Provide an empty cache, and forget which NVRTC, driver and kernels the process has loaded."""
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr(extension, "_outcomes", {})
@@ -65,7 +65,7 @@ def without_nvrtc(monkeypatch) -> None:
 
 @pytest.fixture
 def gpu(monkeypatch) -> None:
-    """As PyTorch reports it. There is no driver, unless this machine has one."""
+    """Make PyTorch report GPUs. There is no driver unless this machine has one."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100")
@@ -74,13 +74,13 @@ def gpu(monkeypatch) -> None:
 
 @pytest.fixture
 def float32_only(monkeypatch) -> None:
-    """A quarter of the time."""
+    """Compile only the float32 kernels, in a quarter of the time."""
     monkeypatch.setattr(nvrtc, "TYPES", {torch.float32: nvrtc.TYPES[torch.float32]})
 
 
 @pytest.fixture(scope="module")
 def compiled(needs_nvrtc, tmp_path_factory) -> Path:
-    """A cache with the kernels for float32."""
+    """Return a cache that contains the kernels for float32."""
     folder = tmp_path_factory.mktemp("compiled")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TORCH_EXTENSIONS_DIR", str(folder))
@@ -102,7 +102,7 @@ def assert_runnable(cubin: nvrtc.Cubin, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.skipif(torch.version.cuda is None, reason="this PyTorch is built without CUDA")
-def test_pytorch_for_cuda_brings_nvrtc():
+def test_pytorch_for_cuda_includes_nvrtc():
     major = torch.version.cuda.split(".")[0]
     assert nvrtc.nvrtc_version().split(".")[0] == major and ARCHITECTURE in nvrtc.architectures()
 
@@ -148,7 +148,7 @@ def compile_for(*architectures: str) -> int:
 
 @pytest.mark.usefixtures("needs_nvrtc", "float32_only")
 @pytest.mark.parametrize("name", ["90", "9.0", "sm_90", "SM_90", "compute_90"])
-def test_spellings_of_an_architecture(name, compiled, monkeypatch, capsys):
+def test_an_architecture_may_be_spelled_in_several_ways(name, compiled, monkeypatch, capsys):
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(compiled))
     assert compile_for(name) == 0
     stdout, stderr = capsys.readouterr()
@@ -167,7 +167,7 @@ def test_an_unknown_architecture_is_refused_before_anything_is_compiled(name, ro
 
 
 @pytest.mark.usefixtures("needs_nvrtc")
-def test_the_build_is_named_after_what_the_cubin_depends_on(monkeypatch, tmp_path):
+def test_the_build_name_covers_all_dependencies(monkeypatch, tmp_path):
     names = {nvrtc.build_name(torch.float32, "80"), nvrtc.build_name(torch.float32, "90")}
     names.add(nvrtc.build_name(torch.float64, "90"))
     copy_sources(tmp_path, monkeypatch)
@@ -221,14 +221,14 @@ def test_a_failed_compilation_is_quoted_and_remembered(tmp_path, monkeypatch, ca
     with pytest.raises(CompilationError, match="failed to compile"):
         nvrtc.load_cubin(torch.float32, ARCHITECTURE)
     assert len(tries) == 4
-    # Another version of NVRTC may take the source.
+    # Another version of NVRTC may accept the source.
     monkeypatch.setattr(nvrtc, "nvrtc_version", lambda: "99.9")
     with pytest.raises(CompilationError, match=r"^NVRTC 99\.9"):
         nvrtc.load_cubin(torch.float32, ARCHITECTURE)
 
 
 @pytest.mark.usefixtures("needs_nvrtc")
-def test_a_failure_that_is_not_the_sources_is_not_remembered(monkeypatch):
+def test_a_failure_not_caused_by_the_source_is_not_remembered(monkeypatch):
     monkeypatch.setattr(nvrtc, "OPTIONS", ("--no-such-option",))
     for _ in range(2):
         with pytest.raises(BuildError, match=r"^NVRTC .*NVRTC_ERROR_INVALID_OPTION.*\n.*no-such-option") as raised:
@@ -240,10 +240,10 @@ def test_a_failure_that_is_not_the_sources_is_not_remembered(monkeypatch):
 
 
 @pytest.mark.usefixtures("needs_nvrtc")
-@pytest.mark.skipif(sys.platform == "win32", reason="permissions of POSIX")
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX permissions")
 def test_finished_kernels_in_a_read_only_cache_need_no_nvrtc(compiled, tmp_path):
     if os.getuid() == 0 and not shutil.which("setpriv"):
-        pytest.skip("root may write everywhere, and there is no setpriv to give that up")
+        pytest.skip("root can write everywhere, and setpriv, which would drop this right, is missing")
     root = tmp_path / "read_only"
     shutil.copytree(compiled, root)
     code = f"""
@@ -266,7 +266,7 @@ print(len(nvrtc.load_cubin(torch.float32, "{ARCHITECTURE}").kernels))
 
 
 def warnings_of(device_type: str) -> list[str]:
-    """Of two tries to load the kernels, which must fail."""
+    """Return the warnings of two attempts to load the kernels. Both attempts must fail."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         assert extension.kernels(device_type) is None and extension.kernels(device_type) is None
@@ -301,7 +301,7 @@ def test_pytorch_without_cuda(monkeypatch, capsys):
 
 @pytest.fixture
 def toolkit(tmp_path, monkeypatch) -> Path:
-    """An empty one, beside a PyTorch for a CUDA version that does not exist."""
+    """Create an empty toolkit, and make PyTorch report a CUDA version that does not exist."""
     monkeypatch.setattr(torch.version, "cuda", "77.1")
     folder = tmp_path / "toolkit" / "lib64"
     folder.mkdir(parents=True)
@@ -309,7 +309,7 @@ def toolkit(tmp_path, monkeypatch) -> Path:
     return folder
 
 
-needs_linux = pytest.mark.skipif(sys.platform == "win32", reason="file names of Linux")
+needs_linux = pytest.mark.skipif(sys.platform == "win32", reason="uses file names of Linux")
 
 
 @needs_linux
@@ -328,7 +328,7 @@ def test_nvrtc_of_another_version_is_named(name, toolkit, monkeypatch):
 
 @needs_linux
 @pytest.mark.parametrize("value", ["{}", ":{}", "{}:", " {} :/nowhere", "/nowhere:{}"])
-def test_a_malformed_cuda_home_is_understood(value, toolkit, monkeypatch):
+def test_a_malformed_cuda_home_is_accepted(value, toolkit, monkeypatch):
     (toolkit / "libnvrtc.so.77.1").touch()
     monkeypatch.setenv("CUDA_HOME", value.format(toolkit.parent))
     assert str(toolkit / "libnvrtc.so.77.1") in nvrtc._candidates("77")
@@ -356,7 +356,7 @@ def test_a_gpu_runs_code_for_an_older_one_of_its_major_version(capability, archi
 
 
 def finish_kernels(architecture: str) -> None:
-    """Files of the cache as another machine's."""
+    """Fill the cache with placeholders for kernels that another machine compiled."""
 
     def build(folder: Path) -> None:
         (folder / "kernels.cubin").write_bytes(b"\x7fELF")
@@ -368,7 +368,7 @@ def finish_kernels(architecture: str) -> None:
 
 @pytest.mark.usefixtures("old_nvrtc", "gpu")
 @pytest.mark.parametrize("capability", [(6, 1), (12, 0)])
-def test_a_gpu_that_nvrtc_does_not_know(capability, monkeypatch):
+def test_a_gpu_that_nvrtc_does_not_support(capability, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     name = "".join(map(str, capability))
     assert nvrtc.architecture(*capability) == name
@@ -383,7 +383,7 @@ def test_a_gpu_that_nvrtc_does_not_know(capability, monkeypatch):
 
 
 @pytest.mark.usefixtures("without_nvrtc", "gpu")
-def test_kernels_in_the_cache_serve_a_gpu_without_nvrtc(monkeypatch, capsys):
+def test_kernels_in_the_cache_need_no_nvrtc(monkeypatch, capsys):
     finish_kernels(ARCHITECTURE)
     monkeypatch.setattr(extension, "load", lambda device_type: None)
     nvrtc.check(nvrtc.architecture(9, 0))

@@ -1,4 +1,4 @@
-"""Models with the operators as ONNX files, run by ONNX Runtime."""
+"""Exports models with the operators to ONNX and runs them with ONNX Runtime."""
 
 import json
 
@@ -62,7 +62,7 @@ def random_rois(count, num_images=2, size=(9, 11)):
 
 
 class Exported:
-    """A module as an ONNX model. Called as the module, with tensors and the answer as tensors."""
+    """A module exported to ONNX. It is called like the module, with tensors, and returns tensors."""
 
     def __init__(self, module, arguments, dynamic_shapes, rois_at_once=64, opset=18):
         with torch.no_grad():
@@ -99,7 +99,7 @@ def dynamic(*arguments):
 
 
 class Pool(nn.Module):
-    """`prroi_pool2d` in anybody's model."""
+    """A model that calls `prroi_pool2d`."""
 
     def forward(self, features, rois):
         return prroi_pool2d(features, rois, *BINS, SCALE)
@@ -124,7 +124,7 @@ def rois_backward():
 
 
 def expected_gradient(grad_output, features, rois, scale=SCALE):
-    """By autograd, through the definition in float64."""
+    """Return the gradient by autograd through the reference in float64."""
     rois = rois.double().requires_grad_()
     pooled = reference.prroi_pool2d(features.double(), rois, *grad_output.shape[2:], scale)
     return torch.autograd.grad(pooled, rois, grad_output.double())[0].float()
@@ -133,7 +133,7 @@ def expected_gradient(grad_output, features, rois, scale=SCALE):
 @pytest.mark.parametrize("kind", ROIS)
 def test_values_and_gradients_of_rois(pool, rois_backward, kind):
     features, rois = make_features(2, 3, 9, 11), torch.tensor(ROIS[kind]).view(-1, 5)
-    # Not alone: their neighbours must not suffer.
+    # Mixed with other RoIs, which must not be affected.
     rois = torch.cat([rois, random_rois(3)])
     expected = reference.prroi_pool2d(features.double(), rois.double(), *BINS, SCALE).float()
     torch.testing.assert_close(pool(features, rois), expected, rtol=1e-5, atol=2e-6)
@@ -200,7 +200,7 @@ def check_standard(exported):
     assert [(entry.domain, entry.version) for entry in exported.proto.opset_import] == [("", 18)]
 
 
-def test_the_models_are_valid_and_hold_standard_operators_alone(pool, rois_backward):
+def test_the_models_are_valid_and_contain_only_standard_operators(pool, rois_backward):
     check_standard(pool)
     check_standard(rois_backward)
 
@@ -208,7 +208,7 @@ def test_the_models_are_valid_and_hold_standard_operators_alone(pool, rois_backw
 def run_by_reference(exported, arguments):
     proto = onnx.ModelProto()
     proto.CopyFrom(exported.proto)
-    # The evaluator takes a Loop's absent condition for a false one.
+    # The evaluator treats a missing condition of a Loop as false.
     for loop in [node for node in proto.graph.node if node.op_type == "Loop" and not node.input[1]]:
         loop.input[1] = "always"
     true = onnx.helper.make_tensor("always", onnx.TensorProto.BOOL, [], [True])
@@ -216,8 +216,8 @@ def run_by_reference(exported, arguments):
     return torch.from_numpy(ReferenceEvaluator(proto).run(None, exported.feed(*arguments))[0])
 
 
-def test_another_runtime_computes_the_same(pool, rois_backward):
-    """ONNX's own, written in Python to check its specification."""
+def test_the_reference_runtime_of_onnx_gives_the_same_result(pool, rois_backward):
+    """ONNX's reference runtime is written in Python to check the specification."""
     features, rois = make_features(2, 3, 9, 11), torch.tensor([*ROIS["inside"], *ROIS["partly outside"], *ROIS["tiny"]])
     expected = prroi_pool2d(features, rois, *BINS, SCALE)
     torch.testing.assert_close(run_by_reference(pool, (features, rois)), expected, rtol=1e-5, atol=2e-6)
@@ -227,7 +227,7 @@ def test_another_runtime_computes_the_same(pool, rois_backward):
 
 
 def largest_tensor(exported, arguments, folder):
-    """Elements of the largest output of a node, by the profile of a run."""
+    """Return the number of elements in the largest output of a node, from the profile of a run."""
     session = exported.load(
         enable_profiling=True,
         profile_file_prefix=str(folder / "profile"),
@@ -242,8 +242,8 @@ def largest_tensor(exported, arguments, folder):
     return max(torch.Size(shape).numel() for shape in shapes)
 
 
-def test_memory_is_that_of_the_pixels_below_the_rois(pool, rois_backward, tmp_path):
-    """Not of the whole map for each RoI, and, in parts, not of the largest RoI for each."""
+def test_memory_is_bounded_by_the_pixels_under_the_rois(pool, rois_backward, tmp_path):
+    """Memory is neither the whole map per RoI nor, when pooled in parts, the largest RoI for every RoI."""
     features, count = make_features(2, 4, 60, 50), 256
     small = random_rois(count, size=(3, 3))  # 5 × 5 pixels at most
     assert largest_tensor(pool, (features, small), tmp_path) <= max(features.numel(), count * 4 * 25)
@@ -251,7 +251,7 @@ def test_memory_is_that_of_the_pixels_below_the_rois(pool, rois_backward, tmp_pa
     assert largest_tensor(rois_backward, (gradient, features, small), tmp_path) <= max(features.numel(), count * 4 * 25)
 
 
-def test_one_large_roi_costs_memory_in_its_part_alone(tmp_path):
+def test_one_large_roi_costs_memory_only_in_its_part(tmp_path):
     features, rois = make_features(2, 4, 60, 50), random_rois(256, size=(3, 3))
     rois[100] = torch.tensor([0, 0, 0, 60, 70.0])
     exported = Exported(Pool(), (features, rois), (None, {0: Dim.AUTO}), 16)
@@ -266,7 +266,7 @@ def test_one_large_roi_costs_memory_in_its_part_alone(tmp_path):
 
 
 class Head(nn.Module):
-    """A detector's second stage over a backbone that is none; boxes of two images, and their gradient."""
+    """The second stage of a detector, with a minimal backbone: pooled boxes of two images, and their gradient."""
 
     def __init__(self):
         super().__init__()
@@ -283,7 +283,7 @@ class Head(nn.Module):
 
 
 class HeadsGradient(Head):
-    """Of the sum of its outputs, by the boxes."""
+    """Returns the gradient of the sum of the outputs by the boxes."""
 
     def forward(self, images, boxes, levels):
         maps, sizes = self.maps(images), [tuple(images.shape[2:])]
@@ -319,7 +319,7 @@ def head(request):
 @pytest.mark.parametrize(
     ("counts", "size"), [((50, 60), (64, 80)), ((0, 3), (96, 48)), ((2, 0), (64, 80)), ((0, 0), (32, 32))]
 )
-def test_a_detectors_head(head, counts, size):
+def test_the_head_of_a_detector(head, counts, size):
     check_standard(head)
     images = make_features(2, 3, *size)
     boxes = [boxes_of_all_levels(count, seed) for seed, count in enumerate(counts)]
@@ -372,14 +372,14 @@ def test_maps_of_several_dtypes_give_the_widest():
     found = Exported(PoolOfLevels(), arguments, None)(*arguments)
     expected = PoolOfLevels()(*arguments)
     assert found.dtype == expected.dtype == torch.float32
-    torch.testing.assert_close(found, expected, rtol=2e-3, atol=1e-3)  # eager rounds what it pools from the half map
+    torch.testing.assert_close(found, expected, rtol=2e-3, atol=1e-3)  # eager mode rounds to half before it widens
 
 
 # ---- the package
 
 
 def test_without_onnxscript_only_the_export_is_missing():
-    """And what is raised names it."""
+    """The error names onnxscript."""
     run("""if True:
         import sys
         sys.modules["onnxscript"] = None

@@ -1,4 +1,4 @@
-"""The operators under PyTorch's compilers, and their registration."""
+"""The operators with PyTorch's compilers, and their registration."""
 
 import copy
 import shutil
@@ -25,7 +25,7 @@ TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
 
 @pytest.fixture(params=["kernels", "without kernels"])
 def package(request):
-    """The package, or its copy whose operators call the reference."""
+    """Return the package, or its copy whose operators call the reference."""
     return prroi_pool if request.param == "kernels" else request.getfixturevalue("without_kernels")
 
 
@@ -48,7 +48,8 @@ def test_opcheck(package, device, dtype, channels_last):
     opcheck(operators.prroi_pool2d.default, (features, rois[:0], 3, 2, 0.9))
     grad_output = torch.randn(len(ROIS), 3, 3, 2, device=device).to(dtype).requires_grad_()
     opcheck(operators.features_backward.default, (grad_output, rois, features.shape, channels_last, 0.9))
-    # Its derivative is the reference's, which takes its sizes from the RoIs, and compilers do not know these.
+    # The reference computes its derivative. The reference's tensor sizes depend on the RoIs' values, unknown to
+    # compilers.
     detached = [tensor.detach() for tensor in (grad_output, features, rois)]
     opcheck(operators.rois_backward.default, (*detached, 0.9))
 
@@ -104,7 +105,7 @@ def test_compiles_under_autocast_with_half_rois(package, device, dtype):
     torch.testing.assert_close(found, expected)
 
 
-@pytest.mark.skipif(TORCH < (2, 12), reason="torch.compile before PyTorch 2.12 fails on a gradient of torch.func")
+@pytest.mark.skipif(TORCH < (2, 12), reason="torch.compile before PyTorch 2.12 cannot compile torch.func.grad")
 def test_compiles_a_gradient_of_torch_func(package, device):
     torch.compiler.reset()
 
@@ -123,8 +124,8 @@ class _PassesOn(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def test_gradients_below_a_dispatch_mode(package, device):
-    """Such as that of torch.utils.flop_counter. Inside operators, more is switched off below it than autograd."""
+def test_gradients_inside_a_dispatch_mode(package, device):
+    """torch.utils.flop_counter uses such a mode. Inside operators, it disables more than autograd."""
 
     def gradients():
         features, rois = make_features(device, torch.float32).requires_grad_(), make_rois(device).requires_grad_()
@@ -135,7 +136,7 @@ def test_gradients_below_a_dispatch_mode(package, device):
         torch.testing.assert_close(gradients(), expected)
 
 
-def test_a_torch_jit_trace_holds_the_operator(package, device, tmp_path):
+def test_a_torch_jit_trace_contains_the_operator(package, device, tmp_path):
     features, rois = make_features(device, torch.float32), make_rois(device)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.jit is deprecated
@@ -145,7 +146,7 @@ def test_a_torch_jit_trace_holds_the_operator(package, device, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.* is deprecated")
-def test_torch_jit_script_is_refused_in_one_sentence():
+def test_torch_jit_script_is_refused():
     for module in (PrRoIPool2D(3, 2, 0.9), torch.nn.Sequential(MultiScalePrRoIPool(["0"], 7))):
         with pytest.raises(
             NotImplementedError, match=r"^prroi_pool does not support torch\.jit\.script.*torch\.export$"
@@ -190,14 +191,14 @@ def test_exports_with_a_dynamic_number_of_rois(package, device):
         )
 
 
-def test_a_wrong_batch_index_raises_from_a_compiled_graph_too():
+def test_an_invalid_batch_index_raises_in_a_compiled_graph():
     compiled = torch.compile(PrRoIPool2D(3, 2, 0.9), fullgraph=True, backend="eager")
     with pytest.raises(ValueError, match=r"rois\[0, 0\], the batch index, is 7"):
         compiled(make_features("cpu", torch.float32), torch.tensor([[7.0, 1, 1, 5, 5]]))
 
 
 def test_two_copies_in_one_process(tmp_path):
-    """Vendored by two projects, each under a path of its own."""
+    """Two projects vendor the package under different paths."""
     for parent in ("one", "two/external"):
         package = Path(prroi_pool.__file__).parent
         shutil.copytree(package, tmp_path / parent / "prroi_pool", ignore=shutil.ignore_patterns("__pycache__"))
@@ -218,7 +219,7 @@ def test_two_copies_in_one_process(tmp_path):
     assert "one_prroi_pool" in first and "two_external_prroi_pool" in second
 
 
-def test_importing_anew_keeps_working():
+def test_a_reloaded_package_works():
     script = """
         import sys, torch
         import prroi_pool
@@ -238,7 +239,7 @@ def test_a_pyramid_compiles_to_one_graph(device):
 
     pool = MultiScalePrRoIPool(["0", "1"], 3, canonical_scale=20, canonical_level=3)
     maps = {"0": torch.randn(1, 2, 16, 16, device=device), "1": torch.randn(1, 2, 8, 8, device=device)}
-    # Of which box belongs to which level no shape depends, so that it is one graph for all.
+    # No shape depends on the levels of the boxes, so one graph serves all.
     few = torch.tensor([[3.0, 3, 20, 20], [4, 4, 60, 60], [5, 5, 9, 9]], device=device)
     many = torch.cat([few.flip(0), few + 1])
     compiled = torch.compile(eager, backend="aot_eager", fullgraph=True, dynamic=True)

@@ -1,4 +1,4 @@
-"""A pyramid pooled in one launch of the CUDA kernels, which an emulator runs; test_cuda.py has the same on a GPU."""
+"""A pyramid pooled in one launch of the CUDA kernels, run by the emulator. test_cuda.py tests the same on a GPU."""
 
 import functools
 
@@ -24,7 +24,7 @@ def make_inputs(dtype, channels_last):
 
 
 def pools(cuda_on_cpu, levels):
-    """In one launch, and level by level."""
+    """Return pooling in one launch, and pooling level by level."""
     level_by_level = functools.partial(_pool_in_fixed_shapes, levels=levels, scales=SCALES, output_size=OUTPUT_SIZE)
 
     def in_one_launch(maps, rois):
@@ -52,7 +52,7 @@ def test_one_launch_equals_level_by_level(cuda_on_cpu, channels_last, wants):
     assert layouts[0] == layouts[1]
 
 
-def test_maps_may_change_afterwards_if_no_roi_wants_a_gradient(cuda_on_cpu):
+def test_maps_may_change_after_forward_if_rois_need_no_gradient(cuda_on_cpu):
     maps, rois, levels = make_inputs(torch.float64, False)
     for features in maps:
         features.requires_grad_()
@@ -71,7 +71,7 @@ def test_a_level_that_does_not_exist_pools_to_zero(cuda_on_cpu):
     assert not output[:2].any() and output[2:].flatten(1).any(1).all()
 
 
-def test_what_does_not_fit_one_launch():
+def test_maps_that_do_not_fit_one_launch():
     maps, rois, _ = make_inputs(torch.float32, False)
     assert pyramid.fits_one_launch(maps, rois)
     assert not pyramid.fits_one_launch(maps * 3, rois)

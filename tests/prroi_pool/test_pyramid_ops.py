@@ -1,4 +1,4 @@
-"""Pooling from a pyramid as one operator: what exported programs hold."""
+"""Pooling from a pyramid as one operator, as in exported programs."""
 
 import copy
 
@@ -12,12 +12,12 @@ import prroi_pool
 from prroi_pool import MultiScalePrRoIPool, reference
 
 TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
-# Before, MultiScalePrRoIPool cannot tell that torch.export traces.
+# In older versions, MultiScalePrRoIPool cannot detect that torch.export traces it.
 exports = pytest.mark.skipif(TORCH < (2, 10), reason="the export of a pyramid needs PyTorch 2.10")
 
 SCALES = [1.0, 0.5, 0.25]
 BINS = (3, 2)
-# On levels 0, 2, 1, 0, 2; the last but one has no area.
+# On levels 0, 2, 1, 0, 2. The fourth RoI has no area.
 ROIS = [
     [0, 1.3, 2.2, 7.6, 6.9],
     [1, -3.2, -1.1, 44.7, 13.3],
@@ -30,7 +30,7 @@ LEVELS = [0, 2, 1, 0, 2]
 
 @pytest.fixture(params=["kernels", "without kernels"])
 def package(request):
-    """The package, or its copy, whose operators have names of their own and call the reference."""
+    """Return the package, or its copy, whose operators have another namespace and call the reference."""
     return prroi_pool if request.param == "kernels" else request.getfixturevalue("without_kernels")
 
 
@@ -52,7 +52,7 @@ def make_grad_output(dtype=torch.float64):
 
 
 def by_reference(maps, rois, levels):
-    """One RoI after the other; of a level that does not exist 0."""
+    """Pool one RoI after the other. RoIs on a level that does not exist give 0."""
     pooled = [
         reference.prroi_pool2d(maps[level], roi[None], *BINS, SCALES[level])
         if 0 <= level < len(maps)
@@ -72,7 +72,7 @@ def test_opcheck(operators, dtype, channels_last):
     opcheck(operators.pyramid_rois_backward.default, (make_grad_output(dtype), maps, rois, levels, SCALES))
 
 
-def test_each_roi_is_pooled_from_its_level_and_its_gradient_is_that_of_autograd(operators):
+def test_each_roi_is_pooled_from_its_level_with_autograds_gradient(operators):
     maps, rois, levels = make_inputs()
     levels[4] = 3
     expected = by_reference(maps, rois, levels)
@@ -88,7 +88,7 @@ def test_each_roi_is_pooled_from_its_level_and_its_gradient_is_that_of_autograd(
 
 
 def test_gradients_of_gradients(operators):
-    """As a penalty on the norm of the boxes' gradient needs them."""
+    """A penalty on the norm of the boxes' gradient needs them."""
     found, expected = [], []
     for results, pool in (
         (found, lambda *inputs: operators.pyramid_pool(*inputs, *BINS, SCALES)),
@@ -135,7 +135,7 @@ def test_boxes_backward_is_the_gradient_of_the_boxes(package):
 
 
 @pytest.mark.parametrize("shape", [(4, 3, 3, 2), (6, 3, 3, 2), (5, 2, 3, 2), (5, 3, 2, 3)])
-def test_boxes_backward_takes_a_gradient_of_the_outputs_shape(shape):
+def test_boxes_backward_requires_a_gradient_of_the_outputs_shape(shape):
     pool = MultiScalePrRoIPool(["a", "b", "c"], BINS)
     maps, rois, levels = make_inputs()
     with pytest.raises(ValueError, match=r"grad_output must be \[5, 3, 3, 2\]"):
@@ -144,7 +144,7 @@ def test_boxes_backward_takes_a_gradient_of_the_outputs_shape(shape):
 
 
 class Head(nn.Module):
-    """A detector's second stage: pooled boxes, a linear layer."""
+    """The second stage of a detector: pooled boxes and a linear layer."""
 
     def __init__(self, package):
         super().__init__()
@@ -195,11 +195,11 @@ def test_maps_of_several_dtypes_give_the_widest_as_without_export(package):
     expected = Pool()(*inputs)
     found = torch.export.export(Pool(), inputs).module()(*inputs)
     assert found.dtype == expected.dtype == torch.float32
-    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)  # the half map's RoIs are rounded, or not
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)  # only one of the two rounds to half precision
 
 
-def test_levels_are_told_apart_in_a_pyramid_that_the_export_does_not_see():
-    """The operator and MultiScalePrRoIPool, which pools level by level, agree on what is whose level."""
+def test_levels_agree_in_a_pyramid_that_was_not_exported():
+    """The operator and MultiScalePrRoIPool, which pools level by level, assign the same levels."""
     maps, rois, levels = make_inputs()
     x = {str(level): features for level, features in enumerate(maps)}
     order = rois[:, 0].argsort(stable=True)

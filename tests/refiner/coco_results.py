@@ -8,7 +8,7 @@ def entry(image_id, bbox, *, category_id=1, score=0.75, **more):
 
 
 def some_entries():
-    """Of all five images, in a mixed order, with keys of their own."""
+    """Detections in all five images, in mixed order, with additional keys."""
     chance = random.Random(0)
     entries = [
         entry(
@@ -26,7 +26,7 @@ def some_entries():
 
 
 def perfect_entries(annotations):
-    """The objects of an annotation file as detections."""
+    """Return the objects of an annotation file as detections."""
     return [
         entry(object_["image_id"], object_["bbox"], category_id=object_["category_id"])
         for object_ in annotations["annotations"]

@@ -1,4 +1,4 @@
-"""A refiner with the tiny detector, random but opinionated, and the command on the detector of a finished run."""
+"""A refiner with a tiny random detector, and the command with the detector of a finished run."""
 
 import json
 from dataclasses import replace
@@ -22,7 +22,7 @@ def image():
 
 @pytest.fixture(scope="session")
 def checkpoint(build_tiny, tiny_cfg, tmp_path_factory):
-    """A tiny detector whose class scores and predicted IoUs differ from box to box."""
+    """A tiny detector whose class scores and predicted IoUs differ between boxes."""
     detector = build_tiny()
     with torch.no_grad():
         detector.roi_heads.box_predictor.cls_score.weight.mul_(20)
@@ -39,7 +39,7 @@ def refiner(checkpoint):
 
 @pytest.fixture
 def set_options(refiner):
-    """Changes how ``refiner`` refines: fields of RefinementOptions."""
+    """A function that sets fields of the RefinementOptions of ``refiner``."""
 
     def set_options(**options):
         postprocessing = refiner.detector.postprocessing
@@ -57,7 +57,7 @@ def weights(trained):
 
 @pytest.fixture
 def write(tmp_path):
-    """Content, as JSON or as the text itself, and a name → the path of a file that holds it."""
+    """A function: content (JSON or text), name → path of a new file with this content."""
 
     def write(content, name="detections.json"):
         path = tmp_path / name
@@ -69,7 +69,7 @@ def write(tmp_path):
 
 @pytest.fixture
 def refine(call, weights, dataset, tmp_path):
-    """The command on detections of the validation images: the message it exits with, or the refined results."""
+    """Run the command on detections of the validation images: returns its exit message or the refined results."""
 
     def refine(detections, *more, images=None, output=tmp_path / "out"):
         message = call(
@@ -83,7 +83,7 @@ def refine(call, weights, dataset, tmp_path):
 
 @pytest.fixture
 def detect(call, weights, tmp_path):
-    """The command on images alone: the message it exits with, or the results of the refiner's own detector."""
+    """Run the command on images only: returns its exit message or the results of the refiner's own detector."""
 
     def detect(*images, output=tmp_path / "out", more=()):
         message = call(command, "--weights", weights, "--images", *images, "--output", output, *more)

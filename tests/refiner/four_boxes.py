@@ -1,4 +1,4 @@
-"""What most tests of the refiner give it: four boxes for the fixture ``image``, and the classes it knows."""
+"""Four boxes for the fixture ``image``, with classes that the refiner knows."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Count, order and classes stay; what has an area in its image is finite and inside of it, and keeps an area."""
+"""Refinement of arbitrary boxes: count, order and classes are kept; visible boxes stay finite, inside and non-empty."""
 
 import pytest
 import torch
@@ -37,7 +37,7 @@ def boxes_of_all_kinds(width, height, number=100):
 @pytest.mark.parametrize("step_size", [0.0, 0.5, 50.0, 1e6])
 @pytest.mark.parametrize("step_policy", ["every", "best", "backtracking"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_they_stay_boxes(refiner, set_options, image, step_size, step_policy, dtype):
+def test_boxes_stay_valid(refiner, set_options, image, step_size, step_policy, dtype):
     set_options(step_size=step_size, step_policy=step_policy)
     image_size = height, width = image.shape[1:]
     given = boxes_of_all_kinds(width, height).to(dtype)
@@ -57,8 +57,8 @@ def test_they_stay_boxes(refiner, set_options, image, step_size, step_policy, dt
         assert torch.equal(boxes, clipped[placed])
 
 
-def test_boxes_as_thin_as_rounding_keep_an_area(refiner, set_options):
-    """From 213 x 160 pixels to the network's 85 x 64 and back."""
+def test_extremely_thin_boxes_keep_an_area(refiner, set_options):
+    """Boxes are scaled from 213 x 160 pixels to the network's 85 x 64 and back."""
     generator = torch.Generator().manual_seed(1)
     image = torch.rand(3, 213, 160, generator=generator)
     corner = torch.rand(4000, 2, generator=generator) * torch.tensor([150.0, 200.0])

@@ -1,4 +1,4 @@
-"""AP before and after, and the boxes that changed most, by the objects of an annotation file."""
+"""AP before and after refinement and the boxes that changed most, from the objects of an annotation file."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from iounet.refiner.results import ImageIndex, find_images
 
 
 class Given:
-    """A source of boxes, by the names of the images."""
+    """A source of boxes whose image ids are file names."""
 
     def __init__(self, files):
         self.paths = {path.stem: path for path in files}
@@ -39,7 +39,7 @@ def by_name(results):
 
 
 def record(image_id, objects, shift):
-    """Of an image whose boxes lay ``shift`` pixels to the right of the objects, and lie on them now."""
+    """Record of an image whose boxes were ``shift`` pixels to the right of the objects and now lie on the objects."""
     return {
         "image_id": image_id,
         "category_ids": [object_["category_id"] for object_ in objects],
@@ -51,16 +51,16 @@ def record(image_id, objects, shift):
 
 
 class TestAP:
-    def test_of_the_objects_themselves(self, truth, index):
+    def test_the_objects_themselves(self, truth, index):
         columns, left_out = truth.ap(by_name(perfect_entries(index.content)))
         assert columns["AP"] == pytest.approx(100) and left_out == 0
 
-    def test_it_is_that_of_the_evaluation(self, truth, index):
+    def test_agrees_with_the_evaluator(self, truth, index):
         results = perfect_entries(index.content)[::2]
         columns, _ = truth.ap(by_name(results))
         assert columns == pytest.approx(CocoEvaluator(index.content)(results), nan_ok=True)
 
-    def test_what_cannot_be_scored_is_counted(self, truth, index):
+    def test_results_that_are_left_out_are_counted(self, truth, index):
         results = perfect_entries(index.content)
         unscored = [
             results[0] | {"image_id": 77},
@@ -70,8 +70,8 @@ class TestAP:
         columns, left_out = truth.ap(by_name([*unscored, *results]))
         assert columns["AP"] == pytest.approx(100) and left_out == 3
 
-    def test_images_that_are_not_at_hand_do_not_count(self, index, files):
-        """Their objects would otherwise count as missed."""
+    def test_images_that_are_not_given_do_not_count(self, index, files):
+        """Otherwise their objects would count as missed."""
         truth = GroundTruth(index, files[:2], Given(files[:2]))
         columns, left_out = truth.ap(by_name(perfect_entries(index.content)))
         assert columns["AP"] == pytest.approx(100)
@@ -82,7 +82,7 @@ class TestMostChanged:
     def objects(self, index, image_id):
         return [object_ for object_ in index.content["annotations"] if object_["image_id"] == image_id]
 
-    def test_boxes_that_were_brought_to_their_objects(self, truth, index, files):
+    def test_boxes_that_moved_onto_their_objects(self, truth, index, files):
         objects = self.objects(index, 1)
         changes = truth.most_changed([record("000001", objects, shift=2)])
         assert 0 < len(changes) <= len(objects)
@@ -93,14 +93,14 @@ class TestMostChanged:
             assert name in index.class_names.values() and file == "000001.png"
             assert change.image.shape == (3, 64, 64)
 
-    def test_boxes_that_show_no_object_are_none_of_them(self, truth, index):
+    def test_boxes_without_an_object_are_ignored(self, truth, index):
         objects = self.objects(index, 1)
         assert truth.most_changed([record("000001", objects, shift=60)]) == []
         wrong_class = [object_ | {"category_id": 99} for object_ in objects]
         assert truth.most_changed([record("000001", wrong_class, shift=2)]) == []
         assert truth.most_changed([record("000001", [], shift=2)]) == []
 
-    def test_a_crowd_is_no_object(self, index, files):
+    def test_crowds_are_ignored(self, index, files):
         crowds = [object_ | {"iscrowd": 1} for object_ in index.content["annotations"]]
         crowded = ImageIndex(index.path, index.file_names, index.class_names, index.content | {"annotations": crowds})
         truth = GroundTruth(crowded, files, Given(files))
@@ -114,7 +114,7 @@ class TestMostChanged:
         ([{"image_id": 1, "category_id": 1}], "an annotation has no bbox"),
     ],
 )
-def test_objects_that_cannot_be_used(index, files, objects, message):
+def test_invalid_objects(index, files, objects, message):
     faulty = ImageIndex(index.path, index.file_names, index.class_names, index.content | {"annotations": objects})
     with pytest.raises(ValueError, match=message):
         GroundTruth(faulty, files, Given(files))

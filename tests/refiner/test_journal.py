@@ -1,4 +1,4 @@
-"""The journal of a run: what was noted survives a stop at any point, and is never mixed up with another run's."""
+"""The journal of a run: entries survive a stop at any point, and runs are never mixed."""
 
 import json
 
@@ -18,7 +18,7 @@ def path(tmp_path):
 
 @pytest.fixture
 def stopped(path):
-    """The path of a journal of two entries, left by a run that was stopped."""
+    """Path of a journal with two entries, left by a stopped run."""
     journal = Journal(path, RUN, resume=False)
     for entry in ENTRIES:
         journal.append(entry)
@@ -27,11 +27,11 @@ def stopped(path):
 
 class TestANewJournal:
     @pytest.mark.parametrize("resume", [False, True])
-    def test_it_is_empty_and_its_folder_is_made(self, path, resume):
+    def test_is_empty_and_its_folder_is_created(self, path, resume):
         assert list(Journal(path, RUN, resume=resume)) == []
         assert [json.loads(line) for line in path.read_text().splitlines()] == [RUN]
 
-    def test_entries_come_back_in_order_as_often_as_asked_for(self, path):
+    def test_entries_can_be_read_repeatedly_in_order(self, path):
         journal = Journal(path, RUN, resume=False)
         for entry in ENTRIES:
             journal.append(entry)
@@ -39,11 +39,11 @@ class TestANewJournal:
         journal.append(ENTRIES[0])
         assert list(journal) == [*ENTRIES, ENTRIES[0]]
 
-    def test_an_entry_is_in_the_file_at_once(self, stopped):
-        """Without a word from the run, which may be killed."""
+    def test_an_entry_is_written_immediately(self, stopped):
+        """The run may be killed at any time."""
         assert [json.loads(line) for line in stopped.read_text().splitlines()] == [RUN, *ENTRIES]
 
-    def test_once_finished_it_is_gone(self, path):
+    def test_finish_deletes_the_file(self, path):
         journal = Journal(path, RUN, resume=False)
         journal.append(ENTRIES[0])
         journal.finish()
@@ -51,7 +51,7 @@ class TestANewJournal:
 
 
 class TestResume:
-    def test_it_goes_on_with_what_is_there(self, stopped):
+    def test_continues_with_the_existing_entries(self, stopped):
         journal = Journal(stopped, RUN, resume=True)
         assert list(journal) == ENTRIES
         journal.append({"image_id": 3})
@@ -59,7 +59,7 @@ class TestResume:
         assert list(Journal(stopped, RUN, resume=True)) == [*ENTRIES, {"image_id": 3}]
 
     @pytest.mark.parametrize("torn", ['{"image_id": 3, "io', "{", '{"image_id": 3}'])
-    def test_a_line_without_an_end_is_cut_off(self, stopped, torn):
+    def test_an_incomplete_line_is_removed(self, stopped, torn):
         with open(stopped, "a") as file:
             file.write(torn)
         journal = Journal(stopped, RUN, resume=True)
@@ -68,18 +68,18 @@ class TestResume:
         assert list(Journal(stopped, RUN, resume=True)) == [*ENTRIES, {"image_id": 3}]
 
     @pytest.mark.parametrize("content", ["", '{"checkpoint": "a'])
-    def test_a_run_that_was_killed_before_its_first_line_was_whole(self, stopped, content):
+    def test_an_incomplete_first_line(self, stopped, content):
         stopped.write_text(content)
         journal = Journal(stopped, RUN, resume=True)
         journal.append(ENTRIES[0])
         assert [json.loads(line) for line in stopped.read_text().splitlines()] == [RUN, ENTRIES[0]]
 
 
-class TestRefused:
-    """The message is the user's, and the file stays as it was."""
+class TestRejected:
+    """The error has a message for the user, and the file is not changed."""
 
     @pytest.fixture(autouse=True)
-    def as_it_was(self, stopped):
+    def unchanged(self, stopped):
         before = stopped.read_bytes()
         yield
         assert stopped.read_bytes() == before
@@ -97,7 +97,7 @@ class TestRefused:
             (RUN | {"--class-agnostic": False}, "--class-agnostic;"),  # that run had no such option
         ],
     )
-    def test_another_run(self, stopped, run, changed):
+    def test_a_different_run(self, stopped, run, changed):
         with pytest.raises(DataError, match=rf"progress\.jsonl belongs to a run with a different {changed} repeat"):
             Journal(stopped, run, resume=True)
 
@@ -110,7 +110,7 @@ def test_a_damaged_first_line(stopped, content):
 
 
 @pytest.mark.parametrize("line", [b"\x00\x00\x00\n", b"5\n", b"{,}\n", b"\xff\xfe\n"])
-def test_a_damaged_line_further_on(stopped, line):
+def test_a_damaged_later_line(stopped, line):
     stopped.write_bytes(stopped.read_bytes() + line)
     with pytest.raises(DataError, match=r"progress\.jsonl is damaged; delete it to start over"):
         list(Journal(stopped, RUN, resume=True))

@@ -1,4 +1,4 @@
-"""Which image an id of a results file means, and which of the refiner's classes."""
+"""Match ids of a results file with images and with the refiner's classes."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from iounet.refiner.matching import images_of, listed_ids, match_categories, mat
 class TestMatchImages:
     IMAGES = [Path("x/a.png"), Path("x/000139.jpg"), Path("y/12.png")]
 
-    def test_by_name_without_suffix_or_by_its_number(self):
+    def test_by_name_with_or_without_suffix_or_by_number(self):
         matched = match_images([12, "a", 139, "a", "000139"], self.IMAGES, None, "detections.json")
         assert list(matched.items()) == [
             (12, Path("y/12.png")),
@@ -31,36 +31,36 @@ class TestMatchImages:
     def test_no_results(self):
         assert match_images([], self.IMAGES, None, "d.json") == {}
 
-    def test_unknown_ids_are_counted_and_the_first_named(self):
+    def test_unknown_ids_are_counted_and_the_first_ones_listed(self):
         with pytest.raises(
             DataError, match=r"d\.json: 7 image ids match none of the 3 given images: 1, 2, 3, 4, 5, \.\.\.; name"
         ):
             match_images([12, 1, 2, 3, 4, 5, 6, "seven", 1], self.IMAGES, None, "d.json")
 
-    def test_an_image_of_the_annotation_file_that_is_not_among_those_given(self):
+    def test_an_image_of_the_annotation_file_that_was_not_given(self):
         with pytest.raises(DataError, match=r"1 image id matches none of the 3 given images: 139; pass the folder"):
             match_images([139], self.IMAGES, {139: "elsewhere.png"}, "d.json")
 
-    def test_missing_ones_may_be_allowed_but_not_all_of_them(self):
+    def test_some_missing_images_can_be_allowed_but_not_all(self):
         matched = match_images([12, 5, "a"], self.IMAGES, None, "d.json", allow_missing=True)
         assert matched == {12: Path("y/12.png"), "a": Path("x/a.png")}
         with pytest.raises(DataError, match="2 image ids match none of the 3 given images: 5, 6;"):
             match_images([5, 6], self.IMAGES, None, "d.json", allow_missing=True)
 
-    def test_an_id_that_fits_two_images(self):
+    def test_an_id_that_matches_two_images(self):
         images = [Path("x/a.png"), Path("y/a.png")]
         with pytest.raises(DataError, match=r"d\.json: image_id 'a' matches x/a\.png, y/a\.png; pass only one"):
             match_images(["a"], images, None, "d.json")
         with pytest.raises(DataError, match=r"image_id 139 fits x/139\.png, x/0139\.png"):
             match_images([139], [Path("x/139.png"), Path("x/0139.png")], None, "d.json")
 
-    def test_two_annotated_images_of_one_name_are_not_taken_for_each_other(self):
-        # Only train/a.png is given; the detections of val/a.png must not be refined on it.
+    def test_two_annotated_images_of_equal_name_are_not_confused(self):
+        # Only train/a.png is given; detections in val/a.png must not be refined on it.
         names = {1: "train/a.png", 2: "val/a.png"}
         with pytest.raises(DataError, match="2"):
             match_images([1, 2], [Path("train/a.png")], names, "d.json")
 
-    def test_the_folders_of_file_names_tell_images_of_one_name_apart(self):
+    def test_folders_in_file_names_distinguish_images_of_equal_name(self):
         names = {1: "train/a.png", 2: "val/a.png"}
         images = [Path("set/val/a.png"), Path("set/train/a.png")]
         assert match_images([1, 2], images, names, "d.json") == {1: images[1], 2: images[0]}
@@ -73,11 +73,11 @@ class TestListedIds:
         ("given", "listed"),
         [(5, 5), ("5", 5), ("a", 5), ("a.png", 5), ("val/a.png", 5), ("000139", 139), ("x/b.png", 7)],
     )
-    def test_an_image_may_be_named_in_several_ways(self, given, listed):
+    def test_several_ways_to_name_an_image(self, given, listed):
         assert listed_ids([given], self.NAMES) == {given: listed}
 
     @pytest.mark.parametrize("given", [6, "b", "b.png", "c.png"])
-    def test_one_that_is_not_listed_or_could_be_two(self, given):
+    def test_unlisted_and_ambiguous_ids(self, given):
         assert listed_ids([given], self.NAMES) == {}
 
 
@@ -90,15 +90,15 @@ class TestMatchCategories:
         assert matched == expected and list(matched) == list(expected)
 
     def test_by_name(self):
-        names = {3: "STAR", 8: "traffic_light"}  # not what the refiner has under these ids
+        names = {3: "STAR", 8: "traffic_light"}  # the refiner has other classes under these ids
         assert match_categories([8, 3, 5], names, self.CLASSES) == {3: 2, 5: 0, 8: 1}
 
-    def test_a_string_beside_an_annotation_file_is_an_id_or_a_name(self):
+    def test_with_names_a_string_is_an_id_or_a_name(self):
         names = {3: "star", "a": "Traffic Light"}
         assert match_categories(["3", "a", "STAR", "dog"], names, self.CLASSES) == {"3": 2, "a": 1, "STAR": 2, "dog": 0}
 
 
-def test_an_image_of_several_files_and_of_none():
+def test_an_image_with_several_files_or_none():
     files = [Path("a/x.png"), Path("b/x.png"), Path("b/y.png")]
     names = {1: "x.png", 2: "b/x.png", 3: "elsewhere/y.png", 4: "z.png"}
     assert images_of(files, names) == {1: files[:2], 2: [files[1]], 3: [files[2]], 4: []}

@@ -1,4 +1,4 @@
-"""Models as folders and on the Hugging Face Hub, whose library is replaced by a stub: no test asks the network."""
+"""Models in folders and on the Hugging Face Hub, with a stub of its library so that no test needs a network."""
 
 import inspect
 import re
@@ -37,7 +37,7 @@ def without_hub(monkeypatch):
 
 @pytest.mark.usefixtures("without_hub")
 class TestFolders:
-    def test_what_is_loaded_is_what_was_saved(self, refiner, saved, image):
+    def test_save_and_load(self, refiner, saved, image):
         loaded = IoURefiner.from_pretrained(saved)
         assert same_weights(loaded, refiner)
         assert loaded.categories == CATEGORIES
@@ -45,7 +45,7 @@ class TestFolders:
         assert torch.equal(loaded.refine(*given).boxes, refiner.refine(*given).boxes)
         assert sorted(path.name for path in saved.iterdir()) == ["README.md", "model_final.pth"]
 
-    def test_what_was_loaded_can_be_saved_again(self, saved, tmp_path):
+    def test_a_loaded_model_can_be_saved_again(self, saved, tmp_path):
         loaded = IoURefiner.from_pretrained(str(saved))
         loaded.save_pretrained(str(tmp_path / "again"))
         assert same_weights(IoURefiner.from_pretrained(tmp_path / "again"), loaded)
@@ -62,7 +62,7 @@ class TestFolders:
                 IoURefiner.from_pretrained(name)
 
     def test_no_path_of_this_machine_is_saved(self, checkpoint, tiny_cfg, tmp_path):
-        """Every key whose default or value is a path."""
+        """Tests every key whose default or value is a path."""
         secret = {
             key: f"/home/someone/{key.lower()}"
             for key in ("OUTPUT_DIR", "MODEL.WEIGHTS", "MODEL.BACKBONE.WEIGHTS", "DATA.TRAIN_ANNOTATIONS",
@@ -76,8 +76,8 @@ class TestFolders:
         assert yaml.safe_load(config) == yaml.safe_load(tiny_cfg({"OUTPUT_DIR": get_cfg().OUTPUT_DIR}).dump())
         assert "someone" not in (tmp_path / "shared" / "README.md").read_text()
 
-    def test_amp_is_saved_as_it_was_trained(self, checkpoint, tiny_cfg, tmp_path):
-        """A CPU loads it switched off; a GPU that loads what the CPU saved has it."""
+    def test_the_amp_setting_of_training_is_saved(self, checkpoint, tiny_cfg, tmp_path):
+        """A CPU loads the model without AMP; a GPU that loads what the CPU saved uses AMP."""
         content = load_checkpoint(checkpoint) | {"config": tiny_cfg({"MODEL.AMP": "True"}).dump()}
         del content["format"]
         save_checkpoint(tmp_path / "amp.pth", **content)
@@ -94,7 +94,7 @@ class TestFolders:
         config = body.partition("```yaml\n")[2].partition("```")[0]
         assert yaml.safe_load(config)["MODEL"]["BACKBONE"]["NAME"] == "resnet18"
 
-    def test_a_card_that_was_written_by_hand_stays(self, refiner, saved):
+    def test_an_existing_model_card_is_kept(self, refiner, saved):
         (saved / "README.md").write_text("Mine.")
         refiner.save_pretrained(saved)
         assert (saved / "README.md").read_text() == "Mine."
@@ -104,7 +104,7 @@ class TestFolders:
             IoURefiner(refiner.detector, CATEGORIES).save_pretrained(tmp_path / "new")
         assert not (tmp_path / "new").exists()
 
-    def test_errors_name_the_cure(self, refiner, tmp_path):
+    def test_errors_name_a_remedy(self, refiner, tmp_path):
         with pytest.raises(CheckpointError, match=r"model_final\.pth: no such weights file"):
             IoURefiner.from_pretrained(tmp_path)
         with pytest.raises(CheckpointError, match=r"user/cards: no such folder; .* pip install 'iounet\[hub\]'"):
@@ -127,7 +127,7 @@ def test_weights_in_half_precision_are_loaded_in_float32(checkpoint, refiner, tm
 
 
 class StubbedHub:
-    """What is used of huggingface_hub: models are folders of a folder."""
+    """The functions of huggingface_hub that are used; models are subfolders of a folder."""
 
     def __init__(self, root):
         self.root = root
@@ -169,7 +169,7 @@ def hub(tmp_path, monkeypatch):
 
 
 class TestHub:
-    def test_there_and_back(self, hub, refiner):
+    def test_push_and_load(self, hub, refiner):
         address = refiner.push_to_hub("user/cards", private=True, token="t", branch="dev", commit_message="First")
         assert address == "https://huggingface.co/user/cards/commit/1"
         assert (hub.token, hub.private) == ("t", True)
@@ -179,7 +179,7 @@ class TestHub:
         assert hub.calls == [("user/cards", "model_final.pth", {"revision": "dev", "local_files_only": True})]
         assert 'from_pretrained("user/cards")' in (hub.root / "user" / "cards" / "README.md").read_text()
 
-    def test_the_model_card_on_the_hub_stays(self, hub, refiner):
+    def test_the_model_card_on_the_hub_is_kept(self, hub, refiner):
         refiner.push_to_hub("user/cards")
         card = hub.root / "user" / "cards" / "README.md"
         card.write_text("Written by hand.")
@@ -187,12 +187,12 @@ class TestHub:
         refiner.push_to_hub("user/cards")
         assert card.read_text() == "Written by hand." and (card.parent / "model_final.pth").exists()
 
-    def test_a_folder_on_the_disk_comes_first(self, hub, saved, monkeypatch):
+    def test_a_local_folder_takes_precedence(self, hub, saved, monkeypatch):
         monkeypatch.chdir(saved.parents[1])
         IoURefiner.from_pretrained("user/cards")
         assert hub.calls == []
 
-    def test_a_model_that_is_not_there(self, hub):
+    def test_a_missing_model(self, hub):
         with pytest.raises(CheckpointError) as error:
             IoURefiner.from_pretrained("user/card")
         assert str(error.value) == (
@@ -202,13 +202,13 @@ class TestHub:
 
 
 class TestTheLibraryItself:
-    """That the stub is like it; where it is installed."""
+    """The stub agrees with huggingface_hub, if it is installed."""
 
     @pytest.fixture
     def library(self):
         return pytest.importorskip("huggingface_hub")
 
-    def test_it_takes_the_arguments_that_the_stub_takes(self, library):
+    def test_it_accepts_the_arguments_of_the_stub(self, library):
         inspect.signature(library.hf_hub_download).bind("user/cards", "file", revision=None, local_files_only=True)
         api = library.HfApi(token=None)
         inspect.signature(api.create_repo).bind("user/cards", private=None, exist_ok=True)
@@ -217,7 +217,7 @@ class TestTheLibraryItself:
         inspect.signature(api.upload_folder).bind(repo_id="user/cards", folder_path=Path(), **options)
 
     def test_a_model_in_its_cache(self, library, refiner, saved, tmp_path):
-        """Laid out as its documentation describes it."""
+        """The cache has the layout that huggingface_hub documents."""
         commit = "0123456789abcdef0123456789abcdef01234567"
         model = tmp_path / "cache" / "models--user--cards"
         (model / "snapshots").mkdir(parents=True)
@@ -228,6 +228,6 @@ class TestTheLibraryItself:
         assert same_weights(loaded, refiner)
 
     @pytest.mark.parametrize("name", ["user/none", "./no folder", "a/b/c"])
-    def test_its_errors_are_ours(self, library, tmp_path, name):
+    def test_its_errors_become_checkpoint_errors(self, library, tmp_path, name):
         with pytest.raises(CheckpointError, match="no such folder, and no model on the Hugging Face Hub"):
             IoURefiner.from_pretrained(name, cache_dir=tmp_path, local_files_only=True)

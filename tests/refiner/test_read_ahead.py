@@ -1,4 +1,4 @@
-"""Images are read in order, a little before they are needed."""
+"""Images are read in order, ahead of their use."""
 
 import threading
 from concurrent.futures import Future
@@ -15,7 +15,7 @@ from iounet.refiner.read_ahead import read_ahead
 
 @pytest.fixture
 def paths(tmp_path):
-    """Seven images by number, each of a colour and a size of its own."""
+    """Seven images by number, all of different colours and sizes."""
     paths = {number: tmp_path / f"{number}.png" for number in range(7)}
     for number, path in paths.items():
         Image.new("RGB", (8 + number, 8), (number, 2 * number, 0)).save(path)
@@ -37,7 +37,7 @@ def test_no_images():
 
 
 class AtOnce:
-    """A pool of threads that does at once what it is asked for."""
+    """A stand-in for a thread pool that runs each task immediately."""
 
     def __init__(self):
         self.asked = []
@@ -56,14 +56,14 @@ class AtOnce:
 
 
 def test_two_batches_ahead_and_no_more(paths, monkeypatch):
-    """However long the list is, and slow what is done with the images."""
+    """Memory does not depend on the length of the list or on the speed of the consumer."""
     pool = AtOnce()
     monkeypatch.setattr(module, "ThreadPoolExecutor", lambda max_workers: pool)
     asked = [len(pool.asked) for _ in read_ahead(paths, 2)]
     assert asked == [6, 7, 7, 7] and pool.asked == list(paths.values())
 
 
-def test_a_damaged_image_is_told_of_in_its_turn(paths):
+def test_a_damaged_image_raises_when_its_batch_is_requested(paths):
     paths[3].write_bytes(paths[3].read_bytes()[:40])
     batches = read_ahead(paths, 1)
     for _ in range(3):
@@ -73,7 +73,7 @@ def test_a_damaged_image_is_told_of_in_its_turn(paths):
 
 
 @pytest.mark.parametrize(("batch_size", "sizes"), [(1, [1] * 5), (2, [2, 1, 1, 1]), (7, [5])])
-def test_or_left_out_of_its_batch(paths, batch_size, sizes):
+def test_on_fault_drops_the_image_from_its_batch(paths, batch_size, sizes):
     for number in (3, 4):
         paths[number].write_bytes(paths[number].read_bytes()[:40])
     faults = {}
@@ -86,7 +86,7 @@ def test_or_left_out_of_its_batch(paths, batch_size, sizes):
     assert sorted(len(ids) for ids, _ in batches) == sorted(sizes)
 
 
-def test_turned_upright(tmp_path):
+def test_exif_orientation(tmp_path):
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     Image.new("RGB", (3, 1)).save(tmp_path / "a.png", exif=exif)
@@ -95,7 +95,7 @@ def test_turned_upright(tmp_path):
         assert image.shape == shape
 
 
-def test_no_thread_stays_behind(paths):
+def test_no_thread_is_left_running(paths):
     before = set(threading.enumerate())
     batches = read_ahead(paths, 2)
     next(batches)

@@ -1,4 +1,4 @@
-"""The command with the objects of an annotation file: AP before and after refinement."""
+"""The command with ground truth: AP before and after refinement."""
 
 import json
 
@@ -30,11 +30,11 @@ def test_ap_before_and_after(refine, write, val_json, annotations, capsys, tmp_p
     assert table["before"]["AP"] == pytest.approx(100) and table["refined"]["AP"] == pytest.approx(expected["AP"])
     page = (tmp_path / "out" / "report.html").read_text()
     assert ">100.0<" in page
-    assert page.count("data:image/") == 1 + 5  # the sheet of changes, and each image
+    assert page.count("data:image/") == 1 + 5  # the sheet of changes and five images
 
 
 def test_ultralytics_with_an_annotation_file(refine, write, val_json, annotations, capsys):
-    """Images by the stem of the file, where the annotation file has numbers: classes by name, and AP."""
+    """ultralytics names images by file stem; images and classes are still matched, and AP is computed."""
     by_stem = [given | {"image_id": f"{given['image_id']:06d}"} for given in perfect_entries(annotations)]
     refined = refine(write(by_stem), "--annotations", val_json)
     assert [found["image_id"] for found in refined] == [given["image_id"] for given in by_stem]
@@ -44,7 +44,7 @@ def test_ultralytics_with_an_annotation_file(refine, write, val_json, annotation
     assert [found["bbox"] for found in refined] == [found["bbox"] for found in by_id]
 
 
-def test_detections_that_cannot_be_scored_are_counted(refine, write, val_json, annotations, capsys):
+def test_detections_left_out_of_ap_are_counted(refine, write, val_json, annotations, capsys):
     unscored = [entry(1, [30.0, 30.0, -5.0, 4.0]), entry(1, [1.0, 2.0, 3.0, 4.0], category_id=99)]
     given = [*perfect_entries(annotations), *unscored]
     assert isinstance(refine(write(given), "--annotations", val_json), list)
@@ -55,7 +55,7 @@ def test_detections_that_cannot_be_scored_are_counted(refine, write, val_json, a
 @pytest.mark.parametrize(
     "fault", [{"annotations": [{"image_id": 1, "category_id": 1}]}, {"categories": []}, {"annotations": [5]}]
 )
-def test_objects_that_cannot_be_used_cost_the_ap_alone(refine, write, annotations, capsys, fault):
+def test_with_invalid_objects_only_ap_is_missing(refine, write, annotations, capsys, fault):
     bad = write(annotations | fault, "bad.json")
     refined = refine(write([entry(1, [5, 6, 30, 40])]), "--annotations", bad)
     assert refined[0]["predicted_iou"] != 0
@@ -68,7 +68,7 @@ def test_the_ap_of_no_detections_is_0(refine, write, val_json, capsys):
     assert [[cell.strip() for cell in row] for row in rows[2:]] == [["0.0"] * len(AP_COLUMNS)] * 2
 
 
-def test_files_of_an_earlier_run_do_not_stay_beside_others(refine, detect, write, dataset, val_json, tmp_path):
+def test_outdated_files_of_an_earlier_run_are_removed(refine, detect, write, dataset, val_json, tmp_path):
     given = write([entry(1, [5, 6, 30, 40])])
     detect(dataset / "val")
     refine(given, "--annotations", val_json)

@@ -1,4 +1,4 @@
-"""The command on images alone: the boxes of the refiner's own detector, and what it says of arguments it cannot use."""
+"""The command on images only: boxes of the refiner's own detector, and errors of arguments."""
 
 import json
 import shutil
@@ -39,7 +39,7 @@ class TestDetect:
         with Image.open(output / "pictures" / "000001.png") as picture:
             assert min(picture.size) > 64
 
-    def test_images_and_detections_name_each_other(self, output, dataset):
+    def test_image_ids_of_images_and_detections_agree(self, output, dataset):
         content = json.loads((output / "images.json").read_text())
         assert [image["file_name"] for image in content["images"]] == [f"00000{number}.png" for number in range(1, 6)]
         assert {(image["width"], image["height"]) for image in content["images"]} == {(64, 64)}
@@ -48,7 +48,7 @@ class TestDetect:
         detections = json.loads((output / "detections.json").read_text())
         assert {found["image_id"] for found in detections} == {image["id"] for image in content["images"]}
 
-    def test_detections_are_those_of_the_refiner(self, output, weights, dataset):
+    def test_detections_agree_with_the_refiner(self, output, weights, dataset):
         refiner = IoURefiner.from_checkpoint(weights)
         image = (read_image(dataset / "val" / "000002.png").float() / 255).as_subclass(torch.Tensor)
         _, after = refiner.detect(image)
@@ -59,7 +59,7 @@ class TestDetect:
             assert one["bbox"] == pytest.approx(expected["bbox"], abs=1e-2)
             assert one["predicted_iou"] == pytest.approx(expected["predicted_iou"], abs=1e-3)
 
-    def test_its_results_can_be_refined_again(self, output, refine, tmp_path):
+    def test_the_results_can_be_refined_again(self, output, refine, tmp_path):
         again = refine(output / "detections.json", "--annotations", output / "images.json", "--pictures", 0)
         first = json.loads((output / "detections.json").read_text())
         assert [found["category_id"] for found in again] == [found["category_id"] for found in first]
@@ -69,7 +69,7 @@ class TestDetect:
 class TestWithAnnotations:
     @pytest.fixture
     def folders(self, dataset, write, tmp_path):
-        """Two images of one name in two folders, and an annotation file that tells them apart."""
+        """Two images of equal name in two folders, and an annotation file that distinguishes them."""
         for number, name in ((1, "a"), (2, "b")):
             (tmp_path / name).mkdir()
             shutil.copy(dataset / "val" / f"00000{number}.png", tmp_path / name / "x.png")
@@ -81,7 +81,7 @@ class TestWithAnnotations:
         content["annotations"] = [o for o in content["annotations"] if o["image_id"] < 3]
         return tmp_path / "a", tmp_path / "b", write(content, "annotations.json")
 
-    def test_images_of_one_name(self, detect, folders, tmp_path, capsys):
+    def test_images_of_equal_name(self, detect, folders, tmp_path, capsys):
         a, b, annotations = folders
         both = detect(a, b, output=tmp_path / "both", more=["--annotations", annotations, "--batch-size", 2])
         assert {found["image_id"] for found in both} == {1, 2}
@@ -92,7 +92,7 @@ class TestWithAnnotations:
         torch.testing.assert_close(torch.tensor([found["bbox"] for found in alone]), torch.tensor(of_b))
         assert capsys.readouterr().out.count("| refined") == 2
 
-    def test_names_that_tell_them_apart(self, detect, folders, tmp_path):
+    def test_file_names_with_folders(self, detect, folders, tmp_path):
         a, b, _ = folders
         first = detect(a, b, output=tmp_path / "first")
         listed = json.loads((tmp_path / "first" / "images.json").read_text())["images"]
@@ -103,7 +103,7 @@ class TestWithAnnotations:
         listed_again = json.loads((tmp_path / "second" / "images.json").read_text())["images"]
         assert sorted(listed_again, key=lambda image: image["id"]) == listed
 
-    def test_an_image_that_is_not_listed(self, detect, folders, dataset):
+    def test_an_unlisted_image(self, detect, folders, dataset):
         message = detect(dataset / "val", more=["--annotations", folders[2]])
         assert "does not list 5 of the images, such as" in message and "omit --annotations" in message
 

@@ -1,4 +1,4 @@
-"""Images that are damaged, rotated, too thin or in folders of folders, and what else lies in the output folder."""
+"""Images that are damaged, rotated, too thin or in subfolders, and other files in the output folder."""
 
 import json
 import shutil
@@ -28,12 +28,12 @@ class TestSkipBad:
         path.write_bytes(path.read_bytes()[:300])
         return path
 
-    def test_without_it_the_message_tells_of_it(self, refine, write, images, damaged):
+    def test_without_it_the_error_suggests_it(self, refine, write, images, damaged):
         message = refine(write(some_entries()), images=images)
         assert message.startswith(f"DataError: {damaged}: cannot be read as an image")
         assert message.endswith(", or skip such images with --skip-bad; --resume continues")
 
-    def test_detections_of_others_stay_as_they_are(self, refine, write, images, damaged, tmp_path, capsys):
+    def test_given_detections_are_left_unchanged(self, refine, write, images, damaged, tmp_path, capsys):
         given = some_entries()
         path = write(given)
         assert isinstance(refine(path, images=images), str)
@@ -56,7 +56,7 @@ class TestSkipBad:
     def test_nothing_to_skip(self, detect, images):
         assert isinstance(detect(images, more=["--skip-bad"]), list)
 
-    def test_no_image_is_there_at_all(self, refine, write, images):
+    def test_all_images_are_missing(self, refine, write, images):
         message = refine(write([entry(98, [1, 2, 3, 4]), entry(99, [1, 2, 3, 4])]), "--skip-bad", images=images)
         assert "2 image ids match none of the 5 given images: 98, 99" in message
 
@@ -66,7 +66,7 @@ class TestSkipBad:
 
 
 class TestExif:
-    """A photograph that is stored lying on its side, and one that is not; and both as viewers show them."""
+    """A photograph stored on its side, an upright photograph, and upright copies of both."""
 
     @pytest.fixture
     def photos(self, dataset, tmp_path):
@@ -75,7 +75,7 @@ class TestExif:
         with Image.open(dataset / "val" / "000001.png") as photo:
             upright = photo.convert("RGB").resize((64, 48))
         exif = Image.Exif()
-        exif[ExifTags.Base.Orientation] = 6  # viewers turn it clockwise
+        exif[ExifTags.Base.Orientation] = 6  # viewers rotate it clockwise
         upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "stored" / "turned.png", exif=exif)
         upright.save(tmp_path / "shown" / "turned.png")
         for folder in ("stored", "shown"):
@@ -86,7 +86,7 @@ class TestExif:
 
     GIVEN = (entry("turned", [5, 6, 50, 20]), entry("plain", [5, 6, 30, 40]))
 
-    def test_it_is_said_once(self, refine, write, photos, capsys):
+    def test_the_warning_appears_once(self, refine, write, photos, capsys):
         refine(write([*self.GIVEN, *self.GIVEN]), images=photos[0])
         shown = capsys.readouterr().out
         assert shown.count("EXIF") == 1
@@ -102,7 +102,7 @@ class TestExif:
         pictures = [(tmp_path / name / "pictures" / "turned.png").read_bytes() for name in ("out", "expected")]
         assert pictures[0] == pictures[1]
 
-    def test_own_detections_and_those_that_changed_most(self, detect, photos, write, tmp_path):
+    def test_own_detections_and_the_boxes_that_changed_most(self, detect, photos, write, tmp_path):
         annotations = write(
             {
                 "images": [{"id": 7, "file_name": "turned.png"}, {"id": 8, "file_name": "plain.png"}],
@@ -132,7 +132,7 @@ def test_an_image_too_thin_to_be_resized(refine, write, images, tmp_path, capsys
 
 
 def test_folders_in_file_names(refine, detect, write, dataset, tmp_path):
-    """Images of one name in two folders, as COCO's file_name gives them, below the folder that is given."""
+    """Images of equal name in two subfolders, which COCO's file_name distinguishes."""
     for number, folder in ((1, "train"), (2, "val")):
         (tmp_path / "set" / folder).mkdir(parents=True)
         shutil.copy(dataset / "val" / f"00000{number}.png", tmp_path / "set" / folder / "x.png")
@@ -152,7 +152,7 @@ def test_folders_in_file_names(refine, detect, write, dataset, tmp_path):
 
 class TestTheOutputFolder:
     @pytest.mark.parametrize("name", ["detections.json", "images.json", "evaluation.json", "report.html"])
-    def test_files_of_others_are_not_overwritten(self, detect, dataset, tmp_path, name):
+    def test_files_of_other_programs_are_not_overwritten(self, detect, dataset, tmp_path, name):
         (tmp_path / "out").mkdir()
         (tmp_path / "out" / name).write_text("<title>Precious</title>")
         message = detect(dataset / "val")
@@ -160,12 +160,12 @@ class TestTheOutputFolder:
         assert (tmp_path / "out" / name).read_text() == "<title>Precious</title>"
         assert len(list((tmp_path / "out").iterdir())) == 1
 
-    def test_those_of_an_earlier_run_are(self, detect, refine, write, dataset, tmp_path):
+    def test_files_of_an_earlier_run_are_overwritten(self, detect, refine, write, dataset, tmp_path):
         detect(dataset / "val")
         assert len(refine(write([entry(1, [5, 6, 30, 40])], "given.json"))) == 1
         assert not (tmp_path / "out" / "images.json").exists()
 
-    def test_a_file_in_its_place(self, detect, dataset, tmp_path):
+    def test_a_file_in_place_of_the_folder(self, detect, dataset, tmp_path):
         (tmp_path / "out").write_text("")
         message = detect(dataset / "val")
         expected = f"--output {tmp_path / 'out'} cannot be created (File exists); choose another folder"

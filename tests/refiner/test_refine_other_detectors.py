@@ -1,4 +1,4 @@
-"""The command on the boxes of another detector, given as COCO results."""
+"""The command on boxes of another detector, given as COCO results."""
 
 import math
 import random
@@ -16,7 +16,7 @@ def without_bbox(result):
     return {key: value for key, value in result.items() if key != "bbox"}
 
 
-def test_same_entries_in_the_same_order_with_better_boxes(refine, write, weights, dataset, tmp_path):
+def test_refined_entries_keep_their_order(refine, write, weights, dataset, tmp_path):
     given = some_entries()
     refined = refine(write(given))
     assert len(refined) == len(given)
@@ -64,7 +64,7 @@ def test_ids_of_an_annotation_file(refine, write):
 @pytest.mark.parametrize(
     "form",
     [
-        # ultralytics, val(save_json=True) on a set of one's own: the name of the file without suffix
+        # ultralytics, val(save_json=True) on a custom data set: the file name without suffix
         {"image_id": "000002", "file_name": "000002.png", "category_id": 1, "bbox": [5.0, 6.0, 30.0, 40.0]},
         # detectron2, coco_instances_results.json
         {"image_id": 2, "category_id": 1, "bbox": [5.0, 6.0, 30.0, 40.0], "segmentation": {"size": [64, 64]}},
@@ -82,7 +82,7 @@ def test_no_detections(refine, write):
     assert refine(write([])) == []
 
 
-def test_boxes_that_cannot_be_refined_stay(refine, write):
+def test_boxes_that_cannot_be_refined_are_unchanged(refine, write):
     given = [
         entry(1, [500.0, 500.0, 10.0, 10.0]),
         entry(1, [40.0, 40.0, -30.0, -20.0]),
@@ -99,10 +99,10 @@ def test_boxes_that_cannot_be_refined_stay(refine, write):
 @pytest.mark.parametrize(
     ("entries", "messages"),
     [
-        ([entry(99, [1, 2, 3, 4])], ["1 image id has no image", "99", "--annotations"]),
+        ([entry(99, [1, 2, 3, 4])], ["1 image id matches none", "99", "--annotations"]),
         (
             [entry(1, [1, 2, 3, 4], category_id=7)],
-            ["none of its classes", "classes: 7.", "1 cross", "--class-agnostic"],
+            ["none of the classes in this file", "in the file: 7.", "1 cross", "--class-agnostic"],
         ),
         ([entry(1, [1, 2, 3])], ["entry 0 (image 1) has bbox [1, 2, 3]", "four finite numbers"]),
         ([{"image_id": 1, "bbox": [1, 2, 3, 4]}], ["entry 0 lacks category_id, score"]),
@@ -125,13 +125,13 @@ def test_rescored(refine, write):
         assert other["bbox"] == one["bbox"]
 
 
-def test_batches_change_nothing_that_shows(refine, write):
+def test_the_batch_size_does_not_change_the_results(refine, write):
     given = some_entries()
     for one, other in zip(refine(write(given)), refine(write(given), "--batch-size", 3), strict=True):
         assert other["bbox"] == pytest.approx(one["bbox"], abs=1e-2)
 
 
-def test_a_box_that_does_not_move_is_written_as_it_was(refine, write):
+def test_an_unmoved_box_keeps_its_exact_numbers(refine, write):
     bbox = [500.1, 500.1, 10.3, 10.7]
     assert refine(write([entry(1, bbox)]))[0]["bbox"] == bbox
 
@@ -190,7 +190,7 @@ CATEGORIES = [{"id": 20, "name": "Star"}, {"id": 10, "name": "cross"}, {"id": 30
 
 @pytest.fixture
 def named(write):
-    """An annotation file with classes of other ids, without objects."""
+    """An annotation file without objects, whose classes have other ids."""
     images = [{"id": 1, "file_name": "000001.png", "width": 64, "height": 64}]
     return write({"images": images, "annotations": [], "categories": CATEGORIES}, "named.json")
 
@@ -198,7 +198,7 @@ def named(write):
 def test_classes_are_matched_by_name(refine, write, named, capsys):
     given = [entry(1, [5, 6, 30, 40], category_id=id_) for id_ in (20, 30, 10)]
     star, zebra, cross = refine(write(given), "--annotations", named)
-    assert zebra == given[1]  # unknown: left as it is, without a predicted IoU
+    assert zebra == given[1]  # unknown class: unchanged, without a predicted IoU
     shown = capsys.readouterr().out
     assert "matched by name: 2 boxes of 2 classes\n  matched under a different name: 20 Star as 4 star\n" in shown
     assert "unchanged, class unknown to the refiner: 1 box of 1 class: 30 zebra\n" in shown
@@ -208,12 +208,12 @@ def test_classes_are_matched_by_name(refine, write, named, capsys):
     assert "matched by id" in capsys.readouterr().out
 
 
-def test_a_name_in_the_place_of_the_id(refine, write, named):
+def test_a_name_instead_of_the_id(refine, write, named):
     given = [entry(1, [5, 6, 30, 40], category_id=id_) for id_ in ("star", 20)]
     by_name, by_id = refine(write(given), "--annotations", named)
     assert by_name["bbox"] == by_id["bbox"] and by_name["category_id"] == "star"
     message = refine(write([entry(1, [5, 6, 30, 40], category_id="dog")]), "--annotations", named)
-    assert "Its classes: dog. " in message and "--class-agnostic" in message and "--annotations" not in message
+    assert "Classes in the file: dog. " in message and "--class-agnostic" in message and "--annotations" not in message
 
 
 def test_class_agnostic(refine, write, named, weights, dataset, capsys):

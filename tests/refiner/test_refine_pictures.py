@@ -1,4 +1,4 @@
-"""Which pictures a run draws, and what they are called."""
+"""Which pictures a run draws, and their file names."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +17,7 @@ GREEN = (40, 230, 110)
 
 @pytest.fixture
 def refined():
-    """An image with a box, and one that another detector gave a negative width."""
+    """An image with a valid box and a box of negative width."""
     boxes = torch.tensor([[5.0, 6.0, 30.0, 40.0], [50.0, 10.0, 30.0, 20.0]])
     before = Detections(boxes, torch.tensor([1, 0]), torch.tensor([0.9, 0.8]), torch.tensor([0.5, 0.0]))
     after = Detections(boxes + 1, before.labels, before.scores, torch.tensor([0.6, 0.0]))
@@ -28,25 +28,25 @@ def names_of(images, number, folder=Path("pictures")):
     return {id_: str(path) for id_, path in Pictures(folder, images, number, CATEGORIES).paths.items()}
 
 
-def test_the_first_images_by_their_names():
+def test_the_first_images_are_drawn_under_their_names():
     images = {id_: Path(f"photos/{id_}.jpg") for id_ in "abc"}
     assert names_of(images, 2) == {"a": "pictures/a.png", "b": "pictures/b.png"}
     assert len(names_of(images, 9)) == 3
     assert names_of(images, 0) == names_of(images, -1) == {}
 
 
-def test_images_of_one_name_have_their_number():
+def test_images_of_equal_name_are_numbered():
     images = {7: Path("x/a.jpg"), 8: Path("x/b.jpg"), 9: Path("y/a.png"), 10: Path("z/a.png")}
     assert names_of(images, 3) == {7: "pictures/a_1.png", 8: "pictures/b.png", 9: "pictures/a_3.png"}
 
 
-def test_a_number_gives_no_image_the_name_of_another():
+def test_numbered_names_do_not_collide_with_other_names():
     images = {1: Path("a/x.png"), 2: Path("b/x.png"), 3: Path("c/x_1.png")}
     names = names_of(images, 3)
     assert names[3] == "pictures/x_1.png" and len(set(names.values())) == 3
 
 
-def test_a_picture_shows_the_boxes_that_can_be_drawn(refined, tmp_path):
+def test_a_picture_shows_the_valid_boxes(refined, tmp_path):
     images = {"a": Path("a.jpg"), "b": Path("b.jpg")}
     shown = []
     for rows in (slice(0, 2), slice(0, 1), slice(0, 0)):
@@ -61,26 +61,26 @@ def test_a_picture_shows_the_boxes_that_can_be_drawn(refined, tmp_path):
 
 
 class Truth:
-    """Two objects, one of which a file gives a negative width."""
+    """Ground truth with a valid object and an object of negative width."""
 
     def objects_in(self, image_id):
         assert image_id == "b"
         return torch.tensor([[8.0, 9.0, 20.0, 30.0], [50.0, 10.0, 30.0, 20.0]]), torch.tensor([1, 1])
 
 
-def test_the_objects_are_drawn_where_they_are_known(refined, tmp_path):
+def test_known_objects_are_drawn(refined, tmp_path):
     drawn = []
     for truth in (Truth(), None):
         folder = tmp_path / str(truth is None)
         Pictures(folder, {"b": Path("b.jpg")}, 1, CATEGORIES, truth).draw(refined)
         with Image.open(folder / "b.png") as picture:
-            # 10 times as large; the object's left edge, beside which no text stands.
+            # Scaled by 10; at the left edge of the object, no text covers it.
             drawn.append([picture.convert("RGB").getpixel((80 + 8, y)) for y in (8 + 150, 8 + 200)])
     assert drawn[0] == [(255, 255, 255)] * 2 and (255, 255, 255) not in drawn[1]
 
 
-def test_boxes_of_low_scores_are_drawn_where_there_are_no_others(refined, tmp_path):
-    """Of five boxes in a row, all of a low score, the best three; with one of a high score, that alone."""
+def test_boxes_of_low_score_are_drawn_if_there_are_no_others(refined, tmp_path):
+    """Of five boxes of low score, the best three are drawn; with a box of high score, only this box."""
     boxes = torch.tensor([[12.0 * column + 2, 20, 12 * column + 8, 28] for column in range(5)])
     labels, ious = torch.ones(5, dtype=torch.int64), torch.zeros(5)
 
@@ -101,6 +101,6 @@ def test_boxes_of_low_scores_are_drawn_where_there_are_no_others(refined, tmp_pa
     assert columns_drawn(0.5, 0.9, 0.8, 0.7, 0.6) == [0, 1, 2, 3, 4]
 
 
-def test_an_image_that_is_not_among_the_first_costs_nothing(refined, tmp_path):
+def test_later_images_are_not_drawn(refined, tmp_path):
     Pictures(tmp_path / "pictures", {"a": Path("a.jpg"), "b": Path("b.jpg")}, 1, CATEGORIES).draw(refined)
     assert not (tmp_path / "pictures").exists()

@@ -1,4 +1,4 @@
-"""The command without --output: it prints the boxes, and writes nothing."""
+"""The command without --output: it prints the boxes and writes nothing."""
 
 import json
 import re
@@ -16,7 +16,7 @@ from iounet.refiner.sources import RefinedImage
 
 @pytest.fixture
 def show(call, weights, capsys, tmp_path, monkeypatch):
-    """The command in an empty folder: what it exits with, its lines, and what it says aside."""
+    """Run the command in an empty folder: returns its exit message, lines of stdout, and stderr."""
 
     def show(*arguments):
         monkeypatch.chdir(tmp_path)
@@ -39,7 +39,7 @@ def detected(refiner, path):
 
 
 class TestAsJson:
-    def test_a_line_an_image_with_the_boxes_of_the_refiner(self, show, refiner_of_run, dataset):
+    def test_one_line_per_image_with_the_boxes_of_the_refiner(self, show, refiner_of_run, dataset):
         paths = [dataset / "val" / f"00000{number}.png" for number in (2, 1)]
         message, lines, _ = show(paths[0], "--json", paths[1])
         assert message is None
@@ -62,7 +62,7 @@ class TestAsJson:
             ]
 
     def test_the_boxes_of_another_detector(self, show, dataset, write):
-        """Of two classes, one unknown to the refiner; what is said of them does not stand among the JSON."""
+        """With a known and an unknown class; messages about them go to stderr."""
         content = json.loads((dataset / "annotations" / "val.json").read_text())
         known = content["categories"][2]
         content["categories"] = [{"id": 40, "name": known["name"]}, {"id": 41, "name": "unheard of"}]

@@ -1,4 +1,4 @@
-"""What a run leaves beside its pictures and results: one page, and AP where the objects are known."""
+"""The report page of a run, and AP if the ground truth is known."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from iounet.refiner.results import ImageIndex, find_images
 
 
 class Given:
-    """A source of results that are the same before and after."""
+    """A source whose results are the same before and after refinement."""
 
     def __init__(self, entries, paths):
         self.entries, self.paths = entries, paths
@@ -28,7 +28,7 @@ class Given:
 
 @pytest.fixture
 def pictures(tmp_path):
-    """Of ten images, of which all but the second are drawn."""
+    """Pictures of ten images, of which the second is not drawn."""
     pictures = Pictures(tmp_path / "pictures", {id_: Path(f"image_{id_}.jpg") for id_ in range(10)}, 10, [])
     (tmp_path / "pictures").mkdir()
     for id_, path in pictures.paths.items():
@@ -37,7 +37,7 @@ def pictures(tmp_path):
     return pictures
 
 
-def test_the_page_shows_the_first_pictures_that_there_are(pictures, tmp_path, capsys):
+def test_the_page_shows_the_first_existing_pictures(pictures, tmp_path, capsys):
     assert not is_report(tmp_path / "report.html")
     write_report(tmp_path, 4321, [], Given([], {}), {"classes": "a star and a cross"}, None, pictures)
     assert is_report(tmp_path / "report.html")
@@ -50,11 +50,11 @@ def test_the_page_shows_the_first_pictures_that_there_are(pictures, tmp_path, ca
     assert capsys.readouterr().out == ""
 
 
-def test_with_objects_it_compares(pictures, dataset, tmp_path, capsys):
+def test_with_ground_truth_it_compares_ap(pictures, dataset, tmp_path, capsys):
     index, files = ImageIndex.read(dataset / "annotations" / "val.json"), find_images([dataset / "val"])
     perfect = perfect_entries(index.content)
     source = Given([*perfect, perfect[0] | {"category_id": 99}], {})
-    (tmp_path / "detections.json").write_text("[]")  # after refinement: the file is what counts
+    (tmp_path / "detections.json").write_text("[]")  # results after refinement are read from this file
     write_report(tmp_path, 0, [], source, {}, GroundTruth(index, files, source), pictures)
     table = json.loads((tmp_path / "evaluation.json").read_text())["table"]
     assert table["before"]["AP"] == pytest.approx(100) and table["refined"]["AP"] == 0
@@ -65,7 +65,7 @@ def test_with_objects_it_compares(pictures, dataset, tmp_path, capsys):
     assert "| before  | 100.0 |" in shown and "Average precision" in page and "Boxes that changed most" in page
 
 
-def test_without_a_loss_there_is_no_advice(pictures, dataset, tmp_path, capsys):
+def test_no_advice_if_ap_does_not_fall(pictures, dataset, tmp_path, capsys):
     index, files = ImageIndex.read(dataset / "annotations" / "val.json"), find_images([dataset / "val"])
     perfect = perfect_entries(index.content)
     source = Given(perfect, {})

@@ -1,4 +1,4 @@
-"""A run that was stopped goes on where it was and ends the same; and a long one does not pile up."""
+"""A stopped run can be resumed with the same result, and memory does not grow with the number of images."""
 
 import errno
 import json
@@ -11,7 +11,7 @@ from coco_results import entry, some_entries
 from iounet import IoURefiner
 
 
-def test_a_run_that_was_stopped_goes_on(refine, write, dataset, tmp_path, monkeypatch):
+def test_a_stopped_run_resumes(refine, write, dataset, tmp_path, monkeypatch):
     path = write(some_entries())
     whole = refine(path)
     shutil.rmtree(tmp_path / "out")
@@ -24,7 +24,7 @@ def test_a_run_that_was_stopped_goes_on(refine, write, dataset, tmp_path, monkey
     done = [json.loads(line).get("image_id") for line in progress.read_text().splitlines()]
     assert 0 < len(done) - 1 < 5 and 4 not in done
     with open(progress, "a") as file:
-        file.write('{"image_id": 5, "aft')  # as a kill leaves it
+        file.write('{"image_id": 5, "aft')  # an incomplete line, as after a kill
 
     damaged.write_bytes(content)
     message = refine(path, images=tmp_path / "images")
@@ -44,7 +44,7 @@ def test_a_run_that_was_stopped_goes_on(refine, write, dataset, tmp_path, monkey
     assert not progress.exists()
 
 
-def test_ctrl_c_and_on(refine, write, tmp_path, monkeypatch, capsys):
+def test_ctrl_c_and_resume(refine, write, tmp_path, monkeypatch, capsys):
     path = write(some_entries())
     assert isinstance(refine(path, output=tmp_path / "whole"), list)
     refine_batch, calls = IoURefiner.refine_batch, []
@@ -64,7 +64,7 @@ def test_ctrl_c_and_on(refine, write, tmp_path, monkeypatch, capsys):
     assert resumed.read_bytes() == whole.read_bytes()
 
 
-def test_the_own_detections_of_a_run_that_was_stopped(detect, dataset, tmp_path, monkeypatch):
+def test_a_stopped_run_with_own_detections_resumes(detect, dataset, tmp_path, monkeypatch):
     detect(dataset / "val", output=tmp_path / "whole")
     detect_batch, calls = IoURefiner.detect_batch, []
 
@@ -84,12 +84,12 @@ def test_the_own_detections_of_a_run_that_was_stopped(detect, dataset, tmp_path,
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-def test_the_list_of_images_may_change_meanwhile(detect, dataset, tmp_path, monkeypatch):
-    """Image 1 goes once it is done, 3 as it is damaged, and 0 is new: the numbers of the others change."""
+def test_the_list_of_images_may_change(detect, dataset, tmp_path, monkeypatch):
+    """Finished image 1 is removed, 3 is damaged and 0 is new, so that the ids of the others change."""
     images = tmp_path / "images"
     shutil.copytree(dataset / "val", images)
     (images / "000003.png").write_bytes((images / "000003.png").read_bytes()[:300])
-    assert "take it out of the list of images" in detect(images)
+    assert "remove it from the list of images" in detect(images)
     (images / "000001.png").unlink()
     (images / "000003.png").unlink()
     shutil.copy(dataset / "val" / "000003.png", images / "000000.png")
@@ -98,7 +98,7 @@ def test_the_list_of_images_may_change_meanwhile(detect, dataset, tmp_path, monk
         detect_batch, seen = IoURefiner.detect_batch, []
         patch.setattr(IoURefiner, "detect_batch", lambda *given: seen.append(len(given[1])) or detect_batch(*given))
         resumed = detect(images, more=["--resume"])
-    assert sum(seen) == 3  # 0, 4 and 5; 2 is done
+    assert sum(seen) == 3  # 0, 4 and 5; 2 is finished
     whole = detect(images, output=tmp_path / "whole")
 
     def names_of(folder):
@@ -111,8 +111,8 @@ def test_the_list_of_images_may_change_meanwhile(detect, dataset, tmp_path, monk
 
 
 @pytest.mark.slow
-def test_nothing_piles_up_over_images(refine, dataset, write, tmp_path, monkeypatch):
-    """Over 10,000 images resident memory stays as it is: docs/benchmarks.md."""
+def test_memory_does_not_grow_with_images(refine, dataset, write, tmp_path, monkeypatch):
+    """docs/benchmarks.md shows constant resident memory over 10,000 images."""
     images = tmp_path / "images"
     images.mkdir()
     for number in range(160):
@@ -128,5 +128,5 @@ def test_nothing_piles_up_over_images(refine, dataset, write, tmp_path, monkeypa
     assert isinstance(refine(detections, "--pictures", 0, images=images), list)
     (tensors, _), *later = filter(None, held)
     assert len(held) == 160 and len(later) == 2
-    assert all(tensors_then < tensors + 10 for tensors_then, _ in later)  # what is read ahead comes and goes
+    assert all(tensors_then < tensors + 10 for tensors_then, _ in later)  # images that are read ahead vary
     assert len({files for _, files in filter(None, held)}) == 1

@@ -1,4 +1,4 @@
-"""What the refiner does with boxes of an image, of several images, and with those of its own detector."""
+"""IoURefiner on boxes of one image, of several images, and of its own detector."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture
 def with_config(checkpoint, tmp_path):
-    """The text of a configuration and a name → the path of a checkpoint with this configuration."""
+    """A function: configuration text, name → path of a checkpoint with this configuration."""
 
     def with_config(config, name="model.pth"):
         content = torch.load(checkpoint, weights_only=True)
@@ -27,7 +27,7 @@ def with_config(checkpoint, tmp_path):
 
 
 class TestFromCheckpoint:
-    def test_it_is_the_detector_that_was_saved(self, refiner, checkpoint):
+    def test_loads_the_saved_detector(self, refiner, checkpoint):
         saved = torch.load(checkpoint, weights_only=True)["model"]
         loaded = refiner.detector.state_dict()
         assert set(loaded) == set(saved)
@@ -37,15 +37,15 @@ class TestFromCheckpoint:
         assert not refiner.detector.training
         assert not any(parameter.requires_grad for parameter in refiner.detector.parameters())
 
-    def test_a_cpu_computes_in_float32_whatever_training_did(self, with_config, tiny_cfg):
+    def test_a_cpu_computes_in_float32_after_training_with_amp(self, with_config, tiny_cfg):
         path = with_config(tiny_cfg({"MODEL.AMP": "True"}).dump())
         assert not IoURefiner.from_checkpoint(path, device="cpu").detector.amp
 
-    def test_where_the_backbone_came_from_no_longer_matters(self, with_config, tiny_cfg):
+    def test_the_path_of_backbone_weights_is_ignored(self, with_config, tiny_cfg):
         path = with_config(tiny_cfg({"MODEL.BACKBONE.WEIGHTS": "/gone/resnet18.pth", "OUTPUT_DIR": "5"}).dump())
         IoURefiner.from_checkpoint(path)
 
-    def test_a_checkpoint_of_an_earlier_version_refines_as_it_did(self, with_config, tiny_cfg):
+    def test_a_checkpoint_of_an_earlier_version_refines_as_before(self, with_config, tiny_cfg):
         config = yaml.safe_load(tiny_cfg().dump())
         del config["TEST"]["NMS_RANKING"], config["TEST"]["REFINE_BEFORE_NMS"]
         config["TEST"]["RANKING"] = "score_times_iou"
@@ -65,11 +65,11 @@ class TestFromCheckpoint:
         with pytest.raises(CheckpointError, match=r"other\.pth is not a checkpoint of this project"):
             IoURefiner.from_checkpoint(tmp_path / "other.pth")
 
-    def test_a_device_that_is_not_there(self, checkpoint):
+    def test_a_missing_device(self, checkpoint):
         with pytest.raises(ConfigError, match="unknown device 'abacus'"):
             IoURefiner.from_checkpoint(checkpoint, device="abacus")
 
-    def test_a_config_with_keys_of_another_version_names_the_file(self, with_config, tiny_cfg):
+    def test_the_error_of_unknown_keys_names_the_file(self, with_config, tiny_cfg):
         path = with_config(tiny_cfg().dump() + "NEW_KEY: 1\n", "newer.pth")
         with pytest.raises(ConfigError, match=r"newer\.pth.*NEW_KEY"):
             IoURefiner.from_checkpoint(path)
@@ -81,7 +81,7 @@ class TestRefine:
         assert torch.equal(refined.labels, LABELS)
         assert torch.equal(refined.scores, SCORES)
         moved = (refined.boxes - BOXES).abs().amax(1)
-        assert (moved > 0).all() and (moved < 15).all()  # each near its own place
+        assert (moved > 0).all() and (moved < 15).all()  # each stays near its start
         backwards = refiner.refine(image, BOXES.flip(0), LABELS.flip(0), SCORES.flip(0))
         torch.testing.assert_close(backwards.boxes.flip(0), refined.boxes, rtol=0, atol=1e-3)
         torch.testing.assert_close(backwards.ious.flip(0), refined.ious, rtol=0, atol=1e-4)
@@ -90,13 +90,13 @@ class TestRefine:
         refined = refiner.refine(image, BOXES, LABELS, SCORES)
         assert refined.ious.mean() > refiner.score(image, BOXES, LABELS).mean()
 
-    def test_each_box_is_refined_by_itself(self, refiner, image):
+    def test_each_box_is_refined_independently(self, refiner, image):
         together = refiner.refine(image, BOXES, LABELS, SCORES)
         for row in range(len(BOXES)):
             alone = refiner.refine(image, BOXES[[row]], LABELS[[row]], SCORES[[row]])
             torch.testing.assert_close(alone.boxes, together.boxes[[row]], rtol=0, atol=1e-3)
 
-    def test_inputs_are_left_as_they_were(self, refiner, image):
+    def test_inputs_are_not_modified(self, refiner, image):
         inputs = [values.clone() for values in (image, BOXES, LABELS, SCORES)]
         refiner.refine(*inputs)
         for values, copy in zip(inputs, (image, BOXES, LABELS, SCORES), strict=True):
@@ -108,7 +108,7 @@ class TestRefine:
         assert refined.boxes.shape == (0, 4)
 
     @pytest.mark.filterwarnings("ignore::iounet.checks.BoxWarning")
-    def test_boxes_off_the_image_or_without_area_stay(self, refiner, image):
+    def test_boxes_outside_the_image_or_without_area_are_unchanged(self, refiner, image):
         boxes = torch.tensor(
             [
                 [200.0, 10.0, 240.0, 30.0],  # right of the image
@@ -131,13 +131,13 @@ class TestRefine:
         assert torch.equal(only_bad.boxes, boxes[:5])
         assert only_bad.ious.tolist() == [0.0] * 5
 
-    def test_boxes_that_overhang_are_clipped(self, refiner, image):
+    def test_boxes_beyond_the_border_are_clipped(self, refiner, image):
         inside = refiner.refine(image, torch.tensor([[40.0, 10.0, 80.0, 50.0]]), LABELS[:1], SCORES[:1])
         overhanging = refiner.refine(image, torch.tensor([[40.0, 10.0, 300.0, 900.0]]), LABELS[:1], SCORES[:1])
         torch.testing.assert_close(overhanging.boxes, inside.boxes)
         assert overhanging.boxes[0, 2] <= 80 and overhanging.boxes[0, 3] <= 50
 
-    def test_a_box_pushed_out_of_its_image_stays_with_its_predicted_iou(self, refiner, set_options, image):
+    def test_a_box_pushed_out_of_its_image_is_reset(self, refiner, set_options, image):
         set_options(step_size=1e6)
         boxes = hundred_boxes()
         labels = torch.ones(100, dtype=torch.int64)
@@ -173,16 +173,16 @@ def test_on_every_device(checkpoint, image, device, boxes_on):
 
 
 class TestScore:
-    def test_it_is_the_iou_before_refinement(self, refiner, image):
+    def test_equals_the_iou_before_refinement(self, refiner, image):
         before, _ = refiner.detect(image)
         scored = refiner.score(image, before.boxes, before.labels)
         torch.testing.assert_close(scored, before.ious, rtol=0, atol=1e-3)
 
-    def test_it_depends_on_the_class(self, refiner, image):
+    def test_depends_on_the_class(self, refiner, image):
         boxes = BOXES[[0, 0, 0]]
         assert len(set(refiner.score(image, boxes, torch.tensor([1, 2, 3])).tolist())) == 3
 
-    def test_boxes_off_the_image_have_none(self, refiner, image):
+    def test_boxes_outside_the_image_have_0(self, refiner, image):
         assert refiner.score(image, OFF_THE_IMAGE, LABELS[:1]).tolist() == [0.0]
 
 
@@ -211,7 +211,7 @@ class TestBatch:
             for one, alone in zip(found, refiner.detect(given), strict=True):
                 torch.testing.assert_close(one.boxes, alone.boxes, rtol=0, atol=1e-3)
 
-    def test_lists_of_another_length(self, refiner, image):
+    def test_lists_of_different_lengths(self, refiner, image):
         with pytest.raises(ValueError, match="2 images, but labels of 1"):
             refiner.refine_batch([image, image], [BOXES, BOXES], [LABELS])
 
@@ -228,7 +228,7 @@ class TestDetect:
         assert not torch.equal(before.boxes, after.boxes)
         assert after.ious.mean() > before.ious.mean()
 
-    def test_after_is_the_detectors_own_result(self, refiner, image):
+    def test_after_agrees_with_the_detector(self, refiner, image):
         _, after = refiner.detect(image)
         (expected,) = refiner.detector([image])
         torch.testing.assert_close(after.boxes, expected.boxes)

@@ -1,4 +1,4 @@
-"""However image and boxes are given, the answer is the same; what cannot be used is refused in words."""
+"""All accepted forms of images and boxes give the same result; invalid inputs raise errors with clear messages."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from iounet.postprocess import Stop, refine_boxes
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-class TestWhatIsTaken:
+class TestAccepted:
     @pytest.mark.parametrize("kind", ["uint8 tensor", "uint8 array", "float array", "double array", "PIL", "BGR"])
     def test_images(self, refiner, image, kind):
         eight_bits = (image * 255).round().to(torch.uint8)
@@ -25,7 +25,7 @@ class TestWhatIsTaken:
             "float array": (array / 255).astype(np.float32),
             "double array": array / 255,
             "PIL": Image.fromarray(array),
-            "BGR": np.ascontiguousarray(array[..., ::-1])[..., ::-1],  # as OpenCV reads it, turned: negative strides
+            "BGR": np.ascontiguousarray(array[..., ::-1])[..., ::-1],  # negative strides
         }[kind]
         expected = refiner.refine(eight_bits / 255, BOXES, LABELS, SCORES)
         refined = refiner.refine(given, BOXES, LABELS, SCORES)
@@ -54,7 +54,7 @@ class TestWhatIsTaken:
         assert refiner.score(image, nothing).shape == (0,)
         assert refiner.refinement_path(image, nothing).shape == (6, 0, 4)
 
-    def test_what_a_detector_outside_no_grad_returns(self, refiner, image):
+    def test_boxes_that_require_gradients(self, refiner, image):
         for boxes in (BOXES, OFF_THE_IMAGE):
             boxes = (boxes.clone().requires_grad_() * 1).clone()
             refined = refiner.refine(image, boxes, [1] * len(boxes), boxes[:, 0] / 100)
@@ -69,7 +69,7 @@ class TestWhatIsTaken:
             refiner.detect(photo)
             refiner.refinement_path(photo, boxes, LABELS)
 
-    def test_the_answer_is_a_copy(self, refiner, image):
+    def test_results_are_copies(self, refiner, image):
         boxes, scores = OFF_THE_IMAGE.clone(), torch.ones(1)
         refined = refiner.refine(image, boxes, [1], scores)
         refined.boxes.zero_(), refined.scores.zero_()
@@ -89,7 +89,7 @@ class TestWhatIsTaken:
         assert torch.equal(refined.boxes, refiner.refine(image, BOXES, LABELS, SCORES).boxes)
         assert refiner.score(image, BOXES[:2], np.array(["cross", "star"])).shape == (2,)
 
-    def test_an_unknown_class_has_the_highest_of_the_classes(self, refiner, image):
+    def test_an_unknown_class_has_the_highest_iou_of_all_classes(self, refiner, image):
         of_classes = [refiner.score(image, BOXES, torch.full((4,), label)) for label in (1, 2, 3)]
         torch.testing.assert_close(refiner.score(image, BOXES), torch.stack(of_classes).amax(0))
         mixed = refiner.score(image, BOXES, [1, 0, 3, 0])
@@ -101,16 +101,16 @@ class TestFaults:
         ("given", "message"),
         [
             (torch.zeros(50, 80, 3), r"tensor must be an RGB image of shape \[3, H, W\], got \[50, 80, 3\]"),
-            (np.zeros((3, 50, 80)), r"array must be an RGB image of shape \[H, W, 3\], got \[3, 50, 80\]"),
-            (np.zeros((50, 80), np.uint8), r"array must be an RGB image.*got \[50, 80\]"),
-            (np.full((50, 80, 3), 255.0), r"lie in \[0, 1\], got 255 to 255: divide by 255"),
+            (np.zeros((3, 50, 80)), r"array must be RGB of shape \[H, W, 3\], got \[3, 50, 80\]"),
+            (np.zeros((50, 80), np.uint8), r"array must be RGB.*got \[50, 80\]"),
+            (np.full((50, 80, 3), 255.0), r"lie in \[0, 1\], got 255 to 255; divide by 255"),
             (torch.full((3, 50, 80), -2.1), r"lie in \[0, 1\], got -2\.1.*do not normalise the image"),
             (np.full((50, 80, 3), np.nan), r"lie in \[0, 1\], got nan"),
             (np.zeros((50, 80, 3), np.int64), r"uint8, or floating point in \[0, 1\]; got int64"),
             (Image.fromarray(np.zeros((50, 80), np.uint16)), r"more than 8 bits per channel \(PIL mode I;16\)"),
         ],
     )
-    def test_images_it_does_not_take(self, refiner, given, message):
+    def test_invalid_images(self, refiner, given, message):
         with pytest.raises(ValueError, match=message):
             refiner.refine(given, BOXES, LABELS, SCORES)
 
@@ -131,7 +131,7 @@ class TestFaults:
             (BOXES[:, :3], LABELS, r"Detections\.boxes must have shape \[N, 4\]"),
         ],
     )
-    def test_boxes_and_labels_it_does_not_take(self, refiner, image, method, boxes, labels, message):
+    def test_invalid_boxes_and_labels(self, refiner, image, method, boxes, labels, message):
         arguments = (boxes, labels) if method == "score" else (boxes, labels, torch.ones(len(labels)))
         with pytest.raises(ValueError, match=message):
             getattr(refiner, method)(image, *arguments)
@@ -153,18 +153,18 @@ class TestFaults:
             ((BOXES[:1], [1], ["high"]), r"scores must be .* \[N\]; got list"),
         ],
     )
-    def test_what_is_no_number(self, refiner, image, arguments, message):
+    def test_non_numeric_inputs(self, refiner, image, arguments, message):
         with pytest.raises(TypeError, match=message):
             refiner.refine(image, *arguments)
 
-    def test_a_name_of_no_class(self, refiner, image):
+    def test_an_unknown_class_name(self, refiner, image):
         with pytest.raises(
             ValueError, match=r"unknown class names in labels: 'zebra', 'lion'; the classes are \['cross', 'star', "
         ):
             refiner.refine(image, BOXES, ["zebra", "star", "lion", "zebra"])
 
-    def test_an_unknown_choice_is_told_by_the_name_of_the_argument(self, refiner, image):
-        """Not by the key of a configuration, which a caller in Python has not."""
+    def test_an_unknown_choice_names_the_argument(self, refiner, image):
+        """Callers in Python do not know the configuration's key."""
         with pytest.raises(OptionError, match="^nms must be one of greedy, soft, iou_guided; got 'fast'") as error:
             refiner.refine(image, BOXES, nms="fast")
         assert "TEST." not in str(error.value)
@@ -174,10 +174,10 @@ class TestFaults:
 
 
 class TestOtherForms:
-    """Boxes that are not xyxy in pixels are found out by their numbers."""
+    """Boxes that are not xyxy in pixels are detected by their numbers."""
 
-    def test_widths_and_heights_in_the_place_of_corners(self, refiner, image):
-        xywh = torch.cat([BOXES[:, :2], BOXES[:, 2:] - BOXES[:, :2]], 1)  # of which some look like xyxy
+    def test_width_and_height_instead_of_corners(self, refiner, image):
+        xywh = torch.cat([BOXES[:, :2], BOXES[:, 2:] - BOXES[:, :2]], 1)  # some of them look like xyxy
         with pytest.warns(BoxWarning, match=r"x2 < x1 or y2 < y1 .*box_convert\(boxes, \"xywh\", \"xyxy\"\)"):
             refined = refiner.refine(image, xywh)
         reversed_ = (xywh[:, 2:] < xywh[:, :2]).any(1)
@@ -198,10 +198,10 @@ class TestOtherForms:
         refiner.refine(torch.zeros(3, 1, 1), [[0, 0, 1, 1]])
 
 
-class TestAnImageThatVanishesWhenItIsResized:
+class TestAnImageThatIsTooThin:
     THIN = torch.zeros(3, 1, 5000)
 
-    def test_its_boxes_stay(self, refiner, image):
+    def test_its_boxes_are_unchanged(self, refiner, image):
         given = [[3.0, 0.0, 900.0, 1.0], [0.0, 0.0, 1.0, 1.0]]
         thin, other = refiner.refine_batch([self.THIN, image], [given, BOXES], [[1, 2], LABELS])
         assert thin.boxes.tolist() == given
@@ -211,7 +211,7 @@ class TestAnImageThatVanishesWhenItIsResized:
         assert torch.equal(refiner.refinement_path(self.THIN, given)[-1], torch.tensor(given))
         assert len(refiner.refine(self.THIN, given, nms="greedy")) == 0
 
-    def test_nothing_is_found_in_it(self, refiner):
+    def test_nothing_is_detected_in_it(self, refiner):
         (before, after), _ = refiner.detect_batch([self.THIN, self.THIN])
         assert len(before) == len(after) == 0
 
@@ -220,15 +220,15 @@ class TestAnImageThatVanishesWhenItIsResized:
         assert refiner.refine(torch.zeros(shape), [[0.0, 0.0, 5.0, 5.0]]).boxes.tolist() == [[0, 0, 5, 5]]
         assert len(refiner.detect(torch.zeros(shape))[0]) == 0
 
-    def test_where_it_begins(self, refiner):
-        """The tiny detector scales to sides of at most 96 pixels: 1 × 96 stays as it is, 1 × 97 has no pixel left."""
+    def test_the_limit(self, refiner):
+        """The tiny detector resizes to at most 96 pixels: 1 × 96 is kept; 1 × 97 would get a side of 0 pixels."""
         for width, usable in ((96, True), (97, False), (2 * 96, False)):
             assert refiner.detector.can_resize((1, width)) == refiner.detector.can_resize((width, 1)) == usable
             (size,) = refiner.detector.extract([torch.zeros(3, 1, width)]).sizes
             assert size == (1, 96)
 
 
-def test_the_refiner_says_what_it_knows(refiner):
+def test_repr_lists_the_classes(refiner):
     assert repr(refiner) == "IoURefiner(classes: cross, star, triangle; device: cpu)"
     refiner.categories = [{"id": number, "name": f"c{number}"} for number in range(12)]
     assert repr(refiner) == "IoURefiner(classes: c0, c1, c2, c3, c4, c5, c6, c7, c8, c9, ... 2 more; device: cpu)"

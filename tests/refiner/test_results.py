@@ -1,4 +1,4 @@
-"""Results, images and annotations as files: what can be read of them, and what cannot."""
+"""Reading results files, image folders and annotation files."""
 
 import json
 from pathlib import Path
@@ -29,7 +29,7 @@ def folder(tmp_path):
 
 
 class TestReadResults:
-    def test_entries_come_back_as_they_are(self, write):
+    def test_entries_are_returned_unchanged(self, write):
         entries = [ENTRY, ENTRY | {"image_id": "photo", "track": 5, "segmentation": {"counts": "x"}}]
         assert read_results(write(entries)) == entries
 
@@ -60,7 +60,7 @@ class TestReadResults:
             read_results(tmp_path / "detections.json")
 
     @pytest.mark.parametrize("content", [{"annotations": [ENTRY]}, 5, "text", None])
-    def test_something_else_than_a_list(self, write, content):
+    def test_content_that_is_not_a_list(self, write, content):
         with pytest.raises(DataError, match=r"a COCO results file must be a JSON list; this one holds a \w+"):
             read_results(write(json.dumps(content)))
 
@@ -71,7 +71,7 @@ class TestReadResults:
             read_results(write([ENTRY, incomplete]))
 
     @pytest.mark.parametrize("entry", [5, "text", None, [1, 2, 3, 4]])
-    def test_an_entry_that_is_no_object(self, write, entry):
+    def test_an_entry_that_is_not_an_object(self, write, entry):
         with pytest.raises(DataError, match=r"detections\.json: entry 1 "):
             read_results(write([ENTRY, entry]))
 
@@ -90,25 +90,25 @@ class TestReadResults:
             read_results(write(text))
 
     @pytest.mark.parametrize("score", ["0.5", None, [0.5]])
-    def test_a_score_that_is_no_number(self, write, score):
+    def test_a_score_that_is_not_a_number(self, write, score):
         with pytest.raises(DataError, match=r"detections\.json: entry 1 \(image 7\) has score"):
             read_results(write([ENTRY, ENTRY | {"score": score}]))
 
     @pytest.mark.parametrize(("key", "value"), [("image_id", [7]), ("image_id", None), ("category_id", {"id": 3})])
-    def test_an_id_that_is_none(self, write, key, value):
+    def test_an_invalid_id(self, write, key, value):
         with pytest.raises(DataError, match=rf"detections\.json: entry 1 has {key}"):
             read_results(write([ENTRY, ENTRY | {key: value}]))
 
 
 class TestFindImages:
-    def test_those_of_a_folder_by_name(self, folder):
+    def test_images_of_a_folder_are_sorted_by_name(self, folder):
         assert [path.name for path in find_images([folder])] == ["000139.jpg", "a.JPG", "b.png", "c.webp"]
 
     def test_files_and_folders_in_the_order_given(self, folder):
         found = find_images([folder / "inner" / "d.png", str(folder), folder / "notes.txt"])
         assert [path.name for path in found] == ["d.png", "000139.jpg", "a.JPG", "b.png", "c.webp", "notes.txt"]
 
-    def test_where_the_file_names_of_an_annotation_file_lead_from_a_folder(self, folder):
+    def test_images_in_subfolders_that_an_annotation_file_names(self, folder):
         (folder / "inner" / "e.unknown").touch()
         (folder.parent / "outside.png").touch()
         names = ["inner/d.png", "b.png", "inner/e.unknown", "inner/gone.png", "../outside.png", str(folder / "b.png")]
@@ -134,13 +134,13 @@ class TestFindImages:
 class TestImageIndex:
     CONTENT = {"images": [{"id": 5, "file_name": "val/a.png"}], "categories": [{"id": 3, "name": "star"}], "extra": 1}
 
-    def test_names_by_id_and_all_of_the_file(self, write):
+    def test_names_by_id_and_content(self, write):
         path = write(self.CONTENT)
         index = ImageIndex.read(path)
         assert (index.path, index.file_names, index.class_names) == (path, {5: "val/a.png"}, {3: "star"})
         assert index.content == self.CONTENT
 
-    def test_a_file_of_images_alone(self, write):
+    def test_a_file_with_only_images(self, write):
         index = ImageIndex.read(write({"images": self.CONTENT["images"]}))
         assert index.file_names == {5: "val/a.png"} and index.class_names == {}
 
@@ -149,16 +149,16 @@ class TestImageIndex:
         [
             ({"images": [{"id": 5}]}, r"an image lacks its id or file_name"),
             ({"images": [{"file_name": "a.png"}]}, r"an image lacks its id or file_name"),
-            ({"categories": [{"id": 3}]}, r"or a category its id or name"),
+            ({"categories": [{"id": 3}]}, r"or a category lacks its id or name"),
             ({"images": [5]}, r"an image lacks its id or file_name"),
         ],
     )
-    def test_what_lacks_its_id_or_name(self, write, fault, message):
+    def test_missing_ids_and_names(self, write, fault, message):
         path = write(self.CONTENT | fault, "index.json")
         with pytest.raises(DataError, match=rf"index\.json: .*{message}.*python -m iounet\.data\.check {path}"):
             ImageIndex.read(path)
 
-    def test_something_else(self, write, tmp_path):
+    def test_invalid_files(self, write, tmp_path):
         with pytest.raises(DataError, match=r"nowhere\.json: no such annotation file"):
             ImageIndex.read(tmp_path / "nowhere.json")
         with pytest.raises(DataError, match=r"index\.json"):
@@ -177,7 +177,7 @@ class TestDetectionsFile:
         assert detections.class_names == detections.listed_ids == {}
         assert detections.labels == {3: 1}  # by id
 
-    def test_with_one(self, write):
+    def test_with_an_annotation_file(self, write):
         index = ImageIndex("index.json", {5: "a.png", 9: "000007.png"}, {3: "Star"}, {})
         detections = DetectionsFile.read(
             write([ENTRY | {"image_id": id_} for id_ in (9, "a")]), self.FILES, index, self.CLASSES
@@ -192,6 +192,6 @@ class TestDetectionsFile:
             DetectionsFile.read(write([ENTRY]), self.FILES, index, self.CLASSES)
 
 
-def test_the_image_suffixes_are_ones_that_can_be_read(folder):
+def test_files_with_supported_suffixes_can_be_read(folder):
     known = Image.registered_extensions()
     assert all(path.suffix.lower() in known for path in find_images([folder]))

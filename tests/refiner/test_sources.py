@@ -1,4 +1,4 @@
-"""Boxes of many files: which are refined, as what, and what becomes of the entries of a results file."""
+"""Sources of boxes: which boxes are refined, as which class, and the resulting entries."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,7 @@ IMAGE = torch.zeros(3, 48, 64, dtype=torch.uint8)
 
 
 class Shifts:
-    """A refiner whose boxes go one pixel to the right, those of label 0 but half a pixel down."""
+    """A stand-in refiner: moves boxes one pixel right, and boxes of label 0 half a pixel down."""
 
     categories = CATEGORIES
 
@@ -66,10 +66,10 @@ class TestOtherBoxes:
         first, second, third = source.results(records, "after")
         predicted = {"predicted_iou_before": 0.5, "predicted_iou": 0.75}
         assert first == self.RESULTS[0] | {"bbox": [2, 2, 30, 40]} | predicted
-        assert second == self.RESULTS[1]  # of a class that the refiner does not know
+        assert second == self.RESULTS[1]  # the refiner does not know its class
         assert third == self.RESULTS[2] | {"bbox": [4, 4, 5, 6]} | predicted
 
-    def test_before_they_are_as_given(self):
+    def test_results_before_refinement_are_as_given(self):
         source = others(self.RESULTS)
         records = [refined.record() for refined in source.refine(["b", "a"], [IMAGE, IMAGE])]
         assert list(source.results(records, "before")) == self.RESULTS
@@ -89,20 +89,20 @@ class TestOtherBoxes:
             [3, 4.5, 5, 6],
         ]
 
-    def test_what_becomes_of_each_class(self):
+    def test_class_report(self):
         assert others(self.RESULTS).facts == {
             "classes": "refined, classes matched by id: 2 boxes of 2 classes\n"
             "  3 as cross, 7 as star\n"
             "unchanged, class unknown to the refiner: 1 box of 1 class: 9"
         }
 
-    def test_no_class_that_the_refiner_knows(self):
+    def test_no_known_class(self):
         with pytest.raises(DataError, match="knows none of the classes in this file"):
             others(self.RESULTS[1:2])
         others(self.RESULTS[1:2], class_agnostic=True)
         others([])
 
-    def test_an_image_that_is_missing(self):
+    def test_a_missing_image(self):
         source = others(self.RESULTS)
         paths = {"b": FILES[1]}
         some = OtherBoxes(Shifts(), replace(source._file, paths=paths), class_agnostic=True)
@@ -114,7 +114,7 @@ class TestOtherBoxes:
         ]
 
     @pytest.mark.filterwarnings("error")
-    def test_a_negative_width_is_said_once_for_all_images(self):
+    def test_negative_widths_are_reported_once_for_all_images(self):
         assert (
             others([entry("a", [9, 8, -7, 6], category_id=3), *self.RESULTS])
             .facts["boxes"]
@@ -124,11 +124,11 @@ class TestOtherBoxes:
     @pytest.mark.parametrize(
         ("image_id", "file", "is_current"), [("a", "a", True), ("a", "b", False), ("c", "a", False)]
     )
-    def test_a_record_of_an_earlier_start(self, image_id, file, is_current):
+    def test_an_earlier_record(self, image_id, file, is_current):
         record = {"image_id": image_id, "file": str(Path(f"val/{file}.png").absolute())}
         assert others(self.RESULTS).current(record) == (record if is_current else None)
 
-    def test_the_annotation_files_id_of_an_image(self):
+    def test_listed_id(self):
         source = others(self.RESULTS, listed={"a": 5})
         assert (source.listed_id("a"), source.listed_id("b")) == (5, "b")
 
@@ -138,16 +138,16 @@ class TestOwnBoxes:
         source = OwnBoxes(Shifts(), FILES, None)
         assert source.paths == {1: FILES[0], 2: FILES[1]} and source.listed_id(2) == 2
 
-    def test_or_have_the_ids_of_an_annotation_file(self):
+    def test_images_have_the_ids_of_an_annotation_file(self):
         index = ImageIndex("index.json", {9: "a.png", 4: "b.png", 5: "c.png"}, {}, {})
         assert list(OwnBoxes(Shifts(), FILES, index).paths.items()) == [(9, FILES[0]), (4, FILES[1])]
 
-    def test_an_image_that_is_not_listed(self):
+    def test_an_unlisted_image(self):
         index = ImageIndex("index.json", {4: "b.png"}, {}, {})
-        with pytest.raises(DataError, match=r"index\.json does not list 1 of the images, such as val/a\.png; leave"):
+        with pytest.raises(DataError, match=r"index\.json does not list 1 of the images, such as val/a\.png; omit"):
             OwnBoxes(Shifts(), FILES, index)
 
-    def test_a_record_of_an_earlier_start_has_the_number_of_now(self):
+    def test_an_earlier_record_gets_the_current_id(self):
         record = {"image_id": 7, "file": str(FILES[1].absolute()), "ious": [0.5]}
         assert OwnBoxes(Shifts(), FILES, None).current(record) == record | {"image_id": 2}
         assert OwnBoxes(Shifts(), FILES[:1], None).current(record) is None
@@ -164,7 +164,7 @@ class TestOwnBoxes:
         }
         assert list(source.results(records, "after")) == [{"image_id": id_} | expected for id_ in (1, 2)]
         assert [found["bbox"] for found in source.results(records, "before")] == [[5, 6, 30, 40]] * 2
-        # A predicted IoU above 1 raises no score.
+        # A predicted IoU above 1 does not raise the score.
         assert [found["score"] for found in source.results(records, "after", rescore=True)] == [0.75] * 2
 
 

@@ -97,7 +97,7 @@ def test_heads_learn_the_classes_of_the_data_set(in_folds, set_of_six, checkpoin
     proposals = [proposal for proposal in judged.values() if isinstance(proposal, Proposal)]
     assert len(proposals) > len(judged) / 2
     assert all(0 <= proposal.iou_before <= 1 for proposal in proposals)
-    assert in_folds(set_of_six) == judged  # so that saved decisions still apply
+    assert in_folds(set_of_six) == judged  # reproducible, so that saved decisions still apply
 
 
 def test_only_the_given_rows_are_judged(in_folds, set_of_six):

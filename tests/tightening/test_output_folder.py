@@ -27,7 +27,7 @@ class TestCheckOutput:
         ("output", "source"),
         [("set", "set"), ("set/out", "set"), ("set", "set/labels.json"), (".", "set"), ("set/../set/out", "set")],
     )
-    def test_the_data_set_is_left_alone(self, tmp_path, output, source):
+    def test_an_overlap_with_the_data_set_is_refused(self, tmp_path, output, source):
         (tmp_path / "set").mkdir()
         with pytest.raises(DataError, match="overlaps the data set"):
             check_output(tmp_path / output, tmp_path / source)

@@ -24,7 +24,7 @@ class TestProposal:
         proposal = Proposal.of(LABEL, [20.0, 10.0, 40.0, 20.0], 0.5, 0.75)
         assert proposal.move == pytest.approx(2 / 3) and proposal.gain == 0.25  # IoU 100 / 300
 
-    def test_it_is_rounded_to_hundredths_of_a_pixel(self):
+    def test_a_box_is_rounded_to_hundredths_of_a_pixel(self):
         proposal = Proposal.of(LABEL, [10.004, 10.006, 30.0, 19.994], 0.5, 0.6)
         assert proposal.box == (10.0, 10.01, 30.0, 19.99)
 

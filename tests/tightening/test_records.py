@@ -53,7 +53,7 @@ def test_an_empty_folder_has_none(tmp_path, labels):
     assert read_judgements(tmp_path, labels, SETTINGS) is None
 
 
-def test_a_damaged_file_is_named(folder, labels):
+def test_the_error_names_a_damaged_file(folder, labels):
     path = folder / "boxes.json"
     content = json.loads(path.read_text())
     del content["boxes"][0]["move"]

@@ -52,7 +52,7 @@ class TestWriting:
         assert load_checkpoint(saved)["iteration"] == 13
         assert [path.name for path in saved.parent.iterdir()] == ["checkpoint.pth"]
 
-    def test_it_is_on_the_disk_before_it_has_its_name(self, path, monkeypatch):
+    def test_it_is_flushed_to_disk_before_it_is_renamed(self, path, monkeypatch):
         calls = []
         for name in ("fsync", "replace"):
             function = getattr(os, name)
@@ -81,7 +81,7 @@ class TestWriting:
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, hard))
         try:
-            with pytest.raises(CheckpointError, match=r"checkpoint\.pth could not be written.*too large.*Make room"):
+            with pytest.raises(CheckpointError, match=r"checkpoint\.pth could not be written.*too large.*Free disk sp"):
                 save_checkpoint(saved, model={"weight": torch.zeros(1_000_000)})
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -93,7 +93,7 @@ class TestWriting:
             save_checkpoint(path, model=CONTENT["model"], config=lambda: None)
         assert list(path.parent.iterdir()) == []
 
-    def test_the_file_appears_under_its_name_only_when_it_is_whole(self, path, monkeypatch):
+    def test_the_file_appears_under_its_name_only_when_complete(self, path, monkeypatch):
         replace, sizes = os.replace, []
 
         def spy(source, target):
@@ -118,7 +118,7 @@ class TestReading:
         with pytest.raises(CheckpointError, match=r"such as .*/cards\.pth"):
             load_checkpoint(tmp_path)
 
-    def test_an_address_on_the_web_says_how_to_download_it(self):
+    def test_the_message_for_a_url_says_how_to_download_it(self):
         with pytest.raises(CheckpointError) as raised:
             load_weights_file("https://example.org/models/resnet50-0676ba61.pth")
         download = shlex.split(str(raised.value).split("`")[1])
@@ -138,7 +138,7 @@ class TestReading:
         path.parent.mkdir()
         torch.save({"format": "iounet-1", **CONTENT}, path, _use_new_zipfile_serialization=zipped)
         whole = path.read_bytes()
-        # The first bytes one by one, where the kind of file is told; then in strides.
+        # Every length up to 20, since the first bytes identify the kind of file; then in strides.
         for length in [*range(20), *range(20, len(whole), 23)]:
             path.write_bytes(whole[:length])
             with pytest.raises(CheckpointError, match=r"checkpoint\.pth.* damaged"):
@@ -156,7 +156,7 @@ class TestReading:
                 content = load_weights_file(saved)
             except CheckpointError as error:
                 assert "checkpoint.pth" in str(error)
-            else:  # it is in padding, or in a zip file's notes such as the time
+            else:  # the damage is in padding, or in zip metadata such as the time
                 assert content["iteration"] == 12
                 assert all(torch.equal(value, CONTENT["model"][key]) for key, value in content["model"].items())
 
@@ -165,12 +165,12 @@ class TestReading:
         start = whole.index(CONTENT["model"]["weight"].numpy().tobytes())
         for position in range(start, start + 24):
             saved.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
-            torch.load(saved, weights_only=True)  # which notices nothing
+            torch.load(saved, weights_only=True)  # detects nothing
             with pytest.raises(CheckpointError, match=r"checkpoint\.pth is damaged.*checksum of .*data/0 "):
                 load_checkpoint(saved)
 
     @pytest.mark.parametrize("mask", [0x01, 0x10, 0xFF])
-    def test_every_byte_of_the_directory_counts_or_does_not_matter(self, saved, mask):
+    def test_damage_to_the_zip_directory_is_detected_or_harmless(self, saved, mask):
         whole, expected = saved.read_bytes(), load_checkpoint(saved)
         for position in range(whole.index(b"PK\x01\x02"), len(whole)):
             saved.write_bytes(whole[:position] + bytes([whole[position] ^ mask]) + whole[position + 1 :])
@@ -225,13 +225,13 @@ class TestReading:
         with pytest.raises(CheckpointError, match="save a state_dict"):
             load_weights_file(path)
 
-    def test_a_tensor_is_no_state_dict(self, path):
+    def test_a_tensor_is_not_a_state_dict(self, path):
         path.parent.mkdir()
         torch.save(torch.zeros(3), path)
-        with pytest.raises(CheckpointError, match=r"checkpoint\.pth holds a value of type Tensor; expected"):
+        with pytest.raises(CheckpointError, match=r"checkpoint\.pth contains a value of type Tensor; expected"):
             load_weights_file(path)
 
-    def test_a_state_dict_is_no_checkpoint(self, path):
+    def test_a_state_dict_is_not_a_checkpoint(self, path):
         path.parent.mkdir()
         torch.save(nn.Linear(2, 2).state_dict(), path)
         assert set(load_weights_file(path)) == {"weight", "bias"}
@@ -258,7 +258,7 @@ class TestFolder:
             save_checkpoint(checkpoint_path(folder, iteration), **CONTENT | {"iteration": iteration})
         return resumable_checkpoints(folder)
 
-    def test_the_newest_that_is_whole(self, tmp_path):
+    def test_the_newest_undamaged_checkpoint_is_loaded(self, tmp_path):
         paths = self.save(tmp_path, 1, 2, 3, 4)
         path, content, damaged = load_newest_checkpoint(paths)
         assert (path, content["iteration"], damaged) == (paths[3], 4, {})
@@ -271,29 +271,29 @@ class TestFolder:
         assert list(damaged) == [paths[3], paths[2]]
         assert all(str(path) in str(error) and "damaged" in str(error) for path, error in damaged.items())
 
-    def test_a_final_model_is_none(self, tmp_path):
+    def test_a_final_model_is_not_a_checkpoint(self, tmp_path):
         paths = self.save(tmp_path, 1, 2)
         kept = {key: CONTENT[key] for key in ("model", "categories", "config")}
         save_checkpoint(paths[1], **kept)
         path, _, damaged = load_newest_checkpoint(paths)
         assert path == paths[0]
-        assert "lacks optimizer, iteration, as a final model does" in str(damaged[paths[1]])
+        assert "has no optimizer, iteration, like a final model, and cannot" in str(damaged[paths[1]])
 
-    def test_none_that_is_whole(self, tmp_path):
+    def test_all_checkpoints_damaged(self, tmp_path):
         paths = self.save(tmp_path, 1, 2)
         for path in paths:
             path.write_bytes(b"PK")
         with pytest.raises(
-            CheckpointError, match=r"no checkpoint to resume from: .*_0000002\.pth.*_0000001\.pth.*anew"
+            CheckpointError, match=r"no checkpoint to resume from: .*_0000002\.pth.*_0000001\.pth.*new run"
         ):
             load_newest_checkpoint(paths)
 
-    def test_old_ones_and_what_was_left_by_half_are_removed(self, tmp_path):
+    def test_old_checkpoints_and_partial_files_are_removed(self, tmp_path):
         paths = self.save(tmp_path, 1, 2, 3)
         (tmp_path / ".iteration_0000002.pth.tmp").touch()
         (tmp_path / "iteration_0000004.pth.damaged").touch()
         prune_checkpoints(tmp_path, keep=2)
         assert sorted(tmp_path.iterdir()) == [*paths[1:], tmp_path / "iteration_0000004.pth.damaged"]
 
-    def test_no_folder_holds_none(self, tmp_path):
+    def test_a_missing_folder_has_no_checkpoints(self, tmp_path):
         assert resumable_checkpoints(tmp_path / "nowhere") == []

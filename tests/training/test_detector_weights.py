@@ -1,4 +1,4 @@
-"""Weights that arrive in a detector, or are refused with what does not fit."""
+"""Loading weights into a detector, and the messages about weights that do not fit."""
 
 import pytest
 import torch
@@ -46,7 +46,7 @@ class TestLoadingIntoADetector:
         with pytest.raises(CheckpointError) as caught:
             self.load(Detector(width=5).state_dict())
         message = str(caught.value)
-        assert message.startswith("other.pth is of another architecture than the configuration describes")
+        assert message.startswith("the weights of other.pth do not fit the architecture of the configuration: param")
         assert "of the wrong shape (backbone.0.weight is [5, 3, 1, 1], expected [4, 3, 1, 1]," in message
         assert "missing" not in message and "unexpected" not in message
 
@@ -61,7 +61,7 @@ class TestLoadingIntoADetector:
         with pytest.raises(CheckpointError, match=r"1 unexpected \(mask_head\.weight\)"):
             self.load(weights)
 
-    def test_a_plain_detector_lacks_the_iou_head_alone(self):
+    def test_a_plain_detector_may_lack_only_the_iou_head(self):
         torch.manual_seed(2)
         weights = {key: value for key, value in Detector().state_dict().items() if not key.startswith("iou_head.")}
         with pytest.raises(CheckpointError, match="2 missing"):
@@ -79,7 +79,7 @@ class TestLoadingIntoADetector:
 
 
 class TestSelectCategories:
-    """Of torchvision's COCO detectors: 91 outputs, for the category ids 0 to 90, of which COCO uses 80."""
+    """torchvision's COCO detectors have 91 outputs for the category ids 0 to 90, of which COCO uses 80."""
 
     # COCO's instances files leave ten of the ids between 1 and 90 unused.
     COCO_IDS = sorted(set(range(1, 91)) - {12, 26, 29, 30, 45, 66, 68, 69, 71, 83})
@@ -92,7 +92,7 @@ class TestSelectCategories:
             detector = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=91)
         return detector.state_dict()
 
-    def test_each_row_lands(self, weights):
+    def test_each_row_is_selected(self, weights):
         assert len(self.COCO_IDS) == 80
         prefix = "roi_heads.box_predictor."
         before = {key: value.clone() for key, value in weights.items()}
@@ -111,15 +111,13 @@ class TestSelectCategories:
         others = [key for key in weights if not key.startswith(prefix)]
         assert all(selected[key] is weights[key] for key in others)
         assert set(selected) == set(weights)
-        assert all(torch.equal(value, before[key]) for key, value in weights.items())  # the input is left as it was
+        assert all(torch.equal(value, before[key]) for key, value in weights.items())  # the input is unchanged
 
-    def test_as_many_outputs_as_labels_are_ours_already(self, weights):
+    def test_weights_with_one_output_per_label_are_returned_unchanged(self, weights):
         assert select_categories(weights, list(range(1, 91))) is weights
 
 
 class TestInitialWeights:
-    """What training starts from."""
-
     @pytest.fixture
     def detector(self, build_tiny):
         return build_tiny({"MODEL.STANDALONE": True})
@@ -131,10 +129,10 @@ class TestInitialWeights:
         save_checkpoint(tmp_path / "model.pth", model=other, categories=CATEGORIES, config="")
         load_initial_weights(detector, str(tmp_path / "model.pth"), CATEGORIES)
         loaded = detector.state_dict()
-        assert loaded.pop("iou_head.calibration").tolist() == [0, 0]  # of the weights before training
+        assert loaded.pop("iou_head.calibration").tolist() == [0, 0]  # reset, because training changes the weights
         assert all(torch.equal(value, other[key]) for key, value in loaded.items())
 
-    def test_a_checkpoint_from_before_there_was_a_calibration(self, detector, tmp_path):
+    def test_an_older_checkpoint_without_calibration(self, detector, tmp_path):
         weights = {key: value for key, value in detector.state_dict().items() if key != "iou_head.calibration"}
         load_detector_weights(detector, weights, "old.pth", need_iou_head=True)
         assert detector.iou_head.calibration.tolist() == [0, 0]
@@ -143,14 +141,14 @@ class TestInitialWeights:
         others = [category | {"name": "other"} for category in CATEGORIES]
         save_checkpoint(tmp_path / "model.pth", model=detector.state_dict(), categories=others, config="")
         with pytest.raises(
-            ConfigError, match=r"MODEL\.STANDALONE .* of the same classes, .*model\.pth are not"
+            ConfigError, match=r"MODEL\.STANDALONE needs .* the classes of .*model\.pth differ"
         ) as raised:
             load_initial_weights(detector, str(tmp_path / "model.pth"), CATEGORIES)
         first = CATEGORIES[0]
         assert f"(id {first['id']}: 'other' and {first['name']!r}; " in str(raised.value)
-        load_initial_weights(build_tiny(), str(tmp_path / "model.pth"), CATEGORIES)  # as a start they will do
+        load_initial_weights(build_tiny(), str(tmp_path / "model.pth"), CATEGORIES)  # allowed as initial weights
 
-    def test_a_plain_faster_rcnn_leaves_the_iou_head_as_it_is(self, detector, tmp_path):
+    def test_a_plain_faster_rcnn_leaves_the_iou_head_unchanged(self, detector, tmp_path):
         before = {key: value.clone() for key, value in detector.state_dict().items()}
         plain = {key: value + 1 for key, value in before.items() if not key.startswith("iou_head.")}
         torch.save(plain, tmp_path / "plain.pth")
@@ -158,7 +156,7 @@ class TestInitialWeights:
         for key, value in detector.state_dict().items():
             assert torch.equal(value, plain[key] if key in plain else before[key]), key
 
-    def test_of_torchvisions_outputs_those_of_the_categories_are_taken(self, detector, tmp_path):
+    def test_the_outputs_of_the_categories_are_selected_from_torchvisions(self, detector, tmp_path):
         plain = {key: value for key, value in detector.state_dict().items() if not key.startswith("iou_head.")}
         key = "roi_heads.box_predictor.cls_score.bias"
         for name in ("cls_score.weight", "cls_score.bias", "bbox_pred.weight", "bbox_pred.bias"):

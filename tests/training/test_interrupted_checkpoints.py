@@ -1,4 +1,4 @@
-"""Checkpoints that a killed process or a full disk leaves."""
+"""Checkpoints after a killed process or on a full disk."""
 
 import itertools
 import multiprocessing
@@ -29,7 +29,7 @@ def numbered(iteration):
 
 
 def newest_two(folder):
-    """The iterations of the newest checkpoints, once both are found to be whole."""
+    """Check that the two newest checkpoints are complete, and return their iterations."""
     found = [load_checkpoint(path) for path in resumable_checkpoints(folder)[-2:]]
     for content in found:
         assert torch.equal(content["model"]["weight"], numbered(content["iteration"])["model"]["weight"])
@@ -37,11 +37,12 @@ def newest_two(folder):
 
 
 class TestInterruptedWriting:
-    """Whatever happens while a checkpoint is written: the two before it are whole."""
+    """Whatever happens while a checkpoint is written, the two before it stay complete."""
 
     @pytest.mark.slow
     def test_killed(self, tmp_path):
-        # Forked from a server with torch imported: one process every 0.1 s. This one has run threads: unfit to fork.
+        # Forked from a server that has torch imported, one process every 0.1 s. The test process has run threads and
+        # must not be forked.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["torch", "iounet.training.checkpoint"])
         for iteration in (1, 2):
@@ -61,7 +62,7 @@ class TestInterruptedWriting:
             assert last == before + 1 and last > newest
             newest = last
             halves += len(list(tmp_path.glob(".*.tmp")))
-        assert halves  # so some were hit while they wrote
+        assert halves  # some processes were killed while they wrote
         prune_checkpoints(tmp_path, keep=2)
         assert len(list(tmp_path.iterdir())) == 2
 

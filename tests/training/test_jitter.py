@@ -30,8 +30,8 @@ def jitter(box, *, seed=0, dtype=torch.float32, samples=SAMPLES, **options):
 
 
 def assert_uniform(ious, min_iou):
-    # Right code fails one seed in a thousand, and the seeds are fixed. 20,000 samples tell a distribution function
-    # that is off by 0.014 anywhere.
+    # Correct code fails for one seed in a thousand, and the seeds are fixed. 20,000 samples detect a distribution
+    # function that is off by 0.014 anywhere.
     assert kstest(ious.double().numpy(), "uniform", args=(min_iou, 1 - min_iou)).pvalue > 1e-3
 
 
@@ -85,13 +85,16 @@ def test_each_box_has_its_own_draws():
 
 
 class TestDirections:
-    """Of boxes far from any border. That outward steps are longer than inward ones is right: a box scaled by 1 + a has
-    the IoU 1 / (1 + a), one scaled by 1 - a has 1 - a. What must hold are the mirror symmetries."""
+    """Directions of boxes far from any border, which must be mirror-symmetric.
+
+    Outward displacements are correctly longer than inward ones: a box scaled by 1 + a has the IoU 1 / (1 + a), a box
+    scaled by 1 - a has the IoU 1 - a.
+    """
 
     @pytest.fixture(scope="class")
     @classmethod
     def outward(cls):
-        """How far each edge moved outwards, in units of the box's width and height: Tensor[S, 4]."""
+        """Outward displacement of each edge, in units of the box's width and height: Tensor[S, 4]."""
         box = torch.tensor(BOXES["middle"], dtype=torch.float64)
         jittered, _ = jitter(box.tolist(), dtype=torch.float64, samples=40_000)
         width, height = (box[2:] - box[:2]).tolist()
@@ -108,11 +111,11 @@ class TestDirections:
             spread = outward[:, 0].abs() - outward[:, other].abs()
             assert spread.mean().abs() < 4 * spread.std() / len(spread) ** 0.5
 
-    def test_every_combination_of_inward_and_outward_is_as_likely(self, outward):
+    def test_combinations_of_inward_and_outward_are_equally_likely(self, outward):
         combination = (outward > 0).long() @ torch.tensor([1, 2, 4, 8])
         assert chisquare(combination.bincount(minlength=16).numpy()).pvalue > 1e-3
 
-    def test_which_edge_moves_most_is_drawn_evenly(self, outward):
+    def test_each_edge_is_equally_likely_to_move_most(self, outward):
         most = outward.abs().argmax(1)
         assert chisquare(most.bincount(minlength=4).numpy()).pvalue > 1e-3
 
@@ -122,13 +125,13 @@ class TestDirections:
         assert moved[ious < 0.55].mean() > 3 * moved[ious > 0.95].mean()
 
 
-def test_a_box_in_the_middle_of_an_image_feels_no_border():
+def test_the_border_does_not_affect_a_box_in_the_middle():
     free, free_ious = jitter((190.0, 140.0, 210.0, 160.0), seed=4, samples=2000)
     clipped, ious = jitter((190.0, 140.0, 210.0, 160.0), seed=4, samples=2000, image_size=IMAGE_SIZE)
     assert torch.equal(free, clipped) and torch.equal(free_ious, ious)
 
 
-def test_a_generator_fixes_the_draws_and_spares_torchs_own():
+def test_a_generator_determines_the_draws_and_leaves_the_global_one():
     state = torch.get_rng_state()
     first = jitter(BOXES["middle"], seed=5, samples=100, image_size=IMAGE_SIZE)
     again = jitter(BOXES["middle"], seed=5, samples=100, image_size=IMAGE_SIZE)
@@ -138,7 +141,7 @@ def test_a_generator_fixes_the_draws_and_spares_torchs_own():
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_without_a_generator_torchs_own_decides():
+def test_without_a_generator_the_global_one_is_used():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
         first = jitter_boxes(torch.tensor([BOXES["middle"]]), 10)[0]
@@ -152,7 +155,7 @@ def test_min_iou_1_gives_the_boxes_themselves():
     assert (ious == 1).all()
 
 
-def test_the_input_is_left_as_it_was_and_the_output_carries_no_gradient():
+def test_the_input_is_unchanged_and_the_output_has_no_gradient():
     boxes = torch.tensor([BOXES["middle"]], requires_grad=True)
     jittered, ious = jitter_boxes(boxes, 5, image_size=(120, 160))
     assert not jittered.requires_grad and not ious.requires_grad
@@ -174,11 +177,11 @@ def test_min_iou_out_of_range(min_iou):
 
 @pytest.mark.parametrize("bad", [(5.0, 5.0, 5.0, 9.0), (5.0, 5.0, 9.0, 4.0), (5.0, 5.0, float("nan"), 9.0)])
 def test_a_box_without_area_is_named(bad):
-    with pytest.raises(ValueError, match=r"box 1 has no area: \[5\.0, 5\.0, .*\]; leave such boxes out"):
+    with pytest.raises(ValueError, match=r"box 1 has no area: \[5\.0, 5\.0, .*\]; remove such boxes"):
         jitter_boxes(torch.tensor([BOXES["middle"], bad]), 1)
 
 
-def test_every_box_may_have_an_image_of_its_own():
+def test_each_box_may_have_its_own_image_size():
     boxes = torch.tensor([BOXES["corner"], BOXES["corner"], BOXES["middle"]])
     image_sizes = torch.tensor([(40, 60), (300, 60), (180, 400)])
     jittered, ious = jitter_boxes(boxes, 3000, image_size=image_sizes, generator=torch.Generator().manual_seed(9))

@@ -12,7 +12,7 @@ from iounet.training import train_steps
 
 
 class Detector(nn.Module):
-    """Two losses, a pull of its one weight towards each image's mean and towards zero."""
+    """A detector with two losses: one pulls a weight towards each image's mean, the other a weight towards zero."""
 
     def __init__(self):
         super().__init__()
@@ -49,14 +49,14 @@ def test_steps_by_hand():
     detector = Detector()
     steps = list(run(detector, [batch(0.5, 1), batch(0.5, 2)]))
     assert [step.iteration for step in steps] == [1, 2]
-    # The first: losses (1 - 0.5)^2 and 0.5 * 2^2; slopes 2 * 0.5 and -2; then 0.9 and -1.8.
+    # First step: losses (1 - 0.5)^2 and 0.5 * 2^2; gradients 2 * 0.5 and -2; then the weights are 0.9 and -1.8.
     assert steps[0].losses == pytest.approx({"loss_pull": 0.25, "loss_small": 2.0, "loss": 2.25})
     assert steps[1].losses == pytest.approx({"loss_pull": 0.16, "loss_small": 1.62, "loss": 1.78})
     assert detector.weight.tolist() == pytest.approx([0.9 - 0.08, -1.8 + 0.18])
     assert detector.frozen.tolist() == [5.0]
 
 
-def test_numbers_go_on_from_the_start_iteration():
+def test_iterations_are_counted_from_the_start_iteration():
     steps = list(run(Detector(), [batch(0.5, 1)] * 3, start_iteration=7))
     assert [step.iteration for step in steps] == [8, 9, 10]
 
@@ -69,7 +69,7 @@ def test_the_learning_rate_reported_is_the_one_used():
         detector, [batch(0.5, i) for i in range(4)], rate_factor=lambda iteration: (1, 2, 0.5, 3)[min(iteration, 3)]
     ):
         reported.append(step.learning_rate)
-        used.append(1 - detector.weight[1].item() / last)  # its slope is itself
+        used.append(1 - detector.weight[1].item() / last)  # the gradient is the weight itself
         last = detector.weight[1].item()
     assert reported == pytest.approx([0.1, 0.2, 0.05, 0.3])
     assert used == pytest.approx(reported, rel=1e-4)
@@ -88,7 +88,7 @@ def test_a_step_is_yielded_before_the_next_batch_is_taken():
     assert taken == [0]
 
 
-def test_every_step_trains_whatever_was_done_in_between():
+def test_every_step_sets_training_mode():
     detector = Detector()
     for _ in run(detector, [batch(0.5, 1)] * 3):
         detector.eval()
@@ -105,7 +105,7 @@ def test_gradients_do_not_add_up_over_the_steps():
 def test_the_gradient_is_clipped_to_its_norm(clip, norm):
     detector = Detector()
     with torch.no_grad():
-        detector.weight.copy_(torch.tensor([2.0, 3.0]))  # slopes 2 * (2 - 0) and 3
+        detector.weight.copy_(torch.tensor([2.0, 3.0]))  # gradients 2 * (2 - 0) and 3
     before = detector.weight.detach().clone()
     list(run(detector, [batch(0.0, 1)], lr=1.0, clip_gradient=clip))
     step = before - detector.weight.detach()
@@ -125,12 +125,12 @@ def test_a_batch_in_parts_gives_the_mean_of_their_gradients_and_losses():
 
 
 def test_a_batch_without_equal_parts_is_refused():
-    with pytest.raises(ValueError, match="a batch of 2 images has no 3 equal parts"):
+    with pytest.raises(ValueError, match="a batch of 2 images cannot be divided into 3 equal parts"):
         list(run(Detector(), [batch(0.5, 1, 0.5, 2)], accumulation_steps=3))
 
 
 def train_rank(rank, folder):
-    """Three steps in whole batches, and three in parts; the weights then, and how often gradients were exchanged."""
+    """Train three steps with whole batches and three in parts; save the weights and the number of exchanges."""
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     outcomes = []
     for accumulation_steps in (1, 2):
@@ -166,7 +166,7 @@ def test_the_detector_gets_boxes_and_labels():
     assert [set(target) for target in detector.targets[0]] == [{"boxes", "labels"}]
 
 
-def test_what_a_step_draws_depends_on_the_seed_and_its_number_alone():
+def test_random_numbers_depend_only_on_seed_and_iteration():
     def drawn(start, seed):
         numbers = []
 
@@ -177,7 +177,7 @@ def test_what_a_step_draws_depends_on_the_seed_and_its_number_alone():
 
         detector = Drawing()
         schedule = torch.optim.SGD(detector.parameters(), lr=0.1)
-        torch.rand(start + seed)  # whatever was drawn before
+        torch.rand(start + seed)  # earlier draws must not matter
         rate = torch.optim.lr_scheduler.LambdaLR(schedule, lambda iteration: 1.0)
         batches = [batch(0.5, 1)] * (4 - start)
         list(
@@ -194,7 +194,7 @@ def test_what_a_step_draws_depends_on_the_seed_and_its_number_alone():
 def test_a_gradient_that_is_not_finite_stops_although_the_loss_is_finite():
     class Steep(Detector):
         def forward(self, images, targets):
-            return {"loss_root": (self.weight - self.weight.detach()).abs().sum().sqrt()}  # 0, with an infinite slope
+            return {"loss_root": (self.weight - self.weight.detach()).abs().sum().sqrt()}  # 0 with an infinite gradient
 
     detector = Steep()
     before = detector.weight.detach().clone()

@@ -1,4 +1,4 @@
-"""Boxes scattered around objects: their density against torch.distributions, and as importance weights."""
+"""Boxes scattered around objects: the density against torch.distributions and by importance sampling."""
 
 import math
 
@@ -18,7 +18,7 @@ OBJECTS = [
 
 
 @pytest.mark.parametrize("stds", [(0.05, 0.1, 0.2), (0.3,)])
-def test_density_is_that_of_torchs_mixture(stds):
+def test_density_equals_torchs_mixture(stds):
     offsets = 0.4 * torch.randn(200, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     widths = torch.tensor(stds, dtype=torch.float64)[:, None].expand(-1, 4)
     mixture = MixtureSameFamily(
@@ -28,7 +28,7 @@ def test_density_is_that_of_torchs_mixture(stds):
 
 
 def test_samples_have_that_density():
-    """Importance weights by brute force: the integral of a function of known integral, and the moments."""
+    """Check the integral of a known density by importance sampling, and the moments."""
     torch.manual_seed(0)
     noise = BoxNoise((0.05, 0.1, 0.2))
     offsets = noise.sample(400_000, torch.zeros(0, dtype=torch.float64))
@@ -40,7 +40,7 @@ def test_samples_have_that_density():
     assert offsets.square().mean(0).tolist() == pytest.approx([variance] * 4, rel=0.02)
 
 
-def test_far_away_the_logarithm_stays_finite():
+def test_the_log_density_is_finite_far_away():
     far = torch.tensor([50.0, 0.0, 0.0, 0.0])
     assert BoxNoise((0.1,)).log_density(far).item() == pytest.approx(
         -0.5 * 500**2 - 4 * math.log(0.1 * math.sqrt(2 * math.pi))
@@ -63,7 +63,7 @@ def test_each_image_shares_its_boxes_among_its_objects():
 
 
 @pytest.mark.parametrize("target_noise", [0.0, 0.1])
-def test_the_first_of_each_object_is_its_target(target_noise):
+def test_the_first_box_of_each_object_is_its_target(target_noise):
     torch.manual_seed(1)
     noise = BoxNoise((0.1,))
     firsts, others = [], []

@@ -66,12 +66,12 @@ def test_several_steps():
     assert used == pytest.approx([1.0, 0.5, 0.5, 0.25, 0.25])
 
 
-def test_a_step_within_the_warm_up_counts_too():
+def test_a_step_within_the_warm_up_counts():
     used = rates(4, steps=(2,), gamma=0.1, warmup="constant", warmup_iterations=3, warmup_factor=0.5)
     assert used == pytest.approx([0.5, 0.5, 0.05, 0.1])
 
 
-def test_a_restored_schedule_goes_on():
+def test_a_restored_schedule_continues():
     options = dict(
         decay="step", num_iterations=6, steps=(4,), gamma=0.1, warmup="linear", warmup_iterations=3, warmup_factor=0.1
     )
@@ -99,7 +99,7 @@ def test_a_restored_schedule_goes_on():
     [
         ({"warmup": "cosine"}, "warmup must be one of constant, linear; got 'cosine'"),
         ({"decay": "cosine"}, "decay must be one of step, linear; got 'cosine'"),
-        ({"steps": (5, 3)}, r"steps must rise, got \(5, 3\)"),
+        ({"steps": (5, 3)}, r"steps must be in ascending order; got \(5, 3\)"),
     ],
 )
 def test_errors(change, message):

@@ -86,7 +86,7 @@ def test_coordinates_far_outside_take_no_time_and_change_nothing():
         assert picture.height < 1000
 
 
-def test_texts_appear_beside_their_boxes_and_not_on_one_another():
+def test_texts_are_beside_their_boxes_and_do_not_overlap():
     box = boxes([60, 60, 100, 100], [60, 60, 100, 100])
     arguments = {"labels": torch.tensor([1, 1]), "after_ious": torch.tensor([0.75, 0.75])}
     picture = draw_refinement(GREY, box, box, class_names=["background", "star"], **arguments)

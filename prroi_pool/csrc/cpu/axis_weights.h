@@ -1,4 +1,4 @@
-// The 1-D weights of one RoI along one axis, as tables for the CPU kernels.
+// Tables of the 1-D weights of one RoI along one axis, for the CPU kernels.
 
 #pragma once
 
@@ -10,7 +10,7 @@
 
 namespace prroi_pool {
 
-// `compute` keeps the memory of the RoI before.
+// `compute` reuses the memory of the previous RoI.
 template <typename T>
 class AxisWeights {
  public:
@@ -38,12 +38,12 @@ class AxisWeights {
   PixelRange pixels_of(int64_t bin) const { return bin_pixels_[bin]; }
   BinRange bins_of(int64_t pixel) const { return pixel_bins_[pixel - pixels_.first]; }
 
-  // The weight of (bin, pixel); the next pixel's follows, the next bin's is `bin_stride` away. Only the pixels of a bin
-  // have one.
+  // The weight of a pixel in a bin. The weight of the next pixel follows, and that of the next bin is `bin_stride` away.
+  // Valid only for the pixels in `pixels_of(bin)`.
   const T* value(int64_t bin, int64_t pixel) const { return &value_[index(bin, pixel)]; }
   int64_t bin_stride() const { return pixels_.count; }
 
-  // Those of a bin's pixels from `pixel` on, and those of a pixel in bins from `bin` on.
+  // Weights of one bin for the pixels from `pixel` on, and of one pixel for the bins from `bin` on.
   DifferentiableWeights<T> of_pixels(int64_t bin, int64_t pixel) const { return differentiable(bin, pixel, 1); }
   DifferentiableWeights<T> of_bins(int64_t bin, int64_t pixel) const {
     return differentiable(bin, pixel, bin_stride());
@@ -59,7 +59,7 @@ class AxisWeights {
 
   void compute_bin(const Extent<T>& extent, int64_t bin, int64_t size) {
     PixelRange range = touched_pixels(extent, bin, size);
-    // Rounding may put the last bin's end a pixel beyond the RoI's, where its weight is rounding, too.
+    // By rounding, the last bin may end one pixel beyond the RoI. The weight of that pixel is only rounding error.
     range.count = std::min(range.count, pixels_.first + pixels_.count - range.first);
     bin_pixels_[bin] = range;
     for (int64_t pixel = range.first; pixel < range.first + range.count; ++pixel) {

@@ -1,6 +1,6 @@
-// Weighted sums over runs of channels: the inner loops of every CPU kernel. Up to four terms are added at a time, so
-// that a sum is loaded and stored once for four products. Compilers vectorise these loops without -ffast-math, but GCC
-// has to be told: among so many pointers it gives up proving that they do not overlap.
+// Weighted sums over runs of channels: the inner loops of all CPU kernels. They add up to four terms at a time, so that a
+// sum is loaded and stored once per four products. Compilers vectorise these loops without -ffast-math, but GCC needs
+// `restrict` and `omp simd`, because with this many pointers it cannot prove that the arrays do not overlap.
 
 #pragma once
 
@@ -15,21 +15,21 @@
 
 namespace prroi_pool {
 
-// Runs of channels, apart by `stride`.
+// Runs of channels, `stride` apart.
 template <typename T>
 struct Terms {
   const T* data;
   int64_t stride;
 };
 
-// A weight for each term, apart by `stride`.
+// One weight per term, `stride` apart.
 template <typename T>
 struct Weights {
   const T* data;
   int64_t stride;
 };
 
-// The weights of terms, and their derivatives by the low and the high end of the RoI.
+// One weight per term, and its derivatives by the low and the high end of the RoI.
 template <typename T>
 struct DifferentiableWeights {
   const T* value;
@@ -38,7 +38,7 @@ struct DifferentiableWeights {
   int64_t stride;
 };
 
-// Sums with each of these.
+// Sums with the weights and with each of their derivatives.
 template <typename T>
 struct DifferentiableSums {
   T* value;
@@ -46,7 +46,7 @@ struct DifferentiableSums {
   T* d_high;
 };
 
-// Calls visit(n, number) for parts [n, n + number) of [0, count), the number at most four and known when compiling.
+// Calls visit(n, number) for parts [n, n + number) of [0, count). `number` is a compile-time constant of at most four.
 template <typename Visit>
 inline void for_parts(int64_t count, const Visit& visit) {
   int64_t n = 0;
@@ -84,7 +84,7 @@ inline void add_weighted(
   });
 }
 
-// The same with the weights and with their derivatives.
+// The same for the weights and for their derivatives.
 template <typename T>
 inline void add_weighted(
     const DifferentiableSums<T>& sums,
@@ -121,8 +121,8 @@ inline void add_weighted(
   });
 }
 
-// The gradients by x1, y1, x2, y2 of the product of sums along x, which are given, with sums of these terms along y;
-// added to grads[0], ..., grads[3], each `channels` long.
+// Adds the gradients by x1, y1, x2 and y2 of the product of two sums to grads: the given sums along x, and the sums of
+// `y_terms` along y. `grads` contains four runs of `channels` elements.
 template <typename T>
 inline void add_product_gradients(
     T* PRROI_POOL_RESTRICT grads,

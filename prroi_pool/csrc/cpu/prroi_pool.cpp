@@ -1,6 +1,5 @@
-// Precise RoI Pooling on the CPU. All kernels work on blocks of channels, row by row of the feature map: a
-// row is first weighted along x, and the result along y, so that a pixel of a row costs about two products a
-// channel.
+// Precise RoI Pooling on the CPU. All kernels process blocks of channels, one row of the feature map after the other. They
+// weight a row along x and the result along y, so that a pixel of a row costs about two products per channel.
 
 #include "../prroi_pool.h"
 
@@ -20,17 +19,18 @@
 namespace prroi_pool {
 namespace {
 
-// Channels a kernel works on at once: 128 floats of a pixel are read in one go, and those of a 7 × 7 output
-// still fit in the L1 cache.
+// Channels that a kernel processes at once. 128 adjacent floats of a pixel are read in one go, and the same channels of a
+// 7 × 7 output still fit in the L1 cache.
 constexpr int64_t kBlock = 128;
-// Channels of a map that is not channels-last which are copied at once: of a map of 200 x 304 pixels they stay in the L3
-// cache until they are pooled.
+// Channels that are copied at once from a map that is not channels-last. For a map of 200 x 304 pixels, the copy stays in
+// the L3 cache until it is pooled.
 constexpr int64_t kCopiedChannels = 64;
-// Rows of the map that one task of the feature gradient owns. Fixed, and every task adds its RoIs in their
+// Rows of the map that one task of the feature gradient owns. The number is fixed, and every task adds its RoIs in the same
 // order, so that the gradient has the same bits for any number of threads.
 constexpr int64_t kBandRows = 40;
-// Rows of a RoI whose gradient is summed in the features' dtype; from there on in double. One sum over hundreds of rows
-// would lose a digit of a gradient that is the small difference of a RoI's mean and the mean on its border.
+// Rows of a RoI over which its gradient is summed in the features' dtype; these partial sums are added in double. The
+// gradient is a small difference between the RoI's mean and the mean on its border, and a single sum over hundreds of rows
+// would lose a digit of it.
 constexpr int64_t kSummedRows = 32;
 
 int64_t divide_up(int64_t a, int64_t b) {
@@ -60,7 +60,7 @@ struct RoIWeights {
   }
 };
 
-// Some channels of the features as the kernels read them.
+// Some channels of the features, in the layout that the kernels read.
 template <typename T>
 struct FeatureView {
   const T* data;  // of the first of these channels
@@ -68,14 +68,14 @@ struct FeatureView {
   int64_t first_channel, end_channel;
 };
 
-// Reads rows of a block of channels, each pixel's next to one another. Where the view's are not, they are gathered into a
-// buffer.
+// Reads rows of a block of channels, with the channels of a pixel adjacent. If they are not adjacent in the view, they are
+// gathered into a buffer.
 template <typename T>
 class RowReader {
  public:
   explicit RowReader(const FeatureView<T>& view) : view_(view) {}
 
-  // Elements from a pixel to its right neighbour in what `row` returns.
+  // Distance in elements between horizontal neighbours in the result of `row`.
   int64_t pixel_stride(int64_t channels) const { return view_.strides[1] == 1 ? view_.strides[3] : channels; }
 
   const T* row(int64_t image, int64_t channel, int64_t channels, int64_t row, const PixelRange& columns) {
@@ -114,8 +114,8 @@ void copy(const Layout<T>& target, const Layout<const T>& source, int64_t channe
     }
     return;
   }
-  // The bins are the inner loop, because tensors that are not channels-last mostly are contiguous: memory is then passed
-  // in its order, and only the kernels' block, which is in the L1 cache, is not.
+  // The inner loop runs over bins, because tensors that are not channels-last are mostly contiguous. Their memory is then
+  // accessed in order; only the access to the kernels' block, which is in the L1 cache, is strided.
   for (int64_t c = 0; c < channels; ++c) {
     T* to = target.data + c * target.channel_stride;
     const T* from = source.data + c * source.channel_stride;
@@ -125,14 +125,14 @@ void copy(const Layout<T>& target, const Layout<const T>& source, int64_t channe
   }
 }
 
-// The same gradient with all bins of a channel equally far apart.
+// Returns the gradient with a constant stride between the bins of a channel.
 at::Tensor with_equidistant_bins(const at::Tensor& grad_output) {
   const bool equidistant = grad_output.size(2) == 1 || grad_output.size(3) == 1 ||
       grad_output.stride(2) == grad_output.size(3) * grad_output.stride(3);
   return equidistant ? grad_output : grad_output.contiguous();
 }
 
-// Some channels of one RoI's output, or its gradient with equidistant bins. A kernel's own block is [bin][channel].
+// Some channels of one RoI's output, or of its gradient with equidistant bins. The kernels' own block is [bin][channel].
 template <typename T>
 Layout<T> bins_of_roi(T* data, const at::Tensor& tensor, int64_t roi, int64_t channel) {
   // A dimension of size 1 may have any stride.
@@ -152,8 +152,8 @@ void write_bins(at::Tensor& tensor, const T* block, int64_t roi, int64_t channel
   copy<T>(target, {block, 1, channels}, channels, tensor.size(2) * tensor.size(3));
 }
 
-// The RoIs of each image from the top to the bottom, so that pixels below several of them are found in the cache; last,
-// those whose index names no image.
+// Returns the RoIs of each image, sorted from top to bottom so that pixels under several RoIs are still in the cache. The
+// last group contains the RoIs whose image does not exist.
 template <typename T>
 std::vector<std::vector<int64_t>> group_by_image(const at::Tensor& rois, int64_t num_images) {
   std::vector<std::vector<int64_t>> rois_of_image(num_images + 1);
@@ -163,7 +163,7 @@ std::vector<std::vector<int64_t>> group_by_image(const at::Tensor& rois, int64_t
     rois_of_image[image >= 0 ? image : num_images].push_back(k);
   }
   for (int64_t image = 0; image < num_images; ++image) {
-    // NaN is no number to sort by; such RoIs pool nothing.
+    // NaN would break the ordering. Such RoIs pool to 0 anyway.
     const auto top = [&](int64_t k) { return roi[k][2] == roi[k][2] ? roi[k][2] : T(0); };
     std::stable_sort(rois_of_image[image].begin(), rois_of_image[image].end(), [&](int64_t a, int64_t b) {
       return top(a) < top(b);
@@ -172,7 +172,7 @@ std::vector<std::vector<int64_t>> group_by_image(const at::Tensor& rois, int64_t
   return rois_of_image;
 }
 
-// Whether the RoIs together cover more than a copy of all pixels costs.
+// Whether the RoIs together cover more pixels than a copy of the features would move.
 template <typename T>
 bool is_worth_copying(const at::Tensor& features, const at::Tensor& rois, T spatial_scale) {
   const auto roi = rois.accessor<T, 2>();
@@ -187,7 +187,7 @@ bool is_worth_copying(const at::Tensor& features, const at::Tensor& rois, T spat
 // Copies channels [first, end) of an image to target[row][column][channel].
 template <typename T>
 void copy_channels_last(T* target, const at::Tensor& features, int64_t image, int64_t first, int64_t end) {
-  constexpr int64_t kTile = 64 / sizeof(T);  // a cache line on both sides
+  constexpr int64_t kTile = 64 / sizeof(T);  // one cache line in source and target
   const int64_t width = features.size(3), channels = end - first;
   const int64_t channel_stride = features.stride(1), column_stride = features.stride(3);
   const T* source = features.const_data_ptr<T>() + image * features.stride(0) + first * channel_stride;
@@ -210,9 +210,9 @@ void copy_channels_last(T* target, const at::Tensor& features, int64_t image, in
   });
 }
 
-// Calls visit(view, indices of RoIs) until every RoI has met every channel; those whose index names no image meet a view
-// that holds nothing. In a layout other than channels-last, an image's channels are copied some at a time if the RoIs are
-// many.
+// Calls visit(view, indices of RoIs) until every RoI has been paired with every channel. RoIs whose image does not exist
+// get an empty view. If the features are not channels-last and there are many RoIs, some channels of an image are copied at
+// a time.
 template <typename T, typename Visit>
 void for_each_view(const at::Tensor& features, const at::Tensor& rois, T spatial_scale, const Visit& visit) {
   const int64_t num_images = features.size(0), channels = features.size(1);
@@ -247,7 +247,7 @@ void forward_kernel(at::Tensor& output, const at::Tensor& features, const at::Te
       std::vector<T> bins(pooled_height * pooled_width * kBlock), row_bins(pooled_width * kBlock);
       for (int64_t n = begin; n < end; ++n) {
         const T* roi = rois.const_data_ptr<T>() + indices[n] * rois.stride(0);
-        // Without pixels the loops below leave the zeros as they are.
+        // If the RoI pools nothing, the loops below leave the zeros unchanged.
         const bool pools =
             weights.compute(roi, rois.stride(1), spatial_scale, features.sizes(), pooled_height, pooled_width);
         const PixelRange rows = pools ? weights.y.pixels() : PixelRange{};
@@ -280,8 +280,8 @@ void forward_kernel(at::Tensor& output, const at::Tensor& features, const at::Te
   for_each_view<T>(features, rois, spatial_scale, pool);
 }
 
-// Some rows and channels of the gradient of one image's features, which one task computes. They are summed in
-// place where the channels of a pixel are adjacent, else in a buffer of that layout.
+// The rows and channels of one image's feature gradient that one task computes. The sums are accumulated in place if the
+// channels of a pixel are adjacent, and otherwise in a buffer with that layout.
 template <typename T>
 class Band {
  public:
@@ -392,7 +392,7 @@ void rois_backward_kernel(
     const at::Tensor& rois,
     T spatial_scale) {
   const int64_t pooled_height = grad_output.size(2), pooled_width = grad_output.size(3);
-  // x1, y1, x2, y2's of each RoI, summed over views in their order.
+  // Gradients by x1, y1, x2 and y2 of each RoI, summed over the views in order.
   std::vector<std::array<double, 4>> totals(rois.size(0), std::array<double, 4>{});
 
   const auto accumulate = [&](const FeatureView<T>& view, const std::vector<int64_t>& indices) {
@@ -400,10 +400,10 @@ void rois_backward_kernel(
       RoIWeights<T> weights;
       RowReader<T> reader(view);
       std::vector<T> bins(pooled_height * pooled_width * kBlock);
-      // Of one bin in one row of pixels; for each channel.
+      // Sums over one bin in one row of pixels, per channel.
       std::array<std::vector<T>, 3> x_sums{std::vector<T>(kBlock), std::vector<T>(kBlock), std::vector<T>(kBlock)};
       const DifferentiableSums<T> x{x_sums[0].data(), x_sums[1].data(), x_sums[2].data()};
-      // Of x1, y1, x2, y2, still apart by channel: adding these up last keeps the inner loops free of reductions.
+      // Gradients by x1, y1, x2 and y2 per channel. Adding up the channels last keeps reductions out of the inner loops.
       std::vector<T> grads(4 * kBlock);
       for (int64_t n = begin; n < end; ++n) {
         const T* roi = rois.const_data_ptr<T>() + indices[n] * rois.stride(0);

@@ -1,7 +1,7 @@
-// The 1-D weights of one RoI along one axis, in the shared memory of the block that works on it.
+// Tables of the 1-D weights of one RoI along one axis, in the shared memory of the block that processes the RoI.
 //
-// A block works on a tile at a time: up to kBins bins and kPixels pixels of each axis. So the tables have a fixed size,
-// whatever the RoI's and the number of its bins.
+// A block processes one tile at a time: up to kBins bins and kPixels pixels per axis. The size of the tables is therefore
+// independent of the RoI's size and number of bins.
 
 #pragma once
 
@@ -22,14 +22,14 @@ PRROI_POOL_INLINE Range part(const Range& range, int first, int count) {
   return {first, range.end() - first < count ? range.end() - first : count};
 }
 
-// The pixels of an axis of `size` pixels that these bins reach.
+// The pixels on an axis of `size` pixels whose hats reach into these bins.
 template <typename T>
 __device__ Range pixels_of_bins(const Extent<T>& extent, const Range& bins, int64_t size) {
   const PixelRange pixels = touched_pixels(extent, bins.first, bins.end(), size);
   return {static_cast<int>(pixels.first), static_cast<int>(pixels.count)};
 }
 
-// Those of some bins that reach any of some pixels.
+// The subset of `bins` that any of `pixels` reaches into.
 template <typename T>
 __device__ Range reaching_bins(const Extent<T>& extent, const Range& bins, const Range& pixels) {
   const T begin = static_cast<T>(bins.first), end = static_cast<T>(bins.end());
@@ -37,7 +37,7 @@ __device__ Range reaching_bins(const Extent<T>& extent, const Range& bins, const
   const T after = ceil((static_cast<T>(pixels.end()) - extent.low) * extent.inverse_bin_width);
   int first = static_cast<int>(before < begin ? begin : before < end ? before : end);
   int last = static_cast<int>(after < begin ? begin : after < end ? after : end);  // exclusive
-  // This was an estimate: far from 0, its numbers are rounded. The weights know where the bins' edges are.
+  // So far this is an estimate, because coordinates far from 0 are rounded. Correct it with the precise edges of the bins.
   while (first > bins.first && edge(extent, first).relative_to(pixels.first) > -1) {
     --first;
   }
@@ -55,7 +55,7 @@ __device__ inline int threads_of_block() {
   return blockDim.x * blockDim.y;
 }
 
-// What a weight is stored as: T where only its value is wanted, Weight<T> where its derivatives are, too.
+// Stores a weight in a table: only its value in a T, or also its derivatives in a Weight<T>.
 template <typename T>
 __device__ void store(T& entry, const Weight<T>& weight) {
   entry = weight.value;
@@ -66,11 +66,11 @@ __device__ void store(Weight<T>& entry, const Weight<T>& weight) {
   entry = weight;
 }
 
-// For each bin of a tile the pixels it reaches and their weights.
+// For each bin of a tile: the pixels that reach into it, and their weights.
 template <typename T, typename Entry>
 struct PixelsOfBins {
-  // Neighbouring bins share three pixels at most: the one they meet on, the next, and one by rounding. So a bin's entries can
-  // begin kGap entries further on than its pixels.
+  // Neighbouring bins share at most three pixels: two around their common edge, and one more by rounding. Bin number b can
+  // therefore store the entry of a pixel kGap * b places after the pixel's position in the tile without overlap.
   static constexpr int kGap = 4;
   static constexpr int kEntries = kPixels + kGap * kBins;
   Range pixels[kBins];
@@ -78,7 +78,7 @@ struct PixelsOfBins {
 
   // To be called by all threads of the block, with barriers before and after.
   __device__ void fill(const Extent<T>& extent, const Range& bins, const Range& tile) {
-    // A bin reaches into ceil(width) + 2 pixels at most, and rounding may add one.
+    // At most ceil(width) + 2 pixels reach into a bin, and rounding may add one.
     const T widest = ceil(extent.bin_width) + 3;
     const int stride = widest < static_cast<T>(tile.count) ? static_cast<int>(widest) : tile.count;
     for (int index = thread_of_block(); index < bins.count * stride; index += threads_of_block()) {
@@ -95,17 +95,17 @@ struct PixelsOfBins {
     }
   }
 
-  // Of the first of a bin's pixels; those of the others follow.
+  // The entry of the bin's first pixel. The entries of its other pixels follow.
   __device__ const Entry* weights(int bin, const Range& tile) const {
     return &entries[pixels[bin].first - tile.first + kGap * bin];
   }
 };
 
-// For each pixel of a tile the bins that reach it, counted from the tile's first, and their weights.
+// For each pixel of a tile: the bins that it reaches into, counted from the tile's first bin, and its weights in them.
 template <typename T, typename Entry>
 struct BinsOfPixels {
   static constexpr int kEntries = 4 * kPixels;
-  // Up to kBins bins of less than a pixel meet on one of few pixels, at most four larger ones on one of many.
+  // Entries per pixel: kBins for bins below one pixel, when a RoI has few pixels; four for larger bins.
   int stride;
   Range bins[kPixels];
   Entry entries[kEntries];
@@ -128,7 +128,7 @@ struct BinsOfPixels {
     }
   }
 
-  // Of the first of the bins that reach a pixel of the tile; those of the others follow.
+  // The entry of the first bin that a pixel of the tile reaches into. The entries of its other bins follow.
   __device__ const Entry* weights(int pixel) const { return &entries[pixel * stride]; }
 };
 

@@ -1,5 +1,5 @@
-// The kernels for maps whose channels are adjacent in memory. A lane of a warp works on N adjacent channels, so that a warp
-// reads adjacent memory, and all its lanes use the same weights and take the same way through the loops.
+// Kernels for maps whose channels are adjacent in memory. Each lane of a warp processes N adjacent channels. A warp thus
+// reads adjacent memory, and all its lanes use the same weights and take the same path through the loops.
 
 #pragma once
 
@@ -8,7 +8,7 @@
 
 namespace prroi_pool {
 
-// The channels of a lane. A lane beyond the last channel computes the last channels again and writes nothing.
+// The channels of a lane. A lane beyond the last channel repeats the last N channels and writes nothing.
 template <int N>
 struct LaneChannels {
   int first_of_block, first;
@@ -21,8 +21,8 @@ struct LaneChannels {
   }
 };
 
-// Where kAtOnce columns of a tile begin, from its column `first` on. Beyond the last column that one again, whose sum is then
-// not used.
+// Finds the first pixels of kAtOnce columns of a tile, from its column `first` on. Positions beyond the last column repeat
+// it; their sums are not used.
 template <int kAtOnce, typename T>
 __device__ void find_columns(
     T* (&pixels)[kAtOnce], T* first_row, const FeatureMap<T>& map, const Range& columns, int first) {
@@ -36,7 +36,7 @@ __device__ void find_columns(
 // The gradient of the output for a group of bins and the channels of a block.
 template <typename Acc, int N>
 struct GradTile {
-  Pack<Acc, N> values[kBins * kBins][kWarp + 1];  // one more, so that a column's elements lie in different banks
+  Pack<Acc, N> values[kBins * kBins][kWarp + 1];  // padded by one, so that elements of a column lie in different banks
 
   __device__ Pack<Acc, N> at(int bin_y, int bin_x) const { return values[bin_y * kBins + bin_x][threadIdx.x]; }
 
@@ -57,8 +57,8 @@ struct GradTile {
   }
 };
 
-// Block (k, chunk) pools 32 N channels of RoI k; a warp one row of bins. It goes through the columns of the map, kAtOnce at
-// a time, sums each along y, and adds that sum to the bins that the column reaches.
+// Block (k, chunk) pools 32 N channels of RoI k, and each warp one row of bins. A warp processes kAtOnce columns of the map
+// at a time. It sums each column along y and adds the sum to the bins that the column reaches into.
 template <typename T, typename Acc, int N>
 __global__ void __launch_bounds__(kWarp * kBins)
     forward_channels_last(T* output, const __grid_constant__ Pyramid<const T, Acc> pyramid, const RoIs<Acc> rois) {
@@ -118,7 +118,7 @@ __global__ void __launch_bounds__(kWarp * kBins)
     }
     __syncwarp();
     if (warp < bins_y.count) {
-      // Lanes turn from channels to bins, as these are adjacent in the output.
+      // From here on, adjacent lanes process adjacent bins instead of channels, because bins are adjacent in the output.
       const int left = rois.channels - channels.first_of_block, count = left < kWarp * N ? left : kWarp * N;
       T* const target = output + rois.offset(k, channels.first_of_block, bins_y.first + warp, bins_x.first);
       const int64_t channel_stride = static_cast<int64_t>(rois.pooled_height) * rois.pooled_width;
@@ -131,8 +131,8 @@ __global__ void __launch_bounds__(kWarp * kBins)
   });
 }
 
-// Block (k, chunk) computes what 32 N channels add to the gradient of RoI k: partial_grads[chunk][k] of [chunks, K, 5]. A
-// warp takes one row of bins.
+// Block (k, chunk) computes the contribution of 32 N channels to the gradient of RoI k, partial_grads[chunk][k] of
+// [chunks, K, 5]. Each warp processes one row of bins.
 template <typename T, typename Acc, int N>
 __global__ void __launch_bounds__(kWarp * kBins) rois_backward_channels_last(
     Acc* partial_grads, const T* grad_output, const __grid_constant__ Pyramid<const T, Acc> pyramid, const RoIs<Acc> rois) {
@@ -156,12 +156,12 @@ __global__ void __launch_bounds__(kWarp * kBins) rois_backward_channels_last(
         if (warp >= bins_y.count || !channels.exist) {
           return;
         }
-        RoIGradient<Acc> of_tile;  // summed by itself, as one sum of thousands of terms would be rounded too often
+        RoIGradient<Acc> of_tile;  // a sum per tile; a single sum of thousands of terms would lose precision
         const Range bin_rows = y.pixels[warp];
         const Weight<Acc>* const y_weights = y.weights(warp, rows);
         const T* const first_row = source + bin_rows.first * map.row_stride;
         for (int first = 0; first < columns.count; first += kAtOnce) {
-          // Sums of a column along y, with the weights and with their derivatives.
+          // Sums over each column along y, with the weights and with their derivatives.
           Pack<Acc, N> values[kAtOnce] = {}, d_lows[kAtOnce] = {}, d_highs[kAtOnce] = {};
           const T* pixels[kAtOnce];
           find_columns(pixels, first_row, map, columns, first);
@@ -189,7 +189,7 @@ __global__ void __launch_bounds__(kWarp * kBins) rois_backward_channels_last(
 #pragma unroll 1
             for (int n = 0; n < bins.count; ++n) {
               const Pack<Acc, N> of_bin = grads.at(warp, bins.first + n);
-              // Summed over the channels first: these three serve all four coordinates.
+              // Sum over the channels first, because all four coordinates use the same three sums.
               Weight<Acc> sums{0, 0, 0};
 #pragma unroll
               for (int c = 0; c < N; ++c) {

@@ -1,5 +1,5 @@
-// The gradient of the features. A block owns a tile of one map, goes through the RoIs that reach it in their order, and
-// writes every pixel once: no atomics, the same bits every time, and no map that has to be zeroed first.
+// The gradient of the features. A block owns one tile of a map, processes the RoIs that reach the tile in order, and writes
+// every pixel once. It needs no atomics, its result is deterministic, and the maps need not be zeroed first.
 
 #pragma once
 
@@ -7,7 +7,7 @@
 
 namespace prroi_pool {
 
-// RoIs that a block looks at, and works on, at a time.
+// RoIs that a block tests for overlap with its tile at a time.
 constexpr int kCandidates = kWarp * kWarps;
 
 template <typename T>
@@ -40,14 +40,14 @@ __device__ Tile<T> tile_at(const Pyramid<T, Acc>& pyramid, int64_t index) {
   return {level, image, map, part(all_rows, row, kRows), part(all_columns, column, kColumns)};
 }
 
-// The weights of one RoI's bins on the pixels of a tile, 0 where a bin does not reach.
+// The weights of the pixels of a tile in the bins of one RoI; 0 if the pixel does not reach into the bin.
 template <typename Acc, int kRows, int kColumns>
 struct TileWeights {
-  Range bins_y, bins_x;  // of the RoI; none if it does not reach the tile
+  Range bins_y, bins_x;  // bins of the RoI that reach the tile; bins_x is empty if there are none
   Range bins_of_row[kRows];  // counted from the first of bins_y
   Acc y[kBins][kRows];
   alignas(4 * sizeof(Acc)) Acc x[kBins][kColumns];
-  unsigned reached[kBins];  // bit q: whether the bin reaches any of columns 4 q to 4 q + 3
+  unsigned reached[kBins];  // bit q: whether the bin reaches any of the columns 4 q to 4 q + 3
 
   // To be called by a whole warp.
   template <typename T>
@@ -93,11 +93,12 @@ struct TileWeights {
   }
 };
 
-// Calls visit(k, weights) for each RoI, and each group of its bins, that reaches the tile. To be called by all threads of
-// the block.
+// Calls visit(k, weights) for each RoI and each group of its bins that reaches the tile. To be called by all threads of the
+// block.
 template <typename Acc, int kRows, int kColumns>
 struct Gatherer {
-  // Read by all threads, by instructions that may load several; so nothing that one of them then writes lies beside it.
+  // All threads read this array, possibly with vector loads. The alignment keeps values that are written later out of the
+  // same load.
   alignas(16) int of_warps[kWarps];
   int chosen[kCandidates];
   int num_chosen;
@@ -112,7 +113,7 @@ struct Gatherer {
       for (int begin = 0; begin < num_chosen; begin += kWarps) {
         const int count = num_chosen - begin < kWarps ? num_chosen - begin : kWarps;
         for_each_group(rois, [&](const Range& group_y, const Range& group_x) {
-          __syncthreads();  // the weights before are no longer needed
+          __syncthreads();  // all threads are done with the previous weights
           if (warp < count) {
             const RoI<T, Acc> roi = read_roi(pyramid, rois, chosen[begin + warp]);
             weights[warp].fill(roi, group_y, group_x, tile.rows, tile.columns);
@@ -129,7 +130,7 @@ struct Gatherer {
   }
 
  private:
-  // Lists those of kCandidates RoIs that reach the tile, in their order.
+  // Lists which of the kCandidates RoIs from `first` on reach the tile, in order.
   template <typename T>
   __device__ void choose(const Pyramid<T, Acc>& pyramid, const RoIs<Acc>& rois, const Tile<T>& tile, int first) {
     const int warp = threadIdx.y, lane = threadIdx.x, k = first + warp * kWarp + lane;
@@ -161,8 +162,8 @@ struct Gatherer {
   }
 };
 
-// Writes a row of a tile for N channels: a channel's pixels in one piece, or a pixel's channels, whichever are adjacent in
-// memory.
+// Writes a row of a tile for N channels. The channels of a pixel, or the pixels of a channel, are written together if they
+// are adjacent in memory.
 template <typename T, typename Acc, int N, int kColumns>
 __device__ void write_row(
     T* target, const FeatureMap<T>& map, int num_columns, const Pack<Acc, N> (&sums)[kColumns]) {
@@ -205,8 +206,8 @@ __device__ void write_row(
   }
 }
 
-// Block k turns the gradient of RoI k's output from [C, bins] to [bins, C], kTransposed bins at a time, so that the lanes of
-// a warp can read adjacent channels.
+// Block (k, chunk) transposes the gradient of RoI k's output from [C, bins] to [bins, C], for kTransposed channels and
+// kTransposed bins at a time, so that the lanes of a warp can read adjacent channels.
 constexpr int kTransposed = 32;
 
 template <typename T>
@@ -233,14 +234,15 @@ __global__ void __launch_bounds__(kWarp * kWarps)
   }
 }
 
-// Block (tile, chunk) computes the gradient of 8 x 8 pixels and 32 N channels, whatever the layout of the maps; a warp takes
-// a row, a lane N channels. `grads`, of the output, is contiguous [K, pooled_height, pooled_width, C].
+// Block (tile, chunk) computes the gradient of 8 x 8 pixels and 32 N channels, for any memory layout of the maps. A warp
+// processes one row, and a lane N channels. `grads`, the gradient of the output, is contiguous
+// [K, pooled_height, pooled_width, C].
 template <typename T, typename Acc, int N>
 __global__ void __launch_bounds__(kWarp * kWarps, 3)
     features_backward(const T* grads, const __grid_constant__ Pyramid<T, Acc> pyramid, const RoIs<Acc> rois) {
   constexpr int kRows = kWarps, kColumns = 8, kQuads = kColumns / 4;
   __shared__ Gatherer<Acc, kRows, kColumns> gatherer;
-  // The coarsest maps, whose tiles are reached by the most RoIs, come first.
+  // Start with the coarsest maps, because the most RoIs reach their tiles.
   const Tile<T> tile = tile_at<kRows, kColumns>(pyramid, gridDim.x - 1 - blockIdx.x);
   const int row = threadIdx.y, channel = (blockIdx.y * kWarp + threadIdx.x) * N;
   const bool has_channels = channel < rois.channels;

@@ -1,4 +1,4 @@
-// float16 and bfloat16 without CUDA's headers, which NVRTC would have to be given.
+// float16 and bfloat16 without CUDA's headers, which NVRTC does not include.
 
 #pragma once
 
@@ -60,12 +60,12 @@ PRROI_POOL_INLINE float widen(Half value) {
   if (magnitude >= 0x7c00) {  // infinity or NaN
     return float_of(sign | 0x7f800000 | (magnitude & 0x3ff) << 13);
   }
-  // As a float with float16's exponent bias, which a product puts right, for denormal numbers, too.
+  // Shifted into a float, the number still has float16's exponent bias. The product corrects it, also for denormal numbers.
   return float_of(sign | bits_of(float_of(magnitude << 13) * 0x1p112f));
 #endif
 }
 
-// `Narrow<T>::from` rounds to the nearest T, ties to even.
+// `Narrow<T>::from` rounds to the nearest T, with ties to even.
 template <typename T>
 struct Narrow {
   template <typename Acc>

@@ -1,4 +1,4 @@
-// What NVRTC compiles (nvrtc.py), for one dtype at a time.
+// The translation unit that nvrtc.py compiles, for one dtype at a time.
 
 #include "channels_last.cuh"
 #include "features_backward.cuh"

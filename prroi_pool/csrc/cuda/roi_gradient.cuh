@@ -1,4 +1,4 @@
-// The gradient of one RoI, summed over the block that works on it: no atomics, and in a fixed order.
+// The gradient of one RoI, summed over a block in a fixed order and without atomics.
 
 #pragma once
 
@@ -10,7 +10,7 @@ template <typename Acc>
 struct RoIGradient {
   Acc x1 = 0, y1 = 0, x2 = 0, y2 = 0;
 
-  // A product of weights on the two axes, one of them times what they weigh.
+  // Adds a product of weights on the two axes. One of the factors includes the weighted values.
   __device__ void add(const Weight<Acc>& x, const Weight<Acc>& y) {
     x1 += x.d_low * y.value;
     y1 += x.value * y.d_low;
@@ -25,7 +25,8 @@ struct RoIGradient {
     y2 += other.y2;
   }
 
-  // To be called by all threads of the block. `target` receives 0 for the batch index, x1, y1, x2, y2.
+  // To be called by all threads of the block. Writes 0 (for batch_index) and the gradients by x1, y1, x2 and y2 to
+  // `target`.
   __device__ void sum_over_block_and_write(Acc* target, Acc spatial_scale) const {
     __shared__ Acc of_warps[kWarps][4];
     Acc sums[4] = {x1, y1, x2, y2};

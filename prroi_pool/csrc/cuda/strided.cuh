@@ -1,5 +1,6 @@
-// The kernels for maps of any other layout; best for the contiguous one, where the pixels of a row are adjacent in memory.
-// The lanes of a warp work on adjacent columns, and each on a few channels, which share the weights and the loops.
+// Kernels for maps of any other layout. They are fastest for contiguous maps, where the pixels of a row are adjacent in
+// memory. The lanes of a warp process adjacent columns, and each lane a few channels, which share the weights and the
+// loops.
 
 #pragma once
 
@@ -8,8 +9,8 @@
 
 namespace prroi_pool {
 
-// The column of a tile that a lane takes. Where the columns are few, the lanes behind take them again, for other rows of
-// bins.
+// The column of a tile that a lane processes. If there are few columns, several lanes share a column and process different
+// rows of bins.
 struct LaneColumn {
   int column, part, parts;
 
@@ -21,8 +22,8 @@ struct LaneColumn {
   }
 };
 
-// Block (k, chunk) pools some channels of RoI k. The lanes of a warp first sum columns of pixels along y, one a lane, and
-// then these sums along x, one or two bins a lane.
+// Block (k, chunk) pools some channels of RoI k. The lanes of a warp first sum columns of pixels along y, one column per
+// lane, and then sum the results along x, up to two bins per lane.
 template <typename T, typename Acc>
 __global__ void __launch_bounds__(kWarp * kWarps, 3)
     forward_strided(T* output, const __grid_constant__ Pyramid<const T, Acc> pyramid, const RoIs<Acc> rois) {
@@ -100,8 +101,8 @@ __global__ void __launch_bounds__(kWarp * kWarps, 3)
   });
 }
 
-// Block (k, chunk) computes what some channels add to the gradient of RoI k: partial_grads[chunk][k] of [chunks, K, 5]. A
-// lane takes a column.
+// Block (k, chunk) computes the contribution of some channels to the gradient of RoI k, partial_grads[chunk][k] of
+// [chunks, K, 5]. Each lane processes one column.
 template <typename T, typename Acc>
 __global__ void __launch_bounds__(kWarp * kWarps, 3) rois_backward_strided(
     Acc* partial_grads, const T* grad_output, const __grid_constant__ Pyramid<const T, Acc> pyramid, const RoIs<Acc> rois) {
@@ -119,7 +120,7 @@ __global__ void __launch_bounds__(kWarp * kWarps, 3) rois_backward_strided(
     channels.find(sources, map, roi.image, rois.channels);
     for_each_group(rois, [&](const Range& bins_y, const Range& bins_x) {
       for_each_tile<kPixels, kWarp>(roi, bins_y, bins_x, y, x, [&](const Range& rows, const Range& columns) {
-        RoIGradient<Acc> of_tile;  // summed by itself, as one sum of thousands of terms would be rounded too often
+        RoIGradient<Acc> of_tile;  // a sum per tile; a single sum of thousands of terms would lose precision
         const LaneColumn own(columns);
         if (own.column >= columns.count || channels.first >= rois.channels) {
           return;
@@ -136,7 +137,8 @@ __global__ void __launch_bounds__(kWarp * kWarps, 3) rois_backward_strided(
         for (int bin_y = own.part; bin_y < bins_y.count; bin_y += own.parts) {
           const Range bin_rows = y.pixels[bin_y];
           const Weight<Acc>* const y_weights = y.weights(bin_y, rows);
-          // What a pixel of this column adds to the loss, and its derivatives by the RoI's ends in x, per weight in y.
+          // The derivative of the loss by a pixel of this column, and its derivatives by the RoI's two ends in x, before
+          // multiplication by the weight in y.
           Weight<Acc> of_bins[kChannels] = {};
 #pragma unroll 1
           for (int n = 0; n < column_bins.count; ++n) {

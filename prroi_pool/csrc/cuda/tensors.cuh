@@ -1,4 +1,4 @@
-// Tensors and RoIs as the CUDA kernels see them; `cuda_kernels.py` packs the same structures.
+// Structures that describe tensors and RoIs to the CUDA kernels. `cuda_kernels.py` packs the same structures.
 
 #pragma once
 
@@ -8,12 +8,12 @@
 namespace prroi_pool {
 
 constexpr int kWarp = 32;
-// The most that a block has.
+// Maximum number of warps in a block.
 constexpr int kWarps = 8;
-// Of a feature pyramid.
+// Maximum number of levels in a feature pyramid.
 constexpr int kMaxLevels = 8;
 
-// A map [images, channels, height, width] of any strides, in elements. Offsets are 64 bits wide.
+// A map [images, channels, height, width] with arbitrary strides, in elements. Offsets are 64 bits wide.
 template <typename T>
 struct FeatureMap {
   T* data;
@@ -30,7 +30,7 @@ template <typename T, typename Acc>
 struct Pyramid {
   FeatureMap<T> maps[kMaxLevels];
   Acc spatial_scales[kMaxLevels];
-  const int64_t* levels;  // of each RoI; null if there is one map
+  const int64_t* levels;  // the level of each RoI; null if there is one map
   int64_t num_levels;
 };
 
@@ -47,7 +47,7 @@ struct RoIs {
 
 template <typename T, typename Acc>
 struct RoI {
-  bool pools;  // not without area, nor of an image or a level that does not exist, nor with a NaN or infinite coordinate
+  bool pools;  // false without area, with a NaN or infinite coordinate, or if the image or the level does not exist
   int64_t image;
   const FeatureMap<T>* map;
   Acc spatial_scale;
@@ -69,7 +69,7 @@ __device__ RoI<T, Acc> read_roi(const Pyramid<T, Acc>& pyramid, const RoIs<Acc>&
   return roi;
 }
 
-// N adjacent elements, moved by one instruction.
+// N adjacent elements, loaded or stored by one instruction.
 template <typename T, int N>
 struct alignas(sizeof(T) * N) Pack {
   T value[N];

@@ -1,4 +1,5 @@
-// How a block goes through its RoI: by groups of kBins x kBins bins, and within each by tiles of the pixels they reach.
+// Loops of a block over its RoI: over groups of kBins x kBins bins, and within each group over tiles of the pixels that
+// reach into these bins.
 
 #pragma once
 
@@ -7,7 +8,7 @@
 
 namespace prroi_pool {
 
-// Channels that a warp works on at once; what they need in shared memory has to fit there.
+// Channels that a warp processes at once, limited by shared memory.
 template <typename Acc>
 struct ChannelsOfWarp {
   static constexpr int kCount = sizeof(Acc) == 8 ? 2 : 4;
@@ -15,7 +16,7 @@ struct ChannelsOfWarp {
 
   __device__ ChannelsOfWarp() : first((blockIdx.y * kWarps + threadIdx.y) * kCount) {}
 
-  // A warp's channel; beyond the last one that one again, for which nothing is written.
+  // The index of the warp's channel c. Indices beyond the last channel repeat it, and nothing is written for them.
   __device__ int channel(int c, int channels) const { return first + c < channels ? first + c : channels - 1; }
 
   template <typename T>
@@ -32,8 +33,8 @@ struct Number {
   static constexpr int value = N;
 };
 
-// Calls visit(n, Number<count>) for parts [n, n + count) of [begin, end): kAtOnce elements as often as these fit, and then
-// halves. What is loaded for a part can be in flight at once.
+// Calls visit(n, Number<count>) for parts [n, n + count) of [begin, end): parts of kAtOnce elements as long as they fit,
+// then parts of half the size, and so on. All loads of a part can be in flight at once.
 template <int kAtOnce, typename Visit>
 __device__ void in_parts(int begin, int end, const Visit& visit) {
 #pragma unroll 1
@@ -45,7 +46,7 @@ __device__ void in_parts(int begin, int end, const Visit& visit) {
   }
 }
 
-// Loads rows `row` and after it of several columns or channels, all of them before the first is used.
+// Loads kRows rows, from `row` on, of several columns or channels. All loads are issued before the first value is used.
 template <typename Value, int kRows, int kCount, typename T>
 __device__ void load_rows(
     Value (&values)[kRows][kCount], const T* const (&sources)[kCount], int64_t offset, int row, int64_t row_stride) {
@@ -69,7 +70,7 @@ __device__ void for_each_group(const RoIs<Acc>& rois, const Visit& visit) {
   }
 }
 
-// Fills the tables of each tile, and calls visit(rows, columns) for its pixels. To be called by all threads of the block.
+// Fills the tables of each tile and calls visit(rows, columns) with its pixels. To be called by all threads of the block.
 template <int kRows, int kColumns, typename T, typename Acc, typename YTable, typename XTable, typename Visit>
 __device__ void for_each_tile(
     const RoI<T, Acc>& roi, const Range& bins_y, const Range& bins_x, YTable& y, XTable& x, const Visit& visit) {
@@ -79,7 +80,7 @@ __device__ void for_each_tile(
     const Range rows = part(all_rows, row, kRows);
     for (int column = all_columns.first; column < all_columns.end(); column += kColumns) {
       const Range columns = part(all_columns, column, kColumns);
-      __syncthreads();  // what the tables of the tile before were needed for is done
+      __syncthreads();  // all threads are done with the tables of the previous tile
       y.fill(roi.y, bins_y, rows);
       x.fill(roi.x, bins_x, columns);
       __syncthreads();

@@ -1,4 +1,4 @@
-"""prroi_pool's CUDA kernels on the CPU, compiled from the source that nvcc compiles; each memory access is checked."""
+"""Runs prroi_pool's CUDA kernels on the CPU, compiled from the same source, and checks every memory access."""
 
 from .emulator import EmulationError, Emulator, is_supported
 from .launcher import INCLUDES, CudaOnCpu, kernel_names

@@ -1,4 +1,4 @@
-// The threads of a block: fibers in random order, and where they wait for each other.
+// The threads of a block: fibers that run in random order, and the points at which they wait for each other.
 
 #pragma once
 
@@ -21,7 +21,7 @@ struct Thread {
   Fiber fiber;
   uint3 index;
   State state;
-  // Where it waits, and what it passes to the others of its warp there and gets from them.
+  // Where the thread waits, the value that it passes to its warp there, and the result that it receives.
   Site site;
   WarpCall call;
   uint32_t lanes;
@@ -52,7 +52,7 @@ class Block {
     error[0] = '\0';
   }
 
-  // False, and `error` says why, where a GPU might compute something else or nothing at all.
+  // Returns false and sets `error` if a GPU could give a different result or fail.
   bool run(uint3 block_index) {
     begin(block_index);
     while (!ready_.empty() && error[0] == '\0') {
@@ -73,9 +73,9 @@ class Block {
     return false;
   }
 
-  // To be called by the threads.
+  // The following functions are called by the threads.
 
-  // At each access to memory: lets others run now and then.
+  // Called at each memory access. Occasionally lets other threads run.
   void pause() {
     if (--accesses_left_ == 0) {
       thread().fiber.suspend();
@@ -118,7 +118,7 @@ class Block {
 
   uint64_t call_warp(WarpCall call, uint32_t lanes, Site site, uint64_t value = 0, unsigned source = 0) {
     if ((lanes & lane_bit()) == 0) {
-      fail("calls %s:%d with the mask %#x, which does not name its lane", site.file, site.line, lanes);
+      fail("calls %s:%d with the mask %#x, which does not contain its lane", site.file, site.line, lanes);
     }
     Thread& caller = thread();
     caller.site = site;
@@ -136,7 +136,7 @@ class Block {
  private:
   struct Warp {
     uint32_t present;  // lanes that are not done
-    uint32_t waiting;  // at a call for the warp
+    uint32_t waiting;  // lanes that wait at a warp call
   };
 
   uint32_t lane_bit() const { return 1u << current_ % kWarpSize; }
@@ -155,7 +155,7 @@ class Block {
       warps_[n] = {lanes >= kWarpSize ? 0xffffffff : (1u << lanes) - 1, 0};
     }
     num_done_ = num_at_barrier_ = 0;
-    // Some races need threads that alternate, and others one that runs far ahead.
+    // Some races show only if threads alternate, others only if one thread runs far ahead.
     const uint32_t choices[] = {2, 16, 128, 1 << 20};
     mean_accesses_ = choices[random() % 4];
     ordering.begin_block();
@@ -177,7 +177,7 @@ class Block {
       const Site &site = threads_[n].site, &first = threads_[0].site;
       if (!(site == first)) {
         fail(
-            "is the last at a __syncthreads, but the threads call it at different places: %s:%d and %s:%d",
+            "is the last to reach __syncthreads, but the threads call it at different places: %s:%d and %s:%d",
             first.file, first.line, site.file, site.line);
       }
     }
@@ -188,7 +188,7 @@ class Block {
     }
   }
 
-  // Lets the lanes go on that wait together with thread n.
+  // Releases the lanes that wait together with thread n, if all of them have arrived.
   void complete_if_all_wait(int n) {
     Thread& first = threads_[n];
     const int begin = n / kWarpSize * kWarpSize;
@@ -224,7 +224,7 @@ class Block {
       Thread& thread = threads_[begin + __builtin_ctz(others)];
       if (call == WarpCall::kShuffle && (lanes >> thread.source & 1) == 0) {
         fail(
-            "ends a shuffle at %s:%d in which a lane reads from lane %u, which takes no part", thread.site.file,
+            "ends a shuffle at %s:%d in which a lane reads from lane %u, which does not take part", thread.site.file,
             thread.site.line, thread.source);
       }
       thread.result = call == WarpCall::kShuffle ? threads_[begin + thread.source].value : ballot;
@@ -233,7 +233,7 @@ class Block {
 
   void report_deadlock() {
     int length = std::snprintf(
-        error, sizeof(error), "block (%u, %u, %u) waits for ever, %d of its %d threads having ended", index.x, index.y,
+        error, sizeof(error), "block (%u, %u, %u) deadlocks after %d of its %d threads have ended", index.x, index.y,
         index.z, num_done_, num_threads_);
     Site last{};
     for (int n = 0; n < num_threads_; ++n) {
@@ -244,18 +244,19 @@ class Block {
       last = thread.site;
       length += std::snprintf(
           error + length, sizeof(error) - length, "; thread (%u, %u, %u) %s %s:%d", thread.index.x, thread.index.y,
-          thread.index.z, thread.state == State::kAtBlockBarrier ? "for its block at" : "for lanes of its warp at",
+          thread.index.z,
+          thread.state == State::kAtBlockBarrier ? "waits for its block at" : "waits for lanes of its warp at",
           last.file, last.line);
     }
   }
 
-  std::deque<Thread> threads_;  // its elements keep their places
+  std::deque<Thread> threads_;  // a deque, so that growing does not move the elements
   std::vector<Warp> warps_;
   std::vector<int> ready_;
   void (*entry_)() = nullptr;
   int num_threads_ = 0, num_done_ = 0, num_at_barrier_ = 0;
   int current_ = 0;
-  std::size_t position_ = 0;  // of the current thread in ready_
+  std::size_t position_ = 0;  // position of the current thread in ready_
   uint32_t mean_accesses_ = 1, accesses_left_ = 1;  // between pauses
 };
 

@@ -1,5 +1,5 @@
-// The part of CUDA C++ that prroi_pool's kernels use, for g++. The kernels are compiled with a hook at each access to
-// memory. runtime.cpp, which defines the hooks and the barriers, is compiled without hooks.
+// The part of CUDA C++ that prroi_pool's kernels use, for g++. The kernels are compiled with a hook at each memory access.
+// runtime.cpp defines the hooks and the barriers, and is compiled without hooks.
 
 #pragma once
 
@@ -10,13 +10,13 @@
 #define __global__ __attribute__((noinline))
 #define __device__
 #define __host__
-// Blocks run one after the other, so one instance serves all. The word has to make a local variable static, and to
-// stand behind `extern`; and the thread-local variables of the library are its shared memory, and nothing else.
+// Blocks run one after the other, so one instance serves all of them. The keyword must make a local variable static and be
+// valid after `extern`. The library has no thread-local variables other than its shared memory.
 #define __shared__ thread_local
 #define __launch_bounds__(...)
 #define __grid_constant__
 #define __forceinline__ inline __attribute__((always_inline))
-// Its memory accesses are not those of a kernel.
+// For functions whose memory accesses are not those of a kernel.
 #define CUDA_ON_CPU_UNHOOKED __attribute__((noinline, no_sanitize_thread))
 
 struct uint3 {
@@ -45,7 +45,8 @@ inline float4 make_float4(float x, float y, float z, float w) {
 
 namespace cuda_on_cpu {
 
-// Where a barrier is called in the kernels' source. A compiler may copy the call, so that its address would not do.
+// Source location of a call to a barrier. The address of the call would not identify it, because a compiler may duplicate
+// calls.
 struct Site {
   const char* file = "";
   int line = 0;
@@ -57,7 +58,7 @@ struct Site {
   static constexpr Site here(const char* file = __builtin_FILE(), int line = __builtin_LINE()) { return {file, line}; }
 };
 
-// By value and constant for a thread: no memory access of the kernel's.
+// Returned by value and constant for a thread, so that they are not memory accesses of the kernel.
 __attribute__((const)) uint3 thread_index();
 __attribute__((const)) uint3 block_index();
 __attribute__((const)) uint3 block_size();
@@ -65,11 +66,11 @@ __attribute__((const)) uint3 grid_size();
 
 void sync_block(Site site);
 void sync_warp(unsigned lanes, Site site);
-// The value that lane `source` passes to the same call.
+// Returns the value that lane `source` passes to the same call.
 uint64_t shuffle(unsigned lanes, uint64_t value, unsigned source, Site site);
-// The lanes that pass true.
+// Returns the lanes that pass true.
 unsigned ballot(unsigned lanes, bool predicate, Site site);
-// Before a read-modify-write that no other thread can interrupt, which `caller` asks for.
+// To be called before an atomic read-modify-write operation that `caller` requests.
 void before_atomic(const void* address, std::size_t bytes, const void* caller);
 
 constexpr unsigned kWarp = 32;
@@ -104,7 +105,7 @@ inline void __syncwarp(unsigned lanes = 0xffffffff, cuda_on_cpu::Site site = cud
   cuda_on_cpu::sync_warp(lanes, site);
 }
 
-// Lanes shuffle within segments of `width`; beyond its segment's ends a lane reads its own value.
+// Lanes shuffle within segments of `width`. A lane that would read beyond its segment reads its own value.
 
 template <typename T>
 T __shfl_sync(
@@ -131,7 +132,7 @@ template <typename T>
 T __shfl_xor_sync(
     unsigned lanes, T value, int mask, int width = 32, cuda_on_cpu::Site site = cuda_on_cpu::Site::here()) {
   const unsigned lane = cuda_on_cpu::lane(), source = lane ^ mask;
-  // It reads from earlier segments, too.
+  // As in CUDA, a lane may read from earlier segments.
   return cuda_on_cpu::shuffle_value(lanes, value, source / width <= lane / width ? source : lane, site);
 }
 

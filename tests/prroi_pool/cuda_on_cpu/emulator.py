@@ -1,4 +1,4 @@
-"""Runs CUDA kernels on the CPU and fails where a GPU might compute something else, or nothing at all."""
+"""Runs CUDA kernels on the CPU, and raises an error if a GPU could give a different result or fail."""
 
 import ctypes
 import functools
@@ -20,7 +20,7 @@ from prroi_pool import extension
 
 FOLDER = Path(__file__).parent
 FLAGS = ["-std=c++17", "-O2", "-g1", "-fPIC", "-fno-gnu-unique"]
-# Hooks before memory accesses and where behaviour is undefined, which runtime.cpp defines.
+# These sanitizers add hooks before memory accesses and at undefined behaviour. runtime.cpp defines the hooks.
 KERNEL_FLAGS = [
     "-ffp-contract=off",
     "-fvisibility=hidden",
@@ -33,7 +33,7 @@ DYNAMIC_SHARED_MEMORY = "cuda_on_cpu_dynamic_shared_memory"
 
 
 def is_supported() -> bool:
-    """Whether the tools are there: g++ and binutils, for programs in the ELF format."""
+    """Return whether the required tools exist: g++ and binutils, for programs in the ELF format."""
     compiler = extension.compiler_command()
     tools = (compiler, "addr2line", "objcopy", "readelf")
     if sys.platform != "linux" or not all(shutil.which(tool) for tool in tools):
@@ -42,26 +42,26 @@ def is_supported() -> bool:
 
 
 class EmulationError(RuntimeError):
-    """A launch that a GPU would refuse, or a kernel that it might run with another result."""
+    """A GPU would refuse the launch, or the kernel could give a different result on a GPU."""
 
 
 class Emulator:
     """CUDA kernels compiled for the CPU.
 
-    The threads of a block take turns at random. A launch fails on:
+    The threads of a block run interleaved in random order. A launch fails on:
 
-    - a race between threads, of one block or of two;
+    - a race between threads of the same block or of two blocks;
     - a barrier that only some threads reach, and a shuffle or warp barrier with a wrong mask;
-    - an access outside the tensors and shared variables, and a write to a tensor that may only be read;
+    - an access outside the tensors and shared variables, and a write to a read-only tensor;
     - a read of shared memory that the block has not written;
-    - a misaligned address, and other undefined behaviour.
+    - a misaligned address and other undefined behaviour.
 
     Args:
-        kernels: the kernels that `launch` will know, as name expressions: `"prroi_pool::forward<float, 4>"`
-        includes: headers that define them, relative to `sources`
-        folder: an existing folder for what is built
-        sources: the folder of the kernels' source
-        seed: of the order in which threads run
+        kernels: the kernels to compile, as name expressions such as `"prroi_pool::forward<float, 4>"`.
+        includes: headers that define the kernels, relative to `sources`.
+        folder: an existing folder for the build.
+        sources: folder of the kernels' source.
+        seed: seed of the order in which threads run.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Emulator:
         self._library.launch.argtypes = [ctypes.c_char_p, *[ctypes.c_uint] * 7, ctypes.c_void_p]
         self._library.launch_error.restype = ctypes.c_char_p
         symbols = _shared_symbols(self._path)
-        # Kept, as the library does not copy them.
+        # Kept alive, because the library does not copy them.
         self._shared = (_SharedVariable * len(symbols))(
             *((symbol.offset, symbol.bytes, _plain_name(symbol.name).encode()) for symbol in symbols)
         )
@@ -96,27 +96,28 @@ class Emulator:
         arguments: ctypes.Array,
         shared_bytes: int = 0,
     ) -> None:
-        """Runs a kernel as `cuLaunchKernel` does; `arguments` are pointers to what is passed.
+        """Run a kernel like `cuLaunchKernel`. `arguments` are pointers to the kernel's arguments.
 
-        The kernel may access only what `memory` says.
+        The kernel may access only the tensors that `memory` allows.
         """
         if kernel not in self._kernels:
-            raise KeyError(f"{kernel} is not among the kernels that were compiled")
+            raise KeyError(f"{kernel} is not one of the compiled kernels")
         ranges = (_Range * len(self._ranges))(*self._ranges)
         self._library.set_ranges(ranges, ctypes.c_size_t(len(ranges)))
         if self._library.launch(kernel.encode(), *grid, *block, shared_bytes, arguments) != 0:
             raise EmulationError(f"{kernel}: {self._error()}")
 
     def allow_dynamic_shared_memory(self, kernel: str, shared_bytes: int) -> None:
-        """Lets a kernel use more than 48 KB, as `cuFuncSetAttribute` does."""
+        """Allow a kernel more than 48 KB of dynamic shared memory, like `cuFuncSetAttribute`."""
         if self._library.allow_dynamic_shared(kernel.encode(), ctypes.c_uint(shared_bytes)) != 0:
             raise EmulationError(f"{kernel}: {self._error()}")
 
     @contextmanager
     def memory(self, *readable: Tensor, writable: Sequence[Tensor] = ()) -> Iterator[None]:
-        """Kernels launched inside may read `readable`, and read and write `writable` and all tensors created inside.
+        """Set the memory that kernels launched in this context may access.
 
-        Tensors created without values are filled with NaN, as a kernel has to write them.
+        Kernels may read `readable`, and read and write `writable` and all tensors created in the context. Uninitialised
+        tensors are filled with NaN, because a kernel must write them.
         """
         outer = self._ranges
         self._ranges = [_range_of(tensor, is_writable=False) for tensor in readable if tensor.numel() > 0]
@@ -128,7 +129,7 @@ class Emulator:
             self._ranges = outer
 
     def _error(self) -> str:
-        """What went wrong, with addresses in the library turned into places in the source."""
+        """Return the error message, with addresses in the library replaced by source locations."""
 
         def place(match: re.Match) -> str:
             return _run("addr2line", "-e", self._path, hex(int(match[1], 16) - 1)).split()[0]
@@ -151,7 +152,7 @@ class _SharedVariable(ctypes.Structure):
 
 
 class _NewTensors(TorchFunctionMode):
-    """Appends the memory of each tensor that is created inside, and keeps it alive."""
+    """Records the memory of each tensor that is created in this mode, and keeps it alive."""
 
     def __init__(self, known: Sequence[Tensor], ranges: list[_Range]):
         super().__init__()
@@ -183,7 +184,7 @@ def _range_of(tensor: Tensor, *, is_writable: bool) -> _Range:
 
 class _SharedSymbol(NamedTuple):
     name: str
-    offset: int  # in the thread-local memory
+    offset: int  # in thread-local memory
     bytes: int
     is_defined: bool
 
@@ -199,18 +200,18 @@ def _build(kernels: Sequence[str], includes: Sequence[str], folder: Path, source
     source.write_text("\n".join(lines))
     paths = [f"-I{path}" for path in (FOLDER, sources, Path(torch.__file__).parent / "include")]
     _run(extension.find_compiler(), *FLAGS, *KERNEL_FLAGS, *paths, "-c", source, "-o", objects)
-    # A kernel's dynamic shared memory is undefined, under whatever name the kernel gives it.
+    # The dynamic shared memory of a kernel is an undefined symbol, under any name.
     names = [symbol.name for symbol in _shared_symbols(objects) if not symbol.is_defined]
     _run("objcopy", *(f"--redefine-sym={name}={DYNAMIC_SHARED_MEMORY}" for name in names), objects)
     runtime.write_bytes(_runtime())
-    # Symbolic: the hooks of a sanitizer that the process may have loaded are others.
+    # -Bsymbolic: the process may have loaded a sanitizer, whose hooks must not replace those of runtime.cpp.
     _run(extension.find_compiler(), "-shared", "-Wl,-Bsymbolic", objects, runtime, "-o", library)
     return library
 
 
 @functools.cache
 def _runtime() -> bytes:
-    """runtime.cpp compiled, once for all emulators."""
+    """Compile runtime.cpp once for all emulators, and return the object file."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "runtime.o"
         _run(extension.find_compiler(), *FLAGS, "-c", FOLDER / "runtime.cpp", "-o", output)
@@ -218,17 +219,17 @@ def _runtime() -> bytes:
 
 
 def _shared_symbols(path: Path) -> list[_SharedSymbol]:
-    """The thread-local variables of an object file or a library: what kernels declare as __shared__."""
+    """Return the thread-local variables of an object file or library, which are the kernels' __shared__ variables."""
     result = []
     for line in _run("readelf", "--wide", "--syms", path).splitlines():
         match line.split():
             case [_, offset, size, "TLS", _, _, section, name] if section != "UND" or path.suffix == ".o":
                 result.append(_SharedSymbol(name, int(offset, 16), int(size, 0), section != "UND"))
-    return list(dict.fromkeys(result))  # a library lists what it exports twice
+    return list(dict.fromkeys(result))  # a library lists exported symbols twice
 
 
 def _plain_name(symbol: str) -> str:
-    """`values` for `_ZZN8emulated9some_kernelEPfPKfE6values`."""
+    """Return `values` for `_ZZN8emulated9some_kernelEPfPKfE6values`."""
     return re.sub(r"^_ZZ.*E\d+", "", symbol)
 
 

@@ -10,10 +10,10 @@
 
 namespace cuda_on_cpu {
 
-// Started by setcontext; from then on switched by _setjmp and _longjmp, which make no system call.
+// Started by setcontext. Later switches use _setjmp and _longjmp, which make no system call.
 class Fiber {
  public:
-  // Runs `entry`, which never returns, until it suspends itself.
+  // Runs `entry`, which never returns, until it suspends itself, or resumes it there.
   void resume(void (*entry)()) {
     if (_setjmp(resumer()) != 0) {
       return;
@@ -37,7 +37,7 @@ class Fiber {
     }
   }
 
-  // The next resume() calls `entry` anew.
+  // The next resume() starts `entry` again.
   void abandon() { started_ = false; }
 
   bool owns(std::uintptr_t address) const {
@@ -53,7 +53,7 @@ class Fiber {
   }
 
   jmp_buf resumed_;
-  std::unique_ptr<char[]> stack_{new char[kStackBytes]};  // left untouched, and so without memory, until it is used
+  std::unique_ptr<char[]> stack_{new char[kStackBytes]};  // uninitialised, so that it occupies no memory until it is used
   bool started_ = false;
 };
 

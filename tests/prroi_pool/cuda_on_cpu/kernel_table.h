@@ -13,17 +13,17 @@ namespace cuda_on_cpu {
 struct Kernel {
   const char* name;
   void (*call)(void** arguments);
-  unsigned max_dynamic_shared_bytes = 48 << 10;  // a program may raise it
+  unsigned max_dynamic_shared_bytes = 48 << 10;  // allow_dynamic_shared may raise it
 };
 
-// Both are defined by the file that Emulator in emulator.py generates.
+// Defined in the file that Emulator in emulator.py generates.
 extern Kernel kernels[];
 extern const std::size_t num_kernels;
 
 template <auto kernel>
 struct Invoke;
 
-// `arguments` as cuLaunchKernel takes them: pointers to what is passed.
+// `arguments` as in cuLaunchKernel: pointers to the kernel's arguments.
 template <typename... Parameters, void (*kernel)(Parameters...)>
 struct Invoke<kernel> {
   CUDA_ON_CPU_UNHOOKED static void call(void** arguments) { call(arguments, std::index_sequence_for<Parameters...>()); }

@@ -1,4 +1,4 @@
-"""The functions of csrc/prroi_pool.h by the CUDA kernels, launched as on a GPU by `CudaKernels`, but emulated."""
+"""Implements csrc/prroi_pool.h with the CUDA kernels: `CudaKernels` launches them, and the emulator runs them."""
 
 import ctypes
 from collections.abc import Sequence
@@ -22,7 +22,8 @@ class CudaOnCpu:
     """Pools from one map, with the signatures of csrc/prroi_pool.h.
 
     Args:
-        launcher: `CudaKernels`, or a changed copy
+        emulator: emulator with the compiled kernels.
+        launcher: `CudaKernels`, or a modified copy.
     """
 
     def __init__(self, emulator: Emulator, launcher: type[CudaKernels] = CudaKernels):
@@ -47,7 +48,7 @@ class CudaOnCpu:
 
     @property
     def of_pyramid(self) -> "OfPyramid":
-        """With the signatures of `CudaKernels`."""
+        """Return the kernels with the signatures of `CudaKernels`, for pyramids."""
         return OfPyramid(self._emulator, self._kernels)
 
 
@@ -70,7 +71,7 @@ class OfPyramid:
 
 
 class _Driver:
-    """In place of `cuda_driver.Driver`."""
+    """Replaces `cuda_driver.Driver`."""
 
     def __init__(self, emulator: Emulator):
         self._emulator = emulator

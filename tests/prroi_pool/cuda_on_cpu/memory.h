@@ -1,4 +1,4 @@
-// What a kernel may read and write, and whether its threads do so without a race.
+// Checks that a kernel accesses only memory that it may access, and without races between its threads.
 
 #pragma once
 
@@ -15,7 +15,7 @@ namespace cuda_on_cpu {
 
 enum AccessKind { kRead, kAtomic, kWrite, kNumAccessKinds };
 
-// What has been done to one element of a tensor, or to two bytes of shared memory.
+// Accesses to one element of a tensor, or to two bytes of shared memory.
 struct Cell {
   Accesses accesses[kNumAccessKinds];
 };
@@ -30,15 +30,15 @@ struct Range {
 
 // A __shared__ variable. The layout is that of `_SharedVariable` in emulator.py.
 struct SharedVariable {
-  std::uint64_t offset;  // in the library's thread-local memory, which consists of these variables
+  std::uint64_t offset;  // in the library's thread-local memory, which consists only of these variables
   std::uint64_t bytes;
   const char* name;
 };
 
-// The largest that any GPU has; a launch says how much of it there is.
+// The maximum of all GPUs. The size for a kernel is given at launch.
 constexpr std::size_t kMaxDynamicShared = 227 << 10;
 
-// Memory that is 0 at first and takes none before it is used. Grows, but forgets.
+// Zero-initialised memory that occupies no physical memory until it is used. Growing discards the contents.
 template <typename T>
 class Untouched {
  public:
@@ -74,7 +74,7 @@ class Memory {
     std::size_t num_cells = 0;
     for (std::size_t n = 0; n < count; ++n) {
       ranges_.push_back({ranges[n], num_cells});
-      // What is only read needs no notes.
+      // Read-only tensors cannot have races, so they need no cells.
       num_cells += ranges[n].is_writable ? ranges[n].bytes / ranges[n].element_bytes : 0;
     }
     global_cells_.reserve(num_cells);
@@ -98,7 +98,7 @@ class Memory {
     shared_cells_.reserve(owners_.size());
   }
 
-  // `dynamic_memory` lies elsewhere for each thread of the process that launches kernels.
+  // `dynamic_memory` has a different address in each thread of the process that launches kernels.
   void begin_launch(const char* dynamic_memory, unsigned dynamic_bytes, unsigned max_shared_bytes) {
     ++launch_;
     shared_begin_ = reinterpret_cast<std::uintptr_t>(dynamic_memory) - dynamic_->offset;
@@ -108,7 +108,7 @@ class Memory {
     dynamic_->launch = launch_;
   }
 
-  // Of the current thread. `where` is in the program.
+  // Checks an access by the current thread. `where` is its address in the program.
   void check(std::uintptr_t address, std::size_t bytes, AccessKind kind, std::uint32_t where) {
     if (address - shared_begin_ < shared_bytes_) {
       check_shared(address, bytes, kind, where);
@@ -125,7 +125,7 @@ class Memory {
   };
 
   struct Shared : SharedVariable {
-    std::uint32_t launch;  // that last used it
+    std::uint32_t launch;  // the last launch that used the variable
   };
 
   void check_global(std::uintptr_t address, std::size_t bytes, AccessKind kind, std::uint32_t where) {
@@ -135,7 +135,7 @@ class Memory {
     }
     if (!range->is_writable) {
       if (kind != kRead) {
-        block_.fail("%s a tensor that may only be read at @%x", name(kind), where);
+        block_.fail("%s a read-only tensor at @%x", name(kind), where);
       }
       return;
     }
@@ -158,7 +158,7 @@ class Memory {
       variable->launch = launch_;
       used_shared_bytes_ += variable->bytes;
       if (used_shared_bytes_ > max_shared_bytes_) {
-        block_.fail("uses more shared memory than the %u bytes that there are at @%x", max_shared_bytes_, where);
+        block_.fail("uses more than the available %u bytes of shared memory at @%x", max_shared_bytes_, where);
       }
     }
     for (std::size_t n = offset / kSharedCell; n <= (offset + bytes - 1) / kSharedCell; ++n) {
@@ -175,7 +175,7 @@ class Memory {
     }
   }
 
-  // Accesses that race with this one, or null.
+  // Records an access. Returns earlier accesses that race with it, or null.
   const Accesses* note(Cell& cell, AccessKind kind, Scope scope, std::uint32_t where) {
     for (int other = kRead; other < kNumAccessKinds; ++other) {
       const bool conflicts = kind == kWrite || other == kWrite || kind != other;

@@ -1,4 +1,4 @@
-// Which accesses to memory happen before which others, whatever the schedule.
+// Determines which memory accesses happen before which others, independent of the schedule.
 
 #pragma once
 
@@ -11,22 +11,22 @@ namespace cuda_on_cpu {
 
 constexpr int kWarpSize = 32;
 
-// The accesses of one kind to one piece of memory, as far as a later one might race with them.
+// The accesses of one kind to one cell of memory, as far as a later access could race with them.
 struct Accesses {
-  uint32_t first_phase = 0, last_phase = 0;  // of the launch, or of the block where the memory is a block's
-  // Of the last phase: the warp, and its lanes that accessed at its latest clock.
+  uint32_t first_phase = 0, last_phase = 0;  // in the launch, or in the block for shared memory
+  // In the last phase: the warp, and its lanes whose accesses have the latest clock.
   uint32_t lanes = 0, clock = 0;
-  uint32_t where = 0;  // the last one in the program
+  uint32_t where = 0;  // address of the last access in the program
   uint8_t warp = 0;
   bool by_several_warps = false;
 };
 
 enum class Scope { kBlock, kGrid };
 
-// The order that barriers impose on accesses. A phase is the time between two barriers of a whole block. All phases of
-// a process are numbered consecutively, so the notes of earlier launches need no reset. Within a phase only __syncwarp
-// orders accesses: each lane has a clock and knows the clock at which it last met each lane of its warp. A shuffle
-// orders nothing: CUDA's documentation guarantees no memory ordering there.
+// The order that barriers impose on accesses. A phase is the time between two barriers of a whole block. All phases of a
+// process are numbered consecutively, so that records of earlier launches need no reset. Within a phase only __syncwarp
+// orders accesses: each lane has a clock and knows the clock at which it last met each other lane of its warp. A shuffle
+// does not order accesses, because CUDA's documentation guarantees no memory ordering for it.
 class Ordering {
  public:
   void begin_launch(int num_threads) {
@@ -60,12 +60,12 @@ class Ordering {
 
   uint32_t first_phase(Scope scope) const { return scope == Scope::kBlock ? block_ : launch_; }
 
-  // Whether all of them happen before what this thread does now.
+  // Whether all these accesses happen before the current access of this thread.
   bool precede(const Accesses& accesses, int thread, Scope scope) const {
     if (accesses.last_phase < first_phase(scope)) {
       return true;
     }
-    if (accesses.first_phase < block_) {  // by another block, and no barrier orders two of them
+    if (accesses.first_phase < block_) {  // by another block; no barrier orders two blocks
       return false;
     }
     if (accesses.last_phase < phase_) {
@@ -95,7 +95,7 @@ class Ordering {
       return;
     }
     accesses.by_several_warps = accesses.by_several_warps || accesses.warp != warp;
-    // Where whole warps synchronize, as they nearly always do, those at an earlier clock happened before these.
+    // If whole warps synchronise, as they nearly always do, accesses with an earlier clock happened before this one.
     if (clock > accesses.clock) {
       accesses.lanes = 0;
       accesses.clock = clock;
@@ -107,7 +107,7 @@ class Ordering {
   }
 
  private:
-  // [lane][other lane]; a lane's own clock is at [lane][lane].
+  // [lane][other lane]. A lane's own clock is at [lane][lane].
   using Met = std::array<std::array<uint32_t, kWarpSize>, kWarpSize>;
 
   struct Warp {

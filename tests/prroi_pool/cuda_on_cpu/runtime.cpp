@@ -1,5 +1,5 @@
-// Launches kernels. Defines the functions that g++ calls in kernels compiled with -fsanitize=thread,undefined: the
-// sanitizers' own runtimes do not know a GPU's threads.
+// Launches kernels. Defines the functions that g++ calls in kernels compiled with -fsanitize=thread,undefined, because the
+// sanitizers' own runtimes do not know the threads of a GPU.
 
 #include <dlfcn.h>
 
@@ -12,7 +12,7 @@
 #include "kernel_table.h"
 #include "memory.h"
 
-// All `extern __shared__` arrays of a library, which are renamed to this.
+// All `extern __shared__` arrays of a library are renamed to this array.
 extern "C" {
 alignas(16) thread_local char cuda_on_cpu_dynamic_shared_memory[cuda_on_cpu::kMaxDynamicShared];
 }
@@ -26,7 +26,7 @@ const Kernel* kernel;
 void** kernel_arguments;
 const char* library;
 
-// Does not return, but goes on with the next block.
+// Never returns; continues with the next block.
 void run_thread() {
   while (true) {
     kernel->call(kernel_arguments);
@@ -46,7 +46,7 @@ void on_access(const void* pointer, std::size_t bytes, AccessKind kind, const vo
 void on_vector_access(const void* pointer, std::size_t bytes, AccessKind kind, const void* caller) {
   if (reinterpret_cast<std::uintptr_t>(pointer) % bytes != 0) {
     block.fail(
-        "accesses %zu bytes at an address that is no multiple of them at @%x", bytes,
+        "accesses %zu bytes at an address that is not a multiple of this size at @%x", bytes,
         static_cast<unsigned>(static_cast<const char*>(caller) - library));
   }
   on_access(pointer, bytes, kind, caller);
@@ -95,7 +95,7 @@ void before_atomic(const void* address, std::size_t bytes, const void* caller) {
   on_vector_access(address, bytes, kAtomic, caller);
 }
 
-// The interface of the library; emulator.py describes it.
+// The interface of the library, documented in emulator.py.
 
 extern "C" void set_shared_variables(const SharedVariable* variables, std::size_t count, std::size_t dynamic_offset) {
   Dl_info info;
@@ -129,7 +129,7 @@ extern "C" int launch(
   Kernel* const end = kernels + num_kernels;
   kernel = std::find_if(kernels, end, [&](const Kernel& known) { return std::strcmp(known.name, name) == 0; });
   if (kernel == end) {
-    return refuse("the library has no kernel of this name");
+    return refuse("the library has no kernel with this name");
   }
   if (grid_x == 0 || grid_y == 0 || grid_z == 0 || grid_x > 0x7fffffff || grid_y > 65535 || grid_z > 65535) {
     return refuse("the grid is empty or too large");
@@ -139,7 +139,7 @@ extern "C" int launch(
     return refuse("the block is empty or too large");
   }
   if (shared_bytes > kernel->max_dynamic_shared_bytes) {
-    return refuse("the kernel was not allowed so much dynamic shared memory");
+    return refuse("the kernel was not allowed this much dynamic shared memory");
   }
   kernel_arguments = arguments;
   block.begin_launch({grid_x, grid_y, grid_z}, {block_x, block_y, block_z}, run_thread);
@@ -164,10 +164,10 @@ extern "C" int allow_dynamic_shared(const char* name, unsigned bytes) {
       return 0;
     }
   }
-  return refuse("no such kernel, or more dynamic shared memory than any GPU has");
+  return refuse("the kernel does not exist, or the dynamic shared memory is larger than any GPU has");
 }
 
-// What g++ calls in the kernels.
+// Functions that g++ calls in the kernels.
 
 extern "C" void __tsan_init() {}
 extern "C" void __tsan_func_entry(void*) {}
@@ -187,7 +187,7 @@ HOOK(4)
 HOOK(8)
 HOOK(16)
 
-// Of structs.
+// Accesses to structs.
 
 extern "C" void __tsan_read_range(void* address, std::size_t bytes) {
   on_access(address, bytes, kRead, __builtin_return_address(0));
@@ -197,7 +197,7 @@ extern "C" void __tsan_write_range(void* address, std::size_t bytes) {
   on_access(address, bytes, kWrite, __builtin_return_address(0));
 }
 
-// The data of each begins with the place in the source.
+// The argument of each handler begins with the source location.
 #define UNDEFINED(NAME)                                                                                     \
   extern "C" void __ubsan_handle_##NAME##_abort(const Site* site) {                                         \
     block.fail("has undefined behaviour, " #NAME ", at %s:%d", site->file, site->line);                     \

@@ -1,4 +1,4 @@
-"""An image, and what the refiner itself does with the boxes of named_boxes.py."""
+"""An image, and the refiner's own results for the boxes of named_boxes.py."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -18,7 +18,7 @@ def pixels(image):
 
 @pytest.fixture
 def refiner(refiner):
-    """It moves boxes by tenths of pixels."""
+    """The refiner with steps of tenths of pixels."""
     options = refiner.detector.postprocessing
     refinement = replace(options.refinement, step_size=20.0, early_stop=0.0)
     refiner.detector.postprocessing = replace(options, refinement=refinement)
@@ -27,9 +27,9 @@ def refiner(refiner):
 
 @pytest.fixture
 def expected(refiner, pixels):
-    """``boxes``, ``ious`` and ``ious_before`` of all four boxes: IoURefiner's of those it knows; the other stays."""
+    """``boxes``, ``ious`` and ``ious_before`` of all four boxes: refined if their class is known, else unchanged."""
     refined = refiner.refine(pixels, BOXES[KNOWN], LABELS_OF_KNOWN, SCORES[KNOWN])
-    assert ((refined.boxes - BOXES[KNOWN]).abs().amax(1) > 0.1).all()  # else nothing would be tested
+    assert ((refined.boxes - BOXES[KNOWN]).abs().amax(1) > 0.1).all()  # otherwise nothing is tested
     boxes, ious, ious_before = BOXES.clone(), torch.full((4,), torch.nan), torch.full((4,), torch.nan)
     boxes[KNOWN], ious[KNOWN], ious_before[KNOWN] = refined.boxes, refined.ious, refined.ious_before
     return SimpleNamespace(boxes=boxes, ious=ious, ious_before=ious_before)
@@ -37,7 +37,7 @@ def expected(refiner, pixels):
 
 @pytest.fixture
 def without_classes(refiner, pixels):
-    """All four boxes as IoURefiner refines them without regard to class."""
+    """All four boxes as IoURefiner refines them regardless of class."""
     return refiner.refine(pixels, BOXES, None, SCORES)
 
 
@@ -47,13 +47,13 @@ def assert_same(actual, expected):
 
 @pytest.fixture
 def same():
-    """Asserts that an array or a tensor is the expected tensor; NaN equals NaN."""
+    """A function that asserts that an array or tensor equals a tensor; NaN equals NaN."""
     return assert_same
 
 
 @pytest.fixture(scope="module")
 def ultralytics(tmp_path_factory):
-    """The package; on import it replaces torch.save and Image.open, changes how tensors print, and writes settings."""
+    """The package, isolated, as it replaces torch.save and Image.open, sets print options and writes settings."""
     with pytest.MonkeyPatch.context() as patch, np.printoptions():
         patch.setenv("YOLO_CONFIG_DIR", str(tmp_path_factory.mktemp("ultralytics")))
         patch.setenv("YOLO_OFFLINE", "true")

@@ -1,7 +1,7 @@
-"""What the tests of the adapters refine: four boxes with names of classes, of which the refiner does not know "zebra".
+"""Four boxes with class names for the tests of the adapters; the refiner does not know the class "zebra".
 
-Of the two stars, greedy NMS suppresses the first, whose score is lower; the zebra takes no part. ``AFTER_NMS`` holds
-the rows that are left, by falling score.
+Greedy NMS suppresses the first of the two stars, which has the lower score; the zebra is excluded from NMS.
+``AFTER_NMS`` contains the rows of the kept boxes, by falling score.
 """
 
 import torch
@@ -14,6 +14,6 @@ AFTER_NMS = [1, 3, 2]
 KNOWN = [0, 1, 3]
 LABELS_OF_KNOWN = torch.tensor([2, 1, 2])
 
-# As a detector numbers these classes.
+# A detector's numbers of these classes.
 CLASS_NAMES = ["cross", "zebra", "star"]
 CLASSES = torch.tensor([2, 0, 1, 2])

@@ -1,4 +1,4 @@
-"""What all adapters share: which boxes are refined, and what becomes of the others."""
+"""Shared by all adapters: which boxes are refined, and which stay unchanged."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ def refine(refiner, *found, nms=None, class_agnostic=False):
     return refine_by_name(refiner, found, nms=nms, class_agnostic=class_agnostic)
 
 
-def test_boxes_of_known_classes_are_refined_and_the_others_stay(refiner, pixels, expected, same):
+def test_boxes_of_known_classes_are_refined_and_others_unchanged(refiner, pixels, expected, same):
     (outcome,) = refine(refiner, Found(pixels, BOXES, NAMES, SCORES))
     assert torch.equal(outcome.boxes[2], BOXES[2])
     same(outcome.boxes, expected.boxes)
@@ -24,13 +24,13 @@ def test_boxes_of_known_classes_are_refined_and_the_others_stay(refiner, pixels,
     assert torch.equal(outcome.scores, SCORES) and outcome.rows.tolist() == [0, 1, 2, 3]
 
 
-def test_without_regard_to_class_all_are(refiner, pixels, without_classes, same):
+def test_class_agnostic_refines_all_boxes(refiner, pixels, without_classes, same):
     (outcome,) = refine(refiner, Found(pixels, BOXES, NAMES, SCORES), class_agnostic=True)
     same(outcome.boxes, without_classes.boxes)
     same(outcome.ious, without_classes.ious)
 
 
-def test_boxes_of_unknown_classes_take_no_part_in_nms(refiner, pixels, expected, same):
+def test_boxes_of_unknown_classes_are_excluded_from_nms(refiner, pixels, expected, same):
     boxes = torch.cat([BOXES, BOXES[[2, 2]]])
     scores = torch.cat([SCORES, torch.tensor([0.8, 0.1])])
     (outcome,) = refine(refiner, Found(pixels, boxes, [*NAMES, "zebra", "zebra"], scores), nms="greedy")
@@ -41,7 +41,7 @@ def test_boxes_of_unknown_classes_take_no_part_in_nms(refiner, pixels, expected,
 
 def test_iou_guided_nms_returns_its_scores(refiner, pixels):
     (outcome,) = refine(refiner, Found(pixels, BOXES, NAMES, SCORES), nms="iou_guided")
-    assert sorted(outcome.scores.tolist()) == [0.5, 0.75, 0.875]  # the star that is left has the better star's score
+    assert sorted(outcome.scores.tolist()) == [0.5, 0.75, 0.875]  # the kept star has the score of the better star
 
 
 def test_without_scores(refiner, pixels, expected, same):
@@ -83,7 +83,7 @@ def test_names_of_numbers(refiner):
 
 
 def test_numbers_without_names(refiner):
-    with pytest.raises(DataError, match="no class names: give class_names"):
+    with pytest.raises(DataError, match="no class names; pass class_names"):
         names_of([1], None, refiner, class_agnostic=False)
 
 

@@ -1,7 +1,8 @@
-"""detectron2's Instances, or, as detectron2 has no wheels, classes with the same behaviour.
+"""detectron2's Instances, and stand-ins for them, because detectron2 has no wheels.
 
-The stand-ins below keep of ``detectron2.structures`` what the adapter meets: fields as attributes, all of one length,
-indexed together; ``Boxes`` as float32. The tests run on detectron2's own classes, too, where it is installed.
+The stand-ins have the behaviour of ``detectron2.structures`` that the adapter uses: fields are attributes of equal
+length that are indexed together, and ``Boxes`` are float32. If detectron2 is installed, the tests also run with its
+classes.
 """
 
 import pytest
@@ -62,7 +63,7 @@ class StandInInstances:
 
 @pytest.fixture(params=["stand-ins", "detectron2"])
 def given(request):
-    """Other fields → Instances of the four boxes."""
+    """A function: further fields → Instances with the four boxes."""
     if request.param == "stand-ins":
         instances, boxes = StandInInstances, StandInBoxes
     else:
@@ -77,7 +78,7 @@ def given(request):
     return given
 
 
-def test_boxes_move_and_all_else_stays(refiner, pixels, given, expected, same):
+def test_only_boxes_change(refiner, pixels, given, expected, same):
     instances = given(names=["a", "b", "c", "d"])
     better = refine(refiner, pixels, instances, class_names=CLASS_NAMES)
     assert type(better) is type(instances) and type(better.pred_boxes) is type(instances.pred_boxes)
@@ -89,7 +90,7 @@ def test_boxes_move_and_all_else_stays(refiner, pixels, given, expected, same):
     assert torch.equal(instances.pred_boxes.tensor, BOXES) and not instances.has("pred_ious")
 
 
-def test_what_belongs_to_a_box_goes_with_it(refiner, pixels, given, expected, same):
+def test_fields_stay_with_their_boxes(refiner, pixels, given, expected, same):
     masks = torch.arange(4)[:, None, None].expand(4, 50, 80)
     better = refine(refiner, pixels, given(pred_masks=masks), class_names=CLASS_NAMES, nms="greedy")
     same(better.pred_boxes.tensor, expected.boxes[AFTER_NMS])
@@ -112,10 +113,10 @@ def test_refined_again(refiner, pixels, given):
 
 def test_classes(refiner, pixels, given, without_classes, same):
     same(refine(refiner, pixels, given(), class_agnostic=True).pred_boxes.tensor, without_classes.boxes)
-    with pytest.raises(DataError, match="give class_names"):
+    with pytest.raises(DataError, match="pass class_names"):
         refine(refiner, pixels, given())
 
 
 def test_an_image_of_another_size(refiner, pixels, given):
-    with pytest.raises(DataError, match=r"image of \(50, 80\) pixels.*the image has \(40, 80\)"):
+    with pytest.raises(DataError, match=r"image of \(50, 80\) pixels.*image has \(40, 80\)"):
         refine(refiner, pixels[:40], given(), class_names=CLASS_NAMES)

@@ -29,7 +29,7 @@ def test_an_image(refiner, pixels, expected, same):
     assert torch.equal(detections["boxes"], BOXES) and set(detections) == {"boxes", "labels", "scores", "image_id"}
 
 
-def test_what_belongs_to_a_box_goes_with_it(refiner, pixels, expected, same):
+def test_fields_stay_with_their_boxes(refiner, pixels, expected, same):
     masks = torch.arange(4.0).reshape(4, 1, 1, 1).expand(4, 1, 50, 80)
     detections = given(masks=masks, keypoints=masks[:, 0, :3, :3], phrases=["a", "b", "c", "d"], size=(50, 80))
     better = refine(refiner, pixels, detections, class_names=CLASS_NAMES, nms="greedy")
@@ -72,14 +72,14 @@ def test_no_detections(refiner, pixels):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
-def test_dtypes_stay(refiner, pixels, expected, dtype):
+def test_dtypes_are_kept(refiner, pixels, expected, dtype):
     detections = given() | {"boxes": BOXES.to(dtype), "scores": SCORES.to(dtype)}
     better = refine(refiner, pixels, detections, class_names=CLASS_NAMES)
     assert better["boxes"].dtype == better["scores"].dtype == dtype
     torch.testing.assert_close(better["boxes"].float(), expected.boxes, rtol=1e-3, atol=1e-2)
 
 
-def test_devices_stay(checkpoint, pixels, device):
+def test_devices_are_kept(checkpoint, pixels, device):
     detections = {key: value.to(device) for key, value in given().items()} | {"masks": torch.zeros(4, 1, 50, 80)}
     for refiner_on in ("cpu", device):
         refiner = IoURefiner.from_checkpoint(checkpoint, device=refiner_on)
@@ -95,11 +95,11 @@ def test_in_inference_mode(refiner, pixels, expected, same):
     same(better["boxes"].clone(), expected.boxes)
 
 
-def test_without_regard_to_class(refiner, pixels, without_classes, same):
+def test_class_agnostic(refiner, pixels, without_classes, same):
     same(refine(refiner, pixels, given(), class_agnostic=True)["boxes"], without_classes.boxes)
 
 
-def test_names_that_a_detector_of_free_text_gives(refiner, pixels, expected, same):
+def test_text_labels(refiner, pixels, expected, same):
     better = refine(refiner, pixels, given(text_labels=NAMES), nms="greedy")
     same(better["boxes"], expected.boxes[AFTER_NMS])
     assert better["text_labels"] == ["cross", "Star", "zebra"]

@@ -1,8 +1,8 @@
-"""FiftyOne's Detections, or, as FiftyOne is a gigabyte, classes with the same behaviour.
+"""FiftyOne's Detections, and stand-ins for them, because FiftyOne takes a gigabyte.
 
-The stand-ins below keep of ``fiftyone.Detections`` and ``fiftyone.Detection`` what the adapter meets: any attributes,
-which can be set as items, and deep copies with new ids. Where FiftyOne is installed, the tests run on its own classes,
-too.
+The stand-ins have the behaviour of ``fiftyone.Detections`` and ``fiftyone.Detection`` that the adapter uses: arbitrary
+attributes, which can be set as items, and deep copies with new ids. If FiftyOne is installed, the tests also run with
+its classes.
 """
 
 import copy
@@ -20,7 +20,7 @@ from iounet.refiner.adapters.fiftyone import mask_in_place, refine
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 IDS = count()
-SIZE = torch.tensor([80.0, 50.0, 80.0, 50.0])  # of the image
+SIZE = torch.tensor([80.0, 50.0, 80.0, 50.0])  # width, height, width, height of the image
 
 
 class StandInDetection:
@@ -46,7 +46,7 @@ class StandInDetections:
 
 @pytest.fixture(params=["stand-ins", "fiftyone"])
 def given(request):
-    """Detections of the four boxes."""
+    """A function that makes Detections of the four boxes."""
     if request.param == "stand-ins":
         detections, detection = StandInDetections, StandInDetection
     else:
@@ -66,12 +66,12 @@ def given(request):
 
 
 def boxes_of(detections):
-    """In pixels, float32 [N, 4]."""
+    """Return the boxes in pixels, float32 [N, 4]."""
     relative = torch.tensor([detection.bounding_box for detection in detections.detections])
     return torch.cat([relative[:, :2], relative[:, :2] + relative[:, 2:]], 1) * SIZE
 
 
-def test_boxes_move_and_all_else_stays(refiner, pixels, given, expected, same):
+def test_only_boxes_change(refiner, pixels, given, expected, same):
     detections = given()
     better = refine(refiner, pixels, detections)
     assert type(better) is type(detections) and better.source == "camera"
@@ -100,7 +100,7 @@ def test_no_detections(refiner, pixels, given):
         assert refine(refiner, pixels, given(rows=[]), nms=nms).detections == []
 
 
-def test_without_regard_to_class_and_without_confidence(refiner, pixels, given, without_classes):
+def test_class_agnostic_without_confidence(refiner, pixels, given, without_classes):
     for labels in ({}, {"label": None}):
         better = refine(refiner, pixels, given(confidence=None, **labels), class_agnostic=True)
         torch.testing.assert_close(boxes_of(better), without_classes.boxes, rtol=0, atol=1e-3)
@@ -118,8 +118,8 @@ def test_an_image_file(refiner, pixels, given, expected, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [bool, np.uint8])
-def test_a_mask_stays_where_it_is_in_the_image(dtype):
-    """A pixel of a box of 4 x 5 pixels, which moves by one pixel, doubles its width, or both."""
+def test_a_mask_stays_in_place_in_the_image(dtype):
+    """The mask is one pixel of a box of 4 x 5 pixels; the box moves by one pixel, doubles its width, or both."""
     mask = np.zeros((5, 4), dtype)
     mask[3, 2] = 1
     before = [10.0, 20.0, 4.0, 5.0]
@@ -137,7 +137,7 @@ def test_a_mask_stays_where_it_is_in_the_image(dtype):
     assert found([10.0, 22.5, 4.0, 2.5]) == [[1, 2], [2, 2]]
 
 
-def test_masks_move_against_their_boxes(refiner, pixels, given):
+def test_masks_are_resampled(refiner, pixels, given):
     detections = given()
     detections.detections[3].mask = np.ones((36, 32), dtype=bool)
     detections.detections[2].mask = np.eye(3, dtype=bool)

@@ -32,14 +32,14 @@ def test_classes_are_matched_by_name(refiner, pixels, expected, same):
     assert np.array_equal(detections.xyxy, BOXES.numpy()) and set(detections.data) == {"class_name"}
 
 
-def test_class_numbers_have_names_that_the_caller_gives(refiner, pixels, expected, same):
+def test_class_names_of_class_numbers(refiner, pixels, expected, same):
     detections = given(class_id=CLASSES.numpy(), data={})
     same(refine(refiner, pixels, detections, class_names=CLASS_NAMES).xyxy, expected.boxes)
     with pytest.raises(DataError, match="give class_names"):
         refine(refiner, pixels, detections)
 
 
-def test_without_classes_and_confidence(refiner, pixels, without_classes, same):
+def test_class_agnostic_without_confidence(refiner, pixels, without_classes, same):
     detections = supervision.Detections(BOXES.numpy())
     better = refine(refiner, pixels, detections, class_agnostic=True)
     same(better.xyxy, without_classes.boxes)
@@ -48,13 +48,13 @@ def test_without_classes_and_confidence(refiner, pixels, without_classes, same):
         refine(refiner, pixels, detections)
 
 
-def test_nothing(refiner, pixels):
+def test_no_detections(refiner, pixels):
     for nms in (None, "greedy"):
         better = refine(refiner, pixels, supervision.Detections.empty(), nms=nms)
         assert better.xyxy.shape == (0, 4) and better.data["predicted_iou"].shape == (0,)
 
 
-def test_what_belongs_to_a_box_goes_with_it(refiner, pixels, expected, same):
+def test_fields_stay_with_their_boxes(refiner, pixels, expected, same):
     masks = np.zeros((4, 50, 80), dtype=bool)
     masks[3, 1, 1] = True
     detections = given(
@@ -82,7 +82,7 @@ def test_in_double_precision(refiner, pixels, expected):
     torch.testing.assert_close(torch.as_tensor(better.xyxy).float(), expected.boxes, rtol=0, atol=1e-3)
 
 
-def test_detections_of_the_refiner_itself():
+def test_to_supervision():
     own = Detections(BOXES[:3], torch.tensor([2, 0, 1]), SCORES[:3], torch.tensor([0.5, 0.75, 0.25]))
     found = to_supervision(own, CATEGORIES)
     assert found.data["class_name"].tolist() == ["star", "", "traffic light"] and found.class_id.tolist() == [1, -1, 0]

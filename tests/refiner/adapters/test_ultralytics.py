@@ -1,4 +1,4 @@
-"""ultralytics' Results: made by hand, and by a YOLO without trained weights."""
+"""ultralytics' Results, made by hand and by an untrained YOLO."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ TRACKED = torch.cat([BOXES, torch.tensor([[10.0], [11.0], [12.0], [13.0]]), DATA
 
 @pytest.fixture
 def given(ultralytics, pixels):
-    """Columns of boxes, and other things that Results hold → Results for the image."""
+    """A function: columns of boxes and other fields of Results → Results for the image."""
 
     def given(data=DATA, **more):
         from ultralytics.engine.results import Results
@@ -30,7 +30,7 @@ def given(ultralytics, pixels):
     return given
 
 
-def test_boxes_move_and_all_else_stays(refiner, given, expected, same):
+def test_only_boxes_change(refiner, given, expected, same):
     results = given(speed={"inference": 1.5})
     better = refine(refiner, results)
     assert type(better) is type(results)
@@ -43,7 +43,7 @@ def test_boxes_move_and_all_else_stays(refiner, given, expected, same):
     assert better.summary()[1]["name"] == "cross"
 
 
-def test_what_belongs_to_a_box_goes_with_it(refiner, given, expected, same):
+def test_fields_stay_with_their_boxes(refiner, given, expected, same):
     masks = torch.arange(4.0)[:, None, None].expand(4, 50, 80)
     results = given(TRACKED, masks=masks, keypoints=masks[:, :5, :3])
     kept = refine(refiner, results)
@@ -98,7 +98,7 @@ def test_results_without_boxes(refiner, ultralytics, pixels):
         refine(refiner, Results(pixels, "a.jpg", {0: "star"}, probs=torch.ones(1)))
 
 
-def test_what_a_yolo_returns(refiner, ultralytics, pixels, same):
+def test_results_of_a_yolo(refiner, ultralytics, pixels, same):
     torch.manual_seed(0)
     model = ultralytics.YOLO("yolov8n.yaml", verbose=False)
     model.model.names = dict.fromkeys(range(80), "star")
