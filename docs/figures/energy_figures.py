@@ -1,4 +1,4 @@
-"""What the energy head is trained to tell, and how its peak differs from that of the predicted IoU."""
+"""What the energy head learns, and how its peak differs from that of the predicted IoU."""
 
 from pathlib import Path
 
@@ -49,7 +49,7 @@ def _draw_noise(path: Path) -> None:
     right.plot(moved, predicted, color=DATA, linewidth=2.2)
     right.set_xlabel("box moved sideways (box widths)", fontsize=10)
     right.set_yticks([0, 0.5, 1])
-    right.set_title("what the heads answer", fontsize=11)
+    right.set_title("what the heads predict", fontsize=11)
     right.text(0.2, float(predicted[120]) + 0.05, "predicted IoU", color=DATA, fontsize=10)
     right.text(0.045, 0.12, "exp(energy)", color=AFTER, fontsize=10)
     right.axvline(0, color=CONTEXT, linewidth=0.8, linestyle=":")
