@@ -77,7 +77,7 @@ def match_images(
         found = candidates.get(image_id, [])
         if len(found) > 1:
             matches = ", ".join(map(str, found[:3]))
-            raise DataError(f"{source}: image_id {image_id!r} matches {matches}; pass only one of these folders")
+            raise DataError(f"{source}: image_id {image_id!r} matches {matches}; pass only one of these images")
         if found:
             matched[image_id] = found[0]
         else:

@@ -51,7 +51,7 @@ class TestMatchImages:
         images = [Path("x/a.png"), Path("y/a.png")]
         with pytest.raises(DataError, match=r"d\.json: image_id 'a' matches x/a\.png, y/a\.png; pass only one"):
             match_images(["a"], images, None, "d.json")
-        with pytest.raises(DataError, match=r"image_id 139 fits x/139\.png, x/0139\.png"):
+        with pytest.raises(DataError, match=r"image_id 139 matches x/139\.png, x/0139\.png"):
             match_images([139], [Path("x/139.png"), Path("x/0139.png")], None, "d.json")
 
     def test_two_annotated_images_of_equal_name_are_not_confused(self):
