@@ -178,7 +178,7 @@ FIGURES = {
             "from {:.1f} to {:.1f} AP50, and from {:.1f} to {:.1f} AP90",
             *(SMALL[row][column] for column in ("AP50", "AP90") for row in (GREEDY, RESCORED)),
         ),
-        ("boxes with an IoU of {:.2f} to {:.2f}", LOOSE["0.9 to 1"]["before"], LOOSE["0.9 to 1"]["after"]),
+        ("from a mean of {:.3f} to {:.3f}", LOOSE["0.9 to 1"]["before"], LOOSE["0.9 to 1"]["after"]),
     ],
     "docs/method/energy.md": [
         ("{:.2f} to {:.2f} on the synthetic set", *too_low(SYNTHETIC)),
