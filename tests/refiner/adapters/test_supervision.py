@@ -35,7 +35,7 @@ def test_classes_are_matched_by_name(refiner, pixels, expected, same):
 def test_class_names_of_class_numbers(refiner, pixels, expected, same):
     detections = given(class_id=CLASSES.numpy(), data={})
     same(refine(refiner, pixels, detections, class_names=CLASS_NAMES).xyxy, expected.boxes)
-    with pytest.raises(DataError, match="give class_names"):
+    with pytest.raises(DataError, match="pass class_names"):
         refine(refiner, pixels, detections)
 
 
