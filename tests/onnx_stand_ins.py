@@ -28,7 +28,7 @@ METADATA = {
 }
 
 # Behaviour of the stand-ins: a box of a known class moves by SHIFT pixels and is clipped to the image; others stay. The
-# predicted IoU is the red value of the last pixel in the first row minus 1/256 of the box's height. After refinement, it
+# predicted IoU is the red value of the last pixel in the first row minus 1/256 of the box's height. After refinement it
 # is SUM minus this value, so the best box before refinement becomes the worst.
 SHIFT = [3.0, -2.0, 3.0, -2.0]
 SUM = 1.25
