@@ -77,7 +77,7 @@ FIGURES = {
             *faster("cuda", LAST, BOTH, without=["large"]),
         ),
         (
-            "these are {:.1f} to {:.1f} and {:.1f} to {:.1f} times",
+            "the factors are {:.1f} to {:.1f} and {:.1f} to {:.1f}.",
             *faster("cuda", FIRST, FORWARD, without=["large"]),
             *faster("cuda", FIRST, BOTH, without=["large"]),
         ),
