@@ -82,7 +82,7 @@ class CocoEvaluator:
         """Return average precision and recall **in percent**.
 
         Equals `summary(by_category(results, category_ids))`. To divide the work among processes, call `by_category`
-        for some of the categories in each, and `summary` for the scores of all.
+        on a share of the categories in each process, and `summary` on the scores of all categories.
 
         Args:
             results: COCO detections `{"image_id", "category_id", "bbox": [x, y, width, height], "score"}` with boxes in

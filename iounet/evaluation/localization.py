@@ -28,7 +28,7 @@ class Matched(NamedTuple):
 def match_greedily(detections: Detections, objects: Tensor, labels: Tensor, iou_threshold: float) -> Matched:
     """Match the detections of an image with its objects as COCO does.
 
-    In descending order of score, each detection takes the object of its class with the highest IoU that is still free.
+    In descending order of score, each detection takes the unmatched object of its class with the highest IoU.
 
     Args:
         detections: Detections of one image.

@@ -184,7 +184,7 @@ def as_results(found: Found, category_ids: Sequence[int]) -> list[dict[str, Any]
 
 
 def box_changes(example: Example, class_names: Sequence[str], image_name: str) -> Iterator[BoxChange]:
-    """Yield the change of each detection with a score of at least `DRAWN_SCORE` that had an IoU of at least 0.5 before.
+    """Yield the change of each detection with a score of at least `DRAWN_SCORE` and an initial IoU of at least 0.5.
 
     Args:
         example: An image with ground truth, and with the same detections in the same order before and after.

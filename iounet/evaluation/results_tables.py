@@ -107,7 +107,7 @@ def basins_table(sets: Mapping[str, Sequence[Run]]) -> str:
 def shared_table(tables: Sequence[Mapping[str, Mapping[str, float]]]) -> str:
     """Merge the tables of several seeds.
 
-    Keeps the columns that all rows have: the APs, Loc50, Loc75 and ms or, if there are none of these, all of them.
+    Keeps the AP, Loc and ms columns that all rows have. If there are none, keeps all columns that all rows have.
     """
     first, *others = tables[0].values()
     shared = [column for column in first if all(column in row for row in others)]

@@ -1,4 +1,4 @@
-"""Write boxes.json and boxes.csv, with one row per label, its proposal and its decision; read boxes.json."""
+"""Write boxes.json and boxes.csv, which have one row per label with its proposal and decision. Read boxes.json."""
 
 import csv
 import json
