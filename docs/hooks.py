@@ -1,4 +1,4 @@
-"""MkDocs hooks: what the site takes from outside docs/.
+"""MkDocs hooks that add files from outside docs/ to the site.
 
 Pages link to files of the repository by relative paths, as GitHub does. The site includes a copy of each linked file,
 and renders the Markdown files in `PAGES`. A link to a missing file stays as it is, and fails the strict build.
@@ -14,7 +14,7 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Markdown outside docs/, and its page on the site.
+# Markdown file outside docs/ → its page on the site.
 PAGES = {
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
@@ -25,14 +25,14 @@ _LINK = re.compile(r"(?P<start>\]\()(?P<path>[^)\s#:]+)(?P<anchor>#[^)\s]*)?\)")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Adds the pages of `PAGES`."""
+    """Add the pages of `PAGES`."""
     for source, page in PAGES.items():
         files.append(File.generated(config, page, abs_src_path=str(ROOT / source)))
     return files
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Points links to files outside docs/ at their copies on the site."""
+    """Point links to files outside docs/ at their copies on the site."""
     folder = Path(page.file.abs_src_path or "").resolve().parent
 
     def replace(link: re.Match[str]) -> str:
@@ -47,7 +47,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def _place_on_site(target: Path, config: MkDocsConfig, files: Files) -> str:
-    """The address of a file of the repository below the site's root; copies the file to the site if need be."""
+    """Return the path on the site of a file of the repository. Copy the file to the site if it is not there yet."""
     source = target.relative_to(ROOT).as_posix()
     if source in PAGES:
         return PAGES[source]
@@ -55,7 +55,7 @@ def _place_on_site(target: Path, config: MkDocsConfig, files: Files) -> str:
     existing = files.get_file_from_path(in_docs)
     if source != in_docs and existing is not None and existing.inclusion.is_included():
         return in_docs
-    # A browser shows .txt, but downloads .yaml and .py.
+    # A browser shows a .txt file, but downloads .yaml and .py files.
     copy = f"source/{source}.txt"
     if files.get_file_from_path(copy) is None:
         files.append(File.generated(config, copy, abs_src_path=str(target)))

@@ -190,7 +190,7 @@ def _figure(picture: Picture) -> str:
 
 
 def _encoded(picture: Picture) -> tuple[str, bytes, tuple[int, int]]:
-    """The picture's format ("png" or "jpeg"), its bytes, and its (width, height) in pixels."""
+    """Return the picture's format ("png" or "jpeg"), its bytes, and its (width, height) in pixels."""
     image = picture.image
     if isinstance(image, Image.Image):
         files = {"png": io.BytesIO()}

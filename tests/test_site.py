@@ -72,6 +72,12 @@ def test_every_command_and_script_is_listed():
     assert [name for name in names if f"`{name}`" not in listed and f"`python -m {name}`" not in listed] == []
 
 
+def test_the_configuration_page_includes_the_keys():
+    """In a block marked `python`, `ruff format` would rewrite the line, and the page would not show the keys."""
+    page = (ROOT / "docs/reference/configuration.md").read_text()
+    assert '\n--8<-- "iounet/config.py:keys"\n' in page
+
+
 def test_the_readme_stays_short_and_its_links_lead_somewhere():
     readme = (ROOT / "README.md").read_text()
     assert readme.count("\n") <= 150

@@ -1,4 +1,4 @@
-"""Draws the figures of the method pages into docs/pictures.
+"""Draw the figures of the method pages into docs/pictures.
 
     python docs/figures
 

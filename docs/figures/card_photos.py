@@ -26,14 +26,14 @@ def refiner() -> IoURefiner:
 
 @cache
 def photographs(annotations: str = "annotations.json") -> CocoDataset:
-    """The six photographs with their annotated boxes, or with the loose ones of ``loose.json``."""
+    """Return the six photographs with their annotated boxes, or with the loose boxes of ``loose.json``."""
     return CocoDataset(str(PHOTOS / annotations), str(PHOTOS))
 
 
 @cache
 @torch.no_grad()
 def candidates(row: int) -> tuple[Detections, Tensor]:
-    """Boxes of a photograph before NMS, in its pixels, and their true IoUs."""
+    """Return the boxes of a photograph before NMS, in pixels of the photograph, and their true IoUs."""
     image, target = photographs()[row]
     detector = refiner().detector
     features = detector.extract([image])
@@ -42,16 +42,17 @@ def candidates(row: int) -> tuple[Detections, Tensor]:
 
 
 class Card(NamedTuple):
-    """An annotated card, and the candidates around it of which NMS keeps one.
+    """An annotated card, and the candidates around it, of which NMS keeps one.
 
     Attributes:
-        image: Tensor[3, H, W].
-        truth: its annotated box, Tensor[4].
-        found: all candidates of the photograph.
-        true_ious: their true IoUs.
-        of_card: which of them have the class of the card and overlap it, bool [N].
-        greedy, guided: index of the one that greedy NMS keeps, and that IoU-guided NMS keeps.
-        inherited: class score of the latter after NMS.
+        image: photograph, Tensor[3, H, W].
+        truth: annotated box of the card, Tensor[4].
+        found: all N candidates of the photograph.
+        true_ious: true IoU of each candidate, Tensor[N].
+        of_card: mask of the candidates that have the class of the card and overlap it, bool Tensor[N].
+        greedy: index of the candidate that greedy NMS keeps.
+        guided: index of the candidate that IoU-guided NMS keeps.
+        inherited: class score of the candidate ``guided`` after NMS.
     """
 
     image: Tensor
@@ -66,7 +67,7 @@ class Card(NamedTuple):
 
 @cache
 def card_with_two_candidates(row: int, card: int) -> Card:
-    """The given card of a photograph, for which greedy NMS and IoU-guided NMS keep different boxes."""
+    """Return a card of a photograph. Choose one for which greedy NMS and IoU-guided NMS keep different boxes."""
     image, target = photographs()[row]
     truth, label = target["boxes"][card], target["labels"][card]
     found, true_ious = candidates(row)

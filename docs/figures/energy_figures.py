@@ -1,4 +1,4 @@
-"""What the energy head learns, and how its peak differs from that of the predicted IoU."""
+"""Figure of what the energy head learns, and of how its peak differs from the peak of the predicted IoU."""
 
 from pathlib import Path
 

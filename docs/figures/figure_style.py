@@ -17,25 +17,25 @@ PALETTE_SIZE = 160  # colours of a figure with photographs
 BEFORE = "#e8820c"  # orange: a loose box, or the method that IoU-Net replaces
 AFTER = "#12944a"  # green: a refined box, or IoU-Net
 DATA = "#2369a8"  # blue: values and candidates
-CONTEXT = "#8a8a8a"  # grey: pixels, axes, remarks
+CONTEXT = "#8a8a8a"  # grey: axes, curves and remarks
 LOOSE = "#ff9614"  # the lighter orange and green of the project's pictures, for lines on photographs
 TIGHT = "#28e66e"
 
 
 def new_figure(height: float, width: float = WIDTH) -> Figure:
-    """An empty figure, in inches, on a white ground that stays readable on a dark page."""
+    """Return an empty figure of this height and width in inches. Its white background stays readable on a dark page."""
     return Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
 
 
 def plain(axes: Axes) -> Axes:
-    """Removes the frame's upper and right side."""
+    """Remove the upper and right side of the frame."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=9)
     return axes
 
 
 def photo(axes: Axes, image: Tensor, around: Tensor | None = None, margin: float = 0.25) -> None:
-    """Shows an image [3, H, W] without axes; with ``around`` [4], only a square of the image around that box."""
+    """Show an image [3, H, W] without axes; with a box ``around`` [4], only a square around the box."""
     axes.imshow(image.permute(1, 2, 0).numpy(), interpolation="bilinear")
     axes.set_axis_off()
     if around is None:
@@ -50,7 +50,7 @@ def photo(axes: Axes, image: Tensor, around: Tensor | None = None, margin: float
 
 
 def outline(axes: Axes, box: Tensor, colour: str, *, width: float = 2, line: str = "-", alpha: float = 1) -> None:
-    """Draws a box [4]; a wide line has a dark halo that sets it off from a light photograph."""
+    """Draw a box [4]. A wide line gets a dark halo, which makes it visible on a light photograph."""
     # imshow puts the centre of a pixel, not its corner, at whole coordinates.
     x1, y1, x2, y2 = (box - 0.5).tolist()
     halo = [(width + 1.2, "black", 0.5 * alpha)] if width >= 1 else []
@@ -60,10 +60,10 @@ def outline(axes: Axes, box: Tensor, colour: str, *, width: float = 2, line: str
 
 
 def save(figure: Figure, path: Path, *, photographs: bool = False, exact: Sequence[str] = ()) -> None:
-    """Writes a PNG file.
+    """Write a PNG file.
 
-    A figure with photographs is reduced to a palette, because it would be too large. The colours of this file and those
-    in `exact` are kept, so that lines and texts have the same colours in all figures.
+    A figure with photographs is reduced to a palette to keep the file small. The colours of this module and those in
+    ``exact`` are kept, so that lines and texts have the same colours in all figures.
     """
     figure.savefig(path, facecolor="white", bbox_inches="tight", pad_inches=0.06, metadata={"Software": None})
     if not photographs:

@@ -1,4 +1,4 @@
-"""How the training boxes of the IoU head are drawn: uniform in IoU, unlike boxes with independently moved edges."""
+"""Figures of the IoU head's training boxes, which are uniform in IoU, unlike boxes with independently moved edges."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def draw(folder: Path) -> None:
 
 
 def naive_ious(box: Tensor, reach: float = 0.3) -> Tensor:
-    """IoUs of boxes whose four edges move independently by up to ``reach`` of the width or height."""
+    """Return the IoUs ≥ 0.5 of boxes whose edges move independently by up to ``reach`` of the width or height."""
     generator = torch.Generator().manual_seed(0)
     shifts = reach * (2 * torch.rand(NUM_BOXES, 4, generator=generator) - 1)
     ious = elementwise_iou(box, box + shifts * box_sizes(box).repeat(2))

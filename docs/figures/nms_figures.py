@@ -1,4 +1,4 @@
-"""A cluster of candidates in which greedy NMS and IoU-guided NMS keep different boxes."""
+"""Figure of a cluster of candidates in which greedy NMS and IoU-guided NMS keep different boxes."""
 
 from pathlib import Path
 

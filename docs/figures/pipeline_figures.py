@@ -1,4 +1,4 @@
-"""The stages of the detector around one card of a photograph."""
+"""Figure of the stages of the detector around one card of a photograph."""
 
 from pathlib import Path
 
@@ -35,7 +35,7 @@ def draw(folder: Path) -> None:
     for axes, title in zip((*upper, *lower), titles, strict=False):
         photo(axes, card.image, card.truth, margin=0.35)
         axes.set_title(title, fontsize=11)
-    # Over the photograph, whose limits it keeps.
+    # Cover the whole photograph with the feature map, and keep the limits of the other panels.
     finest = features.maps["0"][0].abs().mean(0)
     upper[1].imshow(finest, cmap="Greys_r", extent=(-0.5, width - 0.5, height - 0.5, -0.5))
     upper[1].set(xlim=upper[0].get_xlim(), ylim=upper[0].get_ylim())
@@ -51,7 +51,7 @@ def draw(folder: Path) -> None:
 
 
 def _labelled(axes: Axes, boxes: Tensor, values: Tensor) -> None:
-    """The box that greedy NMS keeps in orange, the one that IoU-guided NMS keeps in blue, their values underneath."""
+    """Draw the boxes that greedy NMS (orange) and IoU-guided NMS (blue) keep, with their values underneath."""
     colours = ((LOOSE, BEFORE), (BLUE, DARK_BLUE))
     for box, value, (line, colour), place in zip(boxes, values, colours, (0.25, 0.75), strict=True):
         outline(axes, box, line, width=1.6)

@@ -1,4 +1,4 @@
-"""What RoIPool, RoIAlign and PrRoI pooling read of a bin, and how their values change as a box edge moves."""
+"""Figures of what RoIPool, RoIAlign and PrRoI pooling read in a bin, and of their values as a box edge moves."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +14,7 @@ from prroi_pool import prroi_pool2d
 
 BIN = (1.4, 1.45, 4.6, 3.4)  # xyxy on the feature map
 MAP_HEIGHT, MAP_WIDTH = 5, 7
-EDGES = torch.linspace(3, 9, 1201)  # where the right edge of the sliding RoI lies
+EDGES = torch.linspace(3, 9, 1201)  # positions of the right edge of the sliding RoI
 
 
 def draw(folder: Path) -> None:
@@ -30,7 +30,7 @@ def _draw_bin(path: Path) -> None:
         _pixels(of)
         of.set_title(title, fontsize=11)
         of.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor="black", linewidth=1.8, zorder=4))
-    # roi_pool rounds the corners and includes the last pixel.
+    # Like roi_pool, round the corners and include the last pixel.
     left, top, right, bottom = (round(corner) for corner in BIN)
     for column in range(left, right + 1):
         for row in range(top, bottom + 1):
@@ -57,7 +57,7 @@ def _pixels(axes: Axes) -> None:
 
 
 def pooled_values() -> dict[str, tuple[Tensor, Tensor]]:
-    """Value of one bin whose right edge lies at EDGES, and its derivative by that edge, for the three operators."""
+    """Return each operator's value of a bin with its right edge at EDGES, and the derivative with respect to the edge."""
     generator = torch.Generator().manual_seed(8)
     row = torch.linspace(0, 1, 12, dtype=torch.float64) + 0.5 * torch.rand(12, generator=generator, dtype=torch.float64)
     features = row.expand(1, 1, 6, 12).contiguous()
@@ -72,7 +72,7 @@ def pooled_values() -> dict[str, tuple[Tensor, Tensor]]:
     for name, operator in operators.items():
         values = operator(rois).flatten()
         slopes = torch.gradient(values, spacing=(EDGES.double(),))[0]
-        # A step has no derivative: the curve is interrupted there.
+        # At a step, where no derivative exists, interrupt the curve.
         curves[name] = (values, slopes.masked_fill(slopes.abs() > 0.5, torch.nan))
     exact = rois.requires_grad_()
     (gradient,) = torch.autograd.grad(operators["PrRoI"](exact).sum(), exact)

@@ -1,4 +1,4 @@
-"""The ascent of a box: its landscape, when it stops, and photographs before and after."""
+"""Figures of refinement: a box on the landscape of the objective, reasons to stop, and photographs before and after."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from iounet.evaluation.landscape import landscape
 from iounet.postprocess import RefinementOptions, Stop, refinement_path
 
 ROW, OBJECT = 0, 1  # the photograph and the object of the landscape
-START = (0.2, 0.3)  # of the landscape's box: moved by 0.2 widths, 1.35 times as wide
+START = (0.2, 0.3)  # offsets of the first box: moved by 0.2 widths, exp(0.3) = 1.35 times as wide
 
 
 def draw(folder: Path) -> None:
@@ -37,7 +37,7 @@ def _draw_landscape(path: Path) -> None:
     first, last = (float(elementwise_iou(seen.path[step], truth)) for step in (0, -1))
     left.set_title(f"true IoU {first:.2f} → {last:.2f}", fontsize=11)
 
-    # The energy falls ever more steeply away from its peak, so that its levels lie ever farther apart.
+    # The energy falls more steeply farther from its peak, so the spacing of the levels grows.
     levels = -(torch.linspace(1, 0, 17) ** 2) * float(-seen.energy.min())
     shades = colormaps["Blues"](torch.linspace(0, 0.85, 16))
     right.contourf(seen.moved, seen.widened, seen.energy, levels=levels, colors=shades)
@@ -57,7 +57,7 @@ def _draw_landscape(path: Path) -> None:
 
 
 def bell(boxes: Tensor) -> Tensor:
-    """A smooth objective: the box's centre is best at x = 0, where the value is 1."""
+    """Return a smooth objective, which is 1 for boxes centred at x = 0 and falls on both sides."""
     centre = (boxes[:, 0] + boxes[:, 2]) / 2
     return torch.exp(-centre.square() / 2)
 
@@ -84,14 +84,14 @@ def _draw_stops(path: Path) -> None:
 
 
 def _draw_ascent(axes: Axes, options: RefinementOptions) -> None:
-    """Draws the steps of a box on the curve of its objective, steps that are taken back included."""
+    """Draw the steps of a box on the curve of its objective, including steps that are undone."""
     tried: list[Tensor] = []
 
     def watched(boxes: Tensor) -> Tensor:
         tried.append(boxes.detach().clone())
         return bell(boxes)
 
-    start = torch.tensor([[-2.5, -1.0, -0.5, 1.0]])  # two pixels wide, its centre at -1.5
+    start = torch.tensor([[-2.5, -1.0, -0.5, 1.0]])  # two pixels wide, centred at x = -1.5
     path = list(refinement_path(watched, start, options))
     x = torch.linspace(-2.6, 2.6, 200)
     axes.plot(x, torch.exp(-x.square() / 2), color=CONTEXT, linewidth=1.2)
@@ -124,7 +124,7 @@ def _centre(boxes: Tensor) -> Tensor:
 
 
 def _draw_photographs(path: Path) -> None:
-    """The first object of each photograph, from the loose boxes of examples/photos/loose.json."""
+    """Draw the first box of each photograph in examples/photos/loose.json before and after refinement."""
     careful, loose = photographs(), photographs("loose.json")
     figure = new_figure(2.75)
     axes = figure.subplots(2, len(careful))

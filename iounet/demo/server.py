@@ -1,4 +1,4 @@
-"""The web server of the demo page: for one user on this machine, built on Python's standard library."""
+"""The web server of the demo page, for one user on this machine, built on `http.server`."""
 
 import io
 import json
@@ -68,6 +68,12 @@ class DemoServer(ThreadingHTTPServer):
 def make_server(refiner: IoURefiner, photos: Sequence[Path], host: str = "127.0.0.1", port: int = 0) -> DemoServer:
     """Make a server that listens; its `serve_forever` answers requests.
 
+    Args:
+        refiner: Refines the boxes.
+        photos: Image files to offer on the page.
+        host: Address to listen on.
+        port: Port to listen on. 0 selects any free port.
+
     Raises:
         OSError: The port is in use, or the host is not an address of this machine.
     """
@@ -129,7 +135,9 @@ class _Handler(BaseHTTPRequestHandler):
         if not self.server.is_local or name == "localhost" or _is_loopback(name):
             return True
         self.close_connection = True
-        self._answer_json({"error": f"the host name {name} is not local"}, HTTPStatus.FORBIDDEN)
+        self._answer_json(
+            {"error": f"the host name '{name}' is not local; open {address_of(self.server)}"}, HTTPStatus.FORBIDDEN
+        )
         return False
 
     def _answer_json(self, content: object, status: HTTPStatus = HTTPStatus.OK) -> None:

@@ -1,4 +1,4 @@
-"""Measure from how far away refinement finds its object: refine jittered ground-truth boxes step by step."""
+"""Measure how well refinement recovers from loose boxes: refine jittered ground-truth boxes step by step."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace

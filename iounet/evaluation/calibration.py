@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .figures import new_figure
 
-# Least number of boxes to fit a calibration on.
+# Minimum number of boxes to fit a calibration on.
 MIN_BOXES = 100
 
 

@@ -81,7 +81,8 @@ class CocoEvaluator:
     def __call__(self, results: Sequence[dict]) -> dict[str, float]:
         """Return average precision and recall **in percent**.
 
-        Equals `summary(by_category(results, category_ids))`, whose categories several processes can share.
+        Equals `summary(by_category(results, category_ids))`. To divide the work among processes, call `by_category`
+        on a share of the categories in each process, and `summary` on the scores of all categories.
 
         Args:
             results: COCO detections `{"image_id", "category_id", "bbox": [x, y, width, height], "score"}` with boxes in
@@ -89,9 +90,9 @@ class CocoEvaluator:
 
         Returns:
             `AP`, the mean over the IoU thresholds 0.50, 0.55, ..., 0.95; `AP50` to `AP90`, at a single threshold;
-            `APs`, `APm` and `APl`, the AP of objects with an area up to 32², from 32² to 96², and from 96² pixels;
-            `AR100`, the mean recall, named after `max_detections`. Each is in [0, 100], or NaN if the ground truth has
-            no such objects.
+            `APs`, `APm` and `APl`, the AP of objects with an area of at most 32², of 32² to 96², and of at least 96²
+            pixels; `AR100`, the mean recall, named after `max_detections`. Each is in [0, 100], or NaN if the ground
+            truth has no such objects.
 
         Raises:
             ValueError: A result lacks a key, names an image or category that the ground truth does not list, or has a
@@ -154,7 +155,11 @@ class CocoEvaluator:
         return [CategoryScores(precision[:, :, k, :, 0], recall[:, k, :, 0]) for k in range(len(category_ids))]
 
     def summary(self, scores: Sequence[CategoryScores]) -> dict[str, float]:
-        """Summarise the scores of all categories, in the order of `category_ids`, as `__call__` returns them."""
+        """Return average precision and recall as `__call__` does.
+
+        Args:
+            scores: Scores of all categories, in the order of `category_ids`.
+        """
         ranges = self._parameters.areaRngLbl
         everything = ranges.index("all")
         summary = {"AP": _percent([of_category.precision[..., everything] for of_category in scores])}
@@ -225,7 +230,7 @@ def _percent(of_categories: list[np.ndarray]) -> float:
 
 
 def _annotation(id_: int, entry: dict) -> dict:
-    """Copy the keys that COCOeval reads. It adds keys to the dictionaries that it is given."""
+    """Copy the keys that COCOeval reads, because COCOeval adds keys to the dictionaries that it is given."""
     x, y, width, height = map(float, entry["bbox"])
     return {
         "id": id_,

@@ -1,4 +1,4 @@
-"""Compare ways to place and rank boxes on the same candidates, with bounds that use the true IoU."""
+"""Compare ways to place and rank boxes on the same candidates, and with upper bounds that use the true IoU."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -37,10 +37,12 @@ class Scene:
     objects: list[Detections]
 
     def suppressed(self, kind: str) -> list[Detections]:
+        """Apply one kind of NMS to the candidates, without refinement."""
         options = replace(self.detector.postprocessing.nms, kind=kind)
         return [suppress(of_image, options) for of_image in self.candidates]
 
     def postprocessed(self, options: Postprocessing) -> Sequence[Detections]:
+        """Apply NMS and refinement to the candidates."""
         return postprocess(self.candidates, options, refine=partial(self.detector.refine, self.features))
 
 
@@ -106,7 +108,7 @@ def _guided_by_truth(scene: Scene) -> list[Detections]:
 
 
 def _moved_to_truth(scene: Scene) -> list[Detections]:
-    """Climb the IoU with the object of largest overlap, in steps long enough to reach it."""
+    """Move each box by gradient ascent on its true IoU, in steps long enough to reach the object it overlaps most."""
     options = {"step_size": 4.0, "step_policy": "backtracking", "num_steps": 10, "early_stop": 0.0}
     moved = []
     for of_image, objects in zip(scene.suppressed("greedy"), scene.objects, strict=True):
@@ -126,7 +128,7 @@ class Comparison:
     Attributes:
         found: Row → detections of all images, in pixels of the original images.
         mended: IoU threshold → row → the same detections without TIDE's localisation errors.
-        matched_ious: Row → IoU of each detection with the object matched at an IoU of 0.5, 0 without a match.
+        matched_ious: Row → IoU of each detection with the object that it matches at an IoU threshold of 0.5, or 0.
         candidates: True IoU, class score and predicted IoU of the candidates of each image.
         seconds: Row, or "detector" → seconds per image, one value per batch.
     """

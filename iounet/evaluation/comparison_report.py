@@ -45,7 +45,7 @@ def comparison_summary(
 
     table: dict[str, dict[str, float]] = {}
     if baseline is not None:
-        table[PLAIN] = ap(baseline) | dict.fromkeys(("Loc50", "Loc75", "ms"), math.nan)  # it has other candidates
+        table[PLAIN] = ap(baseline) | dict.fromkeys(("Loc50", "Loc75", "ms"), math.nan)  # its candidates differ
     for row, found in measured.found.items():
         table[row] = ap(found)
         for threshold, mended in measured.mended.items():

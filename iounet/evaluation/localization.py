@@ -28,13 +28,13 @@ class Matched(NamedTuple):
 def match_greedily(detections: Detections, objects: Tensor, labels: Tensor, iou_threshold: float) -> Matched:
     """Match the detections of an image with its objects as COCO does.
 
-    In descending order of score, each detection takes the free object of its class with the highest IoU.
+    In descending order of score, each detection takes the unmatched object of its class with the highest IoU.
 
     Args:
         detections: Detections of one image.
         objects: float [M, 4], ground-truth boxes in the frame of the detections.
         labels: int64 [M], labels of the objects.
-        iou_threshold: Least IoU of a match.
+        iou_threshold: Minimum IoU of a match.
     """
     ious = box_iou(detections.boxes, objects) * (detections.labels[:, None] == labels)
     matched = torch.full((len(detections),), -1)

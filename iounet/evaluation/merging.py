@@ -8,7 +8,7 @@ from torchvision.ops import box_iou
 
 from ..detections import Detections
 
-# Of KL-Loss's weights (arXiv 1809.08545, section 3.4); the value of its authors.
+# sigma_t in the weights of KL-Loss (arXiv 1809.08545, section 3.4), as its authors set it.
 SIGMA_T = 0.02
 
 

@@ -1,4 +1,4 @@
-"""Run a detector on a data set and collect, in one pass, what the paper's table and the pictures need."""
+"""Run a detector once on a data set and collect the data for the paper's table and for the pictures."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -184,7 +184,7 @@ def as_results(found: Found, category_ids: Sequence[int]) -> list[dict[str, Any]
 
 
 def box_changes(example: Example, class_names: Sequence[str], image_name: str) -> Iterator[BoxChange]:
-    """Yield the detections with a score of at least `DRAWN_SCORE` and an IoU of at least 0.5 before refinement.
+    """Yield the change of each detection with a score of at least `DRAWN_SCORE` and an initial IoU of at least 0.5.
 
     Args:
         example: An image with ground truth, and with the same detections in the same order before and after.

@@ -101,7 +101,7 @@ def changes_section(sheet: Image.Image, of_which: str) -> Section:
 
     Args:
         sheet: The sheet.
-        of_which: A sentence that says from which boxes they were chosen.
+        of_which: A sentence that says from which detections the boxes were chosen.
     """
     return Section(
         "Boxes that changed most",
@@ -117,7 +117,7 @@ def changes_section(sheet: Image.Image, of_which: str) -> Section:
 
 
 def without_nan(value: Any) -> Any:
-    """Replace NaN by None in nested dictionaries. JSON has no NaN, and other readers reject the one Python writes."""
+    """Replace NaN by None in nested dictionaries. JSON has no NaN, and other readers reject Python's."""
     if isinstance(value, dict):
         return {key: without_nan(part) for key, part in value.items()}
     return None if isinstance(value, float) and math.isnan(value) else value

@@ -36,7 +36,9 @@ Table = dict[str, dict[str, float]]
 
 
 class ReproductionReport:
-    """Writes a folder of tables and figures. reproduction.json, README.md and report.html each contain all of them.
+    """Writes a folder of tables and figures.
+
+    README.md and report.html show all tables and figures. reproduction.json has all numbers.
 
     Args:
         folder: Where the files go. It is created if needed.

@@ -18,13 +18,13 @@ GAIN_COLUMNS = ("AP", "AP75", "AP90")
 
 
 def fill_blocks(text: str, tables: Mapping[str, Callable[[], str]]) -> str:
-    """The text of a page with its generated tables replaced.
+    """Return the text of a page with its generated tables replaced.
 
-    A table stands between two lines ``<!-- NAME -->``. Comments that name no table stay as they are.
+    A table stands between two lines ``<!-- NAME -->``. Comments that name no table are left unchanged.
 
     Args:
-        text: of a page in Markdown.
-        tables: name → function that returns the table.
+        text: Text of a page in Markdown.
+        tables: Name → function that returns the table.
     """
     names = "|".join(map(re.escape, tables))
     block = re.compile(rf"^<!-- ({names}) -->\n.*?^<!-- \1 -->$", re.DOTALL | re.MULTILINE)
@@ -35,7 +35,7 @@ def fill_blocks(text: str, tables: Mapping[str, Callable[[], str]]) -> str:
 
 
 def gains_table(sets: Mapping[str, Sequence[Run]]) -> str:
-    """AP of the plain detector and of this configuration, gains, calibration error and correlation, one row a set."""
+    """Format AP of the plain detector and of this configuration, gains, calibration error and r, one row per set."""
     rows = []
     for name, runs in sets.items():
         plain, ours = ([run["table"][row] for run in runs] for row in (PLAIN, OWN))
@@ -54,7 +54,7 @@ def gains_table(sets: Mapping[str, Sequence[Run]]) -> str:
 
 
 def short_gains_table(sets: Mapping[str, Sequence[Run]]) -> str:
-    """As `gains_table`, means alone, without gains and correlation."""
+    """Format the means of `gains_table`, without standard deviations, gains and correlation."""
     rows = []
     for name, runs in sets.items():
         plain, ours = ([run["table"][row] for run in runs] for row in (PLAIN, OWN))
@@ -68,13 +68,13 @@ def short_gains_table(sets: Mapping[str, Sequence[Run]]) -> str:
 
 
 def methods_table(runs: Sequence[Run]) -> str:
-    """All ways to place boxes on one data set, this configuration in bold."""
+    """Format the results of all methods on one data set, with this configuration in bold."""
     table = seeds_table([run["table"] for run in runs], COMPARED_COLUMNS)
     return table.replace(f"| {OWN} |", f"| **{OWN}** |")
 
 
 def calibration_table(sets: Mapping[str, Sequence[Run]]) -> str:
-    """Calibration error, correlation and LaECE, one row a data set."""
+    """Format calibration error, correlation and LaECE, one row per data set."""
     columns: dict[str, Callable[[Run], float]] = {
         "error, all candidates": lambda run: run["calibration"]["all candidates"]["error"],
         "error, true IoU ≥ 0.5": lambda run: run["calibration"]["candidates of true IoU ≥ 0.5"]["error"],
@@ -90,7 +90,7 @@ def calibration_table(sets: Mapping[str, Sequence[Run]]) -> str:
 
 
 def basins_table(sets: Mapping[str, Sequence[Run]]) -> str:
-    """Mean true IoU by the IoU at which boxes start and by the number of steps, and the predicted IoU after ten."""
+    """Format the mean true IoU by initial IoU and number of steps, and the mean predicted IoU after ten steps."""
     rows = []
     for name, runs in sets.items():
         for start, steps in runs[0]["basins"].items():
@@ -105,7 +105,10 @@ def basins_table(sets: Mapping[str, Sequence[Run]]) -> str:
 
 
 def shared_table(tables: Sequence[Mapping[str, Mapping[str, float]]]) -> str:
-    """Tables of several seeds as one, with the columns that all rows have, AP first where there is one."""
+    """Merge the tables of several seeds.
+
+    Keeps the AP, Loc and ms columns that all rows have. If there are none, keeps all columns that all rows have.
+    """
     first, *others = tables[0].values()
     shared = [column for column in first if all(column in row for row in others)]
     known = [column for column in (*AP_COLUMNS, *COMPARED_COLUMNS[4:]) if column in shared]
@@ -113,15 +116,15 @@ def shared_table(tables: Sequence[Mapping[str, Mapping[str, float]]]) -> str:
 
 
 def nms_rows(run: Run) -> Mapping[str, Mapping[str, float]]:
-    """The table of an evaluation.json, or the NMS table of a reproduction.json."""
+    """Return the table of an evaluation.json, or the NMS table of a reproduction.json."""
     return run.get("table") or run["nms"]
 
 
 def variants_table(variants: Sequence[tuple[str, str, Sequence[Run]]]) -> str:
-    """AP before and after IoU-guided NMS and refinement, one row for each variant and split.
+    """Format AP before and after IoU-guided NMS and refinement, one row per variant and split.
 
     Args:
-        variants: (name, split, runs of the seeds).
+        variants: For each row, (name, split, one run per seed).
     """
     rows = []
     for name, split, runs in variants:
@@ -133,7 +136,7 @@ def variants_table(variants: Sequence[tuple[str, str, Sequence[Run]]]) -> str:
 
 
 def seed_by_seed_table(variants: Mapping[str, Sequence[Run]]) -> str:
-    """AP of each seed before and after IoU-guided NMS and refinement, one row a variant."""
+    """Format AP of each seed before and after IoU-guided NMS and refinement, one row per variant."""
     rows = []
     for name, runs in variants.items():
         values = {row: [nms_rows(run)[row]["AP"] for run in runs] for row in (GREEDY, REFINED)}
@@ -145,10 +148,10 @@ def seed_by_seed_table(variants: Mapping[str, Sequence[Run]]) -> str:
 
 
 def detectors_table(detectors: Mapping[str, tuple[Run, Run]]) -> str:
-    """AP of other detectors' boxes, refined by the IoU and by the energy, three rows a detector.
+    """Format AP of other detectors' boxes: unrefined, refined by the IoU and refined by the energy, one row each.
 
     Args:
-        detectors: name → evaluation.json of refinement by the IoU and by the energy.
+        detectors: Name → evaluation.json of refinement by the IoU, and that of refinement by the energy.
     """
     rows = []
     for name, (by_iou, by_energy) in detectors.items():
@@ -164,10 +167,10 @@ def detectors_table(detectors: Mapping[str, tuple[Run, Run]]) -> str:
 
 
 def short_detectors_table(detectors: Mapping[str, Run]) -> str:
-    """AP and AP90 of other detectors' boxes before and after refinement.
+    """Format AP and AP90 of other detectors' boxes before and after refinement.
 
     Args:
-        detectors: name → evaluation.json.
+        detectors: Name → evaluation.json.
     """
     rows = []
     for name, run in detectors.items():
@@ -178,10 +181,10 @@ def short_detectors_table(detectors: Mapping[str, Run]) -> str:
 
 
 def trials_table(trials: Mapping[str, Run]) -> str:
-    """Error of the predicted IoU, and what NMS and refinement add to AP and AP90, one row a trial.
+    """Format the error of the predicted IoU, and what NMS and refinement add to AP and AP90, one row per trial.
 
     Args:
-        trials: name → file of docs/results/exploration.
+        trials: Name → content of a file in docs/results/exploration.
     """
     rows = []
     for name, run in trials.items():
@@ -196,14 +199,14 @@ def trials_table(trials: Mapping[str, Run]) -> str:
     return markdown([*head, "IoU-guided NMS adds, AP / AP90", "refinement adds", "both add"], rows)
 
 
-# Labels and exported files (tools/heads_by_images.py, tools/onnx_accuracy.py).
+# New heads and exported files (tools/heads_by_images.py, tools/onnx_accuracy.py).
 
 
 def new_heads_table(images: Mapping[str, Run]) -> str:
-    """IoU of moved labels before and after, by the number of images that the heads learned from.
+    """Format the IoU of moved labels before and after tightening, by the number of images that trained the heads.
 
     Args:
-        images: number of images → noise → results, as in heads_by_images.json.
+        images: Number of images → noise → results, as in heads_by_images.json.
     """
     rows = []
     for count, of_noise in images.items():
@@ -214,10 +217,10 @@ def new_heads_table(images: Mapping[str, Run]) -> str:
 
 
 def weights_table(files: Mapping[str, Mapping[str, float]]) -> str:
-    """Size and accuracy of the ONNX file by the dtype of its weights.
+    """Format the size and accuracy of the ONNX file by the dtype of its weights.
 
     Args:
-        files: file → values, as in onnx_weights.json.
+        files: File name → values, as in onnx_weights.json.
     """
     ious = ("IoU of loose boxes", "error of the predicted IoU")
     rows = []

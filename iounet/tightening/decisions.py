@@ -1,4 +1,4 @@
-"""Decide which proposed boxes become labels: by thresholds, or as decided on the review page."""
+"""Decide which proposed boxes become labels, by thresholds or by the decisions made on the review page."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -23,14 +23,14 @@ class Thresholds:
     """Thresholds that a proposal must meet to be accepted.
 
     Attributes:
-        min_gain: Least rise of the predicted IoU. A larger value changes fewer good labels and corrects fewer bad ones.
-            On the cards' test split, 0.02 brings labels that tools/label_noise.py moved by up to 10 % as close as 0
-            does, and changes the other labels by a third less.
-        max_move: Largest 1 - IoU of the label's box and the proposed box. At 0.5, Pascal VOC's criterion still counts
-            both boxes as the same object; a box farther off has more likely slid to a neighbouring object.
-        min_iou: Least predicted IoU of the proposed box. Below 0.5, by the same criterion, the IoU-Net predicts that
-            the box is not on an object. It does so for nearly all boxes of objects unlike its training data, and
-            moves them at random.
+        min_gain: Minimum rise of the predicted IoU. A larger value changes fewer good labels and corrects fewer bad
+            ones. If labels of the cards' test split are moved by up to 10 % (tools/label_noise.py), 0.02 restores the
+            moved labels as well as 0 does, and changes the other labels by a third less.
+        max_move: Maximum 1 - IoU of the label's box and the proposed box. Up to 0.5, Pascal VOC's criterion counts both
+            boxes as the same object. A box that moved farther has more likely slid to a neighbouring object.
+        min_iou: Minimum predicted IoU of the proposed box. Below 0.5, by the same criterion, the IoU-Net predicts that
+            the box is not on an object. For objects unlike its training data, the IoU-Net predicts this for nearly all
+            boxes, and moves the boxes at random.
 
     Raises:
         OptionError: A threshold is outside [0, 1].
@@ -66,7 +66,7 @@ class Decision:
 
     Attributes:
         accepted: Whether the label gets the proposed box.
-        reason: A few words, the same for all labels with this reason, so that they can be counted.
+        reason: A few words, identical for all labels with this reason, so that labels can be counted by reason.
     """
 
     accepted: bool
@@ -149,7 +149,7 @@ class ReviewedLabels:
             raise DataError(f'{path}: a decision is neither "{ACCEPT}" nor "{KEEP}"; save it again from review.html')
         if content.get("labels") != labels_fingerprint(labels):
             raise DataError(
-                f"{path}: the decisions belong to other labels than those of {labels.source}; give the data set that "
+                f"{path}: the decisions do not belong to the labels of {labels.source}; give the data set that "
                 "review.html was made from, unchanged, with the same --split"
             )
         accepted = {key: decision == ACCEPT for key, decision in decisions.items()}
@@ -159,6 +159,6 @@ class ReviewedLabels:
         """Raise DataError unless these decisions belong to the proposals with this fingerprint."""
         if self.proposals != fingerprint:
             raise DataError(
-                f"{self.path}: the decisions belong to other proposed boxes; give the --output folder, --weights and "
-                "options that review.html was made with, or run without --decisions and review again"
+                f"{self.path}: the decisions do not belong to these proposed boxes; give the --output folder, "
+                "--weights and options that review.html was made with, or run without --decisions and review again"
             )

@@ -27,15 +27,16 @@ from .proposals import Judgement, propose
 TOO_FEW_EXAMPLES = "class has too few other labels to learn from"
 
 _SEED = 0
-# Least number of labels of a class in the other folds. Heads trained on fewer say little about its boxes.
+# Minimum number of labels of a class in the other folds. With fewer labels, heads learn too little about it.
 _MIN_EXAMPLES = 10
-# Every tenth image, at most 200, is held out for calibration. Each gives tens of boxes, and two numbers are fitted.
+# Every tenth image, at most 200 images, is held out for calibration. Each image gives tens of boxes, which is enough to
+# fit two numbers.
 _HELD_OUT = 10
 _CALIBRATION_IMAGES = 200
 
 
 def fold_of_images(num_images: int, folds: int) -> list[int]:
-    """Return the fold of each image: random, the same every time; sizes of folds differ by at most one image."""
+    """Return the fold of each image, drawn with a fixed seed. The sizes of folds differ by at most one image."""
     order = torch.randperm(num_images, generator=torch.Generator().manual_seed(_SEED))
     return (torch.argsort(order) % folds).tolist()
 
@@ -53,8 +54,8 @@ def propose_in_folds(
     """Refine the boxes of labels, as `propose` does, by heads that were trained on the images of the other folds.
 
     Backbone and FPN come from the checkpoint and stay frozen. The heads are new and learn the classes of the data set.
-    Every tenth training image is held out to calibrate the predicted IoU. With fewer than twenty images, the heads
-    train on all of them and are calibrated on the same images.
+    Every tenth training image, at most 200 images, is held out to calibrate the predicted IoU. With fewer than twenty
+    images, the heads train on all images and are calibrated on the same images.
 
     Args:
         weights: Checkpoint written by iounet-train, for any classes.

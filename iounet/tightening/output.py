@@ -1,4 +1,4 @@
-"""The output folder: kept apart from the data set, and replaced as a whole."""
+"""Check that the output folder may be overwritten, and replace its content only after a run succeeds."""
 
 import shutil
 from collections.abc import Iterator
@@ -46,7 +46,7 @@ def replacing_content(output: Path) -> Iterator[Path]:
         unfinished.mkdir()
         yield unfinished
         for name in _CONTENT:
-            # Renaming takes so little time that Ctrl-C cannot leave the folder with neither version; deleting does not.
+            # Rename the old version: Ctrl-C during its deletion would leave the folder with neither version.
             if (output / name).exists():
                 (output / name).replace(unfinished / f"{name}.old")
             (unfinished / name).replace(output / name)

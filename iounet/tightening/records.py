@@ -1,4 +1,4 @@
-"""Write and read boxes.json and boxes.csv, which have a row per label with its proposal and decision."""
+"""Write boxes.json and boxes.csv, which have one row per label with its proposal and decision. Read boxes.json."""
 
 import csv
 import json

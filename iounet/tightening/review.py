@@ -42,7 +42,7 @@ def write_review(
         labels: The label set.
         judgements: One per label.
         decisions: One per label.
-        limit: Largest number of cards. The page shows the moved boxes with the largest gains in predicted IoU.
+        limit: Maximum number of cards. The page shows the moved boxes with the largest gains in predicted IoU.
 
     Returns:
         The number of cards.

@@ -34,10 +34,10 @@ class TighteningRun:
         only: Names of the classes to tighten. Empty means all.
         class_agnostic: Refine every box without regard to its class.
         decisions: File of decisions saved on the review page. They override the thresholds.
-        folds: Number of folds of images. New heads judge the labels of each fold and train on the other folds. With 0,
-            the heads of the checkpoint judge all labels.
+        folds: Number of folds of images. New heads that were trained on the other folds judge the labels of each fold.
+            With 0, the heads of the checkpoint judge all labels.
         iterations: Training iterations per fold.
-        review: Largest number of labels on the page, which shows those with the largest gains.
+        review: Maximum number of labels on the page, which shows the labels with the largest gains.
         batch_size: Images per batch.
         device: As in `iounet.devices.build_device`.
 
@@ -203,5 +203,6 @@ def advice(
         cure = "raise --iterations" if in_folds else "train heads for them with --folds 4"
         yield (
             f"warning: the IoU-Net hardly recognises these objects: for {unseen:,} of {len(ious):,} labels it predicts "
-            f"an IoU below {thresholds.min_iou:g} even after refinement; {cure}, or give weights of similar images"
+            f"an IoU below {thresholds.min_iou:g} even after refinement; {cure}, or give weights that were trained on "
+            "similar images"
         )

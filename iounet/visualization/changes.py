@@ -143,7 +143,7 @@ def most_changed(
 
     Args:
         changes: May be a generator. Only the images of the returned boxes are kept in memory.
-        num_boxes: Largest number of boxes that gained, and of boxes that lost. Boxes with an unchanged IoU are skipped.
+        num_boxes: Maximum number of boxes that gained, and of boxes that lost. Boxes with an unchanged IoU are skipped.
         gain: Returns the gain of a change. The default is `BoxChange.gain`.
 
     Raises:

@@ -27,11 +27,13 @@ PATH = _Style("path of two corners", (80, 205, 255), "arrow")
 
 
 def check_image(image: Tensor) -> None:
+    """Raise ValueError unless the image has the shape [3, H, W]."""
     if image.ndim != 3 or image.shape[0] != 3:
         raise ValueError(f"expected an RGB image of shape [3, H, W], got {list(image.shape)}")
 
 
 def to_pil(image: Tensor) -> Image.Image:
+    """Convert an RGB image [3, H, W], uint8 or float in [0, 1], to PIL."""
     if image.is_floating_point():
         image = (image.detach() * 255).round().clamp(0, 255).to(torch.uint8)
     return Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy())

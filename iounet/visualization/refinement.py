@@ -24,7 +24,7 @@ from .fonts import scalable_font
 # Smaller pictures are enlarged, because lines and text would hide their boxes.
 _MIN_SIDE = 640
 
-# Least length of an arrow in pixels of the picture per pixel of movement. Most boxes move by a pixel or two, and an
+# Minimum length of an arrow in pixels of the picture per pixel of movement. Most boxes move by a pixel or two, and an
 # arrow of that length would be a dot.
 _ARROW_SCALE = 8
 
@@ -125,7 +125,7 @@ def _check_shapes(
 
 
 def _near(boxes: Tensor, image: Tensor) -> Tensor:
-    """Clip boxes [..., 4] at one image size beyond the image, because the time to draw a box grows with its size."""
+    """Clip boxes [..., 4] to within one image size of the image, because the time to draw a box grows with its size."""
     reach = boxes.new_tensor(image.shape[:0:-1]).repeat(2)
     return boxes.detach().clamp(-reach, 2 * reach)
 

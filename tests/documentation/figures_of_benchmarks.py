@@ -33,13 +33,16 @@ FIGURES = {
             "which take {:.0f} to {:.0f} times as long",
             *LARGE_RATIOS,
         ),
-        ("takes {:.2f} to {:.2f} of the time", *(ratio(name, "whole") for name in CPUS)),
-        ("and {:.2f} times as long on an H200", ratio("detector_cuda", "whole")),
-        ("takes {:.0f} ms an image", a_piece("refine detections, 100 an image", 10000)),
-        ("refines 10 boxes in {:.2f} of PyTorch's time.", exported("ONNX Runtime", 10)),
         (
-            "refines 10 boxes in {:.2f} of PyTorch's time and 100 boxes in {:.2f}, with {:.0f} MiB of memory "
-            "instead of {:.0f}",
+            "takes {:.2f} to {:.2f} times as long as torchvision's Faster R-CNN",
+            *(ratio(name, "whole") for name in CPUS),
+        ),
+        ("and {:.2f} times as long on an H200", ratio("detector_cuda", "whole")),
+        ("takes {:.0f} ms per image", a_piece("refine detections, 100 an image", 10000)),
+        ("takes {:.2f} times as long as PyTorch to refine 10 boxes.", exported("ONNX Runtime", 10)),
+        (
+            "takes {:.2f} times as long as PyTorch to refine 10 boxes and {:.2f} times for 100, and needs {:.0f} "
+            "instead of {:.0f} MiB of memory",
             exported("ONNX Runtime", 10),
             exported("ONNX Runtime", 100),
             peak("ONNX Runtime"),
@@ -74,13 +77,13 @@ FIGURES = {
             *faster("cuda", LAST, BOTH, without=["large"]),
         ),
         (
-            "these are {:.1f} to {:.1f} and {:.1f} to {:.1f} times",
+            "the factors are {:.1f} to {:.1f} and {:.1f} to {:.1f}.",
             *faster("cuda", FIRST, FORWARD, without=["large"]),
             *faster("cuda", FIRST, BOTH, without=["large"]),
         ),
         (
-            "It takes {:.1f} to {:.1f} times as long as the forward pass in contiguous layout (the aim was at most "
-            "1.5), and {:.1f} to {:.1f} times in channels-last layout",
+            "The RoI gradient takes {:.1f} to {:.1f} times as long as the forward pass in contiguous layout (the aim "
+            "was at most 1.5), and {:.1f} to {:.1f} times in channels-last layout",
             *backward("cuda", FIRST),
             *backward("cuda", LAST),
         ),
@@ -97,8 +100,8 @@ FIGURES = {
             *LARGE_RATIOS,
         ),
         (
-            "they took {:.2f} ms for the forward pass, {:.2f} ms with the feature gradient, and {:.1f} ms for the RoI "
-            "gradient: {:.1f}, {:.1f} and {:.0f} times as long",
+            "the authors' kernels took {:.2f} ms for the forward pass, {:.2f} ms with the feature "
+            "gradient, and {:.1f} ms for the RoI gradient: {:.1f}, {:.1f} and {:.0f} times as long",
             *(first("cuda_nvcc_kernels", FIRST, operation, "original") for operation in (FORWARD, BOTH, ROIS)),
             *(
                 first("cuda_nvcc_kernels", FIRST, operation, "original") / first("cuda", FIRST, operation)
@@ -112,7 +115,10 @@ FIGURES = {
         ("| {:.2f} → {:.3f} |", *kernel_row(FIRST, BOTH)),
         ("| {:.3f} → {:.3f} |", *kernel_row(LAST, ROIS)),
         ("| {:.3f} → {:.3f} |", *kernel_row(FIRST, ROIS)),
-        ("for an image, and {:.2f} to {:.2f} for a training step", *(ratio(name, "training step") for name in CPUS)),
+        (
+            "for an image, and {:.2f} to {:.2f} times for a training step",
+            *(ratio(name, "training step") for name in CPUS),
+        ),
         (
             "it takes {:.2f} and {:.2f} times as long",
             *(ratio("detector_cuda", stage) for stage in ("whole", "training step")),
@@ -127,7 +133,7 @@ FIGURES = {
             median("detector_cpu", "predicted IoU of the candidates") + median("detector_cpu", "refinement"),
         ),
         (
-            "IoU-Net takes {:.2f} of its time for an image and {:.2f} for a training step",
+            "IoU-Net takes {:.2f} times as long for an image and {:.2f} times for a training step",
             *(ratio("detector_cpu_newer", stage) for stage in ("whole", "training step")),
         ),
         ("and takes {:.1f} ms", median("detector_cuda", "refinement")),
@@ -138,12 +144,12 @@ FIGURES = {
             median("detector_energy_cuda_without_graphs", "refinement"),
         ),
         (
-            "an image takes {:.1f} ms instead of {:.1f} ms, {:.2f} times as long",
+            "An image takes {:.1f} ms instead of {:.1f} ms, {:.2f} times as long",
             median("detector_energy_cuda", "whole"),
             median("detector_energy_cuda_without_graphs", "whole"),
             ratio("detector_energy_cuda", "whole"),
         ),
-        ("takes {:.2f} of the time of Faster R-CNN's whole step", ratio("detector_energy_cuda", "training step")),
+        ("takes {:.2f} times as long as a whole step of Faster R-CNN", ratio("detector_energy_cuda", "training step")),
     ],
 }
 
@@ -152,6 +158,6 @@ ALLOWED = {
         ("at 2.50 GHz", "the name of the processor"),
         ("one run of 0.04 s for each call", "a setting"),
         ("the aim was at most 1.5", "a goal"),
-        ("which took 1 s each", "a setting"),
+        ("measured for 1 s each", "a setting"),
     ],
 }

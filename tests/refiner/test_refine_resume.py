@@ -30,11 +30,11 @@ def test_a_stopped_run_resumes(refine, write, dataset, tmp_path, monkeypatch):
     message = refine(path, images=tmp_path / "images")
     assert "progress.jsonl belongs to a run that was stopped; pass --resume" in message
     message = refine(write(some_entries()[1:], "other.json"), "--resume", images=tmp_path / "images")
-    assert "a run with another detections file" in message
+    assert "a run with a different detections file" in message
     message = refine(path, "--resume", images=dataset / "val")
     assert "progress.jsonl belongs to a run with other images" in message
     message = refine(path, "--resume", "--class-agnostic", "--exif", images=tmp_path / "images")
-    assert "a run with another --class-agnostic and another --exif" in message
+    assert "a run with a different --class-agnostic and --exif" in message
 
     seen = []
     refine_batch = IoURefiner.refine_batch

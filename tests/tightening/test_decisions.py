@@ -104,7 +104,7 @@ class TestReading:
         ("changes", "message"),
         [
             ({"format": "coco"}, "contains no decisions"),
-            ({"labels": "4567"}, "other labels than those of /nowhere/labels"),
+            ({"labels": "4567"}, "do not belong to the labels of /nowhere/labels"),
             ({"decisions": {"first": "maybe"}}, 'neither "accept" nor "keep"'),
             ({"decisions": {"first": ["accept"]}}, 'neither "accept" nor "keep"'),
             ({"decisions": ["first"]}, 'neither "accept" nor "keep"'),
@@ -121,5 +121,5 @@ class TestReading:
             ReviewedLabels.read(path, labels)
 
     def test_decisions_on_other_proposals_are_refused(self, labels, write):
-        with pytest.raises(DataError, match="belong to other proposed boxes"):
+        with pytest.raises(DataError, match="do not belong to these proposed boxes"):
             ReviewedLabels.read(write(), labels).check_proposals("4567")

@@ -201,12 +201,13 @@ class TestDecisions:
         source.write_text(json.dumps(content))
         before = {file: file.read_bytes() for file in output.rglob("*") if file.is_file()}
         message = run("--decisions", path)
-        assert message.startswith(f"DataError: {path}: the decisions belong to other labels") and "\n" not in message
+        assert message.startswith(f"DataError: {path}: the decisions do not belong to the labels")
+        assert "\n" not in message
         assert {file: file.read_bytes() for file in output.rglob("*") if file.is_file()} == before
 
     def test_decisions_on_other_proposals_are_refused(self, run, decide, capsys):
         path, *_ = decide
-        assert "belong to other proposed boxes" in run("--decisions", path, "--class-agnostic")
+        assert "do not belong to these proposed boxes" in run("--decisions", path, "--class-agnostic")
         assert "computing them again" in capsys.readouterr().out
 
 
