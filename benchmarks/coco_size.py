@@ -76,7 +76,7 @@ def simulate(num_images: int, num_objects: int, generator: np.random.Generator) 
 
 
 def detections(ground_truth: dict, generator: np.random.Generator) -> list[dict]:
-    """Return DETECTIONS boxes per image: its objects with slightly moved edges, and random boxes with lower scores."""
+    """Return DETECTIONS boxes per image: the objects with slightly moved edges, and random boxes with lower scores."""
     num_images = len(ground_truth["images"])
     found = [
         {

@@ -4,23 +4,23 @@
     python -m benchmarks.detector --device cuda --seconds 20 --document docs/benchmarks.md
     python -m benchmarks.detector --config-file configs/coco_r50_energy.yaml --output runs/benchmark_energy.json
 
-The Faster R-CNN matches `fasterrcnn_resnet50_fpn` with its published weights: frozen norms, RoIAlign with 2 x 2 points
+The Faster R-CNN is built like the pretrained `fasterrcnn_resnet50_fpn`: frozen batch norms, RoIAlign with 2 x 2 points
 per bin, greedy NMS, no refinement. IoU-Net runs the whole method of the paper: PrRoI pooling, predicted IoUs of all
 candidates, IoU-guided NMS and refinement. Every round runs both detectors, so that other load on the machine affects
-both equally. A ratio is the median over the rounds of the ratio within a round.
+both equally. Ratios are computed within each round; the table shows their median and quartiles.
 
-The weights are random, and shared where both detectors have them. The amount of work after each stage depends on the
-weights. It is therefore fixed to that of a trained detector, and is the same for both (simulated_image.py):
+The weights are random. Layers that both detectors have use the same weights. The amount of work after each stage
+depends on the weights. It is therefore fixed to that of a trained detector, the same for both (simulated_image.py):
 
 - The image has 100 objects, COCO's limit of detections. Each object is found once.
 - The RPN runs on random scores, but its output is replaced by fixed proposals.
 - The box predictor runs, but its outputs are replaced. 400 boxes then score above the threshold, four per object, as
-with
-  our detector of blood cells. NMS keeps one box per object in both detectors, and refinement moves these boxes.
+  with this project's detector of blood cells. NMS keeps one box per object in both detectors, and refinement moves
+  these boxes.
 - Refinement's early stop is off. Every box takes all steps, which is the highest cost that refinement can have.
 
 In training, nothing is fixed. Both detectors sample 512 of their RPN's proposals per image, and IoU-Net adds 512
-jittered boxes. An image has seven objects, about the mean of COCO. Both use `iounet.training.train_steps`.
+jittered boxes. An image has seven objects, about COCO's mean. Both use `iounet.training.train_steps`.
 """
 
 import argparse
@@ -196,7 +196,7 @@ def training_batch(image: SimulatedImage, batch_size: int) -> Batch:
 
 
 def stages_of(detector: Detector) -> list[tuple[object, str, str]]:
-    """Return (owner, function, stage) of each timed function. Functions called within it count for their own stages."""
+    """Return (owner, function, stage) of each timed function. Timed functions that it calls have their own stages."""
     heads = detector.roi_heads
     shared: list[tuple[object, str, str]] = [
         (detector, "forward", FRAME),

@@ -1,11 +1,11 @@
-"""Compare the speed of exported refiners: PyTorch, ONNX Runtime and AOTInductor in one process.
+"""Compare the speed of the refiner in PyTorch, ONNX Runtime and AOTInductor, in one process.
 
     python -m benchmarks.onnx_refiner --output docs/benchmarks/exported_refiner.json --document docs/benchmarks.md
 
 One call refines boxes in each photograph of examples/photos, starting from uint8 pixels. The boxes are those of the
 objects, with each edge moved by up to a tenth of the box's width or height. Every round runs all runtimes, so that
-other load on the machine affects all of them equally. A ratio is the median over the rounds of the ratio within a
-round.
+other load on the machine affects all of them equally. Ratios are computed within each round; the table shows their
+median and quartiles.
 
 Loading time and memory are measured in a new process per runtime (refiner_footprint.py). AOTInductor needs a C++
 compiler and is skipped without one.

@@ -3,15 +3,20 @@
     python -m benchmarks.operator --output runs/benchmark.json
     python -m benchmarks.operator --device cuda --original PreciseRoIPooling   # a checkout of the authors' repository
 
-The other operators are torchvision's roi_align, which samples (sampling_ratio 2, and 0: adaptive); this project's
-reference.py in plain PyTorch; and, on a GPU with --original, the kernels of github.com/vacancy/PreciseRoIPooling. The
-calls are interleaved, so that other load on the machine affects all of them equally. Times are medians.
+The other operators are:
+
+- torchvision's roi_align, which samples each bin, with sampling_ratio 2 and with 0 (adaptive);
+- reference.py of this project, in plain PyTorch;
+- on a GPU with --original, the kernels of github.com/vacancy/PreciseRoIPooling.
+
+The calls are interleaved, so that other load on the machine affects all of them equally. Times are medians.
 
 On a GPU, every call is also timed as the replay of a CUDA graph, which excludes the host's launch time. The table then
 shows replays, and for prroi_pool also calls launched from Python.
 
-The floor is a lower bound for any implementation: the bytes that must move (each pixel that a RoI touches once, each
-output once, whole maps of gradients) divided by the bandwidth of a copy, measured in the same process.
+The floor is a lower bound for any implementation: the bytes that must move, divided by the bandwidth of a copy that
+is measured in the same process. Depending on the operation, these bytes are the pixels that a RoI touches, the outputs
+and their gradients, and the whole gradient of each map, each counted once.
 """
 
 import argparse
@@ -53,7 +58,7 @@ Row = dict[str, Any]
 
 
 def peers(dtype: torch.dtype) -> dict[str, Pool]:
-    """Return functions (features, rois, scale) → pooled by name. All but roi_align give the RoIs a gradient."""
+    """Return (features, rois, scale) → pooled of each operator. All but roi_align are differentiable in the RoIs."""
 
     def aligned(sampling_ratio: int) -> Pool:
         return lambda features, rois, scale: roi_align(features, rois.to(dtype), BINS, scale, sampling_ratio)
@@ -133,7 +138,7 @@ def prepare_pyramid(operation: str, levels: list[Level]) -> Callable[[], None]:
 
 
 def recorded(call: Callable[[], None]) -> Callable[[], None]:
-    """Return the replay of a CUDA graph of the call. The call must not synchronise, as reference.py does."""
+    """Return the replay of a CUDA graph of the call. The call must not synchronise, which rules out reference.py."""
     call()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
@@ -146,7 +151,7 @@ def median_milliseconds(
 ) -> dict[str, float]:
     """Return the median time of each call, with the calls interleaved.
 
-    On a GPU, ten calls run in a row, as in use. A single call would measure its launch instead of the kernel.
+    On a GPU, ten calls are timed in a row. A single call would measure its launch instead of the kernel.
     """
     in_a_row = 10 if device.type == "cuda" else 1
     turns = take_turns({name: timed(call, device, in_a_row) for name, call in calls.items()}, seconds)
@@ -189,7 +194,7 @@ def measure(
         for layout in ("channels-last", "contiguous"):
             levels = make_levels(workload, dtype, layout == "channels-last", device)
             for operation in workload.operations:
-                # roi_align has no gradient of the RoIs, and supports bfloat16 on no device.
+                # roi_align has no gradient of the RoIs, and does not support bfloat16 on any device.
                 calls = {
                     name: prepare(pool, operation, levels)
                     for name, pool in peers(dtype).items()

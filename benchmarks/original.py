@@ -16,7 +16,7 @@ from .workloads import BINS, Level
 
 
 def prepare_original(library: ctypes.CDLL, operation: str, levels: list[Level]) -> Callable[[], None]:
-    """Return a call of the authors' kernels (float32, contiguous) as in their wrapper, but without its checks."""
+    """Return a function that calls the authors' kernels (float32, contiguous) like their wrapper, but unchecked."""
 
     def arguments(level: Level) -> tuple:
         _, channels, height, width = level.features.shape

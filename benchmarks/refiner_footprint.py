@@ -30,7 +30,7 @@ def load_pytorch(path: Path) -> Refine:
 def load_onnx(path: Path) -> Refine:
     from iounet.onnx import OnnxRefiner
 
-    # By default ONNX Runtime uses all cores, and PyTorch OMP_NUM_THREADS.
+    # By default, ONNX Runtime uses all cores, but PyTorch uses as many threads as OMP_NUM_THREADS.
     refiner = OnnxRefiner(path, threads=num_threads())
     return lambda image, boxes: refiner.refine(image, boxes).boxes
 

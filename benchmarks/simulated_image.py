@@ -5,10 +5,9 @@ the same class hardly overlap. The pixels are noise. The image comes with output
 produced:
 
 - Proposals of the RPN: several per object, which overlap each other by more than the NMS threshold, and proposals of
-the
-  background.
-- Outputs of the box predictor: proposals of objects score above the score threshold for the object's class, and all
-  others as background. No box is moved. NMS then keeps one box per object.
+  the background.
+- Outputs of the box predictor: proposals of objects score above the score threshold for the object's class; all others
+  score as background. No box is moved. NMS then keeps one box per object.
 """
 
 from dataclasses import dataclass

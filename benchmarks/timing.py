@@ -115,8 +115,8 @@ def write_results(args: argparse.Namespace, figures: Figures, heading: str, tabl
 
 
 def fill_document(document: Path, marker: str, text: str) -> None:
-    """Replace the text between the two marker lines of a document. Exit with a message if there are not two."""
+    """Replace the text between the two marker lines of a document. Exit with a message unless there are exactly two."""
     parts = document.read_text(encoding="utf-8").split(marker)
     if len(parts) != 3:
-        sys.exit(f"{document} contains {len(parts) - 1} lines {marker}; add two, between which the table is inserted")
+        sys.exit(f"{document} contains {marker} {len(parts) - 1} time(s); put it before and after the table")
     write_text(document, f"{parts[0]}{marker}\n{text}\n{marker}{parts[2]}")

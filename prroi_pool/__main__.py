@@ -1,7 +1,7 @@
 """Report whether the compiled kernels are ready, and the reason if they are not.
 
 `--build` compiles the kernels now. `compile --arch 75 80 90` compiles the CUDA kernels for the GPUs of other machines,
-for example while you build a container image. It needs no GPU, CUDA toolkit or C++ compiler.
+for example while you build a container image. That command needs no GPU, CUDA toolkit or C++ compiler.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import torch
 from . import build_cache, cuda_driver, extension, nvrtc
 from .build_cache import BuildError
 
-NOT_BUILT = f"not built yet; compiled on first use, or now with `python -m {__package__} --build`"
+NOT_BUILT = f"not built yet; will be compiled on first use. To compile now, run `python -m {__package__} --build`"
 
 
 def main() -> int:
@@ -46,7 +46,7 @@ def main() -> int:
         nargs="+",
         required=True,
         metavar="CC",
-        help="compute capabilities of the GPUs, such as 75 80 90; 9.0 and sm_90 are accepted, too",
+        help="compute capabilities of the GPUs, such as 75 80 90; also accepted: 9.0, sm_90",
     )
     args = parser.parse_args()
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -170,7 +170,8 @@ def _compile(architectures: list[str]) -> int:
         print(error, file=sys.stderr)
         return 1
     print(
-        f"The kernels are in {', '.join(sorted(folders))}. Set TORCH_EXTENSIONS_DIR to this folder where you use them."
+        f"The kernels are in {', '.join(sorted(folders))}. Set TORCH_EXTENSIONS_DIR to this folder on the machines "
+        "that use them."
     )
     return 0
 

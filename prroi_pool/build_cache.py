@@ -26,7 +26,7 @@ from typing import IO
 
 # A build takes about a minute; after ten, something is probably stuck.
 LOCK_TIMEOUT_S = 600.0
-# `builder` does not cover every cause of a failure: a missing header, for example.
+# Retry even with the same `builder`, because a failure can have another cause, such as a missing header.
 RETRY_AFTER_S = 24 * 3600.0
 
 _thread_lock = threading.RLock()
@@ -41,7 +41,7 @@ class CompilationError(BuildError):
 
 
 def built(name: str, build: Callable[[Path], None], *, builder: str = "") -> Path:
-    """Return the folder of a finished build, and call `build` if none exists.
+    """Return the folder of a finished build, calling `build` first if there is none.
 
     Args:
         name: name of the build, including a hash of everything that its files depend on.
@@ -124,7 +124,7 @@ def _roots() -> list[Path]:
     roots = [preferred] if preferred else []
     user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
     temporary = Path(tempfile.gettempdir()) / f"torch_extensions_{user}"
-    # Any user can create a folder of this name, and a library in it would run with this user's rights.
+    # Do not use a folder that another user created: a library in it would run with the current user's rights.
     with contextlib.suppress(FileNotFoundError):
         if hasattr(os, "getuid") and temporary.stat().st_uid != os.getuid():
             return roots
@@ -173,7 +173,7 @@ def _raise_remembered_failure(folder: Path, builder: str) -> None:
 def _build(folder: Path, build: Callable[[Path], None], builder: str) -> None:
     """Build in a temporary folder, then move the files into `folder`.
 
-    Writing in place would clash with a compiler that outlives its killed process, and would crash a process that has
+    Writing in place would clash with a compiler whose parent process was killed, and would crash a process that has
     loaded the old library.
     """
     for path in folder.iterdir():
@@ -205,7 +205,7 @@ def _process_lock(path: Path) -> Iterator[None]:
             if time.monotonic() > deadline:
                 raise BuildError(
                     f"Waited {LOCK_TIMEOUT_S:.0f} s for {holder}, which holds the build lock {path}. If that process "
-                    "hangs, end it; the lock is released with it."
+                    "hangs, end it to release the lock."
                 )
             if not waiting:
                 print(f"prroi_pool: waiting for {holder} to finish compiling ...", file=sys.stderr, flush=True)

@@ -41,7 +41,7 @@ class CudaKernels:
     """The operator and its two gradients on CUDA.
 
     `maps` are features [N, C, H_l, W_l] of one dtype: a single map, or the levels of a pyramid. `rois` [K, 5] are
-    float32 or float64. `levels`, a contiguous Tensor[K] of int64, is the index of each RoI's map, or None for a single
+    float32 or float64. `levels` is a contiguous Tensor[K] of int64, the index of each RoI's map, or None for a single
     map. A RoI pools to 0 if it has no area, or if its batch index or level does not exist.
     """
 
@@ -78,7 +78,7 @@ class CudaKernels:
         channels_last: Sequence[bool],
         spatial_scales: Sequence[float],
     ) -> list[Tensor]:
-        """Return the gradients of the maps, of the dtype of `grad_output`. The result is deterministic."""
+        """Return the gradients of the maps in the dtype of `grad_output`. The result is deterministic."""
         rois = _readable(rois, grad_output)
         maps = [empty(shape, grad_output, last) for shape, last in zip(shapes, channels_last, strict=True)]
         num_tiles = sum(m.shape[0] * _divide_up(m.shape[2], TILE) * _divide_up(m.shape[3], TILE) for m in maps)
@@ -97,7 +97,7 @@ class CudaKernels:
         levels: Tensor | None,
         spatial_scales: Sequence[float],
     ) -> Tensor:
-        """Return the gradient of the RoIs, Tensor[K, 5] of their dtype, deterministically; 0 for batch_index."""
+        """Return the gradient of the RoIs, Tensor[K, 5] in their dtype; 0 for batch_index. It is deterministic."""
         if grad_output.numel() == 0:
             return rois.new_zeros(rois.shape)
         dtype, rois = rois.dtype, _readable(rois, maps[0])

@@ -61,7 +61,7 @@ def kernels(device_type: str) -> Any:
         if len(lines) > MAX_LINES:
             lines[MAX_LINES:] = [f"... ({len(lines) - MAX_LINES} more lines)"]
         warnings.warn(
-            "prroi_pool falls back to plain PyTorch, which gives the same results more slowly, because its "
+            "prroi_pool falls back to plain PyTorch, with the same results but more slowly, because the "
             f"{device_type.upper()} kernels are not available. " + "\n".join(lines) + "\n"
             f"Run `python -m {__package__}` for details.",
             stacklevel=3,
@@ -182,7 +182,7 @@ def compiler_identity() -> str:
 
 
 def _cpu_model() -> str:
-    """Return what -march=native depends on: the machines of a cluster may share a home but differ in CPU."""
+    """Return what -march=native depends on. Machines of a cluster may share a cache but differ in CPU."""
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))

@@ -26,9 +26,10 @@ def prroi_pool2d(
 ) -> Tensor:
     """Pool each bin of each RoI to the exact mean of the bilinearly interpolated features.
 
-    The function is differentiable in `features` and in the coordinates of `rois`. The gradient of `features` has their
-    memory format; that of `batch_index` is 0. Reverse-mode derivatives of any order are available, also through `grad`,
-    `vjp` and `jacrev` of `torch.func`. Compiled kernels compute the first order and plain PyTorch the higher ones.
+    The function is differentiable in `features` and in the coordinates of `rois`. The gradient of `features` has the
+    memory format of `features`; the gradient of `batch_index` is 0. Reverse-mode derivatives of any order are
+    available, also through `grad`, `vjp` and `jacrev` of `torch.func`. Compiled kernels compute the first derivatives;
+    plain PyTorch computes the derivatives of the RoIs' gradient.
 
     Source: Jiang et al., "Acquisition of Localization Confidence for Accurate Object Detection", ECCV 2018,
     equations 4 and 5.
@@ -155,7 +156,7 @@ def check_features(features: Tensor) -> None:
 
 
 def checked_rois(rois: Tensor | Sequence[Tensor], device: torch.device) -> Tensor:
-    """Return the RoIs in float32 or float64. Raise TypeError or ValueError unless they are RoIs on the device."""
+    """Return RoIs as float32 or float64. Raise TypeError or ValueError unless they are a Tensor[K, 5] on the device."""
     if not isinstance(rois, Tensor):
         raise TypeError(
             f"rois must be a Tensor[K, 5] or a list with one Tensor[K_n, 4] per image, got {type(rois).__name__}; "

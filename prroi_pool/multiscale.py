@@ -28,15 +28,15 @@ class MultiScalePrRoIPool(nn.Module):
     Equation 1 of Lin et al., "Feature Pyramid Networks for Object Detection", CVPR 2017, assigns a level to each box.
     The stride of a level is image size / map size, rounded to a power of two. torchvision's `MultiScaleRoIAlign` does
     the same, so this module can replace `roi_heads.box_roi_pool` of torchvision's detectors. Unlike torchvision's
-    module, it gives the boxes a gradient. torch.fx traces a call as one node.
+    module, it is differentiable in the boxes. torch.fx traces a call as one node.
 
     Args:
         featmap_names: names of the maps to pool from, finest first. Names that are missing from a pyramid are skipped.
         output_size: number of bins, (height, width) or one number for both.
         sampling_ratio: ignored, because exact integration needs no samples. Accepted for compatibility with
             `MultiScaleRoIAlign`.
-        canonical_scale: side in pixels of a square box that is pooled from `canonical_level` (s0 in equation 1).
-        canonical_level: k0 in equation 1. Level k has stride 2**k.
+        canonical_scale: side in pixels of a square box that is pooled from `canonical_level` (224 in equation 1).
+        canonical_level: the level of such a box (k0 in equation 1). Level k has stride 2**k.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class MultiScalePrRoIPool(nn.Module):
 
     @staticmethod
     def in_fixed_shapes(device: torch.device) -> bool:
-        """Return whether no tensor size in `forward` depends on values: on CUDA with kernels, and when compiling."""
+        """Return whether tensor sizes in `forward` do not depend on values: on CUDA with kernels, or when compiling."""
         return torch.compiler.is_compiling() or (device.type == "cuda" and extension.kernels("cuda") is not None)
 
     @torch.no_grad()
@@ -101,7 +101,7 @@ class MultiScalePrRoIPool(nn.Module):
             image_shapes: as in `forward`.
 
         Returns:
-            Tensor[K] of int64: indices into the list of the maps in `featmap_names` that `x` has.
+            Tensor[K] of int64: position of each box's map in `featmap_names`, not counting names that `x` lacks.
         """
         scales = _scales(_maps(x, self.featmap_names), image_shapes)
         return _assign_levels(scales, boxes, self.canonical_scale, self.canonical_level)

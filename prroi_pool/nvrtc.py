@@ -209,7 +209,7 @@ def _check_is_known(architecture: str) -> None:
         raise BuildError(
             f"NVRTC {nvrtc_version()} does not support sm_{architecture}. It supports sm_"
             + ", sm_".join(architectures())
-            + ". For another GPU, install a PyTorch built for a CUDA version that supports it."
+            + f". Install a PyTorch built for a CUDA version that supports sm_{architecture}."
         )
 
 
@@ -305,4 +305,4 @@ def _error_text(status: int) -> str:
 
 def _check(status: int) -> None:
     if status != 0:
-        raise BuildError(f"A call of NVRTC failed: {_error_text(status)}")
+        raise BuildError(f"A call to NVRTC failed: {_error_text(status)}")

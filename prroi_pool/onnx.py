@@ -22,7 +22,8 @@ from onnxscript.values import Opset
 
 from .extension import NAMESPACE
 
-# RoIs whose pixels are in memory at once. They are padded to the largest, so RoIs of similar size are grouped.
+# Number of RoIs whose pixels are in memory at once. These RoIs are padded to the largest of them, so RoIs of similar
+# size are grouped.
 ROIS_AT_ONCE = 64
 
 _ours = Opset(NAMESPACE, 1)
@@ -192,7 +193,7 @@ def _axis(
     Returns:
         pixels [k, S].
         weights [k, B, S]: mean over the bin of the hat function around the pixel, as in `reference.mean_of_hat`.
-        by_low, by_size [k, B, S]: derivatives of the weights by `low` and `size`.
+        by_low, by_size [k, B, S]: derivatives of the weights with respect to `low` and `size`.
     """
     zero = op.Constant(value_int=0)
     one = op.Constant(value_int=1)

@@ -4,7 +4,7 @@ This module declares three operators: `prroi_pool2d` and its two gradients. A co
 and its fake kernel gives the shape, dtype and strides of the output. csrc/operators.cpp implements the operators on the
 CPU, `cuda_kernels.py` on CUDA, and `reference.py` where no kernels are built. `functional.py` calls them.
 
-Autocast needs no rule: features of any floating-point dtype keep it, and RoIs are float32 or float64.
+Autocast needs no rule: features keep their floating-point dtype, and RoIs are float32 or float64.
 """
 
 from collections.abc import Callable, Sequence
@@ -72,8 +72,8 @@ def _pool_by_reference(features: Tensor, rois: Tensor, bins: Sequence[int], spat
 def _vjp_inside_an_operator(pool: Callable[[Tensor], Tensor], argument: Tensor, grad_output: Tensor) -> Tensor:
     """Return the gradient of `argument`, an input of `pool`.
 
-    The dispatcher disables autograd inside an operator; this function enables it again. `torch.func.vjp` would do so,
-    too, but not inside a TorchDispatchMode, which torch.compile uses.
+    The dispatcher disables autograd inside an operator; this function enables it again. `torch.func.vjp` also does,
+    but not inside a TorchDispatchMode, which torch.compile uses.
     """
     include, exclude = torch._C._dispatch_tls_local_include_set(), torch._C._dispatch_tls_local_exclude_set()
     autograd = torch._C.DispatchKeySet(torch._C.DispatchKey.AutogradFunctionality)

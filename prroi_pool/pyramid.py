@@ -19,13 +19,14 @@ def fits_one_launch(maps: Sequence[Tensor], rois: Tensor) -> bool:
     """Return whether the kernels can pool from these maps in one launch.
 
     The number of maps must not exceed the kernels' limit, and the maps may differ only in height and width. Returns
-    False for traced tensors and tensor subclasses, and while a dispatch mode is active, because it must see the
-    operators.
+    False for traced tensors and tensor subclasses, and while a dispatch mode is active, because such a mode must see
+    the operators.
     """
     kinds = {(features.dtype, features.shape[:-2], features.device) for features in maps}
     if len(maps) > MAX_LEVELS or len(kinds) > 1:
         return False
-    # The kernels read memory: subclasses such as FakeTensor may have none, and it does not contain a lazy negation.
+    # The kernels read memory. Subclasses such as FakeTensor may have none, and in a lazily negated tensor (is_neg) the
+    # memory still holds the values before negation.
     tensors = [*maps, rois]
     is_plain = all(type(tensor) in (Tensor, Parameter) and not tensor.is_neg() for tensor in tensors)
     return is_plain and _len_torch_dispatch_stack() == 0

@@ -14,7 +14,7 @@ from torch import Tensor
 from . import ops
 from .extension import NAMESPACE
 
-# True while torch.export traces. PyTorch 2.4 and 2.5 lack this function and trace as for torch.compile.
+# True while torch.export traces. PyTorch 2.4 and 2.5 lack this function; there, torch.export traces like torch.compile.
 is_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", lambda: False)
 
 Maps = Sequence[Tensor]
@@ -25,7 +25,7 @@ def pyramid_pool(
 ) -> Tensor:
     """Pool each RoI from its level. Arguments as in `pyramid.pool_pyramid`.
 
-    The maps may differ in dtype. The result has the widest one.
+    The maps may differ in dtype. The result has the widest of their dtypes.
     """
     operator = getattr(torch.ops, NAMESPACE).pyramid_pool
     dtype = functools.reduce(torch.promote_types, (features.dtype for features in maps))
@@ -71,7 +71,8 @@ def _save_for_gradients(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> No
 
 
 def _gradients(ctx: Any, grad_output: Tensor) -> tuple[Any, ...]:
-    # Rarely needed, because training uses one operator per level. Those operators are differentiable again.
+    # Rarely needed, because training uses one operator per level. The operators called here are differentiable, so
+    # derivatives of any order are available.
     rois, levels, *maps = ctx.saved_tensors
     grad_maps, grad_rois = [], torch.zeros_like(rois)
     operators = getattr(torch.ops, NAMESPACE)

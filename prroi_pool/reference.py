@@ -7,8 +7,8 @@ the weight
     ∫₀¹ K(low - i + width * (b + t)) dt,    K(x) = max(0, 1 - |x|).
 
 This form neither divides by an area nor subtracts antiderivatives, so a RoI of 0.01 px keeps its precision. In bins of
-many pixels, differences between fractions of the bin cancel. Weights are therefore computed in float64 for every dtype
-of the features. `csrc/bilinear_integral.h` uses the same formula for bins below one pixel and a different one for
+many pixels, subtracting fractions of the bin loses digits. Weights are therefore computed in float64 for every dtype of
+the features. `csrc/bilinear_integral.h` uses the same formula for bins below one pixel and a different one for
 larger bins. Gradients of any order are available.
 """
 
@@ -26,8 +26,8 @@ DEVICES_WITH_FLOAT64 = ("cpu", "cuda")
 def prroi_pool2d(features: Tensor, rois: Tensor, pooled_height: int, pooled_width: int, spatial_scale: float) -> Tensor:
     """Compute `functional.prroi_pool2d` in plain PyTorch, without checking the arguments.
 
-    A RoI whose batch index names no image pools to 0 on every device. `MAX_PATCH_ELEMENTS` bounds the memory unless the
-    RoIs require a gradient, because autograd then keeps the pixels under every RoI for the backward pass.
+    A RoI whose batch index names no image pools to 0 on every device. `MAX_PATCH_ELEMENTS` bounds the memory, except if
+    the RoIs require a gradient: autograd then keeps the pixels under every RoI for the backward pass.
     """
     num_images, channels, height, width = features.shape
     rois = rois.to(features.dtype)
@@ -71,7 +71,7 @@ def mean_of_hat(low: Tensor, width: Tensor, bins: Tensor, pixels: Tensor) -> Ten
 
 
 class _MeanOfHat(torch.autograd.Function):
-    """`mean_of_hat` with explicit first derivatives by `low` and `width`. Autograd computes the higher ones.
+    """`mean_of_hat` with explicit first derivatives in `low` and `width`. Autograd computes the higher derivatives.
 
     Autograd alone would also differentiate the positions of the knots in the bin. K is continuous there, so these terms
     cancel, but their rounding error is multiplied by 1 / width, which gives noise or NaN for tiny bins.
@@ -157,7 +157,10 @@ def _weights(
 
 
 def _chunks(chosen: Tensor, columns: Tensor, rows: Tensor, channels: int) -> list[Tensor]:
-    """Split `chosen` into chunks of one RoI, or with at most MAX_PATCH_ELEMENTS elements in their padded patches."""
+    """Split `chosen` into chunks whose padded patches have at most MAX_PATCH_ELEMENTS elements.
+
+    A RoI that exceeds this limit forms a chunk alone.
+    """
     chunks, start, max_columns, max_rows = [], 0, 0, 0
     # tolist() fails under the transforms of torch.func in PyTorch 2.4.
     widths, heights = map(int, columns[chosen].cpu()), map(int, rows[chosen].cpu())

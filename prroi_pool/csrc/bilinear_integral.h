@@ -143,7 +143,7 @@ struct BinRange {
   PRROI_POOL_INLINE int64_t end() const { return first + count; }
 };
 
-// The weight of a pixel in a bin, and the derivatives of the weight by the two ends of the RoI.
+// The weight of a pixel in a bin, and the derivatives of the weight with respect to the two ends of the RoI.
 template <typename T>
 struct Weight {
   T value;
@@ -203,8 +203,8 @@ PRROI_POOL_INLINE Weight<T> wide_bin_weight(const Extent<T>& extent, int64_t bin
 
   Weight<T> weight;
   weight.value = area * extent.inverse_bin_width;
-  // Derived from the integrals of K' and of t K' over the bin, the latter by parts. They describe a shift of the bin and a
-  // change of its width.
+  // Derived from the integrals of K' and of t K' over the bin, the latter by parts. The first describes a shift of the
+  // bin, the second a change of its width.
   const T bins_before = static_cast<T>(bin), bins_behind = static_cast<T>(extent.num_bins - 1 - bin);
   const T change = hat_at_end - hat_at_start;
   weight.d_low = (bins_behind * change + (weight.value - hat_at_start)) * extent.inverse_size;

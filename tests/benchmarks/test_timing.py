@@ -89,7 +89,7 @@ def test_text_outside_the_markers_is_kept(page):
 @pytest.mark.parametrize(("marker", "count"), [("<!-- y -->", 0), ("old", 1), ("o", 3)])
 def test_a_document_needs_two_markers(page, marker, count):
     before = page.read_bytes()
-    with pytest.raises(SystemExit, match=f"page.md contains {count} lines {marker}; add two"):
+    with pytest.raises(SystemExit, match=rf"page.md contains {marker} {count} time\(s\); put it before and after"):
         timing.fill_document(page, marker, "text")
     assert page.read_bytes() == before
 

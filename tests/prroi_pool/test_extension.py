@@ -75,7 +75,7 @@ def test_processes_build_once_without_ninja_and_setuptools(compiler, tmp_path):
 def test_a_killed_build_is_repeated(compiler, tmp_path):
     killed = start(POOL, TORCH_EXTENSIONS_DIR=str(tmp_path))
     assert "compiling the CPU kernels" in killed.stderr.readline()
-    time.sleep(3)  # in the middle of a build, which takes at least ten
+    time.sleep(3)  # in the middle of a build, which takes at least ten seconds
     os.killpg(killed.pid, signal.SIGKILL)
     assert killed.wait() != 0
     stdout, stderr = run(POOL, TORCH_EXTENSIONS_DIR=str(tmp_path))

@@ -243,7 +243,7 @@ def largest_tensor(exported, arguments, folder):
 
 
 def test_memory_is_bounded_by_the_pixels_under_the_rois(pool, rois_backward, tmp_path):
-    """Memory is neither the whole map per RoI nor, when pooled in parts, the largest RoI for every RoI."""
+    """No tensor contains the whole map for each RoI."""
     features, count = make_features(2, 4, 60, 50), 256
     small = random_rois(count, size=(3, 3))  # 5 × 5 pixels at most
     assert largest_tensor(pool, (features, small), tmp_path) <= max(features.numel(), count * 4 * 25)

@@ -29,7 +29,7 @@ struct Weights {
   int64_t stride;
 };
 
-// One weight per term, and its derivatives by the low and the high end of the RoI.
+// One weight per term, and its derivatives with respect to the low and the high end of the RoI.
 template <typename T>
 struct DifferentiableWeights {
   const T* value;
@@ -121,8 +121,8 @@ inline void add_weighted(
   });
 }
 
-// Adds the gradients by x1, y1, x2 and y2 of the product of two sums to grads: the given sums along x, and the sums of
-// `y_terms` along y. `grads` contains four runs of `channels` elements.
+// Adds to `grads` the gradients, with respect to x1, y1, x2 and y2, of the product of two sums: the given sums along x, and
+// the sums of `y_terms` along y. `grads` contains four runs of `channels` elements.
 template <typename T>
 inline void add_product_gradients(
     T* PRROI_POOL_RESTRICT grads,

@@ -1,4 +1,4 @@
-// Precise RoI Pooling on the CPU. All kernels process blocks of channels, one row of the feature map after the other. They
+// Precise RoI Pooling on the CPU. All kernels process blocks of channels, one row of the feature map at a time. They
 // weight a row along x and the result along y, so that a pixel of a row costs about two products per channel.
 
 #include "../prroi_pool.h"
@@ -30,7 +30,7 @@ constexpr int64_t kCopiedChannels = 64;
 constexpr int64_t kBandRows = 40;
 // Rows of a RoI over which its gradient is summed in the features' dtype; these partial sums are added in double. The
 // gradient is a small difference between the RoI's mean and the mean on its border, and a single sum over hundreds of rows
-// would lose a digit of it.
+// would lose one of its digits.
 constexpr int64_t kSummedRows = 32;
 
 int64_t divide_up(int64_t a, int64_t b) {
@@ -132,7 +132,8 @@ at::Tensor with_equidistant_bins(const at::Tensor& grad_output) {
   return equidistant ? grad_output : grad_output.contiguous();
 }
 
-// Some channels of one RoI's output, or of its gradient with equidistant bins. The kernels' own block is [bin][channel].
+// Some channels of one RoI's output, or of the gradient of that output, which must have equidistant bins. The kernels' block
+// is [bin][channel].
 template <typename T>
 Layout<T> bins_of_roi(T* data, const at::Tensor& tensor, int64_t roi, int64_t channel) {
   // A dimension of size 1 may have any stride.
@@ -211,8 +212,8 @@ void copy_channels_last(T* target, const at::Tensor& features, int64_t image, in
 }
 
 // Calls visit(view, indices of RoIs) until every RoI has been paired with every channel. RoIs whose image does not exist
-// get an empty view. If the features are not channels-last and there are many RoIs, some channels of an image are copied at
-// a time.
+// get an empty view. If the features are not channels-last and the RoIs cover many pixels, a view is a channels-last copy of
+// some channels of one image.
 template <typename T, typename Visit>
 void for_each_view(const at::Tensor& features, const at::Tensor& rois, T spatial_scale, const Visit& visit) {
   const int64_t num_images = features.size(0), channels = features.size(1);
@@ -392,7 +393,7 @@ void rois_backward_kernel(
     const at::Tensor& rois,
     T spatial_scale) {
   const int64_t pooled_height = grad_output.size(2), pooled_width = grad_output.size(3);
-  // Gradients by x1, y1, x2 and y2 of each RoI, summed over the views in order.
+  // Gradients with respect to x1, y1, x2 and y2 of each RoI, summed over the views in order.
   std::vector<std::array<double, 4>> totals(rois.size(0), std::array<double, 4>{});
 
   const auto accumulate = [&](const FeatureView<T>& view, const std::vector<int64_t>& indices) {
@@ -403,7 +404,7 @@ void rois_backward_kernel(
       // Sums over one bin in one row of pixels, per channel.
       std::array<std::vector<T>, 3> x_sums{std::vector<T>(kBlock), std::vector<T>(kBlock), std::vector<T>(kBlock)};
       const DifferentiableSums<T> x{x_sums[0].data(), x_sums[1].data(), x_sums[2].data()};
-      // Gradients by x1, y1, x2 and y2 per channel. Adding up the channels last keeps reductions out of the inner loops.
+      // The same gradients per channel. Adding up the channels last keeps reductions out of the inner loops.
       std::vector<T> grads(4 * kBlock);
       for (int64_t n = begin; n < end; ++n) {
         const T* roi = rois.const_data_ptr<T>() + indices[n] * rois.stride(0);

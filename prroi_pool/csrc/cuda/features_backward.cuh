@@ -1,5 +1,5 @@
 // The gradient of the features. A block owns one tile of a map, processes the RoIs that reach the tile in order, and writes
-// every pixel once. It needs no atomics, its result is deterministic, and the maps need not be zeroed first.
+// every pixel once. The kernel needs no atomics, its result is deterministic, and the maps need not be zeroed first.
 
 #pragma once
 
@@ -7,7 +7,7 @@
 
 namespace prroi_pool {
 
-// RoIs that a block tests for overlap with its tile at a time.
+// Number of RoIs that a block tests at a time for overlap with its tile.
 constexpr int kCandidates = kWarp * kWarps;
 
 template <typename T>

@@ -10,7 +10,7 @@ template <typename Acc>
 struct RoIGradient {
   Acc x1 = 0, y1 = 0, x2 = 0, y2 = 0;
 
-  // Adds a product of weights on the two axes. One of the factors includes the weighted values.
+  // Adds a product of weights on the two axes. One of the factors already includes the features and the output's gradient.
   __device__ void add(const Weight<Acc>& x, const Weight<Acc>& y) {
     x1 += x.d_low * y.value;
     y1 += x.value * y.d_low;
@@ -25,8 +25,8 @@ struct RoIGradient {
     y2 += other.y2;
   }
 
-  // To be called by all threads of the block. Writes 0 (for batch_index) and the gradients by x1, y1, x2 and y2 to
-  // `target`.
+  // To be called by all threads of the block. Writes to `target` 0 (for batch_index) and the gradients with respect
+  // to x1, y1, x2 and y2.
   __device__ void sum_over_block_and_write(Acc* target, Acc spatial_scale) const {
     __shared__ Acc of_warps[kWarps][4];
     Acc sums[4] = {x1, y1, x2, y2};
