@@ -213,7 +213,7 @@ def _read_image_entry(item: dict[str, Any], image_id: int) -> dict[str, Any]:
     what = f"image {image_id} ({name})"
     if _leaves_folder(name):
         raise DataError(
-            f"{what}: file_name leads out of the image folder; make it relative to that folder",
+            f"{what}: file_name points outside the image folder; make it relative to that folder",
             rule="leaves the image folder",
         )
     size = {key: _field(item, key, int, what) for key in ("width", "height")}
@@ -294,7 +294,8 @@ def _scan_objects(
                 )
             if item.get("iscrowd") not in (0, 1, None):
                 raise DataError(
-                    f"{what}: iscrowd is {item['iscrowd']!r}; write 0, or 1 for a group of objects that training skips",
+                    f"{what}: iscrowd is {item['iscrowd']!r}; write 0, or 1 for a group of objects, "
+                    "which training skips",
                     rule="iscrowd is neither 0 nor 1",
                 )
         except DataError as error:

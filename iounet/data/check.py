@@ -2,8 +2,8 @@
 
     python -m iounet.data.check ANNOTATIONS [IMAGES]
 
-The command prints the number of images, and of objects by class and size. It lists *faults*, which training refuses or
-which would spoil it, and *notes*, which are harmless but worth knowing. With the image folder, it decodes every image.
+The command prints the number of images, and of objects by class and size. It lists *faults*, which training
+refuses, and *notes*, which are harmless but worth knowing. With the image folder, it decodes every image.
 The rules are those of `annotations` and `images`, which training uses too; ``--fix`` runs `repair`.
 """
 
@@ -59,7 +59,7 @@ class Report:
         sizes: ``{"from", "below", "objects"}`` for bins of the square root of the objects' area in pixels; ``below``
             is None in the last bin.
         coco_sizes: number of ``"small"`` (area < 32²), ``"medium"`` and ``"large"`` (area >= 96²) objects.
-        faults: what training refuses, or what would spoil it.
+        faults: what training refuses.
         notes: what is harmless but worth knowing.
         image_sizes: (width, height) in pixels of each usable image file, by its index in ``images``.
     """
@@ -244,7 +244,7 @@ def _lines(report: Report) -> Iterator[str]:
     small, medium, large = (report.coco_sizes[name] for name in ("small", "medium", "large"))
     yield f"  COCO: {small:,} small (below {_SMALL}), {medium:,} medium, {large:,} large (from {_LARGE})"
 
-    yield f"\nfaults (training refuses them, or they would spoil it): {_number(report.faults)}"
+    yield f"\nfaults (training refuses them): {_number(report.faults)}"
     yield from _listing(report.faults)
     yield f"\nnotes (harmless, but worth knowing): {_number(report.notes)}"
     yield from _listing(report.notes)

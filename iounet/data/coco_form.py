@@ -14,9 +14,9 @@ from .labels import LabeledBox, LabeledImage, LabelSet
 def as_coco(labels: LabelSet) -> tuple[dict[str, Any], Path]:
     """Convert the usable labels to COCO form.
 
-    Entries of a COCO-form file are kept as they are, with their ids and all keys, without the faulty entries. For other
-    forms, category ids count from 1 in the order of the class names, which is the same for all splits of a data set;
-    crowds have ``iscrowd`` 1.
+    The usable entries of a COCO-form file are kept unchanged, with their ids and all keys. For other forms, category
+    ids count from 1 in the order of the class names, which is the same for all splits of a data set; crowds have
+    ``iscrowd`` 1.
 
     Returns:
         The content of a COCO-form file, and the folder that ``file_name`` is relative to.
@@ -30,7 +30,10 @@ def as_coco(labels: LabelSet) -> tuple[dict[str, Any], Path]:
 
 
 def boxes_as_coco(labels: LabelSet) -> tuple[dict[str, Any], Path]:
-    """Convert the usable labels as `as_coco` does, but from images, boxes and class names only, for every form.
+    """Convert the usable labels of any form to COCO form, using only their images, boxes and class names.
+
+    Returns:
+        As `as_coco`.
 
     Raises:
         DataError: if the images lie on several drives.

@@ -51,7 +51,7 @@ def _move(annotation: dict[str, Any], box: Box) -> None:
     x0, y0, x1, y1 = (round(value, 2) for value in box)
     width, height = annotation["bbox"][2:]
     bbox = [x0, y0, round(x1 - x0, 2), round(y1 - y0, 2)]
-    # An area that is not the area of the box, such as that of a segmentation, stays.
+    # Keep an area that is not that of the box but, for example, of the segmentation.
     if annotation.get("area") == width * height and not annotation.get("segmentation"):
         annotation["area"] = round(bbox[2] * bbox[3], 4)
     annotation["bbox"] = bbox
@@ -147,8 +147,9 @@ def find_images(path: Path, entries: list[Any]) -> Path:
     for folder in near:
         if any(os.path.isfile(folder / name) for name in names[:_NUM_LOOKED_FOR]):
             return folder
-    sample = names[0] if names else "file_name of an image"
+    sample = names[0] if names else "file_name"
+    searched = ", ".join(dict.fromkeys(map(str, near)))
     raise DataError(
-        f"{path}: image folder not found: no {sample} in {', '.join(map(str, near))}; "
+        f"{path}: image folder not found: no images such as {sample} in {searched}; "
         "give the folder that file_name is relative to (--images, or DATA.TRAIN_IMAGES and DATA.VAL_IMAGES)"
     )

@@ -3,8 +3,8 @@
     python -m iounet.data.convert SOURCE --output FILE
 
 The command reads COCO JSON, Pascal VOC or YOLO labels (in the layouts of `voc_folder` and `yolo_folder`), prints the
-number of images and objects of each class and the labels that cannot be used, and writes one COCO-form file. The images
-stay where they are. Without ``--output``, nothing is written.
+number of images and objects of each class and the first unusable labels of each kind, and writes one COCO-form file.
+The images stay where they are. Without ``--output``, nothing is written.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def _lines(labels: LabelSet) -> Iterator[str]:
     if empty := len(labels.images) - len({label.image for label in labels.boxes}):
         yield f"  images without objects: {empty:,}"
     if crowds:
-        yield f"  crowds (groups of objects, or difficult objects), which training leaves out: {crowds:,}"
+        yield f"  crowds and difficult objects, which training leaves out: {crowds:,}"
     yield from _faults(labels.faults)
 
 

@@ -60,7 +60,7 @@ def as_viewers_show(file: Image.Image) -> Image.Image:
 
 @contextmanager
 def open_image(path: str | Path) -> Iterator[Image.Image]:
-    """Open an image file and turn PIL's errors, also those of decoding in the ``with`` block, into `DataError`.
+    """Open an image file and turn PIL's errors, including those of decoding in the ``with`` block, into `DataError`.
 
     Raises:
         DataError: as `read_image`.
@@ -103,9 +103,9 @@ def exif_orientation(image: Image.Image) -> int:
 
 
 def has_exif_rotation(path: str | Path) -> bool:
-    """Whether image viewers rotate or mirror an image file that `read_image` by default does not.
+    """Return whether image viewers rotate or mirror an image file, which `read_image` does only with ``exif``.
 
-    Returns False for a file that cannot be read.
+    A file that cannot be read gives False.
     """
     try:
         with Image.open(path) as file:
@@ -124,7 +124,7 @@ def image_path(folder: str | Path, file_name: str) -> Path:
     The folder may be a symbolic link, and links within it are followed.
 
     Raises:
-        DataError: if ``file_name`` is not a valid file name, or leads out of the folder through a link.
+        DataError: if ``file_name`` is not a valid file name, or a link in it points outside the folder.
     """
     path = Path(folder, file_name)
     try:
@@ -133,7 +133,7 @@ def image_path(folder: str | Path, file_name: str) -> Path:
         raise DataError(f"{str(path)!r}: not a valid file name ({error}); correct it", "missing image") from error
     if not target.is_relative_to(os.path.realpath(folder)):
         raise DataError(
-            f"{path}: a link leads out of the image folder, to {target}; "
+            f"{path}: a link points outside the image folder, to {target}; "
             "copy the image into the folder, or give a folder that contains all images",
             rule="leaves the image folder",
         )

@@ -102,7 +102,7 @@ def _one_of(found: _CocoFile | VocFolder | YoloFolder, split: str, source: Path)
     # For example, a test split in data.yaml whose folder was not copied with the others.
     faults = found.faults.get(split, []) if isinstance(found, YoloFolder) else []
     missing = [fault.text for fault in faults if fault.rule == "missing split"]
-    raise DataError(": ".join([f"{source}: has no split '{split}'; its splits are {', '.join(splits)}", *missing]))
+    raise DataError("; ".join([f"{source}: has no split '{split}', only {', '.join(splits)}", *missing]))
 
 
 def _read(found: _CocoFile | VocFolder | YoloFolder, split: str | None) -> LabelSet:
@@ -115,7 +115,7 @@ def _read(found: _CocoFile | VocFolder | YoloFolder, split: str | None) -> Label
 
 def _nothing_usable(labels: LabelSet) -> str:
     if not labels.faults:
-        return f"{labels.source}: none of its {len(labels.images)} images has a label; check that the labels were found"
+        return f"{labels.source}: none of its {len(labels.images)} images has a label; check where the label files are"
     shown = "; ".join(f"{fault.where}: {fault.text}" for fault in labels.faults[:_NUM_SHOWN])
     more = f"; and {len(labels.faults) - _NUM_SHOWN} more" if len(labels.faults) > _NUM_SHOWN else ""
     return f"{labels.source}: no usable label: {shown}{more}"

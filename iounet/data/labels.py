@@ -7,7 +7,7 @@ from pathlib import Path
 
 Box = tuple[float, float, float, float]
 
-# The only fault whose labels are used nevertheless.
+# The only fault that leaves a label usable.
 REPEATED_BOX = "repeated box"
 
 
@@ -53,7 +53,7 @@ class LabeledBox:
 
 @dataclass(frozen=True)
 class LabelFault:
-    """A label that is unusable or repeated. Files and copies keep it unchanged.
+    """A label that is unusable or repeated. `LabelSet.write_copy` copies it unchanged.
 
     Attributes:
         where: file and line, object or id, such as ``labels/IMG_1.txt line 4``.

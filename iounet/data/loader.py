@@ -61,7 +61,7 @@ def eval_loader(
     return _loader(dataset, num_workers, sampler=range(rank, len(dataset), world_size), batch_size=batch_size)
 
 
-# What is drawn from a run's seed.
+# The two uses of the random numbers that follow from a run's seed.
 _ORDER, _AUGMENTATION = 0, 1
 
 

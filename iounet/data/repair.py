@@ -1,6 +1,6 @@
 """Repair of COCO-form annotation files, for faults that need no decision.
 
-Harmless entries stay unchanged: training clips a box that overhangs its image.
+Harmless entries stay unchanged, such as boxes that overhang their image, which training clips.
 """
 
 from collections import Counter
@@ -52,7 +52,11 @@ def repair(
         if fault.section != "annotations" or fault.position not in removed
     ]:
         if left[0].section != "annotations":
-            cure = "; or give the image folder to take it from the image" if left[0].rule in NO_SIZE else ""
+            cure = (
+                "; or give the image folder, so that the size is read from the image file"
+                if left[0].rule in NO_SIZE
+                else ""
+            )
             raise DataError(left[0].text + cure)
         _repair_annotations(annotations, left, removed, changes)
     repaired["annotations"] = [item for position, item in enumerate(annotations) if position not in removed]
@@ -98,9 +102,10 @@ def _repair_images(
         elif position in image_sizes:
             width, height = image_sizes[position]
             images.append({**item, "width": width, "height": height})
+            affected = counted(num_annotations[fault.id], "annotation")
             text = (
                 f"image {fault.id} ({item['file_name']}): from {item.get('width')} x {item.get('height')} to {width} x "
-                f"{height}, the size of the file; boxes not changed: {num_annotations[fault.id]}; check that they fit"
+                f"{height}, the size of the file; check that its boxes fit ({affected}, unchanged)"
             )
             changes.append(Finding("width and height corrected", "images", position, fault.id, text))
         else:

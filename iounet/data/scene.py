@@ -201,7 +201,7 @@ def _random_color(
 
 
 def _apart(rng: np.random.Generator, color: np.ndarray, distance: float, hue: tuple[float, float]) -> np.ndarray:
-    """Return a vivid colour of a hue in that range, at most at that RGB distance from ``color``."""
+    """Return a vivid colour with a hue in the range ``hue``, at most ``distance`` (RGB) from ``color``."""
     vivid = [_random_color(rng, saturation=(0.6, 1.0), value=(0.4, 1.0), hue=hue) - color for _ in range(4)]
     direction = max(vivid, key=np.linalg.norm)
     return color + direction * min(1, distance / np.linalg.norm(direction))

@@ -79,7 +79,8 @@ def convert_voc(
 
     Raises:
         DataError: if a part of the folder is missing; an annotation file is not a VOC annotation; an image is missing,
-            unreadable or not of the annotated size; or ``val_share`` is given without a ``train`` or with a ``val``.
+            unreadable or not of the annotated size; or ``val_share`` is given, but there is no split ``train``, or
+            already a split ``val``.
         ConfigError: if no files can be written in ``output``.
     """
     root, output = Path(root), Path(output)
@@ -112,9 +113,7 @@ def convert_voc(
 def _with_val(splits: dict[str, list[VocSource]], share: float) -> dict[str, list[VocSource]]:
     """Return the splits with a share of train moved to val."""
     if "train" not in splits or "val" in splits:
-        raise DataError(
-            f"a share for val (--val-share) needs a split train and no split val; the splits are {', '.join(splits)}"
-        )
+        raise DataError(f"--val-share needs a split train and no split val; the splits are {', '.join(splits)}")
     train = splits["train"]
     held_out = set(random.Random(0).sample(train, round(share * len(train))))
     return splits | {
@@ -148,7 +147,7 @@ def _write_split(path: Path, images: dict[int, _Image], classes: Sequence[str]) 
         reasons = {number: str(error) for number, error in image.record.bad_objects.items()}
         for item, _ in image.record.boxes:
             if item.class_name not in classes:
-                reasons[item.number] = f"{item.class_name}: not one of the given classes"
+                reasons[item.number] = f"class {item.class_name} is not one of the given classes"
         left_out += [LeftOut(image.annotation_file, number, reasons[number]) for number in sorted(reasons)]
         boxes = [label for label in image.record.labels(image_id) if label.class_name in classes]
         num_boxes.update(label.class_name for label in boxes)

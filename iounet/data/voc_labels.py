@@ -181,7 +181,7 @@ def _open(folder: VocFolder, source: VocSource, annotation: VocAnnotation) -> La
     with open_image(path) as image:
         width, height = image.size
         swaps_sides = exif_orientation(image) >= 5
-    # Some tools write no size, or zeros; the size of the image then counts.
+    # Some tools write no size, or zeros; the size of the image file is then used.
     stated = [text or "0" for text in annotation.size]
     if swaps_sides and stated == [str(height), str(width)] != [str(width), str(height)]:
         raise DataError(
@@ -199,6 +199,6 @@ def _open(folder: VocFolder, source: VocSource, annotation: VocAnnotation) -> La
 
 
 def _image_of(source: VocSource, annotation: VocAnnotation) -> Path | None:
-    """Return the image with the name of the annotation file; of several, the one that the file names."""
+    """Return the image with the name of the annotation file; if there are several, the one in its ``<filename>``."""
     named = PureWindowsPath(annotation.filename).name
     return next((path for path in source.images if path.name == named), source.images[0] if source.images else None)

@@ -57,8 +57,9 @@ class VocObject:
         try:
             xmin, ymin, xmax, ymax = (float(text) for text in texts.values())
         except ValueError:
+            stated = ", ".join(f"{key} {text!r}" for key, text in texts.items())
             raise DataError(
-                f"{name}: bndbox is not four numbers: {texts}; correct or remove the object",
+                f"{name}: bndbox is not four numbers: {stated}; correct or remove the object",
                 rule="box is not four numbers",
             ) from None
         where = f"xmin {xmin:g}, ymin {ymin:g}, xmax {xmax:g}, ymax {ymax:g}"

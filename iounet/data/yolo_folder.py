@@ -29,7 +29,7 @@ from .labels import LabelFault
 _SPLITS = {"train": "train", "val": "val", "validation": "val", "test": "test"}  # key of data.yaml → name of the split
 
 
-# More than any data set has. Each class of ``nc`` gets a name in memory.
+# Upper limit of ``nc``, since each class gets a name in memory. No data set has so many classes.
 _MOST_CLASSES = 100_000
 
 

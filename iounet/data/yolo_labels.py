@@ -176,7 +176,8 @@ class _Reader:
             return str(label.class_index)
         if label.class_index not in names:
             raise DataError(
-                f"class {label.class_index} has no name, only {_ranges(names)}; correct the line, or add the name",
+                f"class {label.class_index} has no name; the named classes are {_ranges(names)}. Correct the line, "
+                "or add the name",
                 rule="unknown class",
             )
         return names[label.class_index]
@@ -216,7 +217,7 @@ def _companions(folder: YoloFolder, root: Path) -> dict[str, tuple[Path, bytes]]
     """Return name in a copy → source and content of the other files: data.yaml, classes.txt and lists of images.
 
     In the copy, all names are relative to data.yaml, which has no ``path``. The copy can therefore be moved, and
-    training on it reads the copied labels; an absolute name would lead to the original ones.
+    training on it reads the copied labels; an absolute name would point to the original ones.
     """
     found = {}
     if (classes := folder.classes_file) is not None:

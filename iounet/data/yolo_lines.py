@@ -79,14 +79,14 @@ def parse_line(line: bytes) -> YoloLine:
     """Parse a line that is not blank.
 
     Raises:
-        DataError: if the line is not a label. The message does not name file and line.
+        DataError: if the line is not a label. The message does not name the file or the line.
     """
     words = line.split()
     try:
         numbers = [float(word) for word in words]
     except ValueError:
         raise DataError(
-            f"not only numbers: {_shown(line)}; write 'class cx cy w h'", rule="line is not numbers"
+            f"not all numbers: {_shown(line)}; write 'class cx cy w h'", rule="line is not numbers"
         ) from None
     if not all(map(math.isfinite, numbers)):
         raise DataError(

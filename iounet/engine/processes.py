@@ -80,7 +80,8 @@ def init_process(device: torch.device) -> Process:
     if device.type == "cuda":
         if device.index is not None:
             raise ConfigError(
-                f"MODEL.DEVICE {device} is a specific GPU, but with torchrun each process uses another one; set cuda"
+                f"MODEL.DEVICE {device} is a specific GPU, but with torchrun each process uses a different one; "
+                "set MODEL.DEVICE cuda"
             )
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     timeout = timedelta(hours=1)  # other processes wait while the main process writes a report or builds the kernels

@@ -104,7 +104,7 @@ def restore_optimizer(optimizer: Optimizer, schedule: LambdaLR, state: dict, ite
     """Restore the state of a new optimizer and schedule after an iteration.
 
     Restores only learned state, such as momentum. Hyperparameters such as learning rate and weight decay keep the
-    values of the current configuration, which ``load_state_dict`` of torch would silently replace by the old ones.
+    values of the current configuration, which torch's ``load_state_dict`` would silently replace with the old ones.
 
     Args:
         state: the optimizer's ``state_dict()``.

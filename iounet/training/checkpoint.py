@@ -1,4 +1,4 @@
-"""Checkpoints: written atomically, read without executing code, and refused if they do not fit."""
+"""Checkpoints: written atomically, read without executing code, and refused if incompatible."""
 
 import pickle
 import re
@@ -39,8 +39,8 @@ def save_checkpoint(path: Path, **content: Any) -> None:
         # For a full disk, torch raises "unexpected pos 832 vs 726"; the OSError is its context.
         reason = error.__context__ if isinstance(error.__context__, OSError) else error
         raise CheckpointError(
-            f"{path} could not be written ({reason}); earlier checkpoints are unchanged. Free disk space or choose "
-            "another OUTPUT_DIR, then continue with --resume"
+            f"{path} could not be written ({reason}); earlier checkpoints are unchanged. Free disk space, or "
+            "move the run folder and set OUTPUT_DIR to it, then continue with --resume"
         ) from error
 
 
@@ -139,7 +139,7 @@ def load_newest_checkpoint(paths: list[Path]) -> tuple[Path, dict, dict[Path, Ch
             missing = [key for key in RESUMED if key not in content]
             if missing:
                 raise CheckpointError(
-                    f"{path} has no {', '.join(missing)}, like a final model, and cannot be resumed from"
+                    f"{path} cannot be resumed from: it has no {', '.join(missing)}, as is usual for a final model"
                 )
             return path, content, damaged
         except CheckpointError as error:
@@ -157,7 +157,7 @@ def prune_checkpoints(folder: Path, *, keep: int) -> None:
 
 
 def load_detector_weights(detector: nn.Module, weights: dict[str, Tensor], source: str, *, need_iou_head: bool) -> None:
-    """Load a complete state dict, or nothing.
+    """Load a state dict, or change nothing if it does not fit.
 
     Args:
         source: where the weights come from, for the message.
@@ -183,7 +183,7 @@ def load_backbone_weights(detector: IoUNet, weights: dict[str, Tensor], source: 
     """Load only the backbone and the RPN, which do not depend on the classes.
 
     Args:
-        weights: state dict of a detector of any classes.
+        weights: state dict of a detector, with any classes.
         source: where the weights come from, for the message.
 
     Raises:

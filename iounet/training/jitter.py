@@ -22,9 +22,10 @@ def jitter_boxes(
 
     Each jittered box gets a random IoU and a random direction, which says how far each edge moves relative to the
     others, in units of the box's width and height. Along this direction the IoU falls monotonically, even if the moved
-    box is clipped to the image: 1 / IoU is 1 / (Ix Iy) + (Wx / Ix)(Wy / Iy) - 1 in the overlaps I and the widths W of
-    the two axes, and each term rises. Bisection therefore finds the displacement with the drawn IoU, so that the IoUs
-    are uniform by construction. The paper draws boxes at random and resamples them instead.
+    box is clipped to the image. In these units, 1 / IoU = 1 / (Ix Iy) + (Wx / Ix)(Wy / Iy) - 1, where Ix, Iy are the
+    width and height of the overlap and Wx, Wy those of the moved box; both summands rise. Bisection therefore finds the
+    displacement with the drawn IoU, so the IoUs are uniform by construction. The paper draws boxes at random and
+    resamples them instead.
 
     Args:
         boxes (Tensor[N, 4]): ground truth, xyxy with positive width and height; inside the image if ``image_size`` is
@@ -87,7 +88,9 @@ def jitter_boxes(
 def sample_iou_boxes(
     boxes: list[Tensor], image_sizes: list[tuple[int, int]], *, num_boxes: int, min_iou: float
 ) -> tuple[list[Tensor], Tensor, Tensor]:
-    """Sample the IoU head's training boxes of a batch: jittered ground truth, equally many per object of an image.
+    """Sample the IoU head's training boxes of a batch: jittered ground truth.
+
+    All objects of an image get the same number of boxes.
 
     Args:
         boxes (list of B Tensor[N_i, 4]): ground truth, xyxy in pixels of its image; N_i may be 0.

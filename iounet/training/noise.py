@@ -10,7 +10,7 @@ from ..boxes import boxes_at
 from ..errors import OptionError
 from ..modeling import first_of_each
 
-# With fewer boxes, the head hardly learns where around an object a box fits better.
+# With fewer boxes per object, the head hardly learns which of two boxes around an object fits better.
 MIN_BOXES_PER_OBJECT = 8
 
 

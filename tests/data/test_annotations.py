@@ -94,7 +94,7 @@ def test_image_without_size(fault, content):
 @pytest.mark.parametrize("name", ["/etc/a.png", "../a.png", "deep/../../a.png", "..\\a.png", "C:\\a.png", ""])
 def test_file_name_that_leaves_the_folder(fault, content, name):
     content["images"][0]["file_name"] = name
-    assert f"image 7 ({name}): file_name leads out of the image folder; make it relative" in fault(content)
+    assert f"image 7 ({name}): file_name points outside the image folder; make it relative" in fault(content)
 
 
 BAD_BBOXES = [

@@ -25,7 +25,7 @@ def test_a_clean_set_has_no_faults_and_no_notes(write_set, clean, check):
     code, report, text = check(*write_set(clean))
     assert code == 0
     assert report["faults"] == report["notes"] == []
-    assert "faults (training refuses them, or they would spoil it): none" in text
+    assert "faults (training refuses them): none" in text
     assert "3 images, 4 objects, 1 crowd\n" in text
 
 
@@ -227,7 +227,7 @@ BAD_FILES = [
     (spoil_text, "unreadable image", "cannot be read as an image"),
     (spoil_truncated, "unreadable image", "may be truncated. Copy or download it again"),
     (spoil_16_bits, "more than 8 bits per channel", "PIL mode I;16"),
-    (spoil_link, "leaves the image folder", "a link leads out of the image folder, to "),
+    (spoil_link, "leaves the image folder", "a link points outside the image folder, to "),
     (spoil_rotated, "annotated as rotated by EXIF", "40 wide and 30 high, is that of the rotated image"),
 ]
 
@@ -264,7 +264,7 @@ def test_a_wrong_size_is_corrected_from_the_file(write_set, clean, check, tmp_pa
     annotation_file, folder = write_set(clean)
     _, report, text = check(annotation_file, folder, "--fix", tmp_path / "fixed.json")
     assert (rule, 7) in rules_and_ids(report["faults"])
-    assert "40 x 30, the size of the file; boxes not changed: 3; check that they fit" in text
+    assert "40 x 30, the size of the file; check that its boxes fit (3 annotations, unchanged)" in text
     assert json.loads((tmp_path / "fixed.json").read_text()) == right
     assert check(tmp_path / "fixed.json", folder)[0] == 0
 

@@ -76,7 +76,7 @@ class TestCommand:
         lines = capsys.readouterr().out.splitlines()
         assert lines[2:4] == ["  cat           1         1", "  dog           1         0"]
         assert "  images without objects: 1" in lines
-        assert "  crowds (groups of objects, or difficult objects), which training leaves out: 1" in lines
+        assert "  crowds and difficult objects, which training leaves out: 1" in lines
         assert lines[-1] == "faults: none"
 
     def test_coco_form_keeps_everything_but_faults(self, pets, tmp_path):

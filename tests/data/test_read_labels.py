@@ -59,7 +59,7 @@ class TestSplits:
         assert train.class_names == val.class_names
 
     def test_a_missing_split(self, split_pets):
-        with pytest.raises(DataError, match="has no split 'test'; its splits are train, val"):
+        with pytest.raises(DataError, match="has no split 'test', only train, val"):
             read_labels(split_pets("voc"), split="test")
 
     @pytest.mark.parametrize("form", ["coco", "voc", "yolo"])
@@ -204,7 +204,10 @@ class TestYolo:
                 (13, "box lies outside its image"),
             ]
         ]
-        assert labels.faults[0].text == "class 2 has no name, only 0 to 1; correct the line, or add the name"
+        assert (
+            labels.faults[0].text
+            == "class 2 has no name; the named classes are 0 to 1. Correct the line, or add the name"
+        )
         assert "the sixth may be the confidence" in labels.faults[1].text
 
     def test_a_polygon_is_a_box_that_cannot_be_moved(self, pets):
@@ -328,7 +331,7 @@ class TestCoco:
     def test_images_that_are_not_near_the_file(self, pets, tmp_path):
         path = pets("coco")
         (path.parent / "images").rename(tmp_path / "elsewhere")
-        with pytest.raises(DataError, match=r"image folder not found: no a.png in .*\(--images"):
+        with pytest.raises(DataError, match=r"image folder not found: no images such as a.png in .*\(--images"):
             read_labels(path)
         assert boxes_of(read_labels(path, images=tmp_path / "elsewhere")) == BOXES
         with pytest.raises(DataError, match="nowhere: no such image folder"):

@@ -101,7 +101,7 @@ def test_classes_determine_the_ids(root, tmp_path):
         {"id": 1, "name": "dog"},
         {"id": 2, "name": "cat"},
     ]
-    assert [item.reason for item in converted["val"].left_out] == ["ant: not one of the given classes"]
+    assert [item.reason for item in converted["val"].left_out] == ["class ant is not one of the given classes"]
 
 
 def test_the_data_set_reads_it(root, tmp_path):

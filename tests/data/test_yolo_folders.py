@@ -117,9 +117,9 @@ def test_missing_entries_of_data_yaml_and_its_lists(in_layout):
         ("data.yaml test", "missing split"),
     ]
     assert [fault.rule for fault in read_labels(root, split="train").faults] == ["missing image"]
-    with pytest.raises(DataError, match="has no split 'tran'; its splits are train$"):
+    with pytest.raises(DataError, match="has no split 'tran', only train$"):
         read_labels(root, split="tran")
-    with pytest.raises(DataError, match="has no split 'test'; its splits are train: .*test/images: no such image fold"):
+    with pytest.raises(DataError, match="has no split 'test', only train; .*test/images: no such image fold"):
         read_labels(root, split="test")
 
 

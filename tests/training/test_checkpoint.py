@@ -277,7 +277,7 @@ class TestFolder:
         save_checkpoint(paths[1], **kept)
         path, _, damaged = load_newest_checkpoint(paths)
         assert path == paths[0]
-        assert "has no optimizer, iteration, like a final model, and cannot" in str(damaged[paths[1]])
+        assert "cannot be resumed from: it has no optimizer, iteration, as is usual" in str(damaged[paths[1]])
 
     def test_all_checkpoints_damaged(self, tmp_path):
         paths = self.save(tmp_path, 1, 2)
