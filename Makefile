@@ -1,7 +1,7 @@
-# make try       tightens loose boxes on six photographs with the model in weights/, in ten seconds; results in runs/try
-# make demo      trains and evaluates a small IoU-Net on synthetic images; results in runs/demo
+# make try       tightens loose boxes on six photographs with the model in weights/; less than a minute; results in runs/try
+# make demo      trains and evaluates a small IoU-Net on synthetic images; less than ten minutes; results in runs/demo
 #                (run it again to resume or to evaluate; SEED=1 DEMO=runs/demo1 starts another run)
-# make test      runs the tests except the slow ones, in five minutes on two cores
+# make test      runs the tests except the slow ones; less than ten minutes
 # make test-all  runs all tests, including builds, torchrun launches, killed processes and whole trainings
 # make test-oldest
 #                runs the tests of prroi_pool with the oldest Python and PyTorch that it supports
@@ -11,7 +11,8 @@
 # make gpu       on a machine with a CUDA GPU: runs the GPU tests, compute-sanitizer, a kernel profile and the benchmarks;
 #                figures go to docs/benchmarks/ and docs/benchmarks.md. ORIGINAL=DIR adds the authors' kernels, which need nvcc.
 #                (separate targets: gpu-test, gpu-sanitize, gpu-profile, gpu-benchmark, gpu-detector)
-# The first call creates .venv and installs the dependencies of pyproject.toml. PYTHON=python3.12 chooses the interpreter.
+# Times are for two CPU cores. The first call also creates .venv and installs the dependencies of pyproject.toml.
+# PYTHON=python3.12 chooses the interpreter.
 
 PYTHON ?= python3
 CONSTRAIN ?= --constraint constraints.txt
@@ -30,13 +31,13 @@ ROIS ?= 1000000
 WORKERS ?= 2
 PARALLEL := --numprocesses $(WORKERS) --dist loadfile
 
-# Also found in a CUDA toolkit that is not on PATH. Only gpu-sanitize and gpu-profile need a toolkit.
+# Both are also found in a CUDA toolkit that is not on PATH. Only gpu-sanitize and gpu-profile need a toolkit.
 SANITIZER ?= $(firstword $(wildcard $(CUDA_HOME)/bin/compute-sanitizer /usr/local/cuda/bin/compute-sanitizer) compute-sanitizer)
 NCU ?= $(firstword $(wildcard $(CUDA_HOME)/bin/ncu /usr/local/cuda/bin/ncu) ncu)
 GPU_ROIS ?= 20000
 GPU_SECONDS ?= 1
 GPU_DETECTOR_SECONDS ?= 10
-# Logs and copies of the figures of `make gpu-...`.
+# Folder for the logs of `make gpu-...` and copies of its figures.
 GPU_LOGS ?= runs/gpu
 
 # Lets the tools import the packages without an installation.

@@ -1,4 +1,4 @@
-"""Tighten loose labels of six photographs with the model in weights/, and compare the result with careful labels.
+"""Tighten loose labels of six photographs with the model in weights/, and compare them with carefully drawn labels.
 
     make try
 
@@ -23,7 +23,7 @@ OUTPUT = ROOT / "runs" / "try"
 
 
 def true_ious(labels: LabelSet, careful: LabelSet) -> dict[str, float]:
-    """IoU of each label with the careful label with the same key."""
+    """IoU of each label with the carefully drawn label of the same key."""
     boxes = {label.key: label.box for label in careful.boxes}
     return {
         label.key: float(box_iou(torch.tensor([label.box]), torch.tensor([boxes[label.key]]))) for label in labels.boxes

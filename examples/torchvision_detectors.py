@@ -7,7 +7,7 @@
         --output runs/examples/retinanet/refined
 
 The detectors come from torchvision.models.detection. To train on a CPU in minutes, they use ResNet-18 instead of
-ResNet-50, and two-stage detectors use fewer proposals. The script does not use IoU-Net: you can replace it by any
+ResNet-50, and two-stage detectors use fewer proposals. The script does not use IoU-Net: you can replace it with any
 detector that writes COCO results.
 """
 
@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("detector", choices=DETECTORS, help="detector to train")
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="output of iounet.data.synthetic")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="output folder for detections.json")
-    parser.add_argument("--iterations", type=int, default=600, metavar="N", help="with 4 images each (default: 600)")
+    parser.add_argument("--iterations", type=int, default=600, metavar="N", help="steps of 4 images (default: 600)")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and image order (default: 0)")
     args = parser.parse_args()
     torch.manual_seed(args.seed)

@@ -34,13 +34,13 @@ def can_resize(size: tuple[int, int], min_size: int, max_size: int) -> bool:
 
 
 def not_an_image(image: Any, taken: str) -> TypeError:
-    """The error for an image that is none of the types described by `taken`."""
+    """The error for an image of a type other than those described by `taken`."""
     cure = "; open the file with PIL.Image.open" if isinstance(image, (str, Path)) else ""
     return TypeError(f"an image must be {taken}, not {type(image).__name__}{cure}")
 
 
 def check_mode(mode: str) -> None:
-    """Raise `ValueError` if this PIL mode has more than 8 bits per pixel and channel."""
+    """Raise `ValueError` if this PIL mode has more than 8 bits per channel."""
     if mode.startswith(("I", "F")):
         raise ValueError(f"the image has more than 8 bits per channel (PIL mode {mode}); convert it to 8 bits")
 

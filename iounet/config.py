@@ -79,7 +79,7 @@ _C.MODEL.ENERGY_HEAD.LOSS = "none"  # "none" (no energy head), "nce", or "nce+" 
 _C.MODEL.ENERGY_HEAD.HIDDEN_DIM = 1024  # width of the hidden layers
 _C.MODEL.ENERGY_HEAD.CANONICAL_SCALE = 0  # as MODEL.IOU_HEAD.CANONICAL_SCALE
 _C.MODEL.ENERGY_HEAD.BOXES_PER_IMAGE = 512  # noisy boxes per image for training; the authors use 128 per object
-_C.MODEL.ENERGY_HEAD.NOISE_STDS = (0.05, 0.1, 0.2)  # of these boxes, relative to the object's width and height
+_C.MODEL.ENERGY_HEAD.NOISE_STDS = (0.05, 0.1, 0.2)  # standard deviations of the noise, relative to the object's size
 _C.MODEL.ENERGY_HEAD.TARGET_NOISE = 0.1  # beta of "nce+", the authors' value
 _C.MODEL.ENERGY_HEAD.LOSS_WEIGHT = 0.2
 _C.MODEL.ENERGY_HEAD.CLASS_AGNOSTIC = False  # as MODEL.IOU_HEAD.CLASS_AGNOSTIC
@@ -143,7 +143,7 @@ _C.TEST.REFINE.STEP_SIZE = 0.5  # lambda, the step size of gradient ascent
 _C.TEST.REFINE.EARLY_STOP = 0.001  # Omega_1: a box stops when its predicted IoU changes by less
 _C.TEST.REFINE.DEGENERATION = -0.01  # Omega_2: a box stops when its predicted IoU falls by more than -DEGENERATION
 _C.TEST.REFINE.COORDINATES = "pixels"  # or "relative" to the box's size, or "center_size"; each needs another STEP_SIZE
-_C.TEST.REFINE.SIZE_STEP_SIZE = 0.5  # of width and height with "center_size", where STEP_SIZE is that of the centre
+_C.TEST.REFINE.SIZE_STEP_SIZE = 0.5  # step size of width and height in "center_size"; STEP_SIZE is that of the centre
 # "every" keeps every step, as in the paper; "best" returns the best box on the way; "backtracking" halves a bad step.
 _C.TEST.REFINE.STEP_POLICY = "every"
 # --8<-- [end:keys]
@@ -197,7 +197,7 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     if path is not None:
         _merge_file(Path(path), cfg, ())
     if len(overrides) % 2:
-        raise ConfigError(f"overrides must be pairs KEY VALUE; '{overrides[-1]}' has no partner")
+        raise ConfigError(f"overrides must be pairs KEY VALUE; '{overrides[-1]}' has no value")
     for key, value in zip(overrides[::2], overrides[1::2], strict=True):
         _merge({key: value}, cfg, "command line")
     check_ranges(dict(_leaves(cfg)))
@@ -410,7 +410,7 @@ def _nearest_key(name: str) -> str:
 
 
 def _all_keys(node: CfgNode, prefix: str = "") -> list[str]:
-    keys = []  # of groups, too
+    keys = []  # including the names of groups
     for key, value in node.items():
         keys.append(f"{prefix}{key}")
         if isinstance(value, CfgNode):

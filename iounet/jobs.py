@@ -48,7 +48,7 @@ class TrainingJob:
         batch_size: Images per step in each process.
         accumulation_steps: Micro-batches per step.
         num_workers: Data loading processes.
-        max_iterations: Length of the run.
+        max_iterations: Length of the run in steps.
         clip_gradient: Maximum norm of the gradient; 0 disables clipping.
         log_period: Iterations between log rows.
         checkpoint_period: Iterations between checkpoints.
@@ -87,8 +87,8 @@ class HeadsJob:
         transforms: Augmentation, see `iounet.data.build_transforms`.
         batch_size: Images per step.
         num_workers: Data loading processes.
-        num_iterations: Length of training.
-        clip_gradient: Maximum norm of the gradient.
+        num_iterations: Length of training in steps.
+        clip_gradient: Maximum norm of the gradient; 0 disables clipping.
     """
 
     detector: IoUNet

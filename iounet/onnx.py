@@ -4,7 +4,7 @@ The model file contains the network and its metadata:
 
 - Inputs: `image` float32 [1, 3, H, W], RGB in [0, 1]; `boxes` float32 [N, 4], xyxy in pixels of the image; `labels`
   int64 [N], 0 for an unknown class.
-- Outputs: `refined_boxes` float32 [N, 4], inside the image; a box that did not move is returned bit by bit as given;
+- Outputs: `refined_boxes` float32 [N, 4], inside the image; a box that did not move is returned bit for bit;
   `ious_before` and `ious` float32 [N], calibrated; `stops` int64 [N], values of `iounet.stops.Stop`.
 - Metadata: a JSON object under the key `METADATA_KEY` with `format` (`FORMAT`), `kind` ("refiner", or "detector" for an
   exported detector, which takes no boxes), `categories` (`{"id", "name"}` in label order), `min_size` and `max_size`
@@ -87,9 +87,9 @@ class OnnxRefiner:
             labels: Class names [N], or integers [N] where l stands for `categories[l - 1]` and 0 for a class that the
                 model was not trained on. None: 0 for all boxes.
             scores: Class scores [N], returned unchanged. None: 1 for all boxes.
-            nms: "greedy", "soft" or "iou_guided" suppresses duplicate boxes, compared as they lie before refinement,
-                with the threshold of the checkpoint's configuration. Greedy NMS ranks by `scores`, IoU-guided NMS by
-                predicted IoU. None: keep all boxes.
+            nms: "greedy", "soft" or "iou_guided" suppresses duplicate boxes before refinement, with the threshold of
+                the checkpoint's configuration. Greedy NMS ranks by `scores`, IoU-guided NMS by predicted IoU. None:
+                keep all boxes.
 
         Returns:
             The refined boxes in the order given; float64 if the boxes are float64, otherwise float32. A box without
@@ -111,7 +111,7 @@ class OnnxRefiner:
         refined = self._refined(given)
         if nms is None:
             return _among_all(given.detections, refined)
-        # Each box is refined independently, so NMS may run after refinement, on the boxes as they were before it.
+        # Each box is refined independently, so NMS on the unrefined boxes may run after refinement.
         options = replace(self._facts.nms, kind=nms, max_detections=sys.maxsize)
         visible = given.visible
         keep, kept_scores = suppress(

@@ -6,7 +6,7 @@ from typing import Any
 
 from .errors import ConfigError
 
-# Interval of each key; for a tuple, the interval of each of its numbers. Every number in iounet/config.py has one.
+# Interval of every numeric key in iounet/config.py; for a tuple, the interval of each of its numbers.
 RANGES = {
     "SEED": "[0, 9223372036854775807]",  # the seeds that torch accepts
     "MODEL.NUM_CLASSES": "[0, inf)",

@@ -209,7 +209,7 @@ def call(monkeypatch, one_thread):
 
 @pytest.fixture(scope="session")
 def trained(arguments, tmp_path_factory):
-    """The run folder of a finished training."""
+    """The run folder of a finished training run."""
     output = tmp_path_factory.mktemp("runs") / "trained"
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -188,7 +188,7 @@ def test_a_group_is_not_a_value(write):
 
 @pytest.mark.parametrize("overrides", [["SEED"], ["SEED", "1", "OUTPUT_DIR"]])
 def test_overrides_come_in_pairs(overrides):
-    with pytest.raises(ConfigError, match=f"pairs KEY VALUE; '{overrides[-1]}' has no partner"):
+    with pytest.raises(ConfigError, match=f"pairs KEY VALUE; '{overrides[-1]}' has no value"):
         load_config(None, overrides)
 
 
@@ -288,7 +288,7 @@ class TestScaledLearningRate:
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
-def test_configs_state_the_learning_rate_of_their_own_batch(path):
+def test_configs_state_the_learning_rate_of_their_own_batch_size(path):
     cfg = load_config(path)
     assert cfg.SOLVER.REFERENCE_BATCH_SIZE == cfg.SOLVER.GLOBAL_BATCH_SIZE
     assert scale_learning_rate(cfg) == cfg

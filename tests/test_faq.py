@@ -8,13 +8,13 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "faq.md").read_text()
-# A heading that is nothing but code is a quoted message; "..." stands for what is filled in.
+# A heading that consists only of code quotes a message, where "..." stands for inserted values.
 QUOTED = re.findall(r"^### `(.*)`$", PAGE, re.MULTILINE)
 FILLED_IN = "\0"
 
 
 def text_of(node):
-    """The text of an expression of strings, with FILLED_IN for what is not known."""
+    """The text of a string expression, with FILLED_IN for inserted values."""
     if isinstance(node, ast.Constant):
         return str(node.value)
     if isinstance(node, ast.JoinedStr):

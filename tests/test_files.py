@@ -1,4 +1,4 @@
-"""Reading JSON and writing files that are never half there."""
+"""Read JSON, and write files atomically."""
 
 import errno
 import json
@@ -25,13 +25,13 @@ class TestReadJson:
         ],
         ids=["cut short", "not text", "empty", "nested without end"],
     )
-    def test_what_is_not_json_names_the_file_and_a_cure(self, tmp_path, content, message):
+    def test_invalid_json_names_the_file_and_a_remedy(self, tmp_path, content, message):
         path = tmp_path / "a.json"
         path.write_bytes(content)
         with pytest.raises(DataError, match=rf"a\.json: {message} .*if it is truncated, copy or download it again"):
             read_json(path, "file")
 
-    def test_a_missing_file_is_named_with_what_it_should_hold(self, tmp_path):
+    def test_a_missing_file_is_named_with_its_kind(self, tmp_path):
         with pytest.raises(DataError, match=r"none\.json: no such detections file; check the path"):
             read_json(tmp_path / "none.json", "detections file")
 
@@ -41,7 +41,7 @@ class TestReadJson:
 
 
 class TestMakeFolder:
-    def test_it_is_made_with_those_above_it_and_left_empty(self, tmp_path):
+    def test_the_folder_and_its_parents_are_created_and_left_empty(self, tmp_path):
         for _ in range(2):
             make_folder(tmp_path / "a" / "b")
             assert list((tmp_path / "a" / "b").iterdir()) == []

@@ -91,8 +91,8 @@ def answer(refiner, *arguments, **options):
         refined = refiner.refine(*arguments, **options)
     columns = {field.name: np.asarray(getattr(refined, field.name)) for field in fields(refined)}
     # Plain UserWarnings come from torch itself, for example about slow lists of arrays.
-    told = [(warning.category, str(warning.message)) for warning in caught if warning.category is not UserWarning]
-    return columns, {name: str(values.dtype) for name, values in columns.items()}, told
+    warned = [(warning.category, str(warning.message)) for warning in caught if warning.category is not UserWarning]
+    return columns, {name: str(values.dtype) for name, values in columns.items()}, warned
 
 
 def complaint(refiner, *arguments):

@@ -1,11 +1,11 @@
-"""Calibrate the predicted IoU of a trained detector on other data, or calibrate an earlier checkpoint.
+"""Calibrate the predicted IoU of a trained detector on other data, or calibrate an intermediate checkpoint.
 
     python tools/calibrate.py --config-file configs/bccd.yaml --weights runs/bccd/model_final.pth \\
         --output runs/bccd/model_calibrated.pth DATA.VAL_ANNOTATIONS mine/val.json DATA.VAL_IMAGES mine/images
 
-At its end, training calibrates the predicted IoU on DATA.VAL_*. This tool writes a copy of a checkpoint with a new
-calibration. Calibration preserves the order of predicted IoUs, so results change only where the predicted IoU is
-multiplied by the class score (TEST.NMS_RANKING score_times_iou, TEST.FINAL_SCORE class_times_iou).
+Training calibrates the predicted IoU on DATA.VAL_* only at the end of a run. This tool writes a copy of a checkpoint
+with a new calibration. Calibration preserves the order of predicted IoUs, so results change only where the predicted
+IoU is multiplied by the class score (TEST.NMS_RANKING score_times_iou, TEST.FINAL_SCORE class_times_iou).
 """
 
 import iounet.commands  # isort: skip  # noqa: F401 - sets how OpenMP threads wait, before torch is imported

@@ -4,10 +4,10 @@
         --baseline configs/bccd.yaml runs/bccd_plain/model_final.pth --output runs/bccd_energy/comparison \\
         DATA.VAL_ANNOTATIONS runs/bccd/data/test.json
 
-Writes comparison.json and comparison.md with AP, TIDE's localisation error and milliseconds per image of NMS variants,
-box averaging, repeated box regression, the paper's NMS and refinement, and the method of the configuration. Both files
-also contain upper bounds that use the true IoU, the calibration of the predicted IoU, and the accuracy of refined boxes
-by the IoU at which they start.
+Writes comparison.md, a table of AP, TIDE's localisation error and milliseconds per image. Its rows are NMS variants, box
+averaging, repeated box regression, the paper's NMS and refinement, the method of the configuration, and upper bounds
+that use the true IoU. comparison.json also contains the calibration of the predicted IoU and the accuracy of refined
+boxes by their initial IoU.
 
 The baseline is a detector trained without the added heads. Overrides on the command line apply to it, too. The bounds
 keep the class score, so a method that changes both boxes and scores can exceed them.

@@ -3,8 +3,8 @@
     python tools/evidence.py --output docs/results/summary.json \\
         --set synthetic docs/results/synthetic_energy_seed*.json --set bccd docs/results/bccd_energy_seed*.json
 
-Each input file is a comparison.json of tools/compare.py --baseline, renamed to end in _seed0.json or the like. A gain
-is the difference between the configuration's method and greedy NMS of the plain detector with the same seed.
+Each input file is a comparison.json of tools/compare.py --baseline, renamed to end in _seed<N>.json. A gain is
+the difference between the configuration's method and greedy NMS of the plain detector with the same seed.
 """
 
 import argparse

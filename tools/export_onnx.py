@@ -35,7 +35,7 @@ def check(refiner: IoURefiner, path: Path, folder: Path, detector: bool) -> bool
     else:
         passes = print_comparison(partial(compare, refiner, answers_of(OnnxRefiner(path))), folder)
     if not passes:
-        print("float16 and int8 weights move boxes further; measure their accuracy with tools/onnx_accuracy.py")
+        print("float16 and int8 weights may exceed the tolerance; measure their accuracy with tools/onnx_accuracy.py")
     return passes
 
 

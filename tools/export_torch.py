@@ -4,8 +4,9 @@
     python tools/export_torch.py --weights weights/cards.pth --output refiner.pt2 --compile
     python tools/export_torch.py --weights weights/cards.pth --check refiner.pt2
 
-Without --compile, PyTorch's kernels run the program. With --compile, AOTInductor compiles it to machine code for CPUs
-like that of this machine, which needs a C++ compiler and about a minute. Call either with an image, boxes and labels:
+Without --compile, PyTorch's kernels run the program. With --compile, AOTInductor compiles the program to machine code
+for CPUs like that of this machine, which needs a C++ compiler and about a minute. Both kinds of file are used in the
+same way:
 
     refine = iounet.export.program.load_program("refiner.pt2")
     # image: float32 [1, 3, H, W], RGB in [0, 1]; boxes: float32 [N, 4]; labels: int64 [N], 0 for an unknown class

@@ -1,4 +1,4 @@
-"""Measure how many labelled images new heads need, as with iounet-tighten --folds on the features of another model.
+"""Measure how many labelled images new heads need on the frozen backbone of another model (iounet-tighten --folds).
 
     python tools/heads_by_images.py runs/bccd/data/train.json runs/bccd/data/test.json \\
         --images BCCD_Dataset/BCCD/JPEGImages --weights weights/cards.pth \\
@@ -30,12 +30,15 @@ def main() -> None:
     parser.add_argument("test", metavar="TEST", type=Path, help="labels to move and tighten, with the same classes")
     parser.add_argument("--weights", required=True, metavar="FILE", help="checkpoint written by iounet-train")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="output folder; created if missing")
-    parser.add_argument("--images", type=Path, metavar="DIR", help="image folder, if not given by the labels")
+    parser.add_argument(
+        "--images", type=Path, metavar="DIR", help="image folder, if the labels do not locate the images"
+    )
     parser.add_argument("--counts", type=int, nargs="+", default=[20, 50, 200], metavar="N",
                         help="numbers of training images (default: 20 50 200)")  # fmt: skip
     parser.add_argument("--noise", type=float, nargs="+", default=[0.1, 0.2], metavar="P",
                         help="maximum moves, relative to a box's size (default: 0.1 0.2)")  # fmt: skip
-    parser.add_argument("--iterations", type=int, default=300, metavar="N", help="per training (default: 300)")
+    parser.add_argument("--iterations", type=int, default=300, metavar="N",
+                        help="training iterations for each number of images (default: 300)")  # fmt: skip
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N",
                         help="seeds of the noise (default: 0 1 2)")  # fmt: skip
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 or auto (default: a GPU if available)")

@@ -1,4 +1,4 @@
-"""Measure how well iounet-tighten finds label boxes that were moved and restores them.
+"""Measure how well iounet-tighten finds and restores label boxes that were moved at random.
 
     python tools/label_noise.py runs/cards/data/test.json --images cards --weights weights/cards.pth \\
         --output docs/results/label_noise/cards
@@ -6,9 +6,9 @@
 Moves half of the labels by up to 5, 10 and 20 % of their width and height, and tightens all labels. Use a data set that
 the IoU-Net was not trained on. iounet/tightening/label_noise.py describes the protocol.
 
-Writes label_noise.json and label_noise.md with the IoU with the original boxes before and after, and with how well the
-predicted IoU, its gain and the move tell moved labels from the others. If cleanlab is installed (pip install cleanlab),
-its score is measured as well.
+Writes label_noise.json and label_noise.md: the IoU with the original boxes before and after tightening, and how well
+the predicted IoU, its gain and the move distinguish moved labels from the others. If cleanlab is installed (pip install
+cleanlab), its score is measured as well.
 """
 
 import argparse
@@ -30,7 +30,9 @@ def main() -> None:
     parser.add_argument("source", metavar="SOURCE", type=Path, help="data set, as for iounet-tighten")
     parser.add_argument("--weights", required=True, metavar="FILE", help="checkpoint written by iounet-train")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="output folder; created if missing")
-    parser.add_argument("--images", type=Path, metavar="DIR", help="image folder, if not given by the labels")
+    parser.add_argument(
+        "--images", type=Path, metavar="DIR", help="image folder, if the labels do not locate the images"
+    )
     parser.add_argument("--split", metavar="NAME", help="use one split of the data set")
     parser.add_argument("--noise", type=float, nargs="+", default=[0.05, 0.1, 0.2], metavar="P",
                         help="maximum moves, relative to a box's size (default: 0.05 0.1 0.2)")  # fmt: skip

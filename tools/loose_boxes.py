@@ -3,8 +3,8 @@
     python tools/loose_boxes.py runs/cards/data/test.json --images cards --weights weights/cards.pth \\
         --output weights/cards.json
 
-Each object gets jittered boxes whose IoUs are uniform over [0.6, 1]. Boxes that start above 0.9 are reported
-separately: they are as good as an annotator's, and often cannot improve.
+Each object gets jittered boxes whose IoUs are uniform over [0.6, 1]. Boxes with an initial IoU above 0.9 are
+reported separately: they are as good as an annotator's, and often cannot improve.
 """
 
 import argparse
@@ -34,7 +34,9 @@ def main() -> None:
     parser.add_argument("source", metavar="SOURCE", type=Path, help="data set in COCO, VOC or YOLO form")
     parser.add_argument("--weights", required=True, metavar="FILE", help="checkpoint written by tools/train.py")
     parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="JSON file for the results")
-    parser.add_argument("--images", type=Path, metavar="DIR", help="image folder, if not given by the labels")
+    parser.add_argument(
+        "--images", type=Path, metavar="DIR", help="image folder, if the labels do not locate the images"
+    )
     parser.add_argument("--split", default="test", metavar="NAME", help="split, if there are several (default: test)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the loose boxes (default: 0)")
     args = parser.parse_args()

@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--weights", required=True, metavar="FILE", help="checkpoint written by tools/train.py")
     parser.add_argument("--onnx", required=True, nargs="+", type=Path, metavar="FILE", help="refiners exported from it")
     parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="JSON file for the results")
-    parser.add_argument("--images", type=Path, metavar="DIR", help="image folder, if not given by the labels")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="image folder, if the labels do not name it")
     parser.add_argument("--split", default="test", metavar="NAME", help="split, if there are several (default: test)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the loose boxes (default: 0)")
     args = parser.parse_args()

@@ -1,6 +1,6 @@
 """Make a small checkpoint for sharing: no training state, weights in half precision.
 
-    python tools/publish.py --weights runs/cards_small_heads/model_final.pth --output weights/cards.pth
+    python tools/publish.py --weights runs/cards_small/model_final.pth --output weights/cards.pth
 
 IoURefiner, iounet-refine and iounet-tighten read the result and compute in float32. Vectors, such as the statistics of
 norm layers, stay in float32: they take little space and may exceed the range of float16.

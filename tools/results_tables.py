@@ -1,7 +1,7 @@
 """Rewrite the generated tables of README.md and docs/ from the files in docs/results/.
 
     python tools/results_tables.py            # rewrites the pages in place
-    python tools/results_tables.py --check    # writes nothing; exit code 1 if a page differs from its files
+    python tools/results_tables.py --check    # writes nothing; exit code 1 if a page is out of date
 
 A generated table stands between two lines `<!-- NAME -->`, where NAME is a key of TABLES below. Run this command after
 you add or replace a file of docs/results/.
@@ -109,7 +109,7 @@ for _key in ("ablation", "nms", "surviving", "step_size", "beyond"):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a page is out of date")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if a page is out of date")
     args = parser.parse_args()
     old = []
     for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):

@@ -20,9 +20,9 @@ names them (for example train/x.jpg in COCO). An image_id in the detections file
 image's file name, with or without suffix (as ultralytics writes it). Without an annotation file, it can also be the
 number in the file name.
 
-Classes. They are matched by name if there is an annotation file, otherwise by id. Boxes of classes that the refiner was
-not trained on stay unchanged unless you pass --class-agnostic. If the refiner was trained on few objects of each class,
-try --class-agnostic for all boxes.
+Classes. Detections are matched with the refiner's classes by name if there is an annotation file, otherwise by id.
+Boxes of classes that the refiner was not trained on stay unchanged unless you pass --class-agnostic. If the refiner was
+trained on few objects of each class, try --class-agnostic for all boxes.
 
 Coordinates. Boxes refer to the pixels as they are stored. With --exif, boxes refer to the upright image that viewers
 show for a photograph with an EXIF orientation, both in the detections file and in the results.
@@ -79,7 +79,7 @@ def main() -> None:
         type=int,
         default=20,
         metavar="N",
-        help="number of images to draw with --output, from the first (default: 20)",
+        help="with --output, draw the first N images (default: 20)",
     )
     parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="images per batch (default: 1)")
     parser.add_argument(

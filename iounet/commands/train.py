@@ -1,5 +1,7 @@
 """Train and evaluate IoU-Net on a data set with COCO, Pascal VOC or YOLO labels.
 
+Train, resume a stopped run, evaluate a checkpoint, and train on eight GPUs:
+
     iounet-train --config-file configs/bccd.yaml OUTPUT_DIR runs/bccd
     iounet-train --config-file configs/bccd.yaml OUTPUT_DIR runs/bccd --resume
     iounet-train --config-file configs/bccd.yaml --eval-only MODEL.WEIGHTS runs/bccd/model_final.pth
@@ -10,9 +12,9 @@ In a clone of the repository, python tools/train.py is the same command.
 SGD's learning rate is scaled linearly from SOLVER.REFERENCE_BATCH_SIZE to SOLVER.GLOBAL_BATCH_SIZE.
 
 On SIGTERM or Ctrl-C, a run finishes the current step, saves a checkpoint and exits with code 143 or 130. --resume
-continues exactly from there. A resumed run uses the configuration given now and prints the settings that have changed;
-settings that are incompatible with the weights are refused. If the newest checkpoint is damaged, the run warns, sets it
-aside and uses the one before it.
+continues exactly from there. A resumed run uses the configuration of the new command line and prints the settings that
+have changed; settings that are incompatible with the weights are refused. If the newest checkpoint is damaged, the run
+warns, renames the checkpoint and resumes from the one before.
 
 The run folder (OUTPUT_DIR) contains config.yaml, environment.json (command, commit, versions, hardware), git.diff if
 there are uncommitted changes, metrics.json (one JSON object per line), metrics.csv, evaluation.csv, tensorboard/,

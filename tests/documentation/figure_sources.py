@@ -1,4 +1,4 @@
-"""What the measured numbers of the documentation are computed from: the files of docs/results/ and docs/benchmarks/."""
+"""Sources of the measured numbers in the documentation: the files of docs/results/ and docs/benchmarks/."""
 
 import json
 import statistics
@@ -61,12 +61,12 @@ def bounds(values):
 
 
 def bias(runs):
-    """How far predictions over candidates of true IoU ≥ 0.5 are too low."""
+    """By how much the predicted IoUs of candidates with a true IoU ≥ 0.5 are too low."""
     return -mean(runs, lambda run: run["calibration"]["candidates of true IoU ≥ 0.5"]["bias"])
 
 
 def too_low(runs):
-    """By how much the predicted IoU after ten steps is too low, at least and at most over the starts."""
+    """By how much the predicted IoU after ten steps is too low: minimum and maximum over the initial IoUs."""
     return bounds(basin(runs, start) - basin(runs, start, which="predicted") for start in runs[0]["basins"])
 
 
@@ -131,7 +131,7 @@ def median(name, stage, dtype="float32", detector="IoU-Net"):
 
 
 def ratio(name, stage, dtype="float32"):
-    """Median over the rounds of the time of IoU-Net over that of Faster R-CNN."""
+    """Time of IoU-Net divided by that of Faster R-CNN: median over the rounds."""
     (row,) = (row for row in read(name, "benchmarks")["rows"] if (row["stage"], row["dtype"]) == (stage, dtype))
     ours, stock = (row["seconds"][detector] for detector in ("IoU-Net", "Faster R-CNN"))
     return statistics.median(a / b for a, b in zip(ours, stock, strict=True))
@@ -154,7 +154,7 @@ FORWARD, BOTH, ROIS = "forward", "forward + feature gradient", "RoI gradient"
 
 
 def faster(name, layout, *operations, workload="", without=()):
-    """How many times as fast as roi_align(2), at least and at most."""
+    """How many times as fast as roi_align(2): minimum and maximum."""
     return bounds(
         times["roi_align(2)"] / times["prroi_pool"]
         for operation in operations
@@ -162,7 +162,7 @@ def faster(name, layout, *operations, workload="", without=()):
     )
 
 
-# Of the time of roi_align for RoIs of 100 to 200 pixels.
+# For RoIs of 100 to 200 pixels, as a multiple of the time of roi_align.
 LARGE_RATIOS = bounds(
     1 / value for layout in (LAST, FIRST) for value in faster("cuda", layout, FORWARD, BOTH, workload="large")
 )
@@ -175,7 +175,7 @@ def first(name, layout, operation, peer="prroi_pool"):
 
 
 def backward(name, layout):
-    """How many times as long as the forward pass the RoI gradient takes, at least and at most."""
+    """Time of the RoI gradient divided by that of the forward pass: minimum and maximum."""
     forward, rois = (pooling(name, layout, operation) for operation in (FORWARD, ROIS))
     return bounds(rois[workload]["prroi_pool"] / forward[workload]["prroi_pool"] for workload in rois)
 

@@ -1,4 +1,4 @@
-"""Numbers in the prose of a page: which of them look measured, and which are covered by a file."""
+"""Find the numbers in the prose of a page that look measured and that no file covers."""
 
 import re
 import string
@@ -12,7 +12,7 @@ UNIT = (
 MEASURED = re.compile(
     rf"(?<![\w.,/-]){NUMBER}(?:(?: to | and |, | ± | → | / ){NUMBER})*(?= ?{UNIT})|(?<![\w.,/-])\d+\.\d+"
 )
-# What is no measurement wherever it stands.
+# Numbers in these contexts are never measurements.
 HARMLESS = [
     r"(?:PyTorch|Python|torch|torchvision|ONNX Runtime|Runtime Web|NVRTC|CUDA|jpeg-js|version) \d+(?:\.\d+)*",
     r"(?:≥|at least|at most|above|below|starts? at an IoU of|by an IoU of) 0\.\d+",
@@ -21,7 +21,7 @@ HARMLESS = [
     r"\]\([^)]*\)",  # the target of a link
     r"<[^>]*>",
 ]
-# A sentence with one of these says itself that no file holds its numbers.
+# A sentence with one of these words says that no file holds its numbers.
 ADMITTED = re.compile(r"\bby hand\b|\bestimated?\b|\bassum\w+\b|\bas published\b")
 BREAK = " ¶ "
 
@@ -35,7 +35,7 @@ def prose(text: str) -> str:
 
 
 def covered_by(template: str, values: Sequence[object]) -> tuple[str, list[tuple[int, int]]]:
-    """A template filled with its values, and where in it the values stand."""
+    """A template filled with its values, and the (start, end) of each value in it."""
     filled, spans, left = "", [], iter(values)
     for literal, field, form, _ in string.Formatter().parse(template):
         filled += literal
@@ -48,7 +48,7 @@ def covered_by(template: str, values: Sequence[object]) -> tuple[str, list[tuple
 
 
 def occurrences(text: str, fragment: str) -> Iterator[int]:
-    """Where a fragment stands, but not as a part of a longer number."""
+    """Yield the positions of a fragment, except inside a longer number."""
     for match in re.finditer(rf"(?<![\d.]){re.escape(fragment)}(?!\d|\.\d)", text):
         yield match.start()
 

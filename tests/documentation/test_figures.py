@@ -14,7 +14,7 @@ OF_PAGES = (figures_of_results, figures_of_benchmarks, figures_of_guides, figure
 FIGURES = {page: entries for module in OF_PAGES for page, entries in module.FIGURES.items()}
 ALLOWED = {page: entries for module in OF_PAGES for page, entries in module.ALLOWED.items()}
 
-# What else is read. Of docs/method/ the numbers are mostly those of formulas; docs/results/ holds what commands wrote.
+# Pages to search. Most numbers in docs/method/ belong to formulas, and docs/results/ holds files that commands wrote.
 PAGES = {str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md")}
 PAGES = {page for page in PAGES if not page.startswith(("docs/method/", "docs/results/"))} | set(FIGURES)
 
@@ -42,7 +42,7 @@ def test_an_exception_is_still_needed(page, text, reason):
 
 @pytest.mark.parametrize("page", sorted(PAGES - set(figures_of_guides.NOT_SEARCHED)))
 def test_no_number_stands_without_a_file(page):
-    """To repair: an entry of FIGURES that computes it from its file, "by hand" in its sentence, or ALLOWED."""
+    """To fix: add the number to FIGURES or ALLOWED, or write "by hand" in its sentence."""
     text, covered = read(page), []
     for template, *values in FIGURES.get(page, ()):
         filled, spans = covered_by(template, values)

@@ -1,4 +1,4 @@
-"""The scripts draw the figures of the method pages again, and every picture of a method page exists."""
+"""The scripts reproduce the figures of the method pages, and every picture of a method page exists."""
 
 import importlib
 import re

@@ -14,7 +14,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_a_page_shows_what_its_files_hold(page):
+def test_the_tables_of_a_page_match_their_files(page):
     text = page.read_text(encoding="utf-8")
     # If this fails: python tools/results_tables.py
     assert fill_blocks(text, results_tables.TABLES) == text
@@ -39,7 +39,7 @@ def test_the_summary_is_that_of_the_seeds(stem):
 
 
 @pytest.mark.parametrize("table", sorted(results_tables.TABLES))
-def test_a_table_has_as_many_cells_in_every_row(table):
+def test_every_row_of_a_table_has_the_same_number_of_cells(table):
     lines = results_tables.TABLES[table]().splitlines()
     assert len(lines) > 2 and len({line.count("|") for line in lines}) == 1
 

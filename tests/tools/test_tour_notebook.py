@@ -1,4 +1,4 @@
-"""examples/tour.ipynb: runs from a folder outside the repository's packages, and shows what its text says."""
+"""examples/tour.ipynb: it runs outside the repository, and its outputs agree with its text."""
 
 import json
 import os
@@ -15,7 +15,7 @@ nbformat = pytest.importorskip("nbformat", reason="needs nbformat")
 ROOT = Path(__file__).parents[2]
 NOTEBOOK = ROOT / "examples" / "tour.ipynb"
 
-# What the cells found, from the variables that they leave.
+# A cell that prints the results of the other cells, from their variables.
 RESULTS = """
 import json
 print(json.dumps({
@@ -37,7 +37,7 @@ def outputs_of(notebook):
 
 @pytest.fixture
 def kernels(tmp_path):
-    """A manager of kernels that run in this Python, whatever kernels the machine has."""
+    """A kernel manager that uses this Python, whatever kernels are installed."""
     client = pytest.importorskip("jupyter_client", reason="needs jupyter_client")
     pytest.importorskip("ipykernel", reason="needs ipykernel")
     from jupyter_client.kernelspec import KernelSpecManager
@@ -52,7 +52,7 @@ def kernels(tmp_path):
 @pytest.mark.slow
 def test_the_tour_shows_what_it_says(kernels, tmp_path):
     nbclient = pytest.importorskip("nbclient", reason="needs nbclient")
-    folder = tmp_path / "examples"  # with its parent, all that the notebook finds of the repository
+    folder = tmp_path / "examples"  # the notebook sees only this folder and weights/ next to it
     shutil.copytree(ROOT / "examples" / "photos", folder / "photos")
     (tmp_path / "weights").mkdir()
     shutil.copy(ROOT / "weights" / "cards.pth", tmp_path / "weights")
