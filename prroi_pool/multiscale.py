@@ -126,6 +126,8 @@ class MultiScalePrRoIPool(nn.Module):
             levels: as in `forward`, but required.
 
         Raises:
+            KeyError: `x` has none of `featmap_names`.
+            TypeError: boxes or levels have the wrong dtype.
             ValueError: a shape or device is invalid.
         """
         maps = _maps(x, self.featmap_names)
