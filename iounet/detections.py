@@ -42,7 +42,7 @@ class Detections:
         return len(self.boxes)
 
     def __getitem__(self, index: Tensor | slice) -> Self:
-        """Select detections by a mask, positions or a slice."""
+        """Select detections by a mask, indices or a slice."""
         return type(self)(**{field.name: getattr(self, field.name)[index] for field in fields(self)})
 
     def to(self, device: torch.device | str) -> Self:

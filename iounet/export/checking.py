@@ -1,4 +1,4 @@
-"""Compare the answers of exported files with PyTorch's."""
+"""Compare the results of exported files with those of PyTorch."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ from ..refiner.results import find_images
 # Tolerances of the edges of boxes and of predicted IoUs.
 MAX_PIXELS = 0.05
 MAX_IOU = 1e-3
-# Share of the boxes that may exceed the tolerances. Rounding can decide the direction of a box that lies on no object:
-# PyTorch itself moves such a box elsewhere when it starts a thousandth of a pixel away.
+# Share of the boxes that may exceed the tolerances. Rounding can decide where a box that lies on no object moves: even
+# in PyTorch, such a box ends elsewhere if it starts a thousandth of a pixel away.
 MAX_BEYOND = 0.005
 BOXES_PER_IMAGE = 60
 # (height, width) of images of random pixels.
@@ -118,7 +118,8 @@ def print_comparison(compare_images: Callable[[Iterable[np.ndarray]], Difference
             f"{name:>14}{found.boxes:>14}{found.pixels:>14.4f}{found.ious:>14.5f}{found.beyond:>14}{found.others:>14}"
         )
     verdict = "passed" if passes else "FAILED"
-    print(f"{verdict}: at most {MAX_BEYOND:.1%} of the boxes may be beyond {MAX_PIXELS} px or an IoU of {MAX_IOU}")
+    limits = f"differ by more than {MAX_PIXELS} px or an IoU of {MAX_IOU} (beyond), or in outcome (others)"
+    print(f"{verdict}: at most {MAX_BEYOND:.1%} of the boxes may {limits}")
     return passes
 
 

@@ -49,10 +49,11 @@ class ExportableDetector(nn.Module):
             image (Tensor[1, 3, H, W]): image after normalising, resizing and padding to multiples of 32.
             size (Tensor[2]): (height, width) of the image before resizing.
             resized_size (Tensor[2]): (height, width) of the image after resizing, without padding. A side of 0 means
-                that the image is too thin; ``image`` has 1 pixel there.
+                that the image is too thin; this side of ``image`` then has 1 pixel before padding.
 
         Returns:
-            boxes (Tensor[D, 4]): xyxy in pixels of the image before resizing, clipped to it, by falling score.
+            boxes (Tensor[D, 4]): xyxy in pixels of the image before resizing, clipped to it. Rows of all outputs are
+                sorted by descending score.
             labels (Tensor[D]): int64 in 1..C.
             scores (Tensor[D]): class scores.
             ious (Tensor[D]): predicted IoUs.
@@ -67,7 +68,7 @@ class _ImageInference:
         self.detector = detector
         self.maps = detector.backbone(image)
         self.padded_size = image.shape[2], image.shape[3]
-        self.sizes = [self.padded_size]  # the heads derive only strides from it
+        self.sizes = [self.padded_size]  # the heads derive only strides from the sizes
         # (width, height, width, height)
         self.ends, self.image_ends = (sides.flip(0).repeat(2) for sides in (size, resized_size.clamp(min=1)))
 

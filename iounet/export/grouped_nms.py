@@ -31,7 +31,8 @@ def grouped_nms(
         max_in_group: maximum number of kept boxes per group, those with the highest scores.
 
     Returns:
-        keep (Tensor[M]): int64, indices of the kept boxes in the input, group after group, by falling score.
+        keep (Tensor[M]): int64, indices of the kept boxes in the input, group after group; within a group, sorted by
+            descending score.
     """
     kept = []
     for group in range(num_groups):

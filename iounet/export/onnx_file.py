@@ -28,7 +28,7 @@ from .refiner import export_refiner
 from .weights import shrink_weights
 
 OPSET = 18
-# Number of boxes that are refined together. The feature pixels under all of them are in memory.
+# Number of boxes refined together. The feature pixels under all of these boxes are in memory at once.
 BOXES_AT_ONCE = 100
 
 

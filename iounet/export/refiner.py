@@ -55,7 +55,7 @@ class ExportableRefiner(nn.Module):
         start = torch.where(visible[:, None], clipped * image_ends / ends, pixel)
 
         maps = detector.backbone(image)
-        sizes = [(image.shape[2], image.shape[3])]  # the heads derive only strides from it
+        sizes = [(image.shape[2], image.shape[3])]  # the heads derive only strides from the sizes
         labels = torch.where((labels < 0) | (labels >= detector.iou_head.num_classes), 0, labels)
         objective_labels = labels
         if options.objective == "energy":

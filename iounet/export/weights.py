@@ -1,4 +1,4 @@
-"""Smaller ONNX files: store weights in fewer bits than they are computed in."""
+"""Smaller ONNX files: store weights in fewer bits than the computation uses."""
 
 import numpy as np
 import onnx_ir as ir

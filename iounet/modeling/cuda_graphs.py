@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# More than the number of sizes of COCO's images after resizing and padding.
+# COCO's images have fewer distinct sizes than this after resizing and padding.
 MAX_GRAPHS = 64
 
 
@@ -15,7 +15,8 @@ class CudaGraphs:
     """A function of tensors, recorded once per combination of shapes and constants and then replayed.
 
     A graph reads and writes the memory that it was recorded with. Therefore arguments are copied into memory that all
-    graphs share, and results are copied out of it. Thread-safe: concurrent calls run one after another on one stream.
+    graphs share, and results are copied to new tensors. Thread-safe: concurrent calls run one after another on one
+    stream.
 
     Args:
         function: (tensors, *constants) → tensors, all on one GPU. The function must not synchronise with the GPU, and
@@ -115,6 +116,6 @@ class _Stream:
         self._outside.wait_stream(self.stream)
 
     def handed_over(self, tensor: Tensor) -> Tensor:
-        """Return a tensor that was made in this context for use outside."""
+        """Prepare a tensor that was created in this context for use outside it, and return the tensor."""
         tensor.record_stream(self._outside)
         return tensor

@@ -64,25 +64,25 @@ class ImageFeatures:
 class IoUNet(nn.Module):
     """The IoU-Net detector.
 
-    In training mode, ``forward`` returns losses; in inference mode, it returns detections. The parameters of
+    In training mode, ``forward`` returns losses; in evaluation mode, it returns detections. The parameters of
     ``transform``, ``backbone``, ``rpn`` and ``roi_heads`` have the names of torchvision's Faster R-CNN.
 
     Args:
-        transform: resizes, normalises and batches the images.
+        transform: images → resized and normalised images in one padded batch.
         backbone: images → features.
         rpn: features → proposals.
         roi_heads: proposals → boxes and class scores.
         iou_head: boxes → predicted IoUs.
         sample_iou_boxes: samples the training set of the IoU head: (ground-truth boxes of each image, image sizes) →
-            (boxes of each image, their IoUs [M], index of the ground-truth box of each [M]).
+            (boxes of each image, their IoUs [M], index of the ground-truth box of each [M]) for M sampled boxes.
         iou_loss_weight: factor of the IoU head's loss.
         num_iou_candidates: number of the detector's own boxes per image on which the IoU head also trains. They include
             background, whose predicted IoU would otherwise be too high. 0 in the paper.
         energy_head: boxes → energies; None in the paper.
         sample_energy_boxes: samples the training set of the energy head: ground-truth boxes of each image → (boxes of
-            each image, index of the ground-truth box of each [M], logarithm of the density of each [M]).
+            each image, index of the ground-truth box of each [M], logarithm of the noise density at each [M]).
         energy_loss_weight: factor of the energy head's loss.
-        standalone: train only the IoU head and the energy head; the other modules are frozen and in inference mode.
+        standalone: train only the IoU head and the energy head; the other modules are frozen, in evaluation mode.
         amp: compute the backbone and the hidden layers of all branches in bfloat16. The last layers, boxes, scores and
             losses stay in float32, as do all layers of the IoU head and the energy head at inference.
         cuda_graphs: on a GPU, launch each refinement as one CUDA graph.
@@ -148,7 +148,7 @@ class IoUNet(nn.Module):
     def forward(
         self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None
     ) -> dict[str, Tensor] | list[Detections]:
-        """Return losses in training mode, and detections in inference mode.
+        """Return losses in training mode, and detections in evaluation mode.
 
         Args:
             images (list of B Tensor[3, H, W]): RGB in [0, 1], of any sizes.
@@ -168,11 +168,11 @@ class IoUNet(nn.Module):
         return self.losses(images, targets)
 
     def losses(self, images: list[Tensor], targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Return the losses by name: two of the RPN, two of the box branch, and one of each other head.
+        """Return the losses by name: two of the RPN, two of the box branch, one of the IoU and one of the energy head.
 
-        A standalone detector has only the losses of the other heads. Arguments as in `forward`.
+        A standalone detector has only the losses of the IoU head and the energy head. Arguments as in `forward`.
         """
-        # The transform would resize every key of a target; only these two are in the frame of the image.
+        # The transform would also resize masks and keypoints, which the losses do not need.
         targets = [{"boxes": target["boxes"], "labels": target["labels"]} for target in targets]
         batch, targets = self.transform(images, targets)
         with torch.set_grad_enabled(not self.standalone):
@@ -231,7 +231,8 @@ class IoUNet(nn.Module):
             images (list of B Tensor[3, H, W]): RGB in [0, 1], of any sizes.
 
         Returns:
-            list of B Detections: boxes xyxy in pixels of the original images, clipped to them, by falling score.
+            list of B Detections: boxes xyxy in pixels of the original images, clipped to them, sorted by
+                descending score.
         """
         features = self.extract(images)
         proposals = self.propose(features)

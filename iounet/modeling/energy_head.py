@@ -24,12 +24,12 @@ class EnergyHead(BoxFunction):
         objects: Tensor,
         log_density: Tensor,
     ) -> Tensor:
-        """Return the `nce_loss` of boxes sampled around objects; features to image sizes are as in `output`."""
+        """Return the `nce_loss` of boxes sampled around objects; the first four arguments are as in `output`."""
         return nce_loss(self.output(features, boxes, labels, image_sizes), objects, log_density)
 
 
 def nce_loss(output: Tensor, objects: Tensor, log_density: Tensor) -> Tensor:
-    """Ranking noise contrastive estimation (NCE): tell each object's target from samples of noise.
+    """Ranking noise contrastive estimation (NCE): distinguish each object's target from noise samples.
 
     The loss of an object is the cross-entropy of its target under the softmax of f_m - log q_m over its boxes m. NCE+
     is the same loss with perturbed targets. Source: Gustafsson et al., "How to Train Your Energy-Based Model for
@@ -37,7 +37,7 @@ def nce_loss(output: Tensor, objects: Tensor, log_density: Tensor) -> Tensor:
 
     Args:
         output (Tensor[M]): f, outputs of the head for the boxes of all objects.
-        objects (Tensor[M]): int64, object of each box, rising from 0; the first box of each object is its target.
+        objects (Tensor[M]): int64, object of each box, ascending from 0; the first box of each object is its target.
         log_density (Tensor[M]): log q, logarithm of the density of the noise at each box.
 
     Returns:
@@ -54,7 +54,7 @@ def nce_loss(output: Tensor, objects: Tensor, log_density: Tensor) -> Tensor:
 
 
 def first_of_each(objects: Tensor) -> Tensor:
-    """Return a mask [M] of the first occurrence of each value in a rising Tensor[M], such as each object's target."""
+    """Return a mask [M] of the first occurrence of each value in a sorted Tensor[M], such as each object's target."""
     first = torch.ones_like(objects, dtype=torch.bool)
     first[1:] = objects[1:] != objects[:-1]
     return first

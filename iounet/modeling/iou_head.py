@@ -61,7 +61,7 @@ class IoUHead(BoxFunction):
     def decoded(self, output: Tensor) -> Tensor:
         """Convert outputs to predicted IoUs; with "smooth_l1" they may lie slightly outside [0, 1].
 
-        The IoUs are not calibrated, because refinement maximises the trained prediction. Use `calibrated` to read them.
+        These IoUs are not calibrated: refinement maximises them as they were trained. Report the IoUs of `calibrated`.
         """
         return output.sigmoid() if self.loss_kind == "bce" else (output + 1) / 2
 

@@ -13,14 +13,14 @@ from torchvision.ops import box_iou, nms
 from ..detections import Detections
 from ..nms_options import NMSOptions
 
-# On a GPU, more boxes than this are suppressed class by class, because the matrix of all IoUs would need gigabytes.
+# Above this number of boxes, NMS on a GPU runs class by class: the matrix of all IoUs could need gigabytes.
 MAX_BOXES_AT_ONCE = 4096
 
 AnyDetections = TypeVar("AnyDetections", bound=Detections)
 
 
 def suppress(candidates: AnyDetections, options: NMSOptions) -> AnyDetections:
-    """Return the candidates of one image that NMS keeps, by falling score, at most ``options.max_detections``."""
+    """Return the candidates of one image that NMS keeps, sorted by descending score."""
     boxes, labels, scores, ious = candidates.boxes, candidates.labels, candidates.scores, candidates.ious
     if options.kind == "iou_guided":
         rank = ious if options.ranking == "iou" else scores * ious
@@ -45,7 +45,7 @@ def greedy_nms(boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: flo
         iou_threshold: two boxes overlap if their IoU exceeds this value.
 
     Returns:
-        keep (Tensor[M]): indices of the kept boxes in the input, by falling score.
+        keep (Tensor[M]): indices of the kept boxes in the input, sorted by descending score.
         scores (Tensor[M]): unchanged scores of the kept boxes.
     """
     kept = [
@@ -61,9 +61,9 @@ def iou_guided_nms(
 ) -> tuple[Tensor, Tensor]:
     """IoU-guided NMS: rank boxes by predicted IoU and give each kept box the best score of its cluster.
 
-    Repeatedly keeps the remaining box with the highest predicted IoU. This box suppresses the boxes of its class that
-    overlap it, and its score becomes the highest class score among itself and the suppressed boxes. Source: Algorithm 1
-    of the paper (Jiang et al., ECCV 2018).
+    Repeatedly keeps the remaining box with the highest predicted IoU and suppresses the remaining boxes of its class
+    that overlap it. The kept box and the boxes that it suppresses are a cluster; the kept box gets the highest class
+    score of the cluster. Source: Algorithm 1 of the paper (Jiang et al., ECCV 2018).
 
     Args:
         boxes (Tensor[N, 4]): xyxy in any frame.
@@ -73,7 +73,7 @@ def iou_guided_nms(
         iou_threshold: two boxes overlap if their IoU exceeds this value, the paper's Omega_nms.
 
     Returns:
-        keep (Tensor[M]): indices of the kept boxes in the input, by falling updated score.
+        keep (Tensor[M]): indices of the kept boxes in the input, sorted by descending updated score.
         scores (Tensor[M]): updated scores of the kept boxes.
     """
     kept, kept_scores = [], []
@@ -90,11 +90,11 @@ def iou_guided_nms(
 
 
 def cluster_scores(iou: Tensor, keep: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
-    """Return the highest class score of each cluster: a kept box and the boxes that it suppressed.
+    """Return the highest class score of each cluster, a kept box and the boxes that it suppressed.
 
     Args:
         iou (Tensor[M, N]): IoU of each kept box with each box; negative for boxes of different classes.
-        keep (Tensor[M]): indices of the kept boxes; those of one class by falling rank.
+        keep (Tensor[M]): indices of the kept boxes; within a class, in the order in which NMS kept them.
         scores (Tensor[N]): class scores of all boxes.
         iou_threshold: as in `iou_guided_nms`.
 
@@ -102,7 +102,7 @@ def cluster_scores(iou: Tensor, keep: Tensor, scores: Tensor, iou_threshold: flo
         Tensor[M]: scores of the clusters.
     """
     # Each box belongs to the first kept box that overlaps it: a suppressed box is no longer in the paper's set B.
-    # The kept box with the largest IoU always counts, because nms may round an IoU across the threshold.
+    # The kept box with the largest IoU always counts as overlapping, because nms may round an IoU across the threshold.
     overlaps = (iou > iou_threshold) | (iou == iou.amax(0))
     # torch.export cannot trace len(scores).
     itself = keep[:, None] == torch.arange(scores.shape[0], device=keep.device)
@@ -122,8 +122,8 @@ def soft_nms(
 ) -> tuple[Tensor, Tensor]:
     """Soft-NMS with a Gaussian penalty: lower the scores of overlapping boxes instead of removing the boxes.
 
-    Repeatedly takes the box with the highest current score and multiplies the scores of the other boxes of its class by
-    exp(-IoU^2 / sigma). Source: equation 4 of Bodla et al., "Soft-NMS", ICCV 2017.
+    Repeatedly takes the box with the highest current score and multiplies the scores of the remaining boxes of its
+    class by exp(-IoU^2 / sigma). Source: equation 4 of Bodla et al., "Soft-NMS", ICCV 2017.
 
     Args:
         boxes (Tensor[N, 4]): xyxy in any frame.
@@ -134,7 +134,7 @@ def soft_nms(
         max_detections: number of boxes to keep, those with the highest decayed scores; None keeps all.
 
     Returns:
-        keep (Tensor[M]): indices of the kept boxes in the input, by falling decayed score.
+        keep (Tensor[M]): indices of the kept boxes in the input, sorted by descending decayed score.
         scores (Tensor[M]): decayed scores of the kept boxes.
     """
     current = scores.clone()
@@ -155,7 +155,7 @@ def soft_nms(
 
 
 def _groups(boxes: Tensor, labels: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Split boxes into groups, each as (row indices, boxes), within which boxes of different classes do not overlap."""
+    """Split boxes into groups (row indices, boxes). Boxes of different classes never overlap within a group."""
     if boxes.is_cuda and 0 < len(boxes) <= MAX_BOXES_AT_ONCE:
         return _one_group(boxes, labels)
     return [(index, boxes[index]) for label in labels.unique() for index in torch.where(labels == label)]

@@ -53,7 +53,7 @@ def suppress_each(candidates: Sequence[Detections], options: NMSOptions) -> Sequ
 def postprocess(
     candidates: Sequence[Detections], options: Postprocessing, refine: Refine, suppress: Suppress = suppress_each
 ) -> Sequence[Detections]:
-    """Turn the candidates of each image into detections, by falling score.
+    """Turn the candidates of each image into detections, sorted by descending score.
 
     Args:
         candidates: for each image, scored boxes before NMS with their predicted IoUs.

@@ -26,16 +26,16 @@ class RefinementOptions:
 
     Attributes:
         num_steps: maximum number of steps, the paper's T. 0 disables refinement.
-        step_size: length of a step, the paper's lambda.
+        step_size: factor of the gradient in a step, the paper's lambda.
         early_stop: a box stops when its predicted IoU changes by less than this value, the paper's Omega_1.
-        degeneration: a box stops when its predicted IoU changes by less than this negative value, that is, when the IoU
-            falls further; the paper's Omega_2. At most 0.
-        coordinates: coordinates in which the gradient is followed.
+        degeneration: a box stops when its predicted IoU falls by more than ``-degeneration``; the paper's Omega_2. At
+            most 0.
+        coordinates: coordinates in which steps follow the gradient.
 
             - "pixels": a step moves an edge by about ``step_size`` pixels, whatever the size of the box.
             - "relative": coordinates are divided by the box's width and height, so that a step moves a large box by
-              more pixels than a small one. As a start, divide the ``step_size`` of "pixels" by the typical side of a
-              box in pixels.
+              more pixels than a small one. As a first guess for ``step_size``, divide its value for "pixels" by the
+              typical side of a box in pixels.
             - "center_size": (x / width, y / height) of the centre and (log width, log height), the coordinates in which
               energy heads are trained (arXiv 1909.12297). ``step_size`` applies to the centre.
 
@@ -46,9 +46,11 @@ class RefinementOptions:
             - "backtracking": a step that does not raise the predicted IoU is undone and repeated at half the length;
               ``degeneration`` has no effect.
 
-        size_step_size: length of a step in log width and log height, for "center_size".
+        size_step_size: as ``step_size``, for log width and log height; used only with "center_size".
         objective: function that a detector maximises: "iou", its predicted IoU, as in the paper, or "energy", the
-            output of its `EnergyHead`. `refine_boxes` ignores this option and maximises the function that it is given.
+            output of its `EnergyHead`. With "energy", ``early_stop``, ``degeneration`` and ``step_policy`` compare
+            energies instead of predicted IoUs. `refine_boxes` ignores this option and maximises the function that it is
+            given.
 
     Raises:
         OptionError: a number is out of range, or ``coordinates``, ``step_policy`` or ``objective`` is unknown.
@@ -100,7 +102,7 @@ def refine_boxes(predict_iou: Objective, boxes: Tensor, **options: Any) -> tuple
     With the default options, each step moves a box by ``step_size`` times the gradient of its predicted IoU, scaled per
     axis by the box's width and height. A box stops when its predicted IoU changes by less than ``early_stop`` or falls
     by more than ``-degeneration``; as in the paper, it keeps the position that this last step reached. A step that
-    would leave a box without area, or not finite, is not taken, and the box stops.
+    would make a box empty or not finite is skipped, and the box stops.
 
     Args:
         predict_iou: differentiable function from boxes [N, 4] to predicted IoUs [N]. Each IoU may depend only on the
@@ -133,7 +135,7 @@ def refinement_path(
         options: options of refinement.
         image_ends (Tensor[N, 4]): (width, height, width, height) of the image of each box, in the frame of the boxes.
             Boxes are clipped to their images before ``objective`` is called and before they are yielded; a box that has
-            left its image is yielded at its start. None disables clipping.
+            moved off its image is yielded at its start position. None disables clipping.
 
     Yields:
         The boxes, their values and their stops so far.
@@ -185,7 +187,7 @@ def refine_in_loop(
         return (step < options.num_steps) & (_Ascent(*state).stops == int(Stop.STEPS)).any()
 
     def take_step(step: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-        # while_loop accepts no tensor twice as input and no input as output.
+        # while_loop rejects a tensor that is passed twice as input, and an input that is returned as output.
         return step + 1, *(tensor.clone() for tensor in _stepped(_Ascent(*state), in_image, options))
 
     start = _Ascent.at(boxes, *in_image(boxes))
@@ -196,7 +198,7 @@ def refine_in_loop(
 
 
 def _inside(refined: Refined, start: Tensor, values_at_start: Tensor, image_ends: Tensor) -> Refined:
-    """Clip refined boxes to their images, and reset the boxes that left their images to their start."""
+    """Clip refined boxes to their images, and reset boxes that moved off their images to their start position."""
     clipped = refined.boxes.clamp(torch.zeros_like(image_ends), image_ends)
     inside = (box_sizes(clipped) > 0).all(1)
     return Refined(

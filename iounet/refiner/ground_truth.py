@@ -28,7 +28,8 @@ class GroundTruth:
         exif: as in `iounet.data.read_image`.
 
     Attributes:
-        class_names: label l is ``class_names[l - 1]``; labels number the file's categories by rising id, from 1.
+        class_names: label l is ``class_names[l - 1]``; labels number the file's categories from 1, in ascending
+            order of id.
 
     Raises:
         ValueError: the objects cannot be used.
@@ -85,10 +86,9 @@ class GroundTruth:
         return self._evaluate(scored), len(results) - len(scored)
 
     def most_changed(self, records: Iterable[Record], num_boxes: int = 4) -> list[BoxChange]:
-        """Return the boxes whose true IoU refinement raised most and lowered most.
+        """Return the boxes whose IoU with their object rose most and fell most in refinement.
 
-        Only boxes with an IoU of at least 0.5 with an object before refinement count. Only images of the returned boxes
-        are read.
+        Only boxes with an IoU of at least 0.5 before refinement count. Only images of the returned boxes are read.
         """
         return [
             BoxChange(

@@ -1,4 +1,4 @@
-"""A journal of a long run, one line per finished item, so that the run can be resumed after it was stopped."""
+"""A journal of a long run, with one line per finished item, from which a stopped run can be resumed."""
 
 import json
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from ..errors import DataError
 
 
 class Journal:
-    """A file of JSON lines, of which the first identifies the run.
+    """A file of JSON lines. The first line identifies the run.
 
     Args:
         path: journal file; its folder is created if missing.

@@ -40,7 +40,7 @@ def print_refined(
 
 
 def _rows(refined: RefinedImage, class_names: dict[Any, str], *, rescore: bool) -> list[dict[str, Any]]:
-    """Return the boxes of an image, xyxy in its pixels, by falling score."""
+    """Return the boxes of an image, xyxy in pixels of the image, sorted by descending score."""
     after = refined.after
     columns = (
         *(refined.category_ids, after.scores.tolist(), refined.before.ious.tolist(), after.ious.tolist()),

@@ -40,26 +40,27 @@ def _allowing_gradients(method: Method) -> Method:
 
 
 class IoURefiner:
-    """Refine and score boxes of any detector with a trained IoU-Net.
+    """Refine and score the boxes of any detector with a trained IoU-Net.
 
-    The methods take
+    The methods take:
 
     - images: PIL images, NumPy arrays [H, W, 3] or tensors [3, H, W], in RGB, uint8 or floating point in [0, 1]. OpenCV
       reads BGR; pass ``image[..., ::-1]``. EXIF orientation is ignored; for boxes in the upright frame of a photograph,
       pass ``PIL.ImageOps.exif_transpose(image)``.
     - boxes [N, 4]: a tensor, an array or a list, xyxy in pixels of the image. Boxes are clipped to the image.
-    - labels [N]: class names, or integers. Label l is the class ``categories[l - 1]``. Label 0 is a class that the
-      refiner was not trained on; its predicted IoU is the highest of the predictions for all classes. None means 0 for
-      all boxes.
+    - labels [N]: class names, or integers. Label l is the class ``categories[l - 1]``. Label 0 stands for a class that
+      the refiner was not trained on; the predicted IoU is then the highest of all classes. None means 0 for all boxes.
 
-    They return tensors on the device of the given boxes, in float64 if the boxes are float64, otherwise in float32.
-    Returned boxes are in pixels of the image. Images of equal size are processed as a batch; images of different sizes
-    are not, because padding them to a common size would change the results.
+    Returned boxes are in pixels of the image. Returned tensors are on the device of the given boxes, in float64 if the
+    boxes are float64, otherwise in float32; `detect` returns float32 tensors on the CPU.
+
+    Images of equal size are processed as a batch; images of different sizes are not, because padding them to a common
+    size would change the results.
 
     Args:
         detector: a trained IoU-Net on its device. Its parameters are frozen.
         categories: ``{"id", "name"}`` of each class in label order.
-        config: configuration of the detector as YAML text. Without it the refiner cannot be saved.
+        config: configuration of the detector as YAML text. A refiner without a configuration cannot be saved.
     """
 
     def __init__(self, detector: IoUNet, categories: list[dict], config: str | None = None):
@@ -104,14 +105,14 @@ class IoURefiner:
         return cls.from_checkpoint(find_checkpoint(name, revision=revision, **download), device)
 
     def save_pretrained(self, folder: str | Path, *, repo_id: str | None = None) -> None:
-        """Save the model to a folder for `from_pretrained`.
+        """Save the model to a folder that `from_pretrained` can load.
 
-        Writes a checkpoint and, unless there is one, a README.md as model card. Paths of data and weights on this
-        machine are removed from the configuration. Changes made after loading, such as to ``detector.postprocessing``,
-        are not saved.
+        Writes a checkpoint and a model card, README.md; an existing README.md is kept. Paths of data and weights are
+        removed from the configuration. Changes made after loading, such as to ``detector.postprocessing``, are not
+        saved.
 
         Args:
-            folder: created if missing.
+            folder: folder to write to; created if missing.
             repo_id: id of the model on the Hub, for README.md; None uses the folder's name.
 
         Raises:
@@ -145,10 +146,10 @@ class IoURefiner:
 
         Args:
             repo_id: id of the model, such as "user/model"; created if missing.
-            commit_message: message of the commit.
+            commit_message: commit message.
             private: create a new model as private; None uses the default of the user or organisation.
             token: token of the Hub; None uses the token of ``hf auth login``.
-            branch: branch to commit to; None is main.
+            branch: branch to commit to; None means main.
             create_pr: open a pull request instead of committing.
 
         Returns:
@@ -174,15 +175,18 @@ class IoURefiner:
     def detect(self, image: AnyImage) -> tuple[Detections, Detections]:
         """Detect objects with the IoU-Net itself and refine their boxes.
 
-        Boxes are refined after NMS and scores are class scores, whatever the configuration's TEST.REFINE_BEFORE_NMS and
-        TEST.FINAL_SCORE are.
+        Boxes are refined after NMS, and scores are class scores: TEST.REFINE_BEFORE_NMS and TEST.FINAL_SCORE of the
+        configuration are ignored.
 
         Args:
             image: as described for the class.
 
         Returns:
-            before (Detections): detections before refinement, by falling score, on the CPU.
+            before (Detections): detections before refinement, sorted by descending score.
             after (Detections): the same objects in the same order, with refined boxes.
+
+        Raises:
+            TypeError, ValueError: ``image`` is invalid, as in `refine`.
         """
         return self.detect_batch([image])[0]
 
@@ -245,8 +249,8 @@ class IoURefiner:
         The options of refinement come from the checkpoint's configuration (TEST.REFINE).
 
         A box without area inside the image is returned unchanged with a predicted IoU of 0 and the stop
-        `Stop.UNPLACED`. So are all boxes of an image that the detector cannot resize, such as one of 5000 × 1 pixels.
-        With ``nms``, these boxes are dropped.
+        `Stop.UNPLACED`, as are all boxes of an image that is too thin to resize, such as 5000 × 1 pixels. With
+        ``nms``, these boxes are dropped.
 
         Args:
             image: as described for the class.
@@ -258,12 +262,14 @@ class IoURefiner:
                 predicted IoU. None keeps all boxes.
 
         Returns:
-            Without ``nms``, the N boxes in their order, refined, with their predicted IoUs, stops and unchanged scores.
-                With ``nms``, the kept boxes by falling score. Soft-NMS lowers scores; IoU-guided NMS raises a score to
-                the best of its cluster. ``index`` contains the rows of the boxes in the input.
+            Without ``nms``, all N refined boxes in the given order, with predicted IoUs, stops and unchanged scores.
+                With ``nms``, the kept boxes, sorted by descending score. Soft-NMS lowers scores; IoU-guided NMS raises
+                the score of a kept box to the highest among the boxes that it suppresses. ``index`` contains the row of
+                each box in the input.
 
         Raises:
-            TypeError: an input is not an image, or cannot be converted to a tensor.
+            TypeError: ``image`` is not an image, another input cannot be converted to a tensor, or labels are neither
+                integers nor names.
             ValueError: an input has the wrong shape or range, a box is not finite, or a label or ``nms`` is unknown.
         """
         return self.refine_batch([image], [boxes], [labels], [scores], nms=nms)[0]
@@ -277,17 +283,14 @@ class IoURefiner:
         *,
         nms: str | None = None,
     ) -> list[RefinedDetections]:
-        """Apply `refine` to several images; each list has one entry per image.
+        """Apply `refine` to several images and return one result per image.
 
         Args:
-            images: as described for the class. Images of equal size are processed as a batch.
+            images: as described for the class.
             boxes: boxes of each image.
             labels: labels of each image; None means 0 for all boxes.
             scores: scores of each image; None means 1 for all boxes.
             nms: as in `refine`.
-
-        Returns:
-            One result of `refine` per image.
 
         Raises:
             TypeError, ValueError: as in `refine`.
@@ -302,7 +305,10 @@ class IoURefiner:
 
     @_allowing_gradients
     def refinement_path(self, image: AnyImage, boxes: AnyValues, labels: AnyValues | None = None) -> Tensor:
-        """Return the boxes of an image, in its pixels, after 0, 1, ..., T steps of `refine`: Tensor[T + 1, N, 4]."""
+        """Return the boxes after 0, 1, ..., T steps of `refine`: Tensor[T + 1, N, 4], xyxy in pixels of the image.
+
+        T is TEST.REFINE.NUM_STEPS of the configuration. Arguments and errors are as in `refine`.
+        """
         given = self._check(image, boxes, labels, None)
         options = self.detector.postprocessing.refinement
         path = given.detections.boxes.repeat(options.num_steps + 1, 1, 1)
@@ -334,7 +340,7 @@ class IoURefiner:
         }
         for name, values in columns.items():
             if len(values) != len(images):
-                raise ValueError(f"{len(images)} images, but {name} of {len(values)}; pass one entry per image")
+                raise ValueError(f"{len(images)} images, but {name} for {len(values)}; pass one entry per image")
         given = [self._check(*of_image) for of_image in zip(images, *columns.values(), strict=True)]
         return _by_size(given, [of_image.size for of_image in given], partial(self._refine, options=options, nms=nms))
 
@@ -372,7 +378,7 @@ def _merged(
     *,
     suppressed: bool,
 ) -> RefinedDetections:
-    """Combine the given boxes with the outcome of refinement, in the device and dtype of the given boxes.
+    """Combine the given boxes with the outcome of refinement, on the device and in the dtype of the given boxes.
 
     Args:
         given: the image and all its boxes.
@@ -385,7 +391,7 @@ def _merged(
     index = after.index.to(detections.index.device)
     own = detections[index]
     clipped = clip_boxes_to_image(own.boxes, given.size)
-    # An unmoved box is returned exactly as given, without the rounding of two changes of frame.
+    # Scaling to the resized image and back would round the coordinates of unmoved boxes.
     moved = (after.boxes != before.boxes).any(1).to(index.device)
     boxes = in_image.boxes.to(clipped)
     moved &= (box_sizes(boxes) > 0).all(1)  # rounding may remove the last 1e-5 pixels of a thin box

@@ -146,8 +146,8 @@ def find_images(paths: Iterable[str | Path], file_names: Iterable[str] = ()) -> 
     """List image files: the given files, and the images in the given folders, sorted by name within each folder.
 
     Args:
-        paths: image files and folders. Of a folder, images directly in it are listed, and images in its subfolders if
-            ``file_names`` names them.
+        paths: image files and folders. Images directly in a folder are listed; images in its subfolders are listed only
+            if ``file_names`` names them.
         file_names: file names of an annotation file, relative to a folder, such as COCO's "train/x.jpg".
 
     Returns:
@@ -169,8 +169,8 @@ def find_images(paths: Iterable[str | Path], file_names: Iterable[str] = ()) -> 
             raise DataError(f"{path}: no such image or folder; check the path")
     if not found:
         raise DataError(
-            f"no images in {', '.join(map(str, paths))}; supported suffixes are {' '.join(IMAGE_SUFFIXES)}; in "
-            "subfolders, only images that an annotation file names are found: pass the subfolders themselves"
+            f"no images in {', '.join(map(str, paths))}; supported suffixes are {' '.join(IMAGE_SUFFIXES)}; "
+            "images in subfolders are found only if an annotation file names them: pass the subfolders themselves"
         )
     first: dict[Path, Path] = {}
     for path in found:

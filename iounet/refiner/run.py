@@ -172,7 +172,7 @@ class RefinementRun:
 
         def skip(image_id: Any, error: DataError) -> None:
             if not self.skip_bad:
-                continues = "; --resume continues" if self.output else ""
+                continues = "; then add --resume to continue" if self.output else ""
                 raise DataError(f"{error}, or skip such images with --skip-bad{continues}") from error
             skipped[image_id] = str(error)
 
@@ -196,7 +196,8 @@ class RefinementRun:
     def _open_journal(self, output: Path) -> Journal:
         """Open the journal of this run.
 
-        Its first line records everything except the images on which the boxes depend. A resumed run must have the same.
+        Its first line records every input and option that changes the boxes, except the images. A resumed run must have
+        the same inputs and options.
         """
         inputs = {"checkpoint": self.weights, "detections file": self.detections, "annotation file": self.annotations}
         digests = {name: sha256(Path(path).read_bytes()).hexdigest() if path else None for name, path in inputs.items()}
@@ -257,7 +258,7 @@ def _about_rotated(paths: list[Path], number: int) -> str:
 def _images(
     source: Source, index: ImageIndex | None, records: Iterable[Record], categories: list[dict]
 ) -> dict[str, list]:
-    """Return the images in COCO form, which defines their ids, with the annotation file's names if there is one."""
+    """Return the images with their ids in COCO form, and with the file names of the annotation file if there is one."""
     paths = {image_id: path.absolute() for image_id, path in source.paths.items()}
     # Names include folders, which distinguish images of equal name.
     root = os.path.commonpath([path.parent for path in paths.values()])

@@ -207,7 +207,7 @@ class TestStandalone:
         trained = {name.split(".")[0] for name, parameter in detector.named_parameters() if parameter.grad is not None}
         assert trained == {"iou_head", "energy_head"}
 
-    def test_its_batch_norm_stays_in_inference_mode(self, detector, build_tiny):
+    def test_its_batch_norm_stays_in_evaluation_mode(self, detector, build_tiny):
         norm = "backbone.body.bn1"
         assert not detector.get_submodule(norm).training
         assert detector.iou_head.training
@@ -262,7 +262,7 @@ class TestBeyondThePaper:
 class TestInference:
     SIZES = ((64, 64), (50, 80), (90, 41), (213, 160))
 
-    def test_boxes_lie_in_their_images_and_are_sorted_by_falling_score(self, opinionated):
+    def test_boxes_lie_in_their_images_and_are_sorted_by_descending_score(self, opinionated):
         detector = opinionated({"TEST.DETECTIONS_PER_IMAGE": 12})
         found = detector(images_of(*self.SIZES))
         assert len(found) == len(self.SIZES)

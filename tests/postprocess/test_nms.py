@@ -67,7 +67,7 @@ def soft(B, S, sigma, score_threshold):
 
 
 def per_class(literal, boxes, labels, *columns):
-    """Run a literal algorithm on each class: (positions, scores) of all classes by falling score."""
+    """Run a literal algorithm on each class: (positions, scores) of all classes by descending score."""
     found = []
     for label in set(labels.tolist()):
         positions = [i for i, other in enumerate(labels.tolist()) if other == label]

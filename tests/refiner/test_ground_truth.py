@@ -120,7 +120,7 @@ def test_invalid_objects(index, files, objects, message):
         GroundTruth(faulty, files, Given(files))
 
 
-def test_classes_by_rising_id(files):
+def test_classes_in_ascending_order_of_id(files):
     content = {
         "images": [{"id": 1, "file_name": "000001.png", "width": 64, "height": 64}],
         "annotations": [{"id": 1, "image_id": 1, "category_id": 9, "bbox": [5, 6, 30, 40], "area": 1200, "iscrowd": 0}],

@@ -23,7 +23,7 @@ def paths(tmp_path):
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 7, 10])
-def test_all_of_them_in_order(paths, batch_size):
+def test_all_images_in_order(paths, batch_size):
     batches = list(read_ahead(paths, batch_size))
     sizes = [batch_size] * (7 // batch_size) + [7 % batch_size] * (7 % batch_size > 0)
     assert [len(ids) for ids, _ in batches] == [len(images) for _, images in batches] == sizes

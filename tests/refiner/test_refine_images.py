@@ -31,7 +31,7 @@ class TestSkipBad:
     def test_without_it_the_error_suggests_it(self, refine, write, images, damaged):
         message = refine(write(some_entries()), images=images)
         assert message.startswith(f"DataError: {damaged}: cannot be read as an image")
-        assert message.endswith(", or skip such images with --skip-bad; --resume continues")
+        assert message.endswith(", or skip such images with --skip-bad; then add --resume to continue")
 
     def test_given_detections_are_left_unchanged(self, refine, write, images, damaged, tmp_path, capsys):
         given = some_entries()
@@ -147,7 +147,7 @@ def test_folders_in_file_names(refine, detect, write, dataset, tmp_path):
     assert [found["bbox"] for found in refined] == [found["bbox"] for found in expected]
     found = detect(tmp_path / "set", more=["--annotations", annotations])
     assert {of_image["image_id"] for of_image in found} == {7, 8}
-    assert "in subfolders, only images that an annotation file names are found" in detect(tmp_path / "set")
+    assert "images in subfolders are found only if an annotation file names them" in detect(tmp_path / "set")
 
 
 class TestTheOutputFolder:

@@ -212,7 +212,7 @@ class TestBatch:
                 torch.testing.assert_close(one.boxes, alone.boxes, rtol=0, atol=1e-3)
 
     def test_lists_of_different_lengths(self, refiner, image):
-        with pytest.raises(ValueError, match="2 images, but labels of 1"):
+        with pytest.raises(ValueError, match="2 images, but labels for 1"):
             refiner.refine_batch([image, image], [BOXES, BOXES], [LABELS])
 
     def test_no_images(self, refiner):

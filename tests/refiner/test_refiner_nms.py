@@ -16,7 +16,7 @@ def test_iou_guided_keeps_the_best_placed_box_of_each_group(refiner, image):
     ious = refiner.score(image, HEAPS, CLASSES)
     best = [int(ious[:3].argmax()), 3 + int(ious[3:5].argmax()), 5]
     refined = refiner.refine(image, HEAPS, CLASSES, SCORES, nms="iou_guided")
-    assert refined.index.tolist() == [best[0], 5, best[1]]  # by falling score
+    assert refined.index.tolist() == [best[0], 5, best[1]]  # by descending score
     torch.testing.assert_close(refined.scores, torch.tensor([0.9, 0.5, 0.2]))  # the best score of each cluster
     alone = refiner.refine(image, HEAPS[refined.index], CLASSES[refined.index])
     torch.testing.assert_close(refined.boxes, alone.boxes, rtol=0, atol=1e-3)

@@ -126,7 +126,7 @@ def _columns(found: Found, refiner: IoURefiner, class_agnostic: bool) -> tuple[T
 def _with_the_others(
     refined: RefinedDetections, boxes: Tensor, scores: Tensor, chosen: Tensor, *, by_score: bool
 ) -> Outcome:
-    """Combine the refined boxes with the boxes that were not chosen, sorted by row or by falling score."""
+    """Combine the refined boxes with the boxes that were not chosen, sorted by row or by descending score."""
     moved = Outcome(
         refined.boxes, refined.scores, refined.ious, refined.ious_before, chosen.nonzero()[:, 0][refined.index]
     )

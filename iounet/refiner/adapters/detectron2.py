@@ -28,13 +28,13 @@ def refine(
     nms: str | None = None,
     class_agnostic: bool = False,
 ) -> Instances:
-    """Refines the boxes of detectron2's ``Instances``.
+    """Refine the boxes of detectron2's ``Instances``.
 
     Args:
         refiner: the refiner.
         image: RGB image, as `iounet.IoURefiner` describes. detectron2's predictors take BGR.
         instances: detections with ``pred_boxes``, ``scores`` and ``pred_classes``.
-        class_names: names of the classes: ``thing_classes`` of the data set's metadata.
+        class_names: names of the classes, such as ``thing_classes`` of the data set's metadata.
         nms: as in `iounet.refiner.adapters`.
         class_agnostic: as in `iounet.refiner.adapters`.
 

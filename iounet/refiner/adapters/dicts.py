@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from ...wording import counted
 from ..refiner import IoURefiner
 from .by_name import ClassNames, Found, Outcome, names_of, refine_by_name
 
@@ -44,7 +45,8 @@ def refine(
         return refine(refiner, [image], [detections], **options)[0]
     is_list = isinstance(image, Sequence) or getattr(image, "ndim", 0) == 4
     if not is_list or len(image) != len(detections):
-        raise ValueError(f"detections are a list of {len(detections)}; pass a list with one image for each entry")
+        number = counted(len(detections), "dict")
+        raise ValueError(f"detections is a list of {number}; pass a list of images with one image per dict")
     found = [
         Found(of_image, given["boxes"], _names(given, class_names, refiner, class_agnostic), given["scores"])
         for of_image, given in zip(image, detections, strict=True)

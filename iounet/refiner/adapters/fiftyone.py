@@ -45,7 +45,7 @@ def refine(
 
     Returns:
         A copy with new ids, refined ``bounding_box`` and the predicted IoUs in the attributes ``predicted_iou`` (after
-            refinement) and ``predicted_iou_before``, which boxes of unknown classes lack. Instance masks, which
+            refinement) and ``predicted_iou_before``. Boxes of unknown classes have neither. Instance masks, which
             FiftyOne stores relative to their boxes, are resampled so that they stay in place in the image. Masks in
             files (``mask_path``) are stretched with their boxes.
 

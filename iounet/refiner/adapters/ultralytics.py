@@ -54,7 +54,9 @@ def refine(
         ]
     boxes = results.boxes
     if boxes is None:
-        raise DataError(f"{results.path}: the results have no boxes xyxy; oriented boxes and masks cannot be refined")
+        raise DataError(
+            f"{results.path}: the results have no axis-aligned boxes; oriented boxes and masks cannot be refined"
+        )
     names = names_of(
         boxes.cls.tolist(),
         results.names if class_names is None else class_names,

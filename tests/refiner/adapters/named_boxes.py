@@ -1,7 +1,7 @@
 """Four boxes with class names for the tests of the adapters; the refiner does not know the class "zebra".
 
 Greedy NMS suppresses the first of the two stars, which has the lower score; the zebra is excluded from NMS.
-``AFTER_NMS`` contains the rows of the kept boxes, by falling score.
+``AFTER_NMS`` contains the rows of the kept boxes, by descending score.
 """
 
 import torch

@@ -34,7 +34,7 @@ def test_boxes_of_unknown_classes_are_excluded_from_nms(refiner, pixels, expecte
     boxes = torch.cat([BOXES, BOXES[[2, 2]]])
     scores = torch.cat([SCORES, torch.tensor([0.8, 0.1])])
     (outcome,) = refine(refiner, Found(pixels, boxes, [*NAMES, "zebra", "zebra"], scores), nms="greedy")
-    assert outcome.rows.tolist() == [1, 4, 3, 2, 5]  # by falling score, without the first star
+    assert outcome.rows.tolist() == [1, 4, 3, 2, 5]  # by descending score, without the first star
     same(outcome.boxes, torch.cat([expected.boxes, BOXES[[2, 2]]])[outcome.rows])
     assert outcome.ious.isnan().tolist() == [False, True, False, True, True]
 

@@ -58,7 +58,7 @@ def test_a_batch_in_one_tensor(refiner, image, expected):
 
 def test_a_list_of_detections_needs_a_list_of_images(refiner, pixels):
     for images in (pixels, Image.fromarray(pixels), [pixels, pixels]):
-        with pytest.raises(ValueError, match="detections are a list of 1; pass a list"):
+        with pytest.raises(ValueError, match="detections is a list of 1 dict; pass a list"):
             refine(refiner, images, [given()], class_names=CLASS_NAMES)
 
 

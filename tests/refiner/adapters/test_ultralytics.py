@@ -94,7 +94,7 @@ def test_classes(refiner, given, without_classes, expected, same):
 def test_results_without_boxes(refiner, ultralytics, pixels):
     from ultralytics.engine.results import Results
 
-    with pytest.raises(DataError, match="a.jpg: the results have no boxes"):
+    with pytest.raises(DataError, match="a.jpg: the results have no axis-aligned boxes"):
         refine(refiner, Results(pixels, "a.jpg", {0: "star"}, probs=torch.ones(1)))
 
 
