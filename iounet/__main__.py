@@ -19,6 +19,8 @@ def main() -> int | None:
     """Run the command named by the first argument and return its exit code."""
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name not in COMMANDS:
+        if not name.startswith("-"):
+            print(f"unknown command '{name}'", file=sys.stderr)
         lines = [f"  {command:<10} {what}" for command, (_, what) in COMMANDS.items()]
         print("usage: python -m iounet COMMAND ...; for details: python -m iounet COMMAND --help", *lines, sep="\n")
         return 0 if name in ("-h", "--help") else 2

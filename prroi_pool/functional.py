@@ -49,7 +49,7 @@ def prroi_pool2d(
 
     Returns:
         Contiguous Tensor[K, C, pooled_height, pooled_width] of the features' dtype. A RoI without area, a reversed RoI
-        and a RoI with a non-finite coordinate pool to 0, with gradient 0.
+            and a RoI with a non-finite coordinate pool to 0, with gradient 0.
 
     Raises:
         TypeError: an argument has the wrong type or dtype.

@@ -4,8 +4,8 @@
         --baseline configs/bccd.yaml runs/bccd_plain/model_final.pth --output runs/bccd_energy/comparison \\
         DATA.VAL_ANNOTATIONS runs/bccd/data/test.json
 
-Writes comparison.md, a table of AP, TIDE's localisation error and milliseconds per image. Its rows are NMS variants, box
-averaging, repeated box regression, the paper's NMS and refinement, the method of the configuration, and upper bounds
+Writes comparison.md, a table of AP, TIDE's localisation error and milliseconds per image. Its rows are NMS variants,
+box averaging, repeated box regression, the paper's NMS and refinement, the method of the configuration, and upper bounds
 that use the true IoU. comparison.json also contains the calibration of the predicted IoU and the accuracy of refined
 boxes by their initial IoU.
 

@@ -37,7 +37,7 @@ def measure_basins(
 
     Returns:
         Initial IoU → number of steps → {"true", "predicted", "improved", "boxes"}: the mean true IoU, the mean
-        predicted IoU, the share of boxes whose true IoU rose, and the number of boxes.
+            predicted IoU, the share of boxes whose true IoU rose, and the number of boxes.
     """
     true, predicted = jittered_paths(detector, batches, jitter, num_steps=max(STEPS), device=device)
     result: dict[str, dict[str, dict[str, float]]] = {}

@@ -90,9 +90,9 @@ class CocoEvaluator:
 
         Returns:
             `AP`, the mean over the IoU thresholds 0.50, 0.55, ..., 0.95; `AP50` to `AP90`, at a single threshold;
-            `APs`, `APm` and `APl`, the AP of objects with an area of at most 32², of 32² to 96², and of at least 96²
-            pixels; `AR100`, the mean recall, named after `max_detections`. Each is in [0, 100], or NaN if the ground
-            truth has no such objects.
+                `APs`, `APm` and `APl`, the AP of objects with an area of at most 32², of 32² to 96², and of at least
+                96² pixels; `AR100`, the mean recall, named after `max_detections`. Each is in [0, 100], or NaN if the
+                ground truth has no such objects.
 
         Raises:
             ValueError: A result lacks a key, names an image or category that the ground truth does not list, or has a

@@ -49,7 +49,7 @@ def correlation_figure(
 
     Returns:
         `score` and `predicted_iou`, the correlation (see `pearson`) of each with the true IoU, and `num_boxes`. They
-        cover all boxes, even if the figure shows a sample.
+            cover all boxes, even if the figure shows a sample.
     """
     ious, scores, predicted_ious = (values.detach().cpu() for values in (ious, scores, predicted_ious))
     kept = ious >= min_iou

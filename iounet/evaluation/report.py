@@ -43,7 +43,7 @@ def write_report(
 
     Returns:
         The content of evaluation.json: `{"table": row → column → percent, "correlation": ..., "calibration": ...}`.
-        Undefined values, such as APl without large objects, are None.
+            Undefined values, such as APl without large objects, are None.
     """
     folder.mkdir(parents=True, exist_ok=True)
     correlation = correlation_figure(

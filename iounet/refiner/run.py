@@ -78,7 +78,7 @@ class RefinementRun:
         if self.class_agnostic and not self.detections:
             raise OptionError("class_agnostic", "needs detections, the boxes of another detector")
         if self.resume and self.output is None:
-            raise OptionError("resume", "needs the output folder of the run that was stopped")
+            raise OptionError("resume", "needs output, the folder of the run that was stopped")
         if self.json and self.output is not None:
             raise OptionError("json", "cannot be combined with an output folder; its detections.json is JSON")
 

@@ -240,7 +240,7 @@ def select_categories(weights: dict[str, Tensor], category_ids: list[int]) -> di
 
     Returns:
         The weights with the box predictor's rows in label order; ``weights`` itself if the number of outputs already
-        matches, or if an id exceeds it.
+            matches, or if an id exceeds it.
     """
     num_outputs = len(weights["roi_heads.box_predictor.cls_score.bias"])
     rows = torch.tensor([0, *category_ids])

@@ -19,7 +19,7 @@ class LossWatch:
 
         Returns:
             The lowest earlier mean over WINDOW iterations and the current mean, if the current mean is for the first
-            time at least FACTOR times as high; otherwise None.
+                time at least FACTOR times as high; otherwise None.
         """
         self._losses.append(loss)
         if len(self._losses) < WINDOW:

@@ -27,7 +27,9 @@ def test_lists_the_commands(arguments, monkeypatch, capsys):
 def test_an_unknown_command_prints_the_list(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["iounet", "trian"])
     assert all_commands.main() == 2
-    assert "\n  train " in capsys.readouterr().out
+    shown = capsys.readouterr()
+    assert "\n  train " in shown.out
+    assert shown.err == "unknown command 'trian'\n"
 
 
 @pytest.mark.parametrize("command", all_commands.COMMANDS)

@@ -122,7 +122,7 @@ class TestAsATable:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["photo.png", "--resume"], "ConfigError: --resume needs the output folder of the run that was stopped"),
+        (["photo.png", "--resume"], "ConfigError: --resume needs output, the folder of the run that was stopped"),
         (["photo.png", "--json", "--output", "out"], "ConfigError: --json cannot be combined with an output folder"),
         (["photo.png"], "DataError: photo.png: no such image or folder"),
     ],
