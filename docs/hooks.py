@@ -1,4 +1,4 @@
-"""MkDocs hooks that add files from outside docs/ to the site.
+"""MkDocs hooks that add what lies outside docs/ to the site: linked files, and the configuration keys.
 
 Pages link to files of the repository by relative paths, as GitHub does. The site includes a copy of each linked file,
 and renders the Markdown files in `PAGES`. A link to a missing file stays as it is, and fails the strict build.
@@ -21,6 +21,8 @@ PAGES = {
     "prroi_pool/README.md": "prroi_pool.md",
     "weights/README.md": "weights.md",
 }
+KEYS = "{{ configuration keys }}\n"
+_KEY = re.compile(r"_C\.(?P<name>[A-Z_.]+) = (?P<default>.+?)(?:  # (?P<comment>.+))?")
 _LINK = re.compile(r"(?P<start>\]\()(?P<path>[^)\s#:]+)(?P<anchor>#[^)\s]*)?\)")
 
 
@@ -32,7 +34,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Point links to files outside docs/ at their copies on the site."""
+    """Fill in the configuration keys, and point links to files outside docs/ at their copies on the site."""
+    if KEYS in markdown:
+        markdown = markdown.replace(KEYS, configuration_keys((ROOT / "iounet/config.py").read_text(encoding="utf-8")))
     folder = Path(page.file.abs_src_path or "").resolve().parent
 
     def replace(link: re.Match[str]) -> str:
@@ -44,6 +48,25 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return f"{link['start']}{relative}{link['anchor'] or ''})"
 
     return _LINK.sub(replace, markdown)
+
+
+def configuration_keys(source: str) -> str:
+    """Return the keys that iounet/config.py defines as tables, one per section, with their defaults and comments."""
+    lines: list[str] = []
+    above: list[str] = []
+    for line in source.splitlines():
+        key = _KEY.fullmatch(line)
+        if key is None:
+            above = [*above, line.removeprefix("# ")] if line.startswith("# ") else []
+            continue
+        if key["default"] == "CfgNode()":
+            lines += ["", f"## {key['name']}", "", "| key | default | meaning |", "| --- | --- | --- |"]
+        else:
+            lines = lines or ["", "| key | default | meaning |", "| --- | --- | --- |"]
+            meaning = " ".join([*above, key["comment"] or ""]).strip().replace("|", "\\|")
+            lines.append(f"| `{key['name'].rpartition('.')[2]}` | `{key['default']}` | {meaning} |")
+        above = []
+    return "\n".join(lines) + "\n"
 
 
 def _place_on_site(target: Path, config: MkDocsConfig, files: Files) -> str:

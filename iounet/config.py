@@ -18,8 +18,7 @@ from .ranges import check_ranges
 
 _C = CfgNode()
 
-# docs/reference/configuration.md includes the lines between the markers.
-# --8<-- [start:keys]
+# docs/reference/configuration.md shows each key with the comment behind it or above it.
 _C.SEED = 0  # seed of initial weights, sampling and image order
 _C.OUTPUT_DIR = "runs/iounet"  # run folder: config, environment, logs, checkpoints, tables, pictures
 
@@ -81,7 +80,7 @@ _C.MODEL.ENERGY_HEAD.CANONICAL_SCALE = 0  # as MODEL.IOU_HEAD.CANONICAL_SCALE
 _C.MODEL.ENERGY_HEAD.BOXES_PER_IMAGE = 512  # noisy boxes per image for training; the authors use 128 per object
 _C.MODEL.ENERGY_HEAD.NOISE_STDS = (0.05, 0.1, 0.2)  # standard deviations of the noise, relative to the object's size
 _C.MODEL.ENERGY_HEAD.TARGET_NOISE = 0.1  # beta of "nce+", the authors' value
-_C.MODEL.ENERGY_HEAD.LOSS_WEIGHT = 0.2
+_C.MODEL.ENERGY_HEAD.LOSS_WEIGHT = 0.2  # of the energy head's loss in the total loss
 _C.MODEL.ENERGY_HEAD.CLASS_AGNOSTIC = False  # as MODEL.IOU_HEAD.CLASS_AGNOSTIC
 
 _C.INPUT = CfgNode()
@@ -111,7 +110,7 @@ _C.SOLVER.BASE_LR = 0.01  # for REFERENCE_BATCH_SIZE images per step; SGD's is s
 _C.SOLVER.REFERENCE_BATCH_SIZE = 16  # the paper's batch size; 0 uses BASE_LR for every batch size
 _C.SOLVER.OPTIMIZER = "SGD"  # "SGD" or "AdamW", which learns faster in short runs without pretrained weights
 _C.SOLVER.MOMENTUM = 0.9  # of SGD
-_C.SOLVER.WEIGHT_DECAY = 1e-4
+_C.SOLVER.WEIGHT_DECAY = 1e-4  # of every parameter that trains
 _C.SOLVER.MAX_ITERATIONS = 160_000  # length of training
 # Learning rate: "step" multiplies it by GAMMA at each of STEPS, "linear" decreases it to 0 over MAX_ITERATIONS.
 _C.SOLVER.DECAY = "step"
@@ -146,7 +145,6 @@ _C.TEST.REFINE.COORDINATES = "pixels"  # or "relative" to the box's size, or "ce
 _C.TEST.REFINE.SIZE_STEP_SIZE = 0.5  # step size of width and height in "center_size"; STEP_SIZE is that of the centre
 # "every" keeps every step, as in the paper; "best" returns the best box on the way; "backtracking" halves a bad step.
 _C.TEST.REFINE.STEP_POLICY = "every"
-# --8<-- [end:keys]
 
 # Keys of earlier versions, as in old checkpoints and run folders, and their current names. None: the key is ignored.
 RENAMED: dict[str, str | None] = {

@@ -1,5 +1,6 @@
 """The documentation: links that lead out of docs/, and pages that list things."""
 
+import ast
 import importlib.util
 import re
 from pathlib import Path
@@ -8,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from iounet.__main__ import COMMANDS
+from iounet.config import get_cfg
 
 pytest.importorskip("mkdocs", reason="the documentation is built with mkdocs, of the extra 'docs'")
 from mkdocs.config import load_config  # noqa: E402
@@ -72,10 +74,27 @@ def test_every_command_and_script_is_listed():
     assert [name for name in names if f"`{name}`" not in listed and f"`python -m {name}`" not in listed] == []
 
 
-def test_the_configuration_page_includes_the_keys():
-    """In a block marked `python`, `ruff format` would rewrite the line, and the page would not show the keys."""
+def test_the_configuration_page_lists_every_key_with_its_meaning(hooks, rewrite):
     page = (ROOT / "docs/reference/configuration.md").read_text()
-    assert '\n--8<-- "iounet/config.py:keys"\n' in page
+    markdown, _ = rewrite(page, "reference/configuration.md")
+    assert hooks.KEYS in page and hooks.KEYS not in markdown
+    shown = []
+    section = ""
+    for line in markdown.splitlines():
+        if line.startswith("## "):
+            section = f"{line[3:]}."
+        elif line.startswith("| `"):
+            key, default, meaning = (cell.strip("` ") for cell in line.strip("|").split(" | "))
+            shown.append((section + key, default))
+            assert meaning, f"{section}{key} has no comment in iounet/config.py"
+    assert {name: ast.literal_eval(default) for name, default in shown} == leaves(get_cfg())
+
+
+def leaves(node, prefix=""):
+    values = {}
+    for name, value in node.items():
+        values |= leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return values
 
 
 def test_the_readme_stays_short_and_its_links_lead_somewhere():

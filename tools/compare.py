@@ -5,9 +5,9 @@
         DATA.VAL_ANNOTATIONS runs/bccd/data/test.json
 
 Writes comparison.md, a table of AP, TIDE's localisation error and milliseconds per image. Its rows are NMS variants,
-box averaging, repeated box regression, the paper's NMS and refinement, the method of the configuration, and upper bounds
-that use the true IoU. comparison.json also contains the calibration of the predicted IoU and the accuracy of refined
-boxes by their initial IoU.
+box averaging, repeated box regression, the paper's NMS and refinement, the method of the configuration, and upper
+bounds that use the true IoU. comparison.json also contains the calibration of the predicted IoU and the accuracy of
+refined boxes by their initial IoU.
 
 The baseline is a detector trained without the added heads. Overrides on the command line apply to it, too. The bounds
 keep the class score, so a method that changes both boxes and scores can exceed them.

@@ -35,22 +35,31 @@ def fill_blocks(text: str, tables: Mapping[str, Callable[[], str]]) -> str:
 
 
 def gains_table(sets: Mapping[str, Sequence[Run]]) -> str:
-    """Format AP of the plain detector and of this configuration, gains, calibration error and r, one row per set."""
+    """Format AP, calibration error and r of each set: the plain detector, this configuration, and the gain."""
     rows = []
     for name, runs in sets.items():
         plain, ours = ([run["table"][row] for run in runs] for row in (PLAIN, OWN))
-        cells = [
-            f"{spread([of[column] for of in plain], 1)} → **{spread([of[column] for of in ours], 1)}**"
-            for column in GAIN_COLUMNS
-        ]
-        gains = [
-            spread([after[column] - before[column] for before, after in zip(plain, ours, strict=True)], 1, "+")
-            for column in GAIN_COLUMNS
-        ]
         error = spread([run["calibration"]["all candidates"]["error"] for run in runs], 3)
         correlation = spread([run["correlation"]["predicted IoU, all candidates"] for run in runs], 2)
-        rows.append([name, *cells, *gains, error, correlation])
-    return markdown(["", *GAIN_COLUMNS, *(f"Δ{column}" for column in GAIN_COLUMNS), "calibration error", "r"], rows)
+        rows += [
+            [f"{name}: plain", *(spread([of[column] for of in plain], 1) for column in GAIN_COLUMNS), "", ""],
+            [
+                f"**{name}: this configuration**",
+                *(f"**{spread([of[column] for of in ours], 1)}**" for column in GAIN_COLUMNS),
+                error,
+                correlation,
+            ],
+            [
+                f"{name}: gain",
+                *(
+                    spread([after[column] - before[column] for before, after in zip(plain, ours, strict=True)], 1, "+")
+                    for column in GAIN_COLUMNS
+                ),
+                "",
+                "",
+            ],
+        ]
+    return markdown(["", *GAIN_COLUMNS, "calibration error", "r"], rows)
 
 
 def short_gains_table(sets: Mapping[str, Sequence[Run]]) -> str:
