@@ -58,14 +58,14 @@ class Detections:
         """Convert to entries of a COCO results file.
 
         Args:
-            image_id: Id of the image in the annotation file.
-            category_ids: Category ids; label l has the id `category_ids[l - 1]`.
+            image_id: id of the image in the annotation file.
+            category_ids: category ids; label l has the id `category_ids[l - 1]`.
 
         Returns:
             One dict per box with image_id, category_id, bbox `[x, y, width, height]`, score and predicted_iou.
 
         Raises:
-            ValueError: A label is 0, which has no category.
+            ValueError: a label is 0, which has no category.
         """
         if (self.labels < 1).any():
             raise ValueError("label 0 has no category id; use the category ids of the detector that found the boxes")
@@ -90,7 +90,7 @@ class RefinedDetections(Detections):
 
     Attributes:
         ious_before: Tensor [N], predicted IoUs before refinement; `ious` are those of the refined `boxes`.
-        stops: Tensor [N], int64, the `iounet.postprocess.Stop` of each box, the reason why its refinement ended.
+        stops: Tensor [N], int64, why the refinement of each box ended, as `iounet.postprocess.Stop`.
         index: Tensor [N], int64, row of each box in the input; 0, 1, ..., N - 1 without NMS.
     """
 

@@ -14,12 +14,12 @@ class NMSOptions:
     Attributes:
         kind: "greedy", "soft" or "iou_guided".
         threshold: Omega_nms: boxes with a higher IoU suppress each other (greedy and IoU-guided NMS).
-        ranking: What IoU-guided NMS ranks boxes by: "iou" (predicted IoU) or "score_times_iou".
-        soft_sigma: Sigma of soft-NMS, see `iounet.postprocess.soft_nms`.
-        max_detections: Maximum number of boxes kept per image, those with the highest scores.
+        ranking: what IoU-guided NMS ranks boxes by: "iou" (predicted IoU) or "score_times_iou".
+        soft_sigma: ``sigma`` of `iounet.postprocess.soft_nms`.
+        max_detections: maximum number of boxes kept per image, those with the highest scores.
 
     Raises:
-        OptionError: A number is out of range, or `kind` or `ranking` is unknown.
+        OptionError: a number is out of range, or ``kind`` or ``ranking`` is unknown.
     """
 
     kind: str = "iou_guided"

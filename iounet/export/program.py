@@ -118,7 +118,7 @@ def compile_program(refiner: IoURefiner, path: str | Path) -> None:
         raise ConfigError(
             f"AOTInductor needs a C++ compiler: `{cxx()}` is not on PATH; install it, or set CXX to another compiler"
         )
-    # By default, AOTInductor compiles in this process's number of threads.
+    # By default, AOTInductor hard-codes this process's number of threads.
     configs = {"cpp.dynamic_threads": True}
     torch._inductor.aoti_compile_and_package(export_program(refiner), package_path=str(path), inductor_configs=configs)
 

@@ -168,7 +168,7 @@ class IoUNet(nn.Module):
         return self.losses(images, targets)
 
     def losses(self, images: list[Tensor], targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Return the losses by name: two of the RPN, two of the box branch, one of the IoU and one of the energy head.
+        """Return the losses by name: two each of RPN and box branch, one each of IoU head and energy head.
 
         A standalone detector has only the losses of the IoU head and the energy head. Arguments as in `forward`.
         """
