@@ -8,9 +8,9 @@ COMMANDS = {
     "refine": ("commands.refine", "detect objects in images, or refine the boxes of another detector"),
     "tighten": ("commands.tighten", "tighten the label boxes of a data set"),
     "demo": ("commands.demo", "draw loose boxes on photos in a browser and watch them tighten"),
-    "convert": ("data.convert", "summarise label files (COCO, VOC, YOLO) and convert them to COCO form"),
-    "check": ("data.check", "list the problems of a COCO-form file and repair it"),
-    "voc": ("data.voc", "convert all splits of a Pascal VOC data set to COCO form"),
+    "convert": ("data.convert", "summarise label files (COCO, VOC, YOLO) and convert them to COCO format"),
+    "check": ("data.check", "list the problems of a COCO-format file and repair it"),
+    "voc": ("data.voc", "convert all splits of a Pascal VOC data set to COCO format"),
     "synthetic": ("data.synthetic", "generate a small synthetic data set"),
 }
 

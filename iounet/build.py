@@ -360,7 +360,7 @@ def _dataset(cfg: CfgNode, split: str) -> CocoDataset:
     annotations, images, part = (cfg.DATA[f"{split.upper()}_{what}"] for what in ("ANNOTATIONS", "IMAGES", "SPLIT"))
     if not annotations:
         raise ConfigError(
-            f"DATA.{split.upper()}_ANNOTATIONS is not set; set it to a COCO-form .json file, a data.yaml of YOLO "
+            f"DATA.{split.upper()}_ANNOTATIONS is not set; set it to a COCO-format .json file, a data.yaml of YOLO "
             "labels, or a folder of Pascal VOC labels"
         )
     transforms = _transforms(cfg, train=split == "train")

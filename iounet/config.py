@@ -19,6 +19,7 @@ from .ranges import check_ranges
 _C = CfgNode()
 
 # docs/reference/configuration.md shows each key with the comment behind it or above it.
+
 _C.SEED = 0  # seed of initial weights, sampling and image order
 _C.OUTPUT_DIR = "runs/iounet"  # run folder: config, environment, logs, checkpoints, tables, pictures
 
@@ -92,7 +93,7 @@ _C.INPUT.VERTICAL_FLIP = 0.0  # probability of a vertical flip in training; for 
 _C.INPUT.COLOR_JITTER = 0.0  # strength of random brightness, contrast and saturation in training
 
 _C.DATA = CfgNode()
-# Training labels: a COCO-form .json file, a data.yaml of YOLO labels, or a folder of Pascal VOC or YOLO labels.
+# Training labels: a COCO-format .json file, a data.yaml of YOLO labels, or a folder of Pascal VOC or YOLO labels.
 _C.DATA.TRAIN_ANNOTATIONS = ""
 _C.DATA.TRAIN_IMAGES = ""  # folder that file names are relative to; empty: the usual place for the label form
 _C.DATA.TRAIN_SPLIT = "train"  # split to train on, if the annotations have several, as a data.yaml does

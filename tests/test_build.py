@@ -88,7 +88,7 @@ def test_errors_of_the_solver_name_the_key(build_tiny, tiny_cfg, settings, messa
 
 
 def test_missing_data(tiny_cfg):
-    with pytest.raises(ConfigError, match=r"DATA\.TRAIN_ANNOTATIONS is not set; set it to a COCO-form"):
+    with pytest.raises(ConfigError, match=r"DATA\.TRAIN_ANNOTATIONS is not set; set it to a COCO-format"):
         build_training(tiny_cfg(), device=torch.device("cpu"), num_processes=1)
     with pytest.raises(ConfigError, match=r"MODEL\.WEIGHTS is not set; set it to the checkpoint"):
         build_evaluation(tiny_cfg(), device=torch.device("cpu"))

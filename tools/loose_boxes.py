@@ -31,7 +31,7 @@ STARTS |= {"0.9 to 1": (0.9, 1.01)}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", metavar="SOURCE", type=Path, help="data set in COCO, VOC or YOLO form")
+    parser.add_argument("source", metavar="SOURCE", type=Path, help="data set in COCO, VOC or YOLO format")
     parser.add_argument("--weights", required=True, metavar="FILE", help="checkpoint written by tools/train.py")
     parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="JSON file for the results")
     parser.add_argument(

@@ -37,7 +37,7 @@ DIGITS = {"MB": 1, "AP": 2, "AP75": 2, "AP90": 2, "IoU of loose boxes": 4, "erro
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", metavar="SOURCE", type=Path, help="data set in COCO, VOC or YOLO form")
+    parser.add_argument("source", metavar="SOURCE", type=Path, help="data set in COCO, VOC or YOLO format")
     parser.add_argument("--weights", required=True, metavar="FILE", help="checkpoint written by tools/train.py")
     parser.add_argument("--onnx", required=True, nargs="+", type=Path, metavar="FILE", help="refiners exported from it")
     parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="JSON file for the results")

@@ -1,4 +1,4 @@
-"""Reproduce the paper's tables and figures for a trained IoU-Net on any data set in COCO form.
+"""Reproduce the paper's tables and figures for a trained IoU-Net on any data set in COCO format.
 
     python tools/reproduce.py --config-file configs/bccd.yaml --weights runs/bccd/model_final.pth \\
         --baseline runs/bccd_plain/model_final.pth --output runs/bccd/reproduction \\

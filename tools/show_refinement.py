@@ -30,7 +30,7 @@ LOOSE = (0.6, 0.72)  # IoUs at the start
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", required=True, metavar="FILE", help="checkpoint written by tools/train.py")
-    parser.add_argument("--annotations", required=True, metavar="FILE", help="annotation file in COCO form")
+    parser.add_argument("--annotations", required=True, metavar="FILE", help="annotation file in COCO format")
     parser.add_argument("--images", required=True, metavar="DIR", help="image folder")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="output folder; created if missing")
     parser.add_argument("--rows", nargs="+", type=int, default=[0, 1, 2, 3], metavar="N",

@@ -32,7 +32,7 @@ TILE = 180  # pixels
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", required=True, metavar="FILE", help="checkpoint written by tools/train.py")
-    parser.add_argument("--annotations", required=True, metavar="FILE", help="annotation file in COCO form")
+    parser.add_argument("--annotations", required=True, metavar="FILE", help="annotation file in COCO format")
     parser.add_argument("--images", required=True, metavar="DIR", help="image folder")
     parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="picture to write")
     parser.add_argument("--tiles", type=int, default=16, metavar="N", help="draw the first N detections (default: 16)")

@@ -66,7 +66,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, metavar="DIR", help="output folder; created if missing")
     parser.add_argument("--json", action="store_true", help="print one JSON object per image instead of a table")
     parser.add_argument("--detections", metavar="JSON", help="COCO results of any detector, to refine")
-    parser.add_argument("--annotations", metavar="JSON", help="COCO-form file with image ids, classes and ground truth")
+    parser.add_argument(
+        "--annotations", metavar="JSON", help="COCO-format file with image ids, classes and ground truth"
+    )
     parser.add_argument("--class-agnostic", action="store_true", help="refine every box regardless of its class")
     parser.add_argument("--rescore", action="store_true", help="multiply each score by the predicted IoU")
     parser.add_argument(

@@ -2,9 +2,9 @@
 
     iounet-tighten annotations.json --images photos/ --weights runs/mine/model_final.pth --output runs/tightened
 
-SOURCE is a data set in COCO form (a .json file), Pascal VOC form (a folder of .xml files) or YOLO form (data.yaml or
-its folder). Its files and images are never modified. The IoU-Net of --weights refines each label box. A proposed box is
-accepted if its predicted IoU is at least --min-iou, the gain in predicted IoU is at least --min-gain, and 1 - IoU of
+SOURCE is a data set in COCO format (a .json file), Pascal VOC format (a folder of .xml files) or YOLO format (data.yaml
+or its folder). Its files and images are never modified. The IoU-Net of --weights refines each label box. A proposed box
+is accepted if its predicted IoU is at least --min-iou, the gain in predicted IoU is at least --min-gain, and 1 - IoU of
 the two boxes is at most --max-move. A label stays unchanged if the refiner does not know its class, if it is a crowd
 region, or if it has more than a box, such as a polygon.
 

@@ -1,8 +1,8 @@
 """Detection data sets: reading, checking, augmenting and batching.
 
-`label_files` reads COCO JSON, Pascal VOC and YOLO labels. Training works on COCO form: `open_dataset` converts the
-other forms in memory, ``python -m iounet.data.convert`` converts them to a file, and ``python -m iounet.data.voc``
-converts all splits of Pascal VOC at once. ``python -m iounet.data.check`` lists the faults of a COCO-form file and
+`label_files` reads COCO JSON, Pascal VOC and YOLO labels. Training works on COCO format: `open_dataset` converts the
+other formats in memory, ``python -m iounet.data.convert`` converts them to a file, and ``python -m iounet.data.voc``
+converts all splits of Pascal VOC at once. ``python -m iounet.data.check`` lists the faults of a COCO-format file and
 repairs it. ``python -m iounet.data.synthetic`` generates a data set from a seed.
 """
 

@@ -1,4 +1,4 @@
-"""Strict reading of COCO-form annotation files.
+"""Strict reading of COCO-format annotation files.
 
 pycocotools reads the same files without checking them, so that a fault shows up hours later as a KeyError or a NaN.
 This module has all the rules. `read_annotations` raises an error at the first fault; ``python -m iounet.data.check``
@@ -106,7 +106,7 @@ class Scan:
 def read_annotations(
     path: str | Path, *, bad_annotations: str = "error", content: dict[str, Any] | None = None
 ) -> Annotations:
-    """Read and check a COCO-form annotation file.
+    """Read and check a COCO-format annotation file.
 
     Args:
         path: JSON with ``images``, ``annotations`` and ``categories``. Ids may have gaps; 0 is allowed.
@@ -134,7 +134,7 @@ def read_annotations(
 
 
 def load_json(path: str | Path, needed: tuple[str, ...] = ("images", "annotations", "categories")) -> dict[str, Any]:
-    """Read a COCO-form file and check that it has the ``needed`` lists, but not their entries.
+    """Read a COCO-format file and check that it has the ``needed`` lists, but not their entries.
 
     Raises:
         DataError: if the file cannot be read, is not JSON, or lacks one of these lists, or if ``images`` or
@@ -143,11 +143,11 @@ def load_json(path: str | Path, needed: tuple[str, ...] = ("images", "annotation
     content = read_json(path, "annotation file")
     if not isinstance(content, dict):
         kind = type(content).__name__
-        raise DataError(f"{path}: not a COCO-form file: expected a JSON object, found a value of type {kind}")
+        raise DataError(f"{path}: not a COCO-format file: expected a JSON object, found a value of type {kind}")
     for key in needed:
         if not isinstance(content.get(key), list):
             raise DataError(
-                f"{path}: not a COCO-form file: it has no list '{key}'; give the annotations of a detection data set"
+                f"{path}: not a COCO-format file: it has no list '{key}'; give the annotations of a detection data set"
             )
         if key != "annotations" and not content[key]:
             raise DataError(

@@ -1,4 +1,4 @@
-"""Checks a detection data set in COCO form before training.
+"""Checks a detection data set in COCO format before training.
 
     python -m iounet.data.check ANNOTATIONS [IMAGES]
 
@@ -280,7 +280,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m iounet.data.check",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Check a detection data set in COCO form: print what it contains and what is wrong with it.",
+        description="Check a detection data set in COCO format: print what it contains and what is wrong with it.",
         epilog="example:\n"
         "  python -m iounet.data.check data/mine/train.json photos/ --fix data/mine/train_fixed.json\n\n"
         "exit codes:\n"
@@ -288,7 +288,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "  1  faults (also if --fix wrote a repaired copy)\n"
         "  2  the file cannot be checked, or an output cannot be written",
     )
-    parser.add_argument("annotations", type=Path, metavar="ANNOTATIONS", help="annotation file (COCO-form JSON)")
+    parser.add_argument("annotations", type=Path, metavar="ANNOTATIONS", help="annotation file (COCO-format JSON)")
     parser.add_argument(
         "images", type=Path, nargs="?", metavar="IMAGES", help="folder of the images; if given, every image is opened"
     )

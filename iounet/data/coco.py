@@ -1,4 +1,4 @@
-"""Detection data sets in COCO form."""
+"""Detection data sets in COCO format."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,10 +28,10 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True)
 class Converted:
-    """Labels of another form, converted to COCO form in memory.
+    """Labels of another form, converted to COCO format in memory.
 
     Attributes:
-        content: the content of a COCO-form file.
+        content: the content of a COCO-format file.
         left_out: rule → number of labels left out because they break it.
         command: the command that lists these labels.
     """
@@ -42,7 +42,7 @@ class Converted:
 
 
 class CocoDataset(torch.utils.data.Dataset):
-    """The images and boxes of a COCO-form annotation file.
+    """The images and boxes of a COCO-format annotation file.
 
     ``dataset[index]`` is ``(image, target)``: the image float32 ``[3, H, W]`` in [0, 1], the target a dict of
 
@@ -56,7 +56,7 @@ class CocoDataset(torch.utils.data.Dataset):
     calls, and leaves torch's random state unchanged.
 
     Args:
-        annotation_file: COCO-form JSON; with ``converted``, the name of its source, used in messages only.
+        annotation_file: COCO-format JSON; with ``converted``, the name of its source, used in messages only.
         image_folder: the folder that ``file_name`` is relative to.
         transforms: ``(image, target) -> (image, target)`` on a uint8 `tv_tensors.Image` and a target whose
             boxes are `tv_tensors.BoundingBoxes`; by default, only the conversion to float.
@@ -68,7 +68,7 @@ class CocoDataset(torch.utils.data.Dataset):
         categories: ``{"id", "name"}`` of each category, sorted by id.
         category_ids: the ids in ``categories``.
         class_names: the names in ``categories``.
-        is_converted: whether the annotations were converted from another form.
+        is_converted: whether the annotations were converted from another format.
         skipped: rule → number of annotations left out because they break it.
         check_command: the command that lists these annotations.
         clipped: number of boxes that overhang their image and are clipped to it.

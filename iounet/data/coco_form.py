@@ -1,4 +1,4 @@
-"""Conversion of labels of any form to the content of a COCO-form file."""
+"""Conversion of labels of any form to the content of a COCO-format file."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -12,17 +12,17 @@ from .labels import LabeledBox, LabeledImage, LabelSet
 
 
 def as_coco(labels: LabelSet) -> tuple[dict[str, Any], Path]:
-    """Convert the usable labels to COCO form.
+    """Convert the usable labels to COCO format.
 
-    The usable entries of a COCO-form file are kept unchanged, with their ids and all keys. For other forms, category
+    The usable entries of a COCO-format file are kept unchanged, with their ids and all keys. For other forms, category
     ids count from 1 in the order of the class names, which is the same for all splits of a data set; crowds have
     ``iscrowd`` 1.
 
     Returns:
-        The content of a COCO-form file, and the folder that ``file_name`` is relative to.
+        The content of a COCO-format file, and the folder that ``file_name`` is relative to.
 
     Raises:
-        DataError: if the images lie on several drives, or a COCO-form file cannot be read again.
+        DataError: if the images lie on several drives, or a COCO-format file cannot be read again.
     """
     if isinstance(labels, CocoLabels):
         return _without_faults(labels), labels.image_folder
@@ -30,7 +30,7 @@ def as_coco(labels: LabelSet) -> tuple[dict[str, Any], Path]:
 
 
 def boxes_as_coco(labels: LabelSet) -> tuple[dict[str, Any], Path]:
-    """Convert the usable labels of any form to COCO form, using only their images, boxes and class names.
+    """Convert the usable labels of any form to COCO format, using only their images, boxes and class names.
 
     Returns:
         As `as_coco`.
@@ -55,7 +55,7 @@ def boxes_as_coco(labels: LabelSet) -> tuple[dict[str, Any], Path]:
 def coco_content(
     class_names: Sequence[str], entries: Iterable[tuple[int, str, LabeledImage, Sequence[LabeledBox]]]
 ) -> dict[str, Any]:
-    """Build the content of a COCO-form file.
+    """Build the content of a COCO-format file.
 
     Args:
         class_names: names of the categories 1, 2, ...

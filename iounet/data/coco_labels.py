@@ -1,4 +1,4 @@
-"""Labels in COCO form: one JSON file.
+"""Labels in COCO format: one JSON file.
 
 `supervision.DetectionDataset.from_coco` is not used because it stops at the first entry that it cannot read, drops ids
 and unknown keys, and writes a newly built file instead of a changed copy.
@@ -23,7 +23,7 @@ _NUM_LOOKED_FOR = 20
 
 @dataclass(frozen=True)
 class CocoLabels(LabelSet):
-    """Labels in COCO form.
+    """Labels in COCO format.
 
     Attributes:
         image_folder: the folder that ``file_name`` is relative to.
@@ -58,14 +58,14 @@ def _move(annotation: dict[str, Any], box: Box) -> None:
 
 
 def read_coco(path: Path, image_folder: Path | None = None) -> CocoLabels:
-    """Read the labels of a COCO-form file and collect its faults.
+    """Read the labels of a COCO-format file and collect its faults.
 
     Args:
         path: the file.
         image_folder: the folder that ``file_name`` is relative to; by default, the one that `find_images` finds.
 
     Raises:
-        DataError: if the file does not have COCO form, or if there is no such folder.
+        DataError: if the file does not have COCO format, or if there is no such folder.
     """
     content = load_json(path)
     scan = scan_annotations(content)
@@ -130,7 +130,7 @@ def _open(folder: Path, entry: dict[str, Any], annotation_file: Path) -> Labeled
 
 
 def find_images(path: Path, entries: list[Any]) -> Path:
-    """Find the image folder of a COCO-form file: the first of the usual folders near the file that has its images.
+    """Find the image folder of a COCO-format file: the first of the usual folders near the file that has its images.
 
     Args:
         path: the file.

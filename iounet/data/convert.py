@@ -1,9 +1,9 @@
-"""Checks label files of any form and converts them to COCO form.
+"""Checks label files in any format and converts them to COCO format.
 
     python -m iounet.data.convert SOURCE --output FILE
 
 The command reads COCO JSON, Pascal VOC or YOLO labels (in the layouts of `voc_folder` and `yolo_folder`), prints the
-number of images and objects of each class and the first unusable labels of each kind, and writes one COCO-form file.
+number of images and objects of each class and the first unusable labels of each kind, and writes one COCO-format file.
 The images stay where they are. Without ``--output``, nothing is written.
 """
 
@@ -55,7 +55,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m iounet.data.convert",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Check label files in COCO, Pascal VOC or YOLO form and convert them to COCO form.",
+        description="Check label files in COCO, Pascal VOC or YOLO format and convert them to COCO format.",
         epilog="examples:\n"
         "  python -m iounet.data.convert data.yaml                  # only check\n"
         "  python -m iounet.data.convert data.yaml --split train --output train.json\n"
@@ -71,19 +71,19 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="COCO JSON, a data.yaml, or a folder of Pascal VOC or YOLO labels",
     )
     parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="COCO-form file to write; by default, nothing is written"
+        "--output", type=Path, metavar="FILE", help="COCO-format file to write; by default, nothing is written"
     )
     parser.add_argument("--split", metavar="NAME", help="split to read, such as train; by default, all splits")
     parser.add_argument(
         "--images",
         type=Path,
         metavar="DIR",
-        help="folder of the images, if they are not in the usual place for the form",
+        help="folder of the images, if they are not in the usual place for the format",
     )
     args = parser.parse_args(arguments)
-    # Label files of the other forms do not end with .json, so the output cannot overwrite them.
+    # Label files of the other formats do not end with .json, so the output cannot overwrite them.
     if args.output is not None and args.output.suffix.lower() != ".json":
-        parser.error(f"{args.output}: a COCO-form file is JSON; give a file name that ends with .json")
+        parser.error(f"{args.output}: a COCO-format file is JSON; give a file name that ends with .json")
     return args
 
 

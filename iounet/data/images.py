@@ -38,8 +38,8 @@ def read_image(path: str | Path, *, exif: bool = False) -> tv_tensors.Image:
     """Read an image file as RGB: uint8 ``[3, H, W]``.
 
     Greyscale, palette, CMYK and RGBA images are converted; transparency is dropped. By default, the EXIF rotation is
-    not applied, because boxes in COCO form refer to the pixels as stored. (TIFF files are an exception: Pillow applies
-    their rotation itself.)
+    not applied, because boxes in COCO format refer to the pixels as stored. (TIFF files are an exception: Pillow
+    applies their rotation itself.)
 
     Args:
         exif: apply the EXIF rotation, so that the image is upright as in an image viewer.

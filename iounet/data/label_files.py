@@ -1,4 +1,4 @@
-"""Reading label files of any form: COCO JSON, Pascal VOC, YOLO."""
+"""Reading label files in any format: COCO JSON, Pascal VOC, YOLO."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,17 +19,17 @@ _ALSO_VAL = ("valid", "validation")
 
 
 def read_labels(source: Path, *, images: Path | None = None, split: str | None = None) -> LabelSet:
-    """Read the label files of a data set in any form.
+    """Read the label files of a data set in any format.
 
     Args:
-        source: a COCO-form .json file; a data.yaml of YOLO labels; or a folder in one of the layouts of
+        source: a COCO-format .json file; a data.yaml of YOLO labels; or a folder in one of the layouts of
             `iounet.data.voc_folder` and `iounet.data.yolo_folder`.
-        images: the folder of the images, if they are not in the usual place for the form: for COCO, the folder that
+        images: the folder of the images, if they are not in the usual place for the format: for COCO, the folder that
             ``file_name`` is relative to; otherwise a folder with the same layout as the data set.
         split: the split to read, such as ``train``; None reads all of them.
 
     Raises:
-        DataError: if there are no label files in a known form, no such split, or no usable labels.
+        DataError: if there are no label files in a known format, no such split, or no usable labels.
     """
     found = _find(source, images)
     if split is not None:
@@ -48,7 +48,7 @@ def list_splits(source: Path, *, images: Path | None = None) -> list[str]:
         images: as for `read_labels`.
 
     Raises:
-        DataError: if there are no label files in a known form.
+        DataError: if there are no label files in a known format.
     """
     return _splits_of(_find(source, images))
 
@@ -78,12 +78,12 @@ def _find(source: Path, images: Path | None) -> _CocoFile | VocFolder | YoloFold
         if (folder := find(source, images)) is not None:
             return folder
     if jsons := sorted(source.glob("*.json")) + sorted(source.glob("*/*.json")):
-        raise DataError(f"{source}: is a folder; for labels in COCO form, give the file, such as {jsons[0]}")
+        raise DataError(f"{source}: is a folder; for labels in COCO format, give the file, such as {jsons[0]}")
     raise DataError(f"{source}: no label files in this folder; {_KNOWN}")
 
 
 _KNOWN = (
-    "give a COCO-form .json, a data.yaml of YOLO labels, or a folder of Pascal VOC (ImageSets, Annotations and "
+    "give a COCO-format .json, a data.yaml of YOLO labels, or a folder of Pascal VOC (ImageSets, Annotations and "
     "JPEGImages, or .xml files beside their images) or of YOLO (images and labels)"
 )
 

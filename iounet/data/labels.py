@@ -94,7 +94,7 @@ class LabelSet(ABC):
             output: for a COCO file, the path of the copy; for all others, the folder of the copies, which keep their
                 names.
             boxes: key of a label → its new box, in the frame of `LabeledBox.box`. Other labels are copied unchanged,
-                byte by byte where the form allows it.
+                byte by byte where the format allows it.
 
         Returns:
             The files written.

@@ -1,4 +1,4 @@
-"""Repair of COCO-form annotation files, for faults that need no decision.
+"""Repair of COCO-format annotation files, for faults that need no decision.
 
 Harmless entries stay unchanged, such as boxes that overhang their image, which training clips.
 """

@@ -1,4 +1,4 @@
-"""Opening label files of any form as data sets for training and evaluation."""
+"""Opening label files in any format as data sets for training and evaluation."""
 
 import shlex
 from collections import Counter
@@ -25,16 +25,16 @@ def open_dataset(
     transforms: Callable[[Tensor, dict[str, Any]], tuple[Tensor, dict[str, Any]]] | None = None,
     bad_annotations: str = "error",
 ) -> CocoDataset:
-    """Open a COCO-form file, or a split of Pascal VOC or YOLO labels, as a data set.
+    """Open a COCO-format file, or a split of Pascal VOC or YOLO labels, as a data set.
 
     Args:
         source: as for `iounet.data.label_files.read_labels`.
-        image_folder: as ``images`` of `read_labels`; None uses the usual place for the form.
+        image_folder: as ``images`` of `read_labels`; None uses the usual place for the format.
         split: the split to read from a source that has splits. The categories are those of the whole source, so that
             all its splits agree.
         transforms: as for `CocoDataset`.
-        bad_annotations: as for `CocoDataset`; for COCO-form files only. Unusable labels of other forms are left out and
-            counted.
+        bad_annotations: as for `CocoDataset`; for COCO-format files only. Unusable labels in other formats are left out
+            and counted.
 
     Raises:
         DataError: if the source or its images cannot be used.
@@ -63,7 +63,7 @@ def open_dataset(
 def check_separate(train_set: CocoDataset, val_set: CocoDataset) -> None:
     """Raise DataError if both data sets are the same split of the same labels, or the same labels without splits.
 
-    A COCO-form file may be used twice: it is a single split, so naming it for both is deliberate.
+    A COCO-format file may be used twice: it is a single split, so naming it for both is deliberate.
     """
     if train_set.is_converted and train_set.annotation_file == val_set.annotation_file:
         raise DataError(

@@ -1,4 +1,4 @@
-"""Generates a synthetic detection data set in COCO form, reproducible from a seed.
+"""Generates a synthetic detection data set in COCO format, reproducible from a seed.
 
     python -m iounet.data.synthetic --output DIR
 
@@ -167,7 +167,7 @@ def _run_lengths(mask: np.ndarray) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m iounet.data.synthetic",
-        description="Generate a synthetic detection data set in COCO form, reproducible from a seed.",
+        description="Generate a synthetic detection data set in COCO format, reproducible from a seed.",
         epilog="example: python -m iounet.data.synthetic --output runs/synthetic",
     )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to create")

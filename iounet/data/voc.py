@@ -1,9 +1,9 @@
-"""Converts all splits of a Pascal VOC data set to COCO form.
+"""Converts all splits of a Pascal VOC data set to COCO format.
 
     python -m iounet.data.voc ROOT --output DIR
 
 The command writes ``DIR/<split>.json`` for each split. (``python -m iounet.data.convert`` writes one split, from any
-form.) The images stay where they are. The layouts are those of `voc_folder`: with a folder ``JPEGImages``,
+format.) The images stay where they are. The layouts are those of `voc_folder`: with a folder ``JPEGImages``,
 ``file_name`` is relative to it, otherwise to ROOT. A folder without splits becomes ``train``. Images without an
 annotation file are left out. With ``--val-share 0.2``, a fifth of the training images, drawn with a fixed seed, becomes
 ``val``.
@@ -50,7 +50,7 @@ class ConvertedSplit:
     """The result of converting one split.
 
     Attributes:
-        annotation_file: the COCO-form file written.
+        annotation_file: the COCO-format file written.
         num_images: number of images in the file.
         num_boxes: class name → number of boxes in the file, including difficult ones.
         left_out: the boxes that were left out.
@@ -72,7 +72,7 @@ def convert_voc(
 
     Args:
         root: a folder in one of the layouts of `voc_folder`.
-        output: the folder for the COCO-form files; created if needed. Existing files are replaced.
+        output: the folder for the COCO-format files; created if needed. Existing files are replaced.
         classes: class names in the order of their category ids 1, 2, ...; by default, all classes that occur, in
             alphabetical order. Objects of other classes are left out.
         val_share: fraction of the images of ``train`` that becomes the split ``val``; the same images in every call.
@@ -173,7 +173,7 @@ def _table(splits: dict[str, ConvertedSplit]) -> Iterable[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m iounet.data.voc",
-        description="Convert a Pascal VOC data set to COCO form, one JSON file per split.",
+        description="Convert a Pascal VOC data set to COCO format, one JSON file per split.",
         epilog="example: python -m iounet.data.voc VOCdevkit/VOC2007 --output data/voc2007",
     )
     parser.add_argument(

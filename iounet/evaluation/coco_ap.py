@@ -35,7 +35,7 @@ class CocoEvaluator:
     """Scores detections against a ground truth, which is read, checked and indexed once.
 
     Args:
-        ground_truth: A data set in COCO form, or the path of its JSON file. It is not modified. Detections in the
+        ground_truth: A data set in COCO format, or the path of its JSON file. It is not modified. Detections in the
             region of an annotation with `iscrowd` 1 count neither as correct nor as wrong. A missing `iscrowd` means 0,
             a missing `area` means the area of the box. Annotation ids are ignored and may start at 0.
         max_detections: Number of detections per class and image that count, those with the highest scores.

@@ -17,7 +17,7 @@ _FLOAT32_MAX = 3.4e38
 
 @dataclass(frozen=True)
 class ImageIndex:
-    """The images and classes of a COCO-form annotation file.
+    """The images and classes of a COCO-format annotation file.
 
     Attributes:
         path: path of the file.

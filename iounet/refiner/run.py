@@ -40,7 +40,7 @@ class RefinementRun:
         output: folder for detections.json, report.html, pictures/ and, with ground truth, evaluation.json. None prints
             the boxes and writes nothing.
         detections: COCO results of another detector to refine. None detects with the IoU-Net itself.
-        annotations: annotation file in COCO form with ids, classes and objects of the images.
+        annotations: annotation file in COCO format with ids, classes and objects of the images.
         class_agnostic: refine every box regardless of its class.
         rescore: multiply each score by the predicted IoU.
         exif: rotate photographs upright as their EXIF orientation says; all boxes are then in the upright frame.
@@ -258,7 +258,7 @@ def _about_rotated(paths: list[Path], number: int) -> str:
 def _images(
     source: Source, index: ImageIndex | None, records: Iterable[Record], categories: list[dict]
 ) -> dict[str, list]:
-    """Return the images with their ids in COCO form, and with the file names of the annotation file if there is one."""
+    """Return the images with their ids in COCO format, and with the file names of the annotation file, if any."""
     paths = {image_id: path.absolute() for image_id, path in source.paths.items()}
     # Names include folders, which distinguish images of equal name.
     root = os.path.commonpath([path.parent for path in paths.values()])

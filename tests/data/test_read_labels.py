@@ -342,15 +342,15 @@ class TestUnknownSources:
     def test_a_missing_or_unknown_source(self, tmp_path):
         with pytest.raises(DataError, match="nowhere: no such file or folder"):
             read_labels(tmp_path / "nowhere")
-        with pytest.raises(DataError, match=r"no label files in this folder; give a COCO-form .json, a data.yaml"):
+        with pytest.raises(DataError, match=r"no label files in this folder; give a COCO-format .json, a data.yaml"):
             read_labels(tmp_path)
         (tmp_path / "labels.csv").write_text("a,b\n")
-        with pytest.raises(DataError, match="labels.csv: unknown kind of label file; give a COCO-form"):
+        with pytest.raises(DataError, match="labels.csv: unknown kind of label file; give a COCO-format"):
             read_labels(tmp_path / "labels.csv")
 
     def test_a_folder_of_coco_files(self, pets):
         path = pets("coco")
-        with pytest.raises(DataError, match=rf"for labels in COCO form, give the file, such as {path}"):
+        with pytest.raises(DataError, match=rf"for labels in COCO format, give the file, such as {path}"):
             read_labels(path.parent)
 
     def test_no_usable_label(self, pets):

@@ -86,7 +86,7 @@ def test_an_output_that_cannot_be_created_fails_before_the_work(run, source, tmp
 
 
 def test_yolo_labels_stay_yolo_labels(run, source, output, tmp_path):
-    """The same boxes in YOLO form: images/IMG.png and labels/IMG.txt with class, relative centre and relative size."""
+    """The same boxes in YOLO format: images/IMG.png, and labels/IMG.txt with class, relative centre and size."""
     content = json.loads(source.read_text())
     folder = tmp_path / "yolo"
     shutil.copytree(source.parent / "images", folder / "images")
