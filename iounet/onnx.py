@@ -190,7 +190,7 @@ def _open(path: Path, threads: int | None, providers: Sequence[Any]) -> Any:
     try:
         import onnxruntime
     except ImportError:
-        raise CheckpointError(f"{path}: running the model needs onnxruntime; pip install 'iounet[onnx]'") from None
+        raise CheckpointError(f"{path}: running the model needs onnxruntime; run pip install onnxruntime") from None
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; check the path")
     options = onnxruntime.SessionOptions()

@@ -59,7 +59,7 @@ def test_a_file_that_is_missing_or_damaged(model, tmp_path):
 
 def test_without_onnxruntime(model, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(CheckpointError, match=r"needs onnxruntime; pip install 'iounet\[onnx\]'"):
+    with pytest.raises(CheckpointError, match=r"needs onnxruntime; run pip install onnxruntime"):
         OnnxRefiner(model)
 
 

@@ -9,7 +9,7 @@ An exported refiner takes an image, boxes and labels, and returns refined boxes 
 PyTorch, use iounet.onnx.OnnxRefiner. An exported detector takes only an image, and returns boxes, labels, scores and
 predicted IoUs. docs/guides/deploy.md shows how to run both from C++, C# and JavaScript.
 
-Exporting needs extra packages: pip install 'iounet[export]'.
+Exporting needs extra packages: pip install onnx onnxscript onnxruntime.
 """
 
 import argparse
@@ -72,7 +72,7 @@ def main() -> None:
     except UserError as error:
         sys.exit(f"{type(error).__name__}: {error}")
     except ModuleNotFoundError as error:
-        sys.exit(f"exporting needs {error.name}, which is not installed; pip install 'iounet[export]'")
+        sys.exit(f"exporting needs {error.name}, which is not installed; run pip install onnx onnxscript onnxruntime")
     print(f"{args.output}: {args.output.stat().st_size / 1e6:.1f} MB")
 
 

@@ -120,5 +120,5 @@ def _import_hub(purpose: str) -> ModuleType:
     try:
         import huggingface_hub
     except ImportError:
-        raise CheckpointError(f"{purpose} needs huggingface_hub: pip install 'iounet[hub]'") from None
+        raise CheckpointError(f"{purpose} needs huggingface_hub; run pip install huggingface_hub") from None
     return huggingface_hub

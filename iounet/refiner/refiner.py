@@ -87,7 +87,7 @@ class IoURefiner:
     def from_pretrained(
         cls, name: str | Path, *, device: str | torch.device = "cpu", revision: str | None = None, **download: Any
     ) -> IoURefiner:
-        """Load a refiner from a folder, or from the Hugging Face Hub (``pip install 'iounet[hub]'``).
+        """Load a refiner from a folder, or from the Hugging Face Hub (``pip install huggingface_hub``).
 
         Args:
             name: a folder that `save_pretrained` or iounet-train wrote, or the id of a model on the Hub, such as
@@ -140,7 +140,7 @@ class IoURefiner:
         branch: str | None = None,
         create_pr: bool | None = None,
     ) -> str:
-        """Upload the model, as `save_pretrained` writes it, to the Hugging Face Hub (``pip install 'iounet[hub]'``).
+        """Upload the model, as `save_pretrained` writes it, to the Hugging Face Hub (``pip install huggingface_hub``).
 
         An existing model card on the Hub is kept.
 

@@ -102,9 +102,27 @@ class DetectionsFile:
             return cls(path, results, paths, match_categories(category_ids, None, categories), {}, {})
         listed = listed_ids(image_ids, index.file_names)
         file_names = {image_id: index.file_names[listed_id] for image_id, listed_id in listed.items()}
+        _check_file_names(results, file_names, path, index)
         paths = match_images(image_ids, files, file_names, path, allow_missing=allow_missing)
         labels = match_categories(category_ids, index.class_names or None, categories)
         return cls(path, results, paths, labels, index.class_names, listed)
+
+
+def _check_file_names(
+    results: list[dict[str, Any]], file_names: dict[Any, str], path: str | Path, index: ImageIndex
+) -> None:
+    """Raise `DataError` if an entry's own ``file_name``, which ultralytics writes, contradicts the annotation file.
+
+    A file such as 139.jpg gets image_id 139 from ultralytics, which may be another image's id in the annotation file.
+    """
+    for result in results:
+        image_id, own = result["image_id"], result.get("file_name")
+        listed = file_names.get(image_id)
+        if isinstance(own, str) and listed is not None and Path(own).name != Path(listed).name:
+            raise DataError(
+                f"{path}: image_id {image_id!r} is {own} by its file_name, but {listed} in {index.path}; set each "
+                "image_id to the image's file name"
+            )
 
 
 def read_results(path: str | Path) -> list[dict[str, Any]]:

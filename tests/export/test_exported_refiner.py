@@ -176,7 +176,7 @@ def test_the_tool_names_a_missing_package(call, monkeypatch, tmp_path):
     monkeypatch.delitem(sys.modules, "prroi_pool.onnx")
     weights = Path(__file__).parents[2] / "weights" / "cards.pth"
     message = call(tool, "--weights", weights, "--output", tmp_path / "x.onnx")
-    assert message == "exporting needs onnxscript, which is not installed; pip install 'iounet[export]'"
+    assert message == "exporting needs onnxscript, which is not installed; run pip install onnx onnxscript onnxruntime"
 
 
 def test_the_tool_exports_and_checks(call, exported, monkeypatch, tmp_path, capsys):

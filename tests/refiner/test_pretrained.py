@@ -107,9 +107,9 @@ class TestFolders:
     def test_errors_name_a_remedy(self, refiner, tmp_path):
         with pytest.raises(CheckpointError, match=r"model_final\.pth: no such weights file"):
             IoURefiner.from_pretrained(tmp_path)
-        with pytest.raises(CheckpointError, match=r"user/cards: no such folder; .* pip install 'iounet\[hub\]'"):
+        with pytest.raises(CheckpointError, match=r"user/cards: no such folder; .* run pip install huggingface_hub"):
             IoURefiner.from_pretrained("user/cards")
-        with pytest.raises(CheckpointError, match=r"pip install 'iounet\[hub\]'"):
+        with pytest.raises(CheckpointError, match=r"run pip install huggingface_hub"):
             refiner.push_to_hub("user/cards")
 
 

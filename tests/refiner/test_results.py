@@ -191,6 +191,15 @@ class TestDetectionsFile:
         with pytest.raises(DataError, match=r"1 image id matches none .*: 7; the annotation file does not list 1"):
             DetectionsFile.read(write([ENTRY]), self.FILES, index, self.CLASSES)
 
+    def test_a_file_name_that_contradicts_the_annotation_file(self, write):
+        """ultralytics gives 7.png the image_id 7, which may be another image's id in the annotation file."""
+        index = ImageIndex("a.json", {7: "a.png", 8: "7.png"}, {}, {})
+        files = [Path("photos/a.png"), Path("photos/7.png")]
+        with pytest.raises(DataError, match=r"image_id 7 is 7\.png by its file_name, but a\.png in a\.json; set each"):
+            DetectionsFile.read(write([ENTRY | {"file_name": "7.png"}]), files, index, self.CLASSES)
+        agreeing = DetectionsFile.read(write([ENTRY | {"file_name": "val/a.png"}]), files, index, self.CLASSES)
+        assert agreeing.paths == {7: files[0]}
+
 
 def test_files_with_supported_suffixes_can_be_read(folder):
     known = Image.registered_extensions()
