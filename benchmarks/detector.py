@@ -164,9 +164,9 @@ def count_work(detectors: Detectors, image: SimulatedImage) -> dict[str, int]:
 
 
 def count_training_work(detectors: Detectors, batch: Batch, device: torch.device) -> dict[str, dict[str, float]]:
-    """Return the costs of a training step that do not depend on the machine's speed; memory only on a GPU.
+    """Return the costs of a training step that do not depend on the machine's speed.
 
-    FLOPs are those of convolutions and linear layers.
+    FLOPs are those of convolutions and linear layers. Memory is included only on a GPU.
     """
     images, targets = batch
     work = {}
@@ -392,7 +392,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_device_argument(parser)
     parser.add_argument(
-        "--config-file", help="configuration of IoU-Net, with a ResNet-50-FPN (default: iounet/config.py)"
+        "--config-file", help="IoU-Net configuration; the backbone must be a ResNet-50-FPN (default: iounet/config.py)"
     )
     parser.add_argument(
         "--image-size",

@@ -75,7 +75,7 @@ def peers(dtype: torch.dtype) -> dict[str, Pool]:
 
 
 def prepare(pool: Pool, operation: str, levels: list[Level]) -> Callable[[], None]:
-    """Return the call to time, which pools from the levels one after the other."""
+    """Return the function to be timed, which pools from the levels one after the other."""
     if operation == "forward":
 
         def run() -> None:
@@ -102,7 +102,7 @@ def prepare(pool: Pool, operation: str, levels: list[Level]) -> Callable[[], Non
 
 
 def prepare_pyramid(operation: str, levels: list[Level]) -> Callable[[], None]:
-    """Return the call to time, which pools from all levels at once, as a detector does."""
+    """Return the function to be timed, which pools from all levels at once, as a detector does."""
     maps = {str(n): level.features for n, level in enumerate(levels)}
     height, width = (round(side / levels[0].scale) for side in levels[0].features.shape[2:])
     image_shapes = [(height, width)] * len(levels[0].features)
@@ -151,7 +151,7 @@ def median_milliseconds(
 ) -> dict[str, float]:
     """Return the median time of each call, with the calls interleaved.
 
-    On a GPU, ten calls are timed in a row. A single call would measure its launch instead of the kernel.
+    On a GPU, ten consecutive calls are timed together. Timing a single call would measure its launch, not the kernel.
     """
     in_a_row = 10 if device.type == "cuda" else 1
     turns = take_turns({name: timed(call, device, in_a_row) for name, call in calls.items()}, seconds)

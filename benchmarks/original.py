@@ -16,7 +16,7 @@ from .workloads import BINS, Level
 
 
 def prepare_original(library: ctypes.CDLL, operation: str, levels: list[Level]) -> Callable[[], None]:
-    """Return a function that calls the authors' kernels (float32, contiguous) like their wrapper, but unchecked."""
+    """Return a function that calls the authors' kernels (float32, contiguous) like their wrapper, minus its checks."""
 
     def arguments(level: Level) -> tuple:
         _, channels, height, width = level.features.shape

@@ -51,7 +51,7 @@ def _naming(**keys: str) -> Iterator[None]:
 
 
 def configured_device(cfg: CfgNode) -> torch.device:
-    """The device of MODEL.DEVICE; raises as `build_device`."""
+    """Return the device of MODEL.DEVICE. Raises the same errors as `build_device`."""
     return build_device(cfg.MODEL.DEVICE)
 
 
@@ -293,7 +293,10 @@ def build_training(cfg: CfgNode, *, device: torch.device, num_processes: int) ->
 
 
 def build_heads(path: str | Path, num_classes: int, *, num_iterations: int, device: torch.device) -> HeadsJob:
-    """Build new heads on a checkpoint's backbone, see `iounet.config.for_new_heads`; raises as `load_detector`."""
+    """Build new heads on a checkpoint's backbone, see `iounet.config.for_new_heads`.
+
+    Raises the same errors as `load_detector`.
+    """
     checkpoint = load_checkpoint(path)
     cfg = for_new_heads(config_from_yaml(checkpoint["config"], str(path)), num_classes, num_iterations)
     cfg.MODEL.AMP &= device.type != "cpu"

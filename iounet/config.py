@@ -18,7 +18,7 @@ from .ranges import check_ranges
 
 _C = CfgNode()
 
-# docs/reference/configuration.md shows each key with the comment behind it or above it.
+# docs/reference/configuration.md shows each key with the comment after it or above it.
 
 _C.SEED = 0  # seed of initial weights, sampling and image order
 _C.OUTPUT_DIR = "runs/iounet"  # run folder: config, environment, logs, checkpoints, tables, pictures

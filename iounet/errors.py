@@ -5,7 +5,7 @@ import math
 
 
 class UserError(Exception):
-    """Base of the errors that commands print without a traceback."""
+    """Base class of the errors that commands print without a traceback."""
 
 
 class ConfigError(UserError, ValueError):

@@ -186,7 +186,7 @@ class _Facts:
 
 
 def _open(path: Path, threads: int | None, providers: Sequence[Any]) -> Any:
-    """Open an `onnxruntime.InferenceSession`; raises as `OnnxRefiner`."""
+    """Open an `onnxruntime.InferenceSession`. Raises the same errors as `OnnxRefiner`."""
     try:
         import onnxruntime
     except ImportError:

@@ -232,7 +232,7 @@ def _assign_levels(
 def _checked_levels(levels: Tensor, rois: Tensor) -> Tensor:
     """Return the levels as int64. Raise TypeError or ValueError unless they are one integer per RoI."""
     if levels.shape != rois.shape[:1]:
-        raise ValueError(f"levels must be [{len(rois)}], one level per box, got {list(levels.shape)}")
+        raise ValueError(f"levels must have shape [{len(rois)}], one level per box, got {list(levels.shape)}")
     if levels.device != rois.device:
         raise ValueError(f"levels are on {levels.device} but boxes are on {rois.device}; move one with .to(device)")
     if levels.is_floating_point() or levels.is_complex() or levels.dtype == torch.bool:
@@ -260,7 +260,7 @@ def _scales(maps: Sequence[Tensor], image_shapes: Sequence[tuple[int, int]]) -> 
 def _nearest_power_of_two(map_sides: int, image_sides: int) -> float:
     """Return the power of two nearest to map_sides / image_sides.
 
-    Computed in integers, because torch.compile of PyTorch 2.11 and older has no logarithm of a dynamic size.
+    Computed in integers, because torch.compile in PyTorch 2.11 and older cannot take the logarithm of a dynamic size.
     """
     for exponent in range(24):
         if (256 * image_sides) ** 2 < 2 * (map_sides * 2**exponent) ** 2:

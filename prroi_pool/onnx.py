@@ -86,7 +86,10 @@ def _rois_backward_of_pyramid(grad_output, maps, rois, levels, spatial_scales: S
 
 
 def _axes(geometry, places, bins):
-    """Return `_axis` of the columns and of the rows. A row is given as the index of its first pixel in `_pixels`."""
+    """Return the results of `_axis` for columns and rows.
+
+    Each row is given by the index of its first pixel in `_pixels`.
+    """
     x_low, x_size, y_low, y_size = op.Split(geometry, num_outputs=4, axis=1)
     x_first, x_last, y_first, y_last, start, width = op.Split(places, num_outputs=6, axis=1)
     bins_x, bins_y = op.Split(bins, num_outputs=2, axis=0)
@@ -287,7 +290,7 @@ def _geometry_backward(
     # Gradient of the column weights: the pooled rows times the output's gradient, summed over the rows of bins.
     of_x = op.MatMul(grad_output, op.Transpose(pooled_rows, perm=[0, 1, 3, 2]))
     of_x = op.ReduceSum(of_x, [1], keepdims=0)
-    # Gradient of the row weights: the pixels times the output's gradient, spread over the columns.
+    # Gradient of the row weights: the output's gradient, spread over the columns, times the pixels.
     spread = op.MatMul(op.Unsqueeze(op.Transpose(x_weights, perm=[0, 2, 1]), [1]), grad_output)
     shape = op.Concat(op.Shape(spread, start=0, end=2), op.Shape(patch, start=2, end=3), axis=0)
     spread = op.Reshape(spread, shape, allowzero=1)

@@ -256,9 +256,10 @@ _FUNCTIONS = {name: _function(name, operator) for name, operator in _OPERATORS.i
 
 
 def _load_and_call(name: str, by_reference: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Return the implementation for all devices.
+    """Return the implementation of an operator that runs on any device until its kernels are loaded.
 
-    It loads the device's kernels, which replace it in the dispatcher. Without kernels it calls the reference.
+    A call loads the device's kernels, which replace this implementation in the dispatcher. If there are none, the call
+    runs the reference.
     """
 
     def call(*arguments: Any) -> Tensor:

@@ -65,7 +65,7 @@ def mean_of_hat(low: Tensor, width: Tensor, bins: Tensor, pixels: Tensor) -> Ten
     """Return ∫₀¹ K(low - pixels + width * (bins + t)) dt for the hat function K and width > 0, elementwise.
 
     K is linear between its knots -1, 0 and 1. The mean is therefore a sum over the rising and the falling side of K:
-    the fraction of the bin on that side times the value of K at the middle of that fraction.
+    the fraction of the bin on that side times the value of K at the midpoint of that part.
     """
     return _MeanOfHat.apply(low, width, bins, pixels)
 
@@ -99,9 +99,9 @@ class _MeanOfHat(torch.autograd.Function):
 
 
 def _sides(low: Tensor, width: Tensor, bins: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the fractions of the bin on the hat's rising and falling side, and the middles of these fractions.
+    """Return the fractions of a bin on the hat's rising and falling sides, and the midpoints of these two parts.
 
-    The middles are measured in bins from the start of the RoI.
+    The midpoints are measured in bins from the start of the RoI.
     """
     # Subtract the pixel from the RoI's start first, which is exact for nearby values; tiny bins need this precision.
     offset = low - pixels

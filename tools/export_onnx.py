@@ -48,7 +48,7 @@ def main() -> None:
     task.add_argument("--output", type=Path, metavar="FILE", help="ONNX file to write")
     task.add_argument("--check", type=Path, metavar="FILE", help="exported file to compare with PyTorch")
     parser.add_argument(
-        "--detector", action="store_true", help="export or check the whole detector, which takes no boxes"
+        "--detector", action="store_true", help="export or check the whole detector, which needs no input boxes"
     )
     parser.add_argument(
         "--weights-dtype",

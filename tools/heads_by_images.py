@@ -27,7 +27,7 @@ from iounet.tightening.label_noise import mean_over_seeds, measure, noise_table
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("train", metavar="TRAIN", type=Path, help="labels to train on, as for iounet-tighten")
-    parser.add_argument("test", metavar="TEST", type=Path, help="labels to move and tighten, with the same classes")
+    parser.add_argument("test", metavar="TEST", type=Path, help="labels to move and tighten; same classes as TRAIN")
     parser.add_argument("--weights", required=True, metavar="FILE", help="checkpoint written by iounet-train")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="output folder; created if missing")
     parser.add_argument(
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--counts", type=int, nargs="+", default=[20, 50, 200], metavar="N",
                         help="numbers of training images (default: 20 50 200)")  # fmt: skip
     parser.add_argument("--noise", type=float, nargs="+", default=[0.1, 0.2], metavar="P",
-                        help="maximum moves, relative to a box's size (default: 0.1 0.2)")  # fmt: skip
+                        help="maximum shift of an edge, relative to box size (default: 0.1 0.2)")  # fmt: skip
     parser.add_argument("--iterations", type=int, default=300, metavar="N",
                         help="training iterations for each number of images (default: 300)")  # fmt: skip
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N",

@@ -35,7 +35,7 @@ def main() -> None:
     )
     parser.add_argument("--split", metavar="NAME", help="use one split of the data set")
     parser.add_argument("--noise", type=float, nargs="+", default=[0.05, 0.1, 0.2], metavar="P",
-                        help="maximum moves, relative to a box's size (default: 0.05 0.1 0.2)")  # fmt: skip
+                        help="maximum shift of an edge, relative to box size (default: 0.05 0.1 0.2)")  # fmt: skip
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N",
                         help="seeds of the noise (default: 0 1 2)")  # fmt: skip
     parser.add_argument("--max-images", type=int, default=sys.maxsize, metavar="N", help="use only the first N images")

@@ -1,4 +1,4 @@
-"""Figure of the stages of the detector around one card of a photograph."""
+"""Figure of the detector's stages, each drawn on a crop around one card in a photograph."""
 
 from pathlib import Path
 

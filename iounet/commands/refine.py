@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--images", nargs="+", default=[], metavar="PATH", help="the same as PATH")
     parser.add_argument("--output", type=Path, metavar="DIR", help="output folder; created if missing")
     parser.add_argument("--json", action="store_true", help="print one JSON object per image instead of a table")
-    parser.add_argument("--detections", metavar="JSON", help="COCO results of any detector, to refine")
+    parser.add_argument("--detections", metavar="JSON", help="detections to refine: COCO results of any detector")
     parser.add_argument(
         "--annotations", metavar="JSON", help="COCO-format file with image ids, classes and ground truth"
     )

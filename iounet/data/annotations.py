@@ -58,8 +58,8 @@ class Finding:
 class Annotations:
     """A checked annotation file: I images and their M objects, as columns grouped by image.
 
-    Forked loading processes share these arrays. They would not share 860,000 Python objects (COCO), because reference
-    counting writes to each object and thereby copies its memory page.
+    Forked loading processes share the memory of these arrays. They could not share COCO's 860,000 annotations as Python
+    objects: reference counting writes to each object, which copies its memory page.
 
     Attributes:
         images: ``{"id", "file_name", "width", "height"}`` of each image, in file order.

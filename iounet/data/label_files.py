@@ -11,7 +11,7 @@ from .voc_labels import read_voc
 from .yolo_folder import YoloFolder, find_yolo
 from .yolo_labels import read_yolo
 
-# Number of faults in the error about a source without usable labels.
+# Number of faults listed in the error about a source without usable labels.
 _NUM_SHOWN = 3
 
 # Other tools' names for the split val.

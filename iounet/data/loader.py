@@ -61,7 +61,7 @@ def eval_loader(
     return _loader(dataset, num_workers, sampler=range(rank, len(dataset), world_size), batch_size=batch_size)
 
 
-# The two uses of the random numbers that follow from a run's seed.
+# Purposes that separate the random streams derived from a run's seed.
 _ORDER, _AUGMENTATION = 0, 1
 
 
@@ -98,7 +98,7 @@ class _TrainBatches(Sampler[list[Sample]]):
 
 
 def _mix(seed: int, purpose: int, number: int) -> int:
-    # With a sum, the runs of seeds 0 and 1 would draw the same numbers for neighbouring positions.
+    # If seed and number were added, runs with seeds 0 and 1 would draw the same numbers at neighbouring positions.
     return int(np.random.SeedSequence([seed, purpose, number]).generate_state(1, np.uint64)[0])
 
 

@@ -20,8 +20,8 @@ RELATIVE_SIDE = (0.25, 0.6)
 # Largest rotation of a shape, in radians. At larger angles, shapes touch their boxes only with their tips, and a
 # detector trained from scratch learns to localise them far more slowly (docs/results_notes.md).
 MAX_TILT = 0.25
-# A shape is drawn only if this fraction of it and this side (pixels) stay visible; otherwise its class could only be
-# guessed.
+# A shape is drawn only if every shape then keeps at least this fraction of its area visible, and its visible part is at
+# least this many pixels wide and high. Otherwise, its class could only be guessed.
 MIN_VISIBLE_FRACTION = 0.4
 MIN_VISIBLE_SIDE = 8
 

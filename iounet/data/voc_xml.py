@@ -83,8 +83,8 @@ class VocAnnotation:
 
     Attributes:
         filename: file name of the image; may be empty, or a path on the machine where the file was made.
-        size: texts of width and height; "" if missing.
-        objects: in the order of the file.
+        size: (width, height) as text; "" if missing.
+        objects: in file order.
     """
 
     filename: str = ""

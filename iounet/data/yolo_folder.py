@@ -161,7 +161,7 @@ def _base(path: Path, content: dict[str, Any]) -> Path:
     beside = Path(os.path.abspath(path.parent))
     candidates = [beside / str(stated), Path(os.path.abspath(str(stated)))] if stated else [beside]
     # os.path here and below returns False for invalid names, for which Path.is_dir raises an error. The fallback is the
-    # folder of data.yaml: a `path` of another machine does not exist here, but the data may lie beside the file.
+    # folder of data.yaml: a `path` from another machine does not exist here, but the data may be next to the file.
     return Path(os.path.abspath(next((folder for folder in candidates if os.path.isdir(folder)), beside)))
 
 

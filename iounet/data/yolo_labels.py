@@ -1,7 +1,7 @@
 """YOLO labels: one text file per image, one line per object.
 
 `supervision.DetectionDataset.from_yolo` is not used because it stops at the first line that it cannot read, keeps no
-line numbers, accepts predictions with confidences as labels, and writes newly built files instead of changed copies.
+line numbers, accepts predictions with confidences as labels, and writes files from scratch instead of edited copies.
 """
 
 import contextlib
@@ -214,10 +214,13 @@ def _classes_in(content: bytes) -> set[int]:
 
 
 def _companions(folder: YoloFolder, root: Path) -> dict[str, tuple[Path, bytes]]:
-    """Return name in a copy → source and content of the other files: data.yaml, classes.txt and lists of images.
+    """Return the files to copy besides the label files: data.yaml, classes.txt and lists of images.
 
     In the copy, all names are relative to data.yaml, which has no ``path``. The copy can therefore be moved, and
     training on it reads the copied labels; an absolute name would point to the original ones.
+
+    Returns:
+        Name in the copy → (source, content).
     """
     found = {}
     if (classes := folder.classes_file) is not None:

@@ -100,9 +100,9 @@ def parse_line(line: bytes) -> YoloLine:
         )
     if len(numbers) != 5 and (len(numbers) < 7 or len(numbers) % 2 == 0):
         raise DataError(
-            f"{len(numbers)} numbers: {_shown(line)}; a box has 5 (class cx cy w h), a polygon has 1 + 2 per point, "
-            "with at least 3 points",
-            rule="line of a wrong length",
+            f"{len(numbers)} numbers: {_shown(line)}; a box has 5 (class cx cy w h), a polygon has the class "
+            "and x y of at least 3 points",
+            rule="line of the wrong length",
         )
     class_index, coordinates = numbers[0], numbers[1:]
     if class_index < 0 or class_index != int(class_index):
@@ -111,7 +111,7 @@ def parse_line(line: bytes) -> YoloLine:
         if len(numbers) == 5 and min(coordinates[2:]) < 0:
             raise DataError(f"box has no area: {_shown(line)}; correct or remove the line", rule="box has no area")
         raise DataError(
-            f"coordinates outside 0 to 1: {_shown(line)}; divide pixels by the width and height of the image",
+            f"coordinates outside 0 to 1: {_shown(line)}; divide pixel coordinates by the image's width and height",
             rule="coordinates are not normalised",
         )
     if len(numbers) == 5:

@@ -127,7 +127,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer_json(asdict(steps))
 
     def _has_local_host_name(self) -> bool:
-        """Refuse requests to a local server under another host name, which protects against DNS rebinding."""
+        """Check the Host header: a local server answers 403 to names that are not local, to prevent DNS rebinding."""
         try:
             name = urlsplit(f"//{self.headers.get('Host', '')}").hostname or ""
         except ValueError:  # such as "[", half of an IPv6 address

@@ -169,7 +169,7 @@ def git_state(folder: Path) -> tuple[dict | None, bytes]:
         return subprocess.run(command, capture_output=True, check=True).stdout
 
     try:
-        git("ls-files", "--error-unmatch", ".")  # fails also for an environment installed inside another checkout
+        git("ls-files", "--error-unmatch", ".")  # also fails if the environment is inside another project's checkout
         commit = git("rev-parse", "HEAD").decode().strip()
         status = git("status", "--porcelain").decode(errors="replace").splitlines()
         diff = git("diff", "--no-ext-diff", "--no-color", "--binary", "HEAD")

@@ -78,9 +78,10 @@ class Evaluation:
 
 
 def table_rows(postprocessing: Postprocessing) -> dict[str, Postprocessing]:
-    """Return the rows of the table as variants of a detector's postprocessing. The last row is its configuration.
+    """Return row name → variant of a detector's postprocessing.
 
-    The row `RESCORED` exists only if the configured final score is the class score times the predicted IoU.
+    The last row uses IoU-guided NMS, the configured refinement and the configured final score. The row `RESCORED`
+    exists only if the configured final score is the class score times the predicted IoU.
     """
 
     def with_nms(kind: str, final_score: str = "class") -> Postprocessing:

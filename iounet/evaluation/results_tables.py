@@ -160,7 +160,7 @@ def detectors_table(detectors: Mapping[str, tuple[Run, Run]]) -> str:
     """Format AP of other detectors' boxes: unrefined, refined by the IoU and refined by the energy, one row each.
 
     Args:
-        detectors: Name → evaluation.json of refinement by the IoU, and that of refinement by the energy.
+        detectors: Name → (evaluation.json of refinement by the IoU, evaluation.json of refinement by the energy).
     """
     rows = []
     for name, (by_iou, by_energy) in detectors.items():
@@ -212,7 +212,7 @@ def trials_table(trials: Mapping[str, Run]) -> str:
 
 
 def new_heads_table(images: Mapping[str, Run]) -> str:
-    """Format the IoU of moved labels before and after tightening, by the number of images that trained the heads.
+    """Format the IoU of moved labels before and after tightening and the AUROC, by number of training images.
 
     Args:
         images: Number of images → noise → results, as in heads_by_images.json.

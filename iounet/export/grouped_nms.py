@@ -49,7 +49,7 @@ def _(
 
 
 def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
-    """Return the ``custom_translation_table`` of torch.onnx.export for `grouped_nms`."""
+    """Return the ``custom_translation_table`` of torch.onnx.export for `grouped_nms` and stable sorts."""
     return {torch.ops.iounet.grouped_nms.default: _grouped_nms, torch.ops.aten.sort.stable: _stable_sort}
 
 

@@ -15,9 +15,9 @@ from .state_dict import state_dict_faults
 
 
 class FrozenBatchNorm2d(TorchvisionFrozenBatchNorm2d):
-    """torchvision's frozen batch norm in one pass over the map instead of two, in the dtype of the map.
+    """torchvision's frozen batch norm, in one pass over the map instead of two.
 
-    If the map requires a gradient, scale and shift are rounded to the map's dtype.
+    The output has the map's dtype. If the map requires a gradient, scale and shift are rounded to the map's dtype.
     """
 
     def forward(self, x: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ AnyDetections = TypeVar("AnyDetections", bound=Detections)
 
 @dataclass(frozen=True)
 class ImageFeatures:
-    """Features of a batch of images, with the image sizes that map boxes between frames.
+    """Features of a batch of images, with the image sizes needed to map boxes between frames.
 
     Attributes:
         maps: feature maps, level name → Tensor[B, channels, H / stride, W / stride].
@@ -156,7 +156,7 @@ class IoUNet(nn.Module):
                 original image, and "labels" Tensor[N], int64 in 1..C. N may be 0.
 
         Returns:
-            In training mode the dict of `losses`, otherwise the list of `inference`.
+            In training mode, the dict returned by `losses`; otherwise, the list returned by `inference`.
 
         Raises:
             ValueError: training mode without ``targets``.

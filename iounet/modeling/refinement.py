@@ -190,7 +190,7 @@ def _refine_padded(
     padded_size: tuple[int, int],
     options: RefinementOptions,
 ) -> tuple[Tensor, ...]:
-    """Return predicted IoUs before the first step and after the last, then boxes, values and stops after the last."""
+    """Return the predicted IoUs before the first and after the last step, then the final boxes, values and stops."""
     *maps, boxes, image_ends, labels = tensors
     # Image sizes only determine the strides of the maps, so the padded size can stand in for them.
     counts, sizes = [len(boxes) // num_images] * num_images, [padded_size] * num_images

@@ -70,7 +70,7 @@ class IoURefiner:
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, device: str | torch.device = "cpu") -> IoURefiner:
-        """Load a refiner from a checkpoint of iounet-train.
+        """Load a refiner from a checkpoint written by iounet-train.
 
         Args:
             path: checkpoint file; it contains the configuration, the classes and the weights.

@@ -188,7 +188,7 @@ def find_images(paths: Iterable[str | Path], file_names: Iterable[str] = ()) -> 
     if not found:
         raise DataError(
             f"no images in {', '.join(map(str, paths))}; supported suffixes are {' '.join(IMAGE_SUFFIXES)}; "
-            "images in subfolders are found only if an annotation file names them: pass the subfolders themselves"
+            "images in subfolders are found only if an annotation file names them; otherwise, pass the subfolders"
         )
     first: dict[Path, Path] = {}
     for path in found:

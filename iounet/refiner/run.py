@@ -80,7 +80,7 @@ class RefinementRun:
         if self.resume and self.output is None:
             raise OptionError("resume", "needs output, the folder of the run that was stopped")
         if self.json and self.output is not None:
-            raise OptionError("json", "cannot be combined with an output folder; its detections.json is JSON")
+            raise OptionError("json", "cannot be combined with an output folder; the run writes detections.json there")
 
     def run(self) -> int:
         """Refine the boxes and print or write them.

@@ -66,7 +66,7 @@ class Decision:
 
     Attributes:
         accepted: Whether the label gets the proposed box.
-        reason: A few words, identical for all labels with this reason, so that labels can be counted by reason.
+        reason: A short text, the same for every label decided on the same grounds, so that labels can be counted by it.
     """
 
     accepted: bool
@@ -146,7 +146,9 @@ class ReviewedLabels:
             raise DataError(f'{path}: contains no decisions; give the file saved by "Save decisions" on review.html')
         decisions = content.get("decisions")
         if not isinstance(decisions, dict) or not set(map(repr, decisions.values())) <= {repr(ACCEPT), repr(KEEP)}:
-            raise DataError(f'{path}: a decision is neither "{ACCEPT}" nor "{KEEP}"; save it again from review.html')
+            raise DataError(
+                f'{path}: a decision is neither "{ACCEPT}" nor "{KEEP}"; save the file again from review.html'
+            )
         if content.get("labels") != labels_fingerprint(labels):
             raise DataError(
                 f"{path}: the decisions do not belong to the labels of {labels.source}; give the data set that "

@@ -157,7 +157,7 @@ def prune_checkpoints(folder: Path, *, keep: int) -> None:
 
 
 def load_detector_weights(detector: nn.Module, weights: dict[str, Tensor], source: str, *, need_iou_head: bool) -> None:
-    """Load a state dict, or change nothing if it does not fit.
+    """Load a state dict. If it does not fit, raise CheckpointError and leave the detector unchanged.
 
     Args:
         source: where the weights come from, for the message.

@@ -24,7 +24,7 @@ def _characters_of(file: str) -> frozenset[str]:
 
 @cache
 def _installed_font_with(characters: frozenset[str]) -> str:
-    """Return the file of a font that has the characters, preferably upright and of normal weight, else DejaVu Sans."""
+    """Return the file of an upright, regular font with the characters, else of any with them, else of DejaVu Sans."""
     from matplotlib.font_manager import fontManager  # imported late: the first listing of fonts may take seconds
 
     fonts = [font for font in fontManager.ttflist if "LastResort" not in font.name]  # it has only placeholder glyphs

@@ -83,7 +83,7 @@ BAD_BOXES = [
     ([1, 2, 3, "4"], "box is not four numbers"),
     (None, "box is not four numbers"),
 ]
-# A change of the clean set, the rule that it breaks, and the id in the finding.
+# A change to the clean set, the rule that it breaks, and the id in the finding.
 BAD_ENTRIES = [
     (lambda c: c["annotations"][1].update(id=5), "duplicate annotation id", 5),
     (lambda c: c["annotations"][1].pop("id"), "no usable id", None),

@@ -81,7 +81,7 @@ def test_skipping_leaves_the_bad_box_out_everywhere(write_set, content):
 
 
 def test_a_sliver_at_the_edge_keeps_an_area_in_float32(write_set, content):
-    # From 39.99 to the edge of an image 40 wide: the narrowest box that is accepted.
+    # Clipped to the image, which is 40 wide, the box is 0.011 wide: just above MIN_BOX_SIDE.
     content["annotations"][1]["bbox"] = [39.989, 5, 5, 10]
     _, target = CocoDataset(*write_set(content))[0]
     assert (target["boxes"][:, 2:] > target["boxes"][:, :2]).all()

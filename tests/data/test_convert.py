@@ -56,10 +56,10 @@ class TestCommand:
             "  cat           1         1",
             "  all           2         2",
             "faults: 8",
-            "  line of a wrong length: 7",
+            "  line of the wrong length: 7",
             *(
                 f"    labels/a.txt line {number}: 3 numbers: 0 1 2; a box has 5 (class cx cy w h), "
-                "a polygon has 1 + 2 per point, with at least 3 points"
+                "a polygon has the class and x y of at least 3 points"
                 for number in range(2, 7)
             ),
             "    and 2 more",
@@ -140,7 +140,7 @@ class TestDataSets:
         file = source.parent / "train" / "labels" / "a.txt"
         file.write_text(file.read_text() * 2 + "0 1\n0 1\n9 0.5 0.5 0.5 0.5")
         dataset = open_dataset(source, split="train")
-        assert dataset.skipped == {"line of a wrong length": 2, "unknown class": 1}
+        assert dataset.skipped == {"line of the wrong length": 2, "unknown class": 1}
         assert dataset.check_command == f"python -m iounet.data.convert {source} --split train"
         assert len(dataset[0][1]["boxes"]) == 4  # repeated boxes are kept
 

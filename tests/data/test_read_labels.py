@@ -193,14 +193,14 @@ class TestYolo:
             for number, rule in [
                 (3, "unknown class"),
                 (4, "line of six numbers"),
-                (5, "line of a wrong length"),
+                (5, "line of the wrong length"),
                 (6, "line is not numbers"),
                 (7, "line is not finite"),
                 (8, "coordinates are not normalised"),
                 (9, "box has no area"),
                 (10, "box has no area"),
                 (11, "no class index"),
-                (12, "line of a wrong length"),
+                (12, "line of the wrong length"),
                 (13, "box lies outside its image"),
             ]
         ]

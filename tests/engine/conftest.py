@@ -15,7 +15,10 @@ from same_run import another_second  # noqa: E402
 
 @pytest.fixture(scope="session")
 def forks():
-    """Context whose fork server has everything imported. The test process has run threads and must not be forked."""
+    """Return a context whose processes are forked from a server that has already imported everything.
+
+    The test process itself has started threads and must not be forked.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "iounet.commands.train"])
     return context

@@ -43,7 +43,7 @@ def test_a_data_yaml_is_enough(data_yaml, call, arguments, tmp_path, capsys):
     assert call(train, *arguments(tmp_path / "run", settings)) is None
     shown = capsys.readouterr().out
     name = re.escape(str(data_yaml))
-    of_train = rf"{name} \(train\): 6 images, \d+ objects, 5 classes; 6 left out: line of a wrong length; "
+    of_train = rf"{name} \(train\): 6 images, \d+ objects, 5 classes; 6 left out: line of the wrong length; "
     assert re.search(of_train, shown)
     assert f"`python -m iounet.data.convert {data_yaml} --split train` lists them" in shown
     checkpoint = load_checkpoint(tmp_path / "run" / "model_final.pth")

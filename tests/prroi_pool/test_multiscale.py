@@ -46,7 +46,7 @@ def test_scales_are_powers_of_two_despite_padding():
 
 @pytest.mark.parametrize("transposed", [False, True])
 def test_scales_of_a_thin_image(transposed):
-    # With padding from 43 to 64 rows, the ratio of heights is 2.67 on a map of stride 4.
+    # Padding from 43 to 64 rows makes the ratio of heights 2.69 on a map of stride 4.
     image_size, maps = (43, 448), [torch.empty(1, 1, 16, 112), torch.empty(1, 1, 8, 56)]
     if transposed:
         image_size, maps = image_size[::-1], [features.mT for features in maps]
@@ -85,7 +85,7 @@ def test_given_levels_are_used():
     rois = torch.cat([torch.tensor([[0.0]] * 23 + [[1.0]] * 17), torch.cat(boxes)], dim=1)
     expected = prroi_pool2d(pyramid["2"], rois, 2, 2, 1 / 16)
     torch.testing.assert_close(pool(pyramid, boxes, IMAGE_SHAPES, levels), expected)
-    with pytest.raises(ValueError, match="levels must be"):
+    with pytest.raises(ValueError, match="levels must have shape"):
         pool(pyramid, boxes, IMAGE_SHAPES, levels[:-1])
 
 

@@ -78,8 +78,8 @@ def browser(profile: Path) -> Iterator[Page]:
     assert CHROMIUM is not None
     theirs_in, ours_out = os.pipe()
     ours_in, theirs_out = os.pipe()
-    # Chromium reads from descriptor 3 and writes to 4. Duplicate ours to high numbers first, so that copying one to
-    # 3 or 4 cannot overwrite the other.
+    # Chromium reads from descriptor 3 and writes to 4. Duplicate its pipe ends to high numbers first, so that
+    # copying one to 3 or 4 cannot overwrite the other.
     theirs = [fcntl.fcntl(end, fcntl.F_DUPFD, 64) for end in (theirs_in, theirs_out)]
     options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}", "--remote-debugging-pipe"]
     process = subprocess.Popen(

@@ -41,8 +41,8 @@ class TestInterruptedWriting:
 
     @pytest.mark.slow
     def test_killed(self, tmp_path):
-        # Forked from a server that has torch imported, one process every 0.1 s. The test process has run threads and
-        # must not be forked.
+        # The processes are forked from a server that has already imported torch, so one starts every 0.1 s. The test
+        # process itself has started threads and must not be forked.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["torch", "iounet.training.checkpoint"])
         for iteration in (1, 2):

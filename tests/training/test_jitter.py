@@ -30,8 +30,8 @@ def jitter(box, *, seed=0, dtype=torch.float32, samples=SAMPLES, **options):
 
 
 def assert_uniform(ious, min_iou):
-    # Correct code fails for one seed in a thousand, and the seeds are fixed. 20,000 samples detect a distribution
-    # function that is off by 0.014 anywhere.
+    # Correct code would fail for one seed in a thousand; as the seeds are fixed, the test is not flaky. With 20,000
+    # samples, it detects a distribution function that is off by 0.014 anywhere.
     assert kstest(ious.double().numpy(), "uniform", args=(min_iou, 1 - min_iou)).pvalue > 1e-3
 
 

@@ -149,7 +149,7 @@ def test_the_arrow_head_is_at_the_end_of_the_path():
     paths = torch.stack([boxes([20, 80, 60, 120]), boxes([20, 60, 80, 120])])
     picture = draw_refinement(GREY, paths[0], paths[-1], paths=paths)
     arrow = is_like(picture, CYAN)[:640]
-    # Top right from (60, 80) to (80, 60), so in the picture from (240, 320) to (400, 160).
+    # The top right corner moves from (60, 80) to (80, 60), which is (240, 320) to (400, 160) in the picture.
     near_tip, near_start = arrow[160:175, 385:400].sum(), arrow[305:320, 240:255].sum()
     assert near_tip > 1.5 * near_start > 0
 
@@ -176,9 +176,9 @@ def test_arguments_are_not_modified():
     ("change", "message"),
     [
         ({"image": torch.zeros(1, 8, 8)}, r"RGB image of shape \[3, H, W\], got \[1, 8, 8\]"),
-        ({"after": torch.zeros(3, 4)}, "expected after with 2 entries, one per box of before, got 3"),
+        ({"after": torch.zeros(3, 4)}, "expected after with 2 entries, one per row of `before`, got 3"),
         ({"before": torch.zeros(4)}, r"before of shape \[N, 4\], got \[4\]"),
-        ({"labels": torch.zeros(1)}, "expected labels with 2 entries, one per box of before, got 1"),
+        ({"labels": torch.zeros(1)}, "expected labels with 2 entries, one per row of `before`, got 1"),
         ({"paths": torch.zeros(6, 3, 4)}, r"paths of shape \[T \+ 1, 2, 4\], got \[6, 3, 4\]"),
         ({"paths": torch.zeros(0, 2, 4)}, r"paths of shape \[T \+ 1, 2, 4\], got \[0, 2, 4\]"),
     ],
