@@ -151,7 +151,7 @@ def main() -> None:
         type=Path,
         default=Path("weights/cards.pth"),
         metavar="FILE",
-        help="checkpoint of iounet-train (default: %(default)s)",
+        help="checkpoint written by iounet-train (default: %(default)s)",
     )
     parser.add_argument(
         "--seconds", type=float, default=120.0, help="seconds to spend on measuring speed (default: 120)"

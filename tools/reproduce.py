@@ -9,7 +9,8 @@ README.md show all tables and figures, each table is also a .csv and a .md file,
 number.
 
 The baseline is a detector trained the same way without the IoU branch (MODEL.IOU_HEAD.LOSS_WEIGHT 0). Most of the time
-is spent on refining the same boxes repeatedly, for five values of lambda and for one to ten steps; --beyond doubles it.
+is spent on refining the same boxes repeatedly, for five values of lambda and for one to ten steps. --beyond doubles the
+time.
 """
 
 import iounet.commands  # isort: skip  # noqa: F401 - sets how OpenMP threads wait, before torch is imported
