@@ -51,8 +51,8 @@ class OnnxRefiner:
         categories: `{"id", "name"}` of each class in label order.
 
     Raises:
-        CheckpointError: ONNX Runtime is not installed, or the file is missing or damaged, has a newer format, or was not
-            exported by this project.
+        CheckpointError: ONNX Runtime is not installed, or the file is missing or damaged, has a newer format, or was
+            not exported by this project.
         OptionError: `threads` is less than 1.
     """
 
