@@ -140,7 +140,7 @@ def load_images(folder: Path, num_images: int) -> Measured:
 
 
 def score(folder: Path, num_images: int, processes: int = 1) -> Measured:
-    """Measure the scoring of one process's share of the categories, with only their detections, as in `evaluate`."""
+    """Measure how long one process takes to score its share of the categories, given only their detections."""
     generator = np.random.default_rng(0)
     ground_truth = simulate(num_images, VAL_OBJECTS * num_images // VAL_IMAGES, generator)
     results = detections(ground_truth, generator)

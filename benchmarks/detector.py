@@ -10,13 +10,13 @@ candidates, IoU-guided NMS and refinement. Every round runs both detectors, so t
 both equally. Ratios are computed within each round; the table shows their median and quartiles.
 
 The weights are random. Layers that both detectors have use the same weights. The amount of work after each stage
-depends on the weights. It is therefore fixed to that of a trained detector, the same for both (simulated_image.py):
+depends on the weights, so the benchmark sets it to that of a trained detector, for both alike (simulated_image.py):
 
 - The image has 100 objects, COCO's limit of detections. Each object is found once.
 - The RPN runs on random scores, but its output is replaced by fixed proposals.
 - The box predictor runs, but its outputs are replaced. 400 boxes then score above the threshold, four per object, as
-  with this project's detector of blood cells. NMS keeps one box per object in both detectors, and refinement moves
-  these boxes.
+  many as this project's blood-cell detector finds. NMS keeps one box per object in both detectors, and refinement
+  moves these boxes.
 - Refinement's early stop is off. Every box takes all steps, which is the highest cost that refinement can have.
 
 In training, nothing is fixed. Both detectors sample 512 of their RPN's proposals per image, and IoU-Net adds 512
@@ -196,7 +196,7 @@ def training_batch(image: SimulatedImage, batch_size: int) -> Batch:
 
 
 def stages_of(detector: Detector) -> list[tuple[object, str, str]]:
-    """Return (owner, function, stage) of each timed function. Timed functions that it calls have their own stages."""
+    """Return (owner, function, stage) of each timed function. A stage excludes timed functions called within it."""
     heads = detector.roi_heads
     shared: list[tuple[object, str, str]] = [
         (detector, "forward", FRAME),
@@ -410,7 +410,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=2, metavar="N", help="images per training step (default: 2)")
     parser.add_argument("--no-cuda-graphs", action="store_true", help="run IoU-Net's refinement without CUDA graphs")
     parser.add_argument(
-        "--seconds", type=float, default=120.0, help="seconds to spend on inference, and on training (default: 120)"
+        "--seconds", type=float, default=120.0, help="seconds to spend on each of inference and training (default: 120)"
     )
     add_output_arguments(parser, "<!-- detector DEVICE figures -->")
     return parser.parse_args()

@@ -58,7 +58,7 @@ Row = dict[str, Any]
 
 
 def peers(dtype: torch.dtype) -> dict[str, Pool]:
-    """Return (features, rois, scale) → pooled of each operator. All but roi_align are differentiable in the RoIs."""
+    """Return each operator as (features, rois, scale) → pooled. All but roi_align have gradients for the RoIs."""
 
     def aligned(sampling_ratio: int) -> Pool:
         return lambda features, rois, scale: roi_align(features, rois.to(dtype), BINS, scale, sampling_ratio)
@@ -194,7 +194,7 @@ def measure(
         for layout in ("channels-last", "contiguous"):
             levels = make_levels(workload, dtype, layout == "channels-last", device)
             for operation in workload.operations:
-                # roi_align has no gradient of the RoIs, and does not support bfloat16 on any device.
+                # roi_align has no gradient for the RoIs, and does not support bfloat16 on any device.
                 calls = {
                     name: prepare(pool, operation, levels)
                     for name, pool in peers(dtype).items()

@@ -1,4 +1,4 @@
-"""Compiles the original authors' kernels (github.com/vacancy/PreciseRoIPooling) with nvcc, for comparison."""
+"""Compile the original authors' kernels (github.com/vacancy/PreciseRoIPooling) with nvcc, for comparison."""
 
 import ctypes
 import os
@@ -16,7 +16,7 @@ from .workloads import BINS, Level
 
 
 def prepare_original(library: ctypes.CDLL, operation: str, levels: list[Level]) -> Callable[[], None]:
-    """Return a function that calls the authors' kernels (float32, contiguous) like their wrapper, minus its checks."""
+    """Return a function that calls the authors' kernels (float32, contiguous) without the checks of their wrapper."""
 
     def arguments(level: Level) -> tuple:
         _, channels, height, width = level.features.shape

@@ -1,4 +1,4 @@
-"""Launches every CUDA kernel of prroi_pool, for a profiler.
+"""Launch every CUDA kernel of prroi_pool, for a profiler.
 
     ncu --clock-control none --profile-from-start off --csv --page raw python -m benchmarks.profile_kernels
 

@@ -1,8 +1,8 @@
-"""Measures loading time and memory of one runtime of the refiner. Run it in a new process.
+"""Measure loading time and memory of one runtime of the refiner. Run it in a new process.
 
     python -m benchmarks.refiner_footprint "ONNX Runtime" refiner.onnx boxes.npz
 
-Prints JSON. This is a separate module because the process of ONNX Runtime must not import torch.
+Prints JSON. This is a separate module because the process that runs ONNX Runtime must not import torch.
 """
 
 import json

@@ -17,7 +17,7 @@ from iounet.evaluation.stopwatch import clock
 from iounet.files import write_text
 
 Result = TypeVar("Result")
-Figures = dict[str, Any]  # what goes into a JSON file
+Figures = dict[str, Any]  # the content of a JSON file
 
 LEAST_ROUNDS = 3
 
@@ -25,7 +25,7 @@ LEAST_ROUNDS = 3
 def take_turns(
     calls: Mapping[str, Callable[[], Result]], seconds: float, *, alternating: bool = False
 ) -> dict[str, list[Result]]:
-    """Run all calls in rounds, and return the results of each call in order of the rounds.
+    """Run all calls in rounds, and return the results of each call in round order.
 
     Every round runs all calls, so that other load on the machine affects all of them equally. A first round, which
     allocates memory and selects algorithms, is discarded.
@@ -90,7 +90,7 @@ def add_device_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def device_named(name: str) -> torch.device:
-    """Return the device of --device. Exit with a message if it is "cuda" and PyTorch sees no GPU."""
+    """Return the device that --device names. Exit with a message if it is "cuda" and PyTorch sees no GPU."""
     device = torch.device(name)
     if device.type == "cuda" and not torch.cuda.is_available():
         sys.exit("--device cuda: PyTorch sees no GPU. Omit --device to measure on the CPU.")

@@ -1,4 +1,4 @@
-"""Workloads of the operator's benchmarks: RoIs on feature maps, as in training, inference and refinement."""
+"""Workloads of the operator benchmarks: RoIs on feature maps, as in training, inference and refinement."""
 
 from dataclasses import dataclass
 

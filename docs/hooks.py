@@ -1,7 +1,7 @@
-"""MkDocs hooks that add what lies outside docs/ to the site: linked files, and the configuration keys.
+"""MkDocs hooks that add linked files from outside docs/ and the configuration keys to the site.
 
-Pages link to files of the repository by relative paths, as GitHub does. The site includes a copy of each linked file,
-and renders the Markdown files in `PAGES`. A link to a missing file stays as it is, and fails the strict build.
+Pages link to files of the repository by relative paths, which work on GitHub. The site includes a copy of each linked
+file, and renders the Markdown files in `PAGES`. A link to a missing file stays as it is, and fails the strict build.
 """
 
 import os
@@ -51,7 +51,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def configuration_keys(source: str) -> str:
-    """Return the keys that iounet/config.py defines as tables, one per section, with their defaults and comments."""
+    """Return one table per section of iounet/config.py, with its keys, their defaults and their comments."""
     lines: list[str] = []
     above: list[str] = []
     for line in source.splitlines():
@@ -70,7 +70,7 @@ def configuration_keys(source: str) -> str:
 
 
 def _place_on_site(target: Path, config: MkDocsConfig, files: Files) -> str:
-    """Return the path on the site of a file of the repository. Copy the file to the site if it is not there yet."""
+    """Return the site path of a file in the repository, and add a copy to the site if the file is not there yet."""
     source = target.relative_to(ROOT).as_posix()
     if source in PAGES:
         return PAGES[source]

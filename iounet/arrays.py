@@ -25,7 +25,7 @@ class RefinedArrays:
         scores: float [N], class scores.
         ious: float [N], predicted IoUs of `boxes`.
         ious_before: float [N], predicted IoUs before refinement.
-        stops: int64 [N], the `iounet.stops.Stop` of each box, the reason why its refinement ended.
+        stops: int64 [N], why the refinement of each box ended, as `iounet.stops.Stop`.
         index: int64 [N], row of each box in the input; 0, 1, ..., N - 1 without NMS.
     """
 
@@ -139,7 +139,7 @@ def _as_detections(
 
 
 def _as_numbers(name: str, values: Any) -> np.ndarray:
-    """Convert to an array, Python floats to float32 as torch does; raise `TypeError` unless all are real numbers."""
+    """Convert to an array, Python floats to float32 as in torch; raise `TypeError` unless all are real numbers."""
     try:
         array = np.asarray(values)
     except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: a tensor that requires grad

@@ -260,7 +260,8 @@ def build_training(cfg: CfgNode, *, device: torch.device, num_processes: int) ->
     Raises:
         ConfigError: A key is not set, or a value is out of range.
         CheckpointError: MODEL.BACKBONE.WEIGHTS cannot be used.
-        DataError: As `iounet.data.open_dataset`, or training and validation differ in categories or share their images.
+        DataError: As `iounet.data.open_dataset`, or training and validation have different categories or
+            the same images.
     """
     _check_solver(cfg, device, num_processes)
     train_set, val_set = _dataset(cfg, "train"), _dataset(cfg, "val")

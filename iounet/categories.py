@@ -15,7 +15,7 @@ def category_differences(one: Sequence[dict[str, Any]], other: Sequence[dict[str
 
 
 def match_names(names: Iterable[str], categories: list[dict[str, Any]]) -> list[int]:
-    """Labels 1..C of class names, 0 for an unknown name; case, spaces, "-" and "_" are ignored."""
+    """Return the label 1..C of each class name, or 0 if it is unknown; case, spaces, "-" and "_" are ignored."""
 
     def plain(name: str) -> str:
         return "".join(character for character in name.casefold() if character not in " -_")

@@ -41,7 +41,7 @@ _C.MODEL.BACKBONE.WEIGHTS = ""
 # "FrozenBN" keeps ImageNet's statistics. To train from scratch, use "BN", or "SyncBN" for statistics over all GPUs.
 _C.MODEL.BACKBONE.NORM = "FrozenBN"
 _C.MODEL.BACKBONE.NORM_EPS = 1e-5  # as in torchvision; its first published COCO detectors were trained with 0
-_C.MODEL.BACKBONE.TRAINABLE_LAYERS = 3  # number of trainable stages out of 5, from the output; 5 to train from scratch
+_C.MODEL.BACKBONE.TRAINABLE_LAYERS = 3  # trainable stages out of 5, counted from the output; 5 to train from scratch
 
 _C.MODEL.FPN = CfgNode()
 _C.MODEL.FPN.CHANNELS = 256  # channels of every level
@@ -74,14 +74,14 @@ _C.MODEL.IOU_HEAD.CANDIDATES_PER_IMAGE = 0  # detector candidates to train on be
 _C.MODEL.IOU_HEAD.CALIBRATED_FOR = "candidates"
 _C.MODEL.IOU_HEAD.CLASS_AGNOSTIC = False  # True: one output for all classes, trained on all objects
 
-_C.MODEL.ENERGY_HEAD = CfgNode()  # not in the paper: iounet/modeling/energy_head.py
+_C.MODEL.ENERGY_HEAD = CfgNode()  # not in the paper; see iounet/modeling/energy_head.py
 _C.MODEL.ENERGY_HEAD.LOSS = "none"  # "none" (no energy head), "nce", or "nce+" for inexact annotations
 _C.MODEL.ENERGY_HEAD.HIDDEN_DIM = 1024  # width of the hidden layers
 _C.MODEL.ENERGY_HEAD.CANONICAL_SCALE = 0  # as MODEL.IOU_HEAD.CANONICAL_SCALE
 _C.MODEL.ENERGY_HEAD.BOXES_PER_IMAGE = 512  # noisy boxes per image for training; the authors use 128 per object
 _C.MODEL.ENERGY_HEAD.NOISE_STDS = (0.05, 0.1, 0.2)  # standard deviations of the noise, relative to the object's size
 _C.MODEL.ENERGY_HEAD.TARGET_NOISE = 0.1  # beta of "nce+", the authors' value
-_C.MODEL.ENERGY_HEAD.LOSS_WEIGHT = 0.2  # of the energy head's loss in the total loss
+_C.MODEL.ENERGY_HEAD.LOSS_WEIGHT = 0.2  # weight of the energy head's loss in the total loss
 _C.MODEL.ENERGY_HEAD.CLASS_AGNOSTIC = False  # as MODEL.IOU_HEAD.CLASS_AGNOSTIC
 
 _C.INPUT = CfgNode()
@@ -89,14 +89,14 @@ _C.INPUT = CfgNode()
 _C.INPUT.MIN_SIZE = 800
 _C.INPUT.MAX_SIZE = 1200  # maximum length of the long side in pixels
 _C.INPUT.HORIZONTAL_FLIP = 0.5  # probability of a horizontal flip in training
-_C.INPUT.VERTICAL_FLIP = 0.0  # probability of a vertical flip in training; for images such as microscopy
+_C.INPUT.VERTICAL_FLIP = 0.0  # probability of a vertical flip in training; useful for microscopy, for example
 _C.INPUT.COLOR_JITTER = 0.0  # strength of random brightness, contrast and saturation in training
 
 _C.DATA = CfgNode()
 # Training labels: a COCO-format .json file, a data.yaml of YOLO labels, or a folder of Pascal VOC or YOLO labels.
 _C.DATA.TRAIN_ANNOTATIONS = ""
-_C.DATA.TRAIN_IMAGES = ""  # folder that file names are relative to; empty: the usual place for the label form
-_C.DATA.TRAIN_SPLIT = "train"  # split to train on, if the annotations have several, as a data.yaml does
+_C.DATA.TRAIN_IMAGES = ""  # folder that file names are relative to; empty: the usual place for the label format
+_C.DATA.TRAIN_SPLIT = "train"  # split to train on, for labels with several splits, such as a data.yaml
 _C.DATA.VAL_ANNOTATIONS = ""  # as DATA.TRAIN_ANNOTATIONS, for validation
 _C.DATA.VAL_IMAGES = ""  # as DATA.TRAIN_IMAGES
 _C.DATA.VAL_SPLIT = "val"  # as DATA.TRAIN_SPLIT
@@ -107,11 +107,12 @@ _C.DATA.NUM_WORKERS = 4  # data loading processes
 _C.SOLVER = CfgNode()
 _C.SOLVER.GLOBAL_BATCH_SIZE = 16  # images per step, over all devices
 _C.SOLVER.ACCUMULATION_STEPS = 1  # micro-batches per step, processed one after another to save memory
-_C.SOLVER.BASE_LR = 0.01  # for REFERENCE_BATCH_SIZE images per step; SGD's is scaled linearly with the batch size
+# Learning rate for REFERENCE_BATCH_SIZE images per step. With SGD, it is scaled linearly with the batch size.
+_C.SOLVER.BASE_LR = 0.01
 _C.SOLVER.REFERENCE_BATCH_SIZE = 16  # the paper's batch size; 0 uses BASE_LR for every batch size
 _C.SOLVER.OPTIMIZER = "SGD"  # "SGD" or "AdamW", which learns faster in short runs without pretrained weights
 _C.SOLVER.MOMENTUM = 0.9  # of SGD
-_C.SOLVER.WEIGHT_DECAY = 1e-4  # of every parameter that trains
+_C.SOLVER.WEIGHT_DECAY = 1e-4  # applied to every trainable parameter
 _C.SOLVER.MAX_ITERATIONS = 160_000  # length of training
 # Learning rate: "step" multiplies it by GAMMA at each of STEPS, "linear" decreases it to 0 over MAX_ITERATIONS.
 _C.SOLVER.DECAY = "step"
@@ -135,14 +136,14 @@ _C.TEST.SOFT_NMS_SIGMA = 0.5  # sigma of soft-NMS's Gaussian penalty, the author
 _C.TEST.FINAL_SCORE = "class"  # score of the detections: "class" or "class_times_iou"
 _C.TEST.DETECTIONS_PER_IMAGE = 100  # detections kept and refined per image; COCO's limit
 _C.TEST.REFINE_BEFORE_NMS = False  # True refines all candidates instead of only those that NMS keeps
-_C.TEST.CUDA_GRAPHS = True  # on a GPU, launches all refinement steps at once; False saves memory
+_C.TEST.CUDA_GRAPHS = True  # True launches all refinement steps at once on a GPU; False saves memory
 _C.TEST.REFINE = CfgNode()  # fields of iounet.postprocess.RefinementOptions
 _C.TEST.REFINE.NUM_STEPS = 5  # T, the number of steps; 0 disables refinement
 _C.TEST.REFINE.OBJECTIVE = "iou"  # what gradient ascent maximises: "iou" (predicted IoU) or "energy"
 _C.TEST.REFINE.STEP_SIZE = 0.5  # lambda, the step size of gradient ascent
 _C.TEST.REFINE.EARLY_STOP = 0.001  # Omega_1: a box stops when its predicted IoU changes by less
 _C.TEST.REFINE.DEGENERATION = -0.01  # Omega_2: a box stops when its predicted IoU falls by more than -DEGENERATION
-_C.TEST.REFINE.COORDINATES = "pixels"  # or "relative" to the box's size, or "center_size"; each needs another STEP_SIZE
+_C.TEST.REFINE.COORDINATES = "pixels"  # or "relative" to the box's size, or "center_size"; each needs its own STEP_SIZE
 _C.TEST.REFINE.SIZE_STEP_SIZE = 0.5  # step size of width and height in "center_size"; STEP_SIZE is that of the centre
 # "every" keeps every step, as in the paper; "best" returns the best box on the way; "backtracking" halves a bad step.
 _C.TEST.REFINE.STEP_POLICY = "every"

@@ -61,7 +61,7 @@ def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
 
     Args:
         path: Path of the file; its folder is created if missing.
-        mode: "w" for UTF-8 text, where bytes of file names that are not valid text are escaped; "wb" for bytes.
+        mode: "w" for UTF-8 text, with undecodable bytes of file names escaped; "wb" for bytes.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # The name is fixed, so the next write overwrites the leftovers of a killed process.

@@ -85,7 +85,7 @@ class Picture:
         image: A PNG or JPEG file, by path or as bytes, which is embedded unchanged; or a picture in memory, which is
             embedded as PNG or as JPEG of quality 90, whichever is smaller.
         caption: Text below the picture.
-        alt: Alternative text for readers who do not see the picture.
+        alt: Alternative text for readers who cannot see the picture.
     """
 
     image: Image.Image | Path | bytes
@@ -101,7 +101,7 @@ class Section:
         title: Heading of the section.
         text: Paragraphs, separated by empty lines.
         table: Row → column → number, as for `iounet.evaluation.markdown_table`. The first row defines the columns.
-        compared: Whether every other row shows its difference from the first; a higher number counts as better.
+        compared: Whether each row after the first shows its difference from the first; higher counts as better.
         pictures: Pictures, one below the other.
     """
 
@@ -118,7 +118,7 @@ def write_html(path: Path, title: str, *, facts: Mapping[str, str], sections: Se
     Args:
         path: Path of the page; its folder is created if missing.
         title: Title of the page. All text is escaped: `<b>` is shown literally.
-        facts: What ran, by name, such as command, configuration and versions; a value may have several lines.
+        facts: Name → value of facts about the run, such as command and versions; a value may have several lines.
         sections: Sections of the page.
 
     Raises:

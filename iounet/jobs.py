@@ -81,7 +81,8 @@ class HeadsJob:
     """Everything needed to train new IoU and energy heads on the frozen backbone of a checkpoint, for any classes.
 
     Attributes:
-        detector: A standalone detector, on its device. Its heads are random. So is its box branch; do not use it.
+        detector: A standalone detector, on its device. Its heads and box branch have random weights; the box branch
+            is not trained.
         optimizer: Optimiser of the heads.
         schedule: Learning-rate schedule of the optimiser.
         transforms: Augmentation, see `iounet.data.build_transforms`.

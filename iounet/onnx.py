@@ -51,8 +51,8 @@ class OnnxRefiner:
         categories: `{"id", "name"}` of each class in label order.
 
     Raises:
-        CheckpointError: ONNX Runtime is not installed, or the file is missing, damaged, of a newer version, or was not
-            exported by this project.
+        CheckpointError: ONNX Runtime is not installed, or the file is missing or damaged, has a newer format, or was
+            not exported by this project.
         OptionError: `threads` is less than 1.
     """
 
@@ -78,7 +78,7 @@ class OnnxRefiner:
     ) -> RefinedArrays:
         """Refine the boxes of one image: move each box to a higher predicted IoU.
 
-        All boxes are refined in one run of the model, so its memory grows with the number of boxes.
+        All boxes are refined in one run of the model, so memory use grows with the number of boxes.
 
         Args:
             image: A PIL image, or an RGB array [H, W, 3], uint8 or floating point in [0, 1]. (OpenCV reads BGR; pass
@@ -164,7 +164,7 @@ class _Facts:
 
     @classmethod
     def read(cls, metadata: dict[str, str], path: str | Path) -> _Facts:
-        """Read the metadata; raise `CheckpointError` if the file is of a newer version or of another project."""
+        """Read the metadata; raise `CheckpointError` if a newer version or another project wrote the file."""
         if METADATA_KEY not in metadata:
             raise CheckpointError(f"{path}: not exported by this project; export a refiner with tools/export_onnx.py")
         try:

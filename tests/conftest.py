@@ -63,7 +63,7 @@ def device(request):
 
 
 class TouchesAFile:
-    """Creates a file when it is unpickled."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, marker):
         self.marker = marker
@@ -172,7 +172,7 @@ def arguments(dataset, tiny_overrides, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def run_tool(tmp_path_factory):
-    """Run a script of tools/, or at any path, in a new process and from an unrelated folder."""
+    """Run a script in tools/, or at any other path, in a new process that starts in an unrelated folder."""
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     python_path = [os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else []
 

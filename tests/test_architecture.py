@@ -74,12 +74,12 @@ def name_of(path):
 
 
 def group_of(path):
-    """iounet/boxes.py → boxes, iounet/modeling/detector.py → modeling, iounet/__init__.py → __init__."""
+    """Group of a file: boxes for iounet/boxes.py, modeling for iounet/modeling/detector.py."""
     return path.relative_to(ROOT / "iounet").with_suffix("").parts[0]
 
 
 def imports_of(path):
-    """(module, name) of every import in the file, relative imports made absolute; name is None for `import x`."""
+    """Yield (module, name) for every import in the file, as absolute imports; name is None for `import x`."""
     package = path.relative_to(ROOT).parent.parts
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -94,7 +94,7 @@ def groups_imported_by(path):
     for module, name in imports_of(path):
         parts = module.split(".")
         if parts[0] == "iounet":
-            # `from . import boxes` names a group last, `from iounet import IoURefiner` a public name.
+            # The last name is a group in `from . import boxes`, but a public name in `from iounet import IoURefiner`.
             yield parts[1] if len(parts) > 1 else name if name in MAY_IMPORT else "__init__"
 
 
@@ -128,7 +128,7 @@ def test_only_some_groups_import_prroi_pool(path):
 @pytest.mark.parametrize("path", PRROI_POOL, ids=name_of)
 def test_prroi_pool_can_be_copied_alone(path):
     tops = {module.split(".")[0] for module, _ in imports_of(path)}
-    # Only code that exports imports prroi_pool.onnx, and torch.onnx.export needs onnxscript itself.
+    # prroi_pool.onnx is imported only for exporting, and torch.onnx.export needs onnxscript anyway.
     own = {"onnxscript"} if path.name == "onnx.py" else set()
     assert tops <= {"prroi_pool", "torch"} | own | sys.stdlib_module_names
     absolute = [

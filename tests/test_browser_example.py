@@ -105,7 +105,7 @@ class _Page:
         return [row.text.split() for row in self.browser.find_elements("css selector", "#rows tr")]
 
     def pixels(self):
-        """The photo on show [H, W, 3] as the browser decodes it."""
+        """The displayed photo [H, W, 3], as decoded by the browser."""
         height, width, values = self.browser.execute_script("""
             const image = document.getElementById("image");
             const [width, height] = [image.naturalWidth, image.naturalHeight];

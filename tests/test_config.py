@@ -274,7 +274,7 @@ class TestScaledLearningRate:
         assert scale_learning_rate(given) == given
 
     def test_overrides_that_keep_the_number_of_epochs(self):
-        """The README's schedule for one GPU: 16 / 4 times the paper's 160k, 120k and 10k."""
+        """The schedule in docs/guides/coco.md: 16 / 4 times the paper's 160k, 120k and 10k iterations."""
 
         def equivalent_schedule(*overrides):
             given = load_config(None, ["SOLVER.GLOBAL_BATCH_SIZE", "4", *overrides])
@@ -397,4 +397,4 @@ def test_configs_load_and_hold_only_differences(path):
     before = dict(leaves(load_config(path.parent / base if base else None)))
     resolved = dict(leaves(cfg))
     assert [key for key, _ in leaves(content) if resolved[key] == before[key]] == []
-    assert path.read_text().startswith("#"), "a config starts with a comment that has its command"
+    assert path.read_text().startswith("#"), "a config must start with a comment that contains its command"

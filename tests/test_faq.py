@@ -1,4 +1,4 @@
-"""docs/faq.md quotes messages that users search for: each one occurs in the source."""
+"""Each message that docs/faq.md quotes occurs in the source."""
 
 import ast
 import re

@@ -38,7 +38,7 @@ class Page(HTMLParser):
         assert self.open == []
 
     def handle_starttag(self, tag, attributes):
-        assert len(dict(attributes)) == len(attributes), f"an attribute twice in <{tag}>"
+        assert len(dict(attributes)) == len(attributes), f"duplicate attribute in <{tag}>"
         self.elements.append((tag, dict(attributes)))
         if tag not in self.VOID:
             self.open.append(tag)

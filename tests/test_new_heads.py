@@ -13,7 +13,7 @@ ENERGY = {"MODEL.ENERGY_HEAD.LOSS": "nce", "MODEL.ENERGY_HEAD.HIDDEN_DIM": "32",
 
 @pytest.fixture
 def save(build_tiny, tiny_cfg, tmp_path):
-    """Map settings and parameters to leave out to a checkpoint of the tiny detector and its weights."""
+    """Save the tiny detector without the parameters in `left_out`; return the checkpoint's path and the weights."""
 
     def save(settings=None, left_out=()):
         weights = {name: value for name, value in build_tiny(settings).state_dict().items() if name not in left_out}

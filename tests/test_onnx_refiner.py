@@ -18,7 +18,7 @@ from iounet.errors import OptionError
 from iounet.onnx import METADATA_KEY, OnnxRefiner
 from iounet.postprocess import NMSOptions, Postprocessing, Stop
 
-pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")  # NumPy warns with these
+pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")  # the category of NumPy's warnings
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def answer(refiner, *arguments, **options):
 
 
 def complaint(refiner, *arguments):
-    """The error raised. Messages of torch and NumPy themselves differ, so they are reduced to their presence."""
+    """Type and message of the error raised. Texts from torch and NumPy differ, so "reason" replaces them."""
     with pytest.raises((TypeError, ValueError)) as error:
         refiner.refine(*arguments)
     message = str(error.value).replace("a PIL image, a NumPy array or a tensor", "a PIL image or a NumPy array")

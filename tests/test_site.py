@@ -1,4 +1,4 @@
-"""The documentation: links that lead out of docs/, and pages that list things."""
+"""The documentation: links to files outside docs/, and lists of commands and configuration keys."""
 
 import ast
 import importlib.util
@@ -11,7 +11,7 @@ import pytest
 from iounet.__main__ import COMMANDS
 from iounet.config import get_cfg
 
-pytest.importorskip("mkdocs", reason="the documentation is built with mkdocs, of the extra 'docs'")
+pytest.importorskip("mkdocs", reason="needs mkdocs, which the extra 'docs' installs")
 from mkdocs.config import load_config  # noqa: E402
 from mkdocs.structure.files import Files  # noqa: E402
 
@@ -28,7 +28,7 @@ def hooks():
 
 @pytest.fixture
 def rewrite(hooks):
-    """Rewrites Markdown as that of a page; returns it with the addresses of the copied files."""
+    """Rewrite Markdown as the content of a page; return it with the site paths of the copied files."""
 
     def rewrite(markdown: str, page: str = "guides/train.md", source: str | None = None) -> tuple[str, list[str]]:
         config = load_config(str(ROOT / "mkdocs.yml"))

@@ -7,10 +7,10 @@
 Writes comparison.md, a table of AP, TIDE's localisation error and milliseconds per image. Its rows are NMS variants,
 box averaging, repeated box regression, the paper's NMS and refinement, the method of the configuration, and upper
 bounds that use the true IoU. comparison.json also contains the calibration of the predicted IoU and the accuracy of
-refined boxes by their initial IoU.
+refined boxes for each range of initial IoUs.
 
-The baseline is a detector trained without the added heads. Overrides on the command line apply to it, too. The bounds
-keep the class score, so a method that changes both boxes and scores can exceed them.
+The baseline is a detector trained without the added heads. Command-line overrides also apply to the baseline. The
+bounds keep the class score, so a method that changes both boxes and scores can exceed them.
 """
 
 import iounet.commands  # isort: skip  # noqa: F401 - sets how OpenMP threads wait, before torch is imported

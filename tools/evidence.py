@@ -1,9 +1,9 @@
-"""Summarise comparisons of several data sets and seeds in one file: mean and standard deviation over the seeds.
+"""Summarise comparisons for several data sets and seeds in one file: mean and standard deviation over the seeds.
 
     python tools/evidence.py --output docs/results/summary.json \\
         --set synthetic docs/results/synthetic_energy_seed*.json --set bccd docs/results/bccd_energy_seed*.json
 
-Each input file is a comparison.json of tools/compare.py --baseline, renamed to end in _seed<N>.json. A gain is
+Each input file is a comparison.json written by tools/compare.py --baseline, renamed to end in _seed<N>.json. A gain is
 the difference between the configuration's method and greedy NMS of the plain detector with the same seed.
 """
 

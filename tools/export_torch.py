@@ -5,7 +5,7 @@
     python tools/export_torch.py --weights weights/cards.pth --check refiner.pt2
 
 Without --compile, PyTorch's kernels run the program. With --compile, AOTInductor compiles the program to machine code
-for CPUs like that of this machine, which needs a C++ compiler and about a minute. Both kinds of file are used in the
+for CPUs like this machine's, which needs a C++ compiler and about a minute. Both kinds of file are used in the
 same way:
 
     refine = iounet.export.program.load_program("refiner.pt2")

@@ -48,7 +48,7 @@ def main() -> None:
         train, test = (read_labels(source, images=args.images) for source in (args.train, args.test))
         if train.class_names != test.class_names:
             raise DataError(
-                f"{args.test}: the classes differ from those of {args.train}; give data of the same classes"
+                f"{args.test}: the classes differ from those of {args.train}; use data sets with the same classes"
             )
         categories = [{"id": number, "name": name} for number, name in enumerate(train.class_names, start=1)]
         with_labels = sorted({label.image for label in train.boxes if not label.crowd})

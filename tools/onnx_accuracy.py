@@ -3,8 +3,8 @@
     python tools/onnx_accuracy.py runs/cards/data/test.json --images cards --weights weights/cards.pth \\
         --onnx float32.onnx float16.onnx int8.onnx --output docs/results/onnx_weights.json
 
-AP: the detector's own detections are computed once in PyTorch and refined with each file. Loose boxes: each object gets
-jittered boxes whose IoUs are uniform over [0.6, 0.9].
+For AP, the detector's own detections are computed once in PyTorch and refined with each file. For the IoU of loose
+boxes, each object gets jittered boxes whose IoUs are uniform over [0.6, 0.9].
 """
 
 import argparse
@@ -39,7 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", metavar="SOURCE", type=Path, help="data set in COCO, VOC or YOLO format")
     parser.add_argument("--weights", required=True, metavar="FILE", help="checkpoint written by tools/train.py")
-    parser.add_argument("--onnx", required=True, nargs="+", type=Path, metavar="FILE", help="refiners exported from it")
+    parser.add_argument("--onnx", required=True, nargs="+", type=Path, metavar="FILE", help="exported refiners")
     parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="JSON file for the results")
     parser.add_argument("--images", type=Path, metavar="DIR", help="image folder, if the labels do not name it")
     parser.add_argument("--split", default="test", metavar="NAME", help="split, if there are several (default: test)")
@@ -117,7 +117,7 @@ def refined(detections: Detections, image: Tensor, refiner: IoURefiner | OnnxRef
 
 
 def jittered(target: dict[str, Any], size: tuple[int, int], generator: torch.Generator) -> tuple[Detections, Tensor]:
-    """Loose boxes of an image of this (height, width), and the object's box of each, Tensor [N, 4]."""
+    """Return loose boxes in an image of `size` (height, width), and the box of the object of each, Tensor [N, 4]."""
     boxes, ious = jitter_boxes(target["boxes"], PER_OBJECT, min_iou=MIN_IOU, image_size=size, generator=generator)
     chosen = ious < MAX_IOU
     objects = target["boxes"][:, None].expand_as(boxes)[chosen]

@@ -1,4 +1,4 @@
-"""The photographs in examples/ and the detector in weights/ that the figures of the method pages show."""
+"""The photographs in examples/ and the detector in weights/, from which the figures of the method pages are drawn."""
 
 from functools import cache
 from pathlib import Path
@@ -67,7 +67,7 @@ class Card(NamedTuple):
 
 @cache
 def card_with_two_candidates(row: int, card: int) -> Card:
-    """Return a card of a photograph. Choose one for which greedy NMS and IoU-guided NMS keep different boxes."""
+    """Return a card of a photograph, for which greedy NMS and IoU-guided NMS should keep different boxes."""
     image, target = photographs()[row]
     truth, label = target["boxes"][card], target["labels"][card]
     found, true_ious = candidates(row)

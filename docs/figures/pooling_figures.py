@@ -57,7 +57,7 @@ def _pixels(axes: Axes) -> None:
 
 
 def pooled_values() -> dict[str, tuple[Tensor, Tensor]]:
-    """Return, for each operator, the value of a bin with its right edge at EDGES and its derivative for that edge."""
+    """Return operator → (values of a bin with its right edge at EDGES, derivatives with respect to that edge)."""
     generator = torch.Generator().manual_seed(8)
     row = torch.linspace(0, 1, 12, dtype=torch.float64) + 0.5 * torch.rand(12, generator=generator, dtype=torch.float64)
     features = row.expand(1, 1, 6, 12).contiguous()

@@ -10,7 +10,7 @@ region, or if it has more than a box, such as a polygon.
 
 The output folder contains:
 
-    labels/        a copy of the label files, in the same form, with the accepted boxes
+    labels/        a copy of the label files, in the same format, with the accepted boxes
     review.html    the proposals with the largest gains; accept each one or keep the original box
     boxes.json     one row per label: both boxes, predicted IoUs, decision and reason; boxes.csv holds the same rows
 

@@ -160,7 +160,7 @@ def test_the_simulated_image_at_full_size():
     above_threshold = image.class_logits.softmax(1)[:, 1:] > 0.05
     assert above_threshold.any(1).tolist() == [True] * 400 + [False] * 600
     label = above_threshold[:400].int().argmax(1) + 1
-    # Candidates suppress each other exactly if they belong to the same object.
+    # Candidates suppress each other if and only if they belong to the same object.
     candidates = image.proposals[:400]
     same_class = label[:, None] == label
     same_object = torch.arange(400)[:, None] % 100 == torch.arange(400) % 100
@@ -196,7 +196,7 @@ def test_the_stopwatch_is_removed_after_the_measurement(image, detectors):
 
 @pytest.mark.slow
 def test_mixed_precision(image, cfg, detectors):
-    """Both detectors run in bfloat16. Only on a GPU does the benchmark measure it."""
+    """Both detectors run in bfloat16, which the benchmark measures only on a GPU."""
     batch = benchmark.training_batch(image, 1)
     with benchmark.computing_in(torch.bfloat16, detectors, CPU):
         assert detectors.ours.amp

@@ -67,7 +67,7 @@ import {module}
     ["iounet.commands.train", "iounet.commands.refine", "tools.reproduce", "tools.compare", "tools.calibrate"],
 )
 @pytest.mark.parametrize(("given", "expected"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
-def test_waiting_threads_sleep_unless_the_user_overrides_it(module, given, expected):
+def test_waiting_threads_sleep_unless_the_user_sets_another_policy(module, given, expected):
     environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
     done = subprocess.run(
         [sys.executable, "-c", WATCH_FOR_TORCH.format(module=module)],

@@ -61,12 +61,12 @@ def bounds(values):
 
 
 def bias(runs):
-    """By how much the predicted IoUs of candidates with a true IoU ≥ 0.5 are too low."""
+    """Mean amount by which the predicted IoUs of candidates with a true IoU ≥ 0.5 are too low."""
     return -mean(runs, lambda run: run["calibration"]["candidates of true IoU ≥ 0.5"]["bias"])
 
 
 def too_low(runs):
-    """By how much the predicted IoU after ten steps is too low: minimum and maximum over the initial IoUs."""
+    """Amount by which the predicted IoU after ten steps is too low: minimum and maximum over the initial IoUs."""
     return bounds(basin(runs, start) - basin(runs, start, which="predicted") for start in runs[0]["basins"])
 
 
@@ -82,7 +82,10 @@ def step_sizes(runs):
 
 
 def interval(runs, others):
-    """95 % confidence interval of the mean difference in AP of two lists of five runs, by Student's t; mean first."""
+    """Mean loss of AP in `others` relative to `runs`, five runs each, and its 95 % confidence interval by Student's t.
+
+    The interval is given as the largest loss and the largest gain.
+    """
     lost = [b_ap(b) - b_ap(a) for a, b in zip(runs, others, strict=True)]
     half = 2.776 * statistics.stdev(lost) / len(lost) ** 0.5
     return -statistics.mean(lost), half - statistics.mean(lost), half + statistics.mean(lost)
@@ -98,7 +101,7 @@ LOST = sorted(b_ap(before) - b_ap(after) for before, after in zip(FLOAT32, AMP, 
 
 
 def against(runs, others, row, other_row, column="AP"):
-    """Gain of a row of an evaluation over a row of a reproduction of the same seed."""
+    """Mean ± standard deviation of the gain of a row in `runs` over a row in `others`, seed by seed."""
     return spread(
         [(a.get("table") or a["nms"])[row][column] - other_row(b)[column] for a, b in zip(runs, others, strict=True)],
         1,
@@ -149,12 +152,12 @@ def pooling(name, layout, operation, workload="", *, without=()):
     }
 
 
-LAST, FIRST = "channels-last", "contiguous"  # as layouts
+LAST, FIRST = "channels-last", "contiguous"  # layouts: channels last or first
 FORWARD, BOTH, ROIS = "forward", "forward + feature gradient", "RoI gradient"
 
 
 def faster(name, layout, *operations, workload="", without=()):
-    """How many times as fast as roi_align(2): minimum and maximum."""
+    """How many times as fast as roi_align(2) prroi_pool is: minimum and maximum."""
     return bounds(
         times["roi_align(2)"] / times["prroi_pool"]
         for operation in operations
@@ -162,14 +165,14 @@ def faster(name, layout, *operations, workload="", without=()):
     )
 
 
-# For RoIs of 100 to 200 pixels, as a multiple of the time of roi_align.
+# Time of prroi_pool for RoIs of 100 to 200 pixels, as a multiple of roi_align's: minimum and maximum.
 LARGE_RATIOS = bounds(
     1 / value for layout in (LAST, FIRST) for value in faster("cuda", layout, FORWARD, BOTH, workload="large")
 )
 
 
 def first(name, layout, operation, peer="prroi_pool"):
-    """Milliseconds for the first workload."""
+    """Milliseconds of one implementation for the first workload."""
     (times,) = pooling(name, layout, operation, "512 RoIs of 14").values()
     return times[peer]
 
@@ -181,7 +184,7 @@ def backward(name, layout):
 
 
 def kernel(name, layout, operation):
-    """Milliseconds of one kernel for the first workload: of gradients without the forward pass."""
+    """Milliseconds of one kernel for the first workload; gradients exclude the forward pass."""
     return first(name, layout, operation) - (first(name, layout, FORWARD) if operation == BOTH else 0.0)
 
 
@@ -212,7 +215,7 @@ def a_piece(step, pieces):
 
 
 def plan(gpus):
-    """The rows of the table of docs/guides/coco.md by its formulas and inputs."""
+    """The rows of the table in docs/guides/coco.md, computed with the formulas and inputs of that page."""
     step, images = 0.252, 2_560_000
     work = read("detector_cpu", "benchmarks")["training_work"]["float32"]["IoU-Net"]
     sent = 2 * (gpus - 1) / gpus * 4e6 * work["million_trainable_parameters"]

@@ -1,4 +1,4 @@
-"""Every measured number in the prose of README.md and docs/ equals what its file holds."""
+"""Every measured number in the prose of README.md and docs/ equals the number in its file."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ OF_PAGES = (figures_of_results, figures_of_benchmarks, figures_of_guides, figure
 FIGURES = {page: entries for module in OF_PAGES for page, entries in module.FIGURES.items()}
 ALLOWED = {page: entries for module in OF_PAGES for page, entries in module.ALLOWED.items()}
 
-# Pages to search. Most numbers in docs/method/ belong to formulas, and docs/results/ holds files that commands wrote.
+# Pages to search. Most numbers in docs/method/ belong to formulas, and docs/results/ holds files written by commands.
 PAGES = {str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md")}
 PAGES = {page for page in PAGES if not page.startswith(("docs/method/", "docs/results/"))} | set(FIGURES)
 

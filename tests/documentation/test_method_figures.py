@@ -29,7 +29,7 @@ def figures_of(script):
 )
 def test_a_script_draws_its_figures(script, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(script.parent))
-    monkeypatch.setattr("iounet.evaluation.landscape.GRID", 9)  # 61 points on each axis take long
+    monkeypatch.setattr("iounet.evaluation.landscape.GRID", 9)  # 61 points on each axis would take too long
     importlib.import_module(script.stem).draw(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(figures_of(script))
     for path in tmp_path.iterdir():

@@ -39,7 +39,7 @@ def coco_folder(tmp_path_factory):
     weights = folder / "weights"
     weights.mkdir()
     torch.manual_seed(0)
-    # Random weights with tiny residual branches: without adapting batch norm, their sum would overflow.
+    # Frozen batch norms do not adapt to random weights; without zero_init_residual, the activations would overflow.
     torch.save(resnet50(zero_init_residual=True).state_dict(), weights / "resnet50-0676ba61.pth")
     torch.save(resnet101(zero_init_residual=True).state_dict(), weights / "resnet101-63fe2227.pth")
     detector = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=91)

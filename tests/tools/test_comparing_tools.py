@@ -39,7 +39,7 @@ def words_for(run, output):
 
 @pytest.fixture(scope="module")
 def compared(trained, arguments, one_thread, tmp_path_factory):
-    """A run with an energy head, its comparison, and what the tool printed."""
+    """The folder of a run with an energy head, and the folder of its comparison."""
     folder = tmp_path_factory.mktemp("energy")
     run = folder / "run"
     with pytest.MonkeyPatch.context() as patch:

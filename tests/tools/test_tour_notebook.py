@@ -1,4 +1,4 @@
-"""examples/tour.ipynb: it runs outside the repository, and its outputs agree with its text."""
+"""examples/tour.ipynb runs outside the repository, and its outputs agree with its text."""
 
 import json
 import os
@@ -15,7 +15,7 @@ nbformat = pytest.importorskip("nbformat", reason="needs nbformat")
 ROOT = Path(__file__).parents[2]
 NOTEBOOK = ROOT / "examples" / "tour.ipynb"
 
-# A cell that prints the results of the other cells, from their variables.
+# A cell that prints the results of the other cells by reading their variables.
 RESULTS = """
 import json
 print(json.dumps({
