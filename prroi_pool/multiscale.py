@@ -66,7 +66,7 @@ class MultiScalePrRoIPool(nn.Module):
 
         Args:
             x: Tensor[N, C, H_l, W_l] for each name in `featmap_names`; other maps are ignored. If the maps differ in
-                dtype, as under autocast, the output has the widest one.
+                dtype, as under autocast, the output has the widest dtype.
             boxes: one Tensor[K_n, 4] per image, xyxy in pixels of the network's input image.
             image_shapes: (height, width) of each input image of the network, before padding to a batch.
             levels: Tensor[K] of an integer dtype, as returned by `assign_levels`. By default, levels are assigned from

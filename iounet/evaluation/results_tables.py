@@ -190,7 +190,7 @@ def short_detectors_table(detectors: Mapping[str, Run]) -> str:
 
 
 def trials_table(trials: Mapping[str, Run]) -> str:
-    """Format the error of the predicted IoU, and what NMS and refinement add to AP and AP90, one row per trial.
+    """Format the error of the predicted IoU, and the gains in AP and AP90 from NMS and refinement, one row per trial.
 
     Args:
         trials: Name → content of a file in docs/results/exploration.
@@ -212,7 +212,7 @@ def trials_table(trials: Mapping[str, Run]) -> str:
 
 
 def new_heads_table(images: Mapping[str, Run]) -> str:
-    """Format the IoU of moved labels before and after tightening, by the number of images that trained the heads.
+    """Format the IoU of moved labels before and after tightening, by number of training images.
 
     Args:
         images: Number of images → noise → results, as in heads_by_images.json.

@@ -27,10 +27,10 @@ def test_matching_is_by_score_and_uses_each_object_once():
     assert match_greedily(found, OBJECTS[:0], LABELS[:0], 0.5).objects.tolist() == [-1] * 4
 
 
-def test_the_best_error_of_a_free_object_is_moved_and_the_others_are_removed():
+def test_the_highest_scoring_error_of_a_free_object_is_moved_and_the_others_are_removed():
     found = detections(
         (0, 0, 10, 4, 1, 0.6),  # an error with a lower score than the next: removed
-        (0, 0, 10, 3, 1, 0.9),  # the best error of its object: moved onto it
+        (0, 0, 10, 3, 1, 0.9),  # the highest-scoring error of its object: moved onto it
         (20, 0, 30, 9, 2, 0.8),  # matched
         (20, 0, 30, 3, 2, 0.7),  # an error of a matched object: removed
         (0, 0, 10, 0.5, 1, 0.5),  # background

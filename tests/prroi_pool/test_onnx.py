@@ -237,7 +237,7 @@ def largest_tensor(exported, arguments, folder):
     with open(session.end_profiling()) as file:
         events = json.load(file)
     nodes = [event["args"] for event in events if "output_type_shape" in event.get("args", {})]
-    assert any(node["op_name"] == "MatMul" for node in nodes), "those within the Loop are seen"
+    assert any(node["op_name"] == "MatMul" for node in nodes), "the profile must include nodes inside the Loop"
     shapes = [shape for node in nodes for value in node["output_type_shape"] for shape in value.values()]
     return max(torch.Size(shape).numel() for shape in shapes)
 
@@ -283,7 +283,7 @@ class Head(nn.Module):
 
 
 class HeadsGradient(Head):
-    """Returns the gradient of the sum of the outputs by the boxes."""
+    """Returns the gradient of the sum of the outputs with respect to the boxes."""
 
     def forward(self, images, boxes, levels):
         maps, sizes = self.maps(images), [tuple(images.shape[2:])]

@@ -176,9 +176,9 @@ def test_arguments_are_not_modified():
     ("change", "message"),
     [
         ({"image": torch.zeros(1, 8, 8)}, r"RGB image of shape \[3, H, W\], got \[1, 8, 8\]"),
-        ({"after": torch.zeros(3, 4)}, "expected after with 2 entries, one per box of before, got 3"),
+        ({"after": torch.zeros(3, 4)}, "expected after with 2 entries, one per box in `before`, got 3"),
         ({"before": torch.zeros(4)}, r"before of shape \[N, 4\], got \[4\]"),
-        ({"labels": torch.zeros(1)}, "expected labels with 2 entries, one per box of before, got 1"),
+        ({"labels": torch.zeros(1)}, "expected labels with 2 entries, one per box in `before`, got 1"),
         ({"paths": torch.zeros(6, 3, 4)}, r"paths of shape \[T \+ 1, 2, 4\], got \[6, 3, 4\]"),
         ({"paths": torch.zeros(0, 2, 4)}, r"paths of shape \[T \+ 1, 2, 4\], got \[0, 2, 4\]"),
     ],
