@@ -199,9 +199,9 @@ def _pool_in_fixed_shapes(
 ) -> Tensor:
     """Return the same result as `_pool`, without tensors whose sizes depend on values.
 
-    Such a size would synchronise with the GPU, and prevent compilation as one graph and capture in a CUDA graph.
-    Instead, each level pools all boxes, with the boxes of other levels replaced by empty ones, which pool to 0. The
-    results of the levels are then summed.
+    Such sizes would require synchronisation with the GPU, and prevent compilation as one graph and capture in a CUDA
+    graph. Instead, each level pools all boxes, after the boxes of other levels are replaced with empty ones, which pool
+    to 0. The results of the levels are then summed.
     """
     pooled: Tensor | None = None
     for level, (features, scale) in enumerate(zip(maps, scales, strict=True)):

@@ -127,9 +127,9 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer_json(asdict(steps))
 
     def _has_local_host_name(self) -> bool:
-        """Return whether the request may be answered; if not, answer it with an error.
+        """Return whether the request's host name is allowed. If it is not, answer with an error.
 
-        A local server refuses other host names, which protects against DNS rebinding.
+        A local server allows only local names, which protects against DNS rebinding.
         """
         try:
             name = urlsplit(f"//{self.headers.get('Host', '')}").hostname or ""

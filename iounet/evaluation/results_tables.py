@@ -226,7 +226,7 @@ def new_heads_table(images: Mapping[str, Run]) -> str:
 
 
 def weights_table(files: Mapping[str, Mapping[str, float]]) -> str:
-    """Format the size and accuracy of the ONNX file by the dtype of its weights.
+    """Format the size and accuracy of the ONNX file for each dtype of its weights.
 
     Args:
         files: File name → values, as in onnx_weights.json.

@@ -45,7 +45,7 @@ def first_images(labels: LabelSet, number: int) -> LabelSet:
 
 
 def add_noise(labels: LabelSet, amount: float, seed: int) -> tuple[LabelSet, list[bool]]:
-    """Move half of the labels by the protocol above.
+    """Move half of the labels, according to this module's protocol.
 
     Args:
         labels: The label set.

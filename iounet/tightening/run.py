@@ -155,7 +155,7 @@ class TighteningRun:
 
 
 def _copy_path(labels: LabelSet, folder: Path) -> Path:
-    """Return where the copy goes: a folder, or for a COCO file a file of the same name in it."""
+    """Return the path of the copy: the folder or, for a COCO file, a file of the same name in this folder."""
     return folder / labels.source.name if isinstance(labels, CocoLabels) else folder
 
 

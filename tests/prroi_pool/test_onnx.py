@@ -366,7 +366,7 @@ def test_a_level_that_does_not_exist_pools_to_zero():
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=2e-6)
 
 
-def test_maps_of_several_dtypes_give_the_widest():
+def test_maps_of_several_dtypes_give_the_widest_dtype():
     fine, coarse, boxes = make_features(1, 3, 16, 20).half(), make_features(1, 3, 8, 10), boxes_of_all_levels(4, 0) / 3
     arguments = fine, coarse, boxes, torch.tensor([0, 1, 1, 0])
     found = Exported(PoolOfLevels(), arguments, None)(*arguments)

@@ -154,7 +154,7 @@ def test_the_arrow_head_is_at_the_end_of_the_path():
     assert near_tip > 1.5 * near_start > 0
 
 
-def test_an_unmoved_box_has_no_arrow_but_the_legend_has():
+def test_an_unmoved_box_has_no_arrow_but_the_legend_shows_one():
     box = boxes([40, 40, 80, 80])
     paths = torch.stack([box, box + 0.1])
     picture = draw_refinement(GREY, box, box, paths=paths)
