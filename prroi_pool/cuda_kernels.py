@@ -97,7 +97,7 @@ class CudaKernels:
         levels: Tensor | None,
         spatial_scales: Sequence[float],
     ) -> Tensor:
-        """Return the gradient of the RoIs, Tensor[K, 5] in their dtype; 0 for batch_index. It is deterministic."""
+        """Return the gradient of the RoIs, Tensor[K, 5] in their dtype; 0 for batch_index. Deterministic."""
         if grad_output.numel() == 0:
             return rois.new_zeros(rois.shape)
         dtype, rois = rois.dtype, _readable(rois, maps[0])

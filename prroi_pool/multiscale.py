@@ -66,7 +66,7 @@ class MultiScalePrRoIPool(nn.Module):
 
         Args:
             x: Tensor[N, C, H_l, W_l] for each name in `featmap_names`; other maps are ignored. If the maps differ in
-                dtype, as under autocast, the output has the widest one.
+                dtype, as under autocast, the output has the widest dtype.
             boxes: one Tensor[K_n, 4] per image, xyxy in pixels of the network's input image.
             image_shapes: (height, width) of each input image of the network, before padding to a batch.
             levels: Tensor[K] of an integer dtype, as returned by `assign_levels`. By default, levels are assigned from
@@ -199,9 +199,9 @@ def _pool_in_fixed_shapes(
 ) -> Tensor:
     """Return the same result as `_pool`, without tensors whose sizes depend on values.
 
-    Such a size would synchronise with the GPU, and prevent compilation as one graph and capture in a CUDA graph.
-    Instead, each level pools all boxes, with the boxes of other levels replaced by empty ones, which pool to 0. The
-    results of the levels are then summed.
+    Such sizes would require synchronisation with the GPU, and prevent compilation as one graph and capture in a CUDA
+    graph. Instead, each level pools all boxes, after the boxes of other levels are replaced with empty ones, which pool
+    to 0. The results of the levels are then summed.
     """
     pooled: Tensor | None = None
     for level, (features, scale) in enumerate(zip(maps, scales, strict=True)):

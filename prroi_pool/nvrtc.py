@@ -184,7 +184,7 @@ def architecture(major: int, minor: int) -> str:
     """Return the architecture to compile for on a GPU of the given compute capability.
 
     This is the GPU's own architecture if the cache has its kernels or NVRTC supports it. Otherwise it is the newest
-    earlier one of the same major version, whose code the GPU can run.
+    older architecture of the same major version, whose code the GPU can run.
     """
     own = f"{major}{minor}"
     if find_in_cache(own):

@@ -86,10 +86,7 @@ def _rois_backward_of_pyramid(grad_output, maps, rois, levels, spatial_scales: S
 
 
 def _axes(geometry, places, bins):
-    """Return the results of `_axis` for columns and rows.
-
-    Each row is given by the index of its first pixel in `_pixels`.
-    """
+    """Return the results of `_axis` for columns and rows. A row is given as its first pixel's index in `_pixels`."""
     x_low, x_size, y_low, y_size = op.Split(geometry, num_outputs=4, axis=1)
     x_first, x_last, y_first, y_last, start, width = op.Split(places, num_outputs=6, axis=1)
     bins_x, bins_y = op.Split(bins, num_outputs=2, axis=0)

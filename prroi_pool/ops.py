@@ -17,7 +17,7 @@ from torch import Tensor
 from . import extension, reference
 from .extension import NAMESPACE
 
-# One per argument; None if it is not needed or the argument is not a tensor.
+# One gradient per argument; None if it is not needed or the argument is not a tensor.
 Gradients = tuple[Tensor | None, ...]
 # Whether torch.compile supports the transforms of torch.func.
 COMPILES_TRANSFORMS = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 12)
@@ -72,8 +72,8 @@ def _pool_by_reference(features: Tensor, rois: Tensor, bins: Sequence[int], spat
 def _vjp_inside_an_operator(pool: Callable[[Tensor], Tensor], argument: Tensor, grad_output: Tensor) -> Tensor:
     """Return the gradient of `argument`, an input of `pool`.
 
-    The dispatcher disables autograd inside an operator; this function enables it again. `torch.func.vjp` also does,
-    but not inside a TorchDispatchMode, which torch.compile uses.
+    The dispatcher disables autograd inside an operator; this function enables it again. `torch.func.vjp` would
+    enable it too, but not inside a TorchDispatchMode, which torch.compile uses.
     """
     include, exclude = torch._C._dispatch_tls_local_include_set(), torch._C._dispatch_tls_local_exclude_set()
     autograd = torch._C.DispatchKeySet(torch._C.DispatchKey.AutogradFunctionality)

@@ -1,7 +1,7 @@
 """Pooling from a pyramid as one operator, and the gradient of its RoIs as another, for exported programs.
 
-In ONNX, each RoI is then pooled only from its own level. With one operator per level, all RoIs would be pooled from all
-levels.
+With a single operator, ONNX pools each RoI only from its own level. With one operator per level, it would pool all RoIs
+from all levels.
 """
 
 import functools

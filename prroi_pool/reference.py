@@ -26,7 +26,7 @@ DEVICES_WITH_FLOAT64 = ("cpu", "cuda")
 def prroi_pool2d(features: Tensor, rois: Tensor, pooled_height: int, pooled_width: int, spatial_scale: float) -> Tensor:
     """Compute `functional.prroi_pool2d` in plain PyTorch, without checking the arguments.
 
-    A RoI whose batch index names no image pools to 0 on every device. `MAX_PATCH_ELEMENTS` bounds the memory, except if
+    A RoI whose batch index names no image pools to 0 on every device. `MAX_PATCH_ELEMENTS` bounds the memory, unless
     the RoIs require a gradient: autograd then keeps the pixels under every RoI for the backward pass.
     """
     num_images, channels, height, width = features.shape
@@ -40,7 +40,7 @@ def prroi_pool2d(features: Tensor, rois: Tensor, pooled_height: int, pooled_widt
     has_image = (batch_index >= 0) & (batch_index < num_images) & (batch_index == batch_index.floor())
     touches_map = (x_bin > 0) & (y_bin > 0) & (x_first <= x_last) & (y_first <= y_last)
     chosen = (has_image & touches_map).nonzero().squeeze(1)
-    # Sorted by size, because all patches of a chunk are padded to its largest.
+    # Sorted by size, because all patches of a chunk are padded to the largest of them.
     area = (x_last - x_first + 1) * (y_last - y_first + 1)
     chosen = chosen[area[chosen].argsort(stable=True)]
 

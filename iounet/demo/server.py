@@ -66,7 +66,7 @@ class DemoServer(ThreadingHTTPServer):
 
 
 def make_server(refiner: IoURefiner, photos: Sequence[Path], host: str = "127.0.0.1", port: int = 0) -> DemoServer:
-    """Make a server that listens; its `serve_forever` answers requests.
+    """Return a server that already listens. Call its `serve_forever` to answer requests.
 
     Args:
         refiner: Refines the boxes.
@@ -127,7 +127,10 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer_json(asdict(steps))
 
     def _has_local_host_name(self) -> bool:
-        """Check the Host header: a local server answers 403 to names that are not local, to prevent DNS rebinding."""
+        """Return whether the request's host name is allowed. If it is not, answer with an error.
+
+        A local server allows only local names, which protects against DNS rebinding.
+        """
         try:
             name = urlsplit(f"//{self.headers.get('Host', '')}").hostname or ""
         except ValueError:  # such as "[", half of an IPv6 address

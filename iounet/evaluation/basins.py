@@ -27,7 +27,7 @@ Jitter = Callable[[Tensor, tuple[int, int]], Tensor]
 def measure_basins(
     detector: IoUNet, batches: Iterable[Batch], jitter: Jitter, *, device: torch.device
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """Measure the IoU of refined boxes by their initial IoU and the number of steps.
+    """Measure the IoU of refined boxes for each range of initial IoUs and each number of steps.
 
     Args:
         detector: As in `jittered_paths`.
@@ -36,7 +36,7 @@ def measure_basins(
         device: Device to run on.
 
     Returns:
-        Initial IoU → number of steps → {"true", "predicted", "improved", "boxes"}: the mean true IoU, the mean
+        Range in `STARTS` → number of steps → {"true", "predicted", "improved", "boxes"}: the mean true IoU, the mean
             predicted IoU, the share of boxes whose true IoU rose, and the number of boxes.
     """
     true, predicted = jittered_paths(detector, batches, jitter, num_steps=max(STEPS), device=device)

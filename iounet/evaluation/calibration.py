@@ -15,7 +15,7 @@ MIN_BOXES = 100
 
 @dataclass(frozen=True)
 class Calibration:
-    """Calibration of boxes in G groups by predicted IoU.
+    """Calibration of boxes that are divided into G groups by predicted IoU.
 
     Attributes:
         error: Expected calibration error in [0, 1], where 0 is perfect: the mean, over all boxes, of the distance
@@ -104,7 +104,7 @@ def fit_calibration(outputs: Tensor, ious: Tensor) -> Tensor | None:
 
 
 def calibration_figure(calibrations: dict[str, Calibration], path: Path) -> None:
-    """Plot the mean true IoU against the mean predicted IoU of each group, above its number of boxes, to a PNG file."""
+    """Plot each group's mean true IoU against its mean predicted IoU, and its number of boxes below, to a PNG file."""
     figure, canvas = new_figure((5, 5))
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     upper.plot((0, 1), (0, 1), color="black", linewidth=1, linestyle="--", label="perfect")

@@ -38,7 +38,7 @@ class CocoEvaluator:
         ground_truth: A data set in COCO format, or the path of its JSON file. It is not modified. Detections in the
             region of an annotation with `iscrowd` 1 count neither as correct nor as wrong. A missing `iscrowd` means 0,
             a missing `area` means the area of the box. Annotation ids are ignored and may start at 0.
-        max_detections: Number of detections per class and image that count, those with the highest scores.
+        max_detections: Number of detections that count per class and image: those with the highest scores.
         by_size: Whether to compute APs, APm and APl. Without them scoring takes a third of the time.
 
     Raises:
@@ -251,5 +251,5 @@ def _index(images: list[dict], categories: list[dict], annotations: list[dict]) 
 
 
 def _silence() -> contextlib.redirect_stdout:
-    """Suppress what pycocotools prints, which would break a progress bar."""
+    """Suppress the output of pycocotools, which would break a progress bar."""
     return contextlib.redirect_stdout(io.StringIO())

@@ -1,4 +1,4 @@
-"""Compare ways to place and rank boxes on the same candidates, and with upper bounds that use the true IoU."""
+"""Compare ways to rank and place boxes, and upper bounds that use the true IoU, on the same candidates."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -50,7 +50,7 @@ Method = Callable[[Scene], Sequence[Detections]]
 
 
 def methods(own: Postprocessing) -> dict[str, Method]:
-    """Return the methods to compare, by row.
+    """Return the methods to compare: row of the table → method.
 
     Args:
         own: Postprocessing of the detector. Two rows use it, one with each kind of final score.
@@ -128,7 +128,7 @@ class Comparison:
     Attributes:
         found: Row → detections of all images, in pixels of the original images.
         mended: IoU threshold → row → the same detections without TIDE's localisation errors.
-        matched_ious: Row → IoU of each detection with the object that it matches at an IoU threshold of 0.5, or 0.
+        matched_ious: Row → IoU of each detection with the object that it matches at an IoU of at least 0.5; 0 for none.
         candidates: True IoU, class score and predicted IoU of the candidates of each image.
         seconds: Row, or "detector" → seconds per image, one value per batch.
     """

@@ -81,11 +81,13 @@ def without_localization_errors(
 def laece(confidences: Tensor, labels: Tensor, matched_ious: Tensor, *, num_groups: int = 25) -> float:
     """Return the localisation-aware expected calibration error (LaECE) in [0, 1].
 
-    It measures how far confidences are from precision times IoU: Oksuz et al., "Towards Building Self-Aware Object
-    Detectors via Reliable Uncertainty Quantification and Calibration", CVPR 2023 (arXiv 2307.00934), equation 4. The
-    detections of each class are grouped into equal ranges of confidence. The error of a class is the mean, over its
-    detections, of the distance between the mean confidence and the mean IoU of their group, where false positives have
-    an IoU of 0. LaECE is the mean over the classes.
+    LaECE measures how far confidences are from precision times IoU. The detections of each class are grouped into equal
+    ranges of confidence. The error of a class is the mean, over its detections, of the distance between the mean
+    confidence and the mean IoU of their group, where false positives have an IoU of 0. LaECE is the mean over the
+    classes.
+
+    Source: Oksuz et al., "Towards Building Self-Aware Object Detectors via Reliable Uncertainty Quantification and
+    Calibration", CVPR 2023 (arXiv 2307.00934), equation 4.
 
     Args:
         confidences: float [N], confidences in [0, 1] of all detections of a data set.

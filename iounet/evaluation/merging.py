@@ -15,7 +15,7 @@ SIGMA_T = 0.02
 def box_voting(
     kept: Detections, candidates: Detections, weights: Tensor, *, iou_threshold: float = 0.5, sigma: float | None = None
 ) -> Detections:
-    """Replace each box that NMS kept by the weighted mean of the candidates of its class that overlap it.
+    """Replace each box that NMS kept with the weighted mean of the candidates of its class that overlap it.
 
     Box voting (Gidaris and Komodakis, ICCV 2015) uses class scores as weights. KL-Loss (He et al., CVPR 2019, section
     3.4) uses the inverse of the predicted variance, multiplied by exp(-(1 - IoU)^2 / sigma).

@@ -117,7 +117,7 @@ def changes_section(sheet: Image.Image, of_which: str) -> Section:
 
 
 def without_nan(value: Any) -> Any:
-    """Replace NaN by None in nested dictionaries. JSON has no NaN, and other readers reject Python's."""
+    """Replace NaN with None in nested dictionaries. JSON has no NaN, and most parsers reject Python's `NaN`."""
     if isinstance(value, dict):
         return {key: without_nan(part) for key, part in value.items()}
     return None if isinstance(value, float) and math.isnan(value) else value

@@ -51,7 +51,7 @@ def refined_with(postprocessing: Postprocessing, **changes: float | int | str) -
 
 
 def step_size_rows(paper: Postprocessing) -> dict[str, Postprocessing]:
-    """Return variants with other step sizes (lambda): 0.25 to 4 for the paper's 0.5."""
+    """Return variants with other step sizes (lambda): 0.25 to 4 instead of the paper's 0.5."""
     options = paper.refinement
     return {
         f"{factor * options.step_size:g}": refined_with(
@@ -67,7 +67,7 @@ def beyond_rows(paper: Postprocessing, mean_size: float) -> dict[str, Postproces
     Args:
         paper: The paper's postprocessing.
         mean_size: Side of a typical object in pixels of the resized image. The lambdas of relative coordinates are
-            divided by it, so that such an object moves as far as with the same lambda in pixels.
+            divided by it, so that the box of such an object moves as far as with the same lambda in pixels.
     """
 
     def relative(step_size: float) -> Postprocessing:

@@ -190,7 +190,7 @@ def short_detectors_table(detectors: Mapping[str, Run]) -> str:
 
 
 def trials_table(trials: Mapping[str, Run]) -> str:
-    """Format the error of the predicted IoU, and what NMS and refinement add to AP and AP90, one row per trial.
+    """Format the error of the predicted IoU, and the gains in AP and AP90 from NMS and refinement, one row per trial.
 
     Args:
         trials: Name → content of a file in docs/results/exploration.
@@ -226,7 +226,7 @@ def new_heads_table(images: Mapping[str, Run]) -> str:
 
 
 def weights_table(files: Mapping[str, Mapping[str, float]]) -> str:
-    """Format the size and accuracy of the ONNX file by the dtype of its weights.
+    """Format the size and accuracy of the ONNX file for each dtype of its weights.
 
     Args:
         files: File name → values, as in onnx_weights.json.

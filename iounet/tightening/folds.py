@@ -29,8 +29,8 @@ TOO_FEW_EXAMPLES = "class has too few other labels to learn from"
 _SEED = 0
 # Minimum number of labels of a class in the other folds. With fewer labels, heads learn too little about it.
 _MIN_EXAMPLES = 10
-# Every tenth image, at most 200 images, is held out for calibration. Each image gives tens of boxes, which is enough to
-# fit two numbers.
+# Every tenth image is held out for calibration, but no more than 200 images. Each image gives tens of boxes, which is
+# enough to fit two numbers.
 _HELD_OUT = 10
 _CALIBRATION_IMAGES = 200
 
@@ -54,8 +54,8 @@ def propose_in_folds(
     """Refine the boxes of labels, as `propose` does, by heads that were trained on the images of the other folds.
 
     Backbone and FPN come from the checkpoint and stay frozen. The heads are new and learn the classes of the data set.
-    Every tenth training image, at most 200 images, is held out to calibrate the predicted IoU. With fewer than twenty
-    images, the heads train on all images and are calibrated on the same images.
+    Every tenth training image, but no more than 200 images, is held out to calibrate the predicted IoU. With fewer than
+    twenty images, the heads train on all images and are calibrated on the same images.
 
     Args:
         weights: Checkpoint written by iounet-train, for any classes.
@@ -123,7 +123,7 @@ def train_heads(
     learned = sorted(set(images) - set(held_out)) or images
     job = build_heads(weights, len(labels.class_names), num_iterations=iterations, device=device)
     # Each step recomputes its features. Caching them would save more than half of the time, but take 80 MB per
-    # image of COCO's size, several times that with augmentation.
+    # image of COCO's size, and several times as much with augmentation.
     batches = train_loader(
         _dataset_of(labels, learned, job.transforms),
         batch_size=job.batch_size,

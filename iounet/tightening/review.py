@@ -25,7 +25,7 @@ from .proposals import Judgement, Proposal
 
 # At this size a card takes 16 to 30 kB, and a page of 200 cards 4 to 6 MB.
 _CROP = 300
-_MARGIN = 1.35  # side of the crop relative to both boxes: shows some background around the object
+_MARGIN = 1.35  # side of the crop relative to a square around both boxes; leaves some background visible
 _JPEG_QUALITY = 80
 
 

@@ -34,7 +34,7 @@ class TighteningRun:
         only: Names of the classes to tighten. Empty means all.
         class_agnostic: Refine every box without regard to its class.
         decisions: File of decisions saved on the review page. They override the thresholds.
-        folds: Number of folds of images. New heads that were trained on the other folds judge the labels of each fold.
+        folds: Number of folds of images. The labels of each fold are judged by new heads trained on the other folds.
             With 0, the heads of the checkpoint judge all labels.
         iterations: Training iterations per fold.
         review: Maximum number of labels on the page, which shows the labels with the largest gains.
@@ -155,7 +155,7 @@ class TighteningRun:
 
 
 def _copy_path(labels: LabelSet, folder: Path) -> Path:
-    """Return where the copy goes: a folder, or for a COCO file a file of the same name in it."""
+    """Return the path of the copy: the folder or, for a COCO file, a file of the same name in this folder."""
     return folder / labels.source.name if isinstance(labels, CocoLabels) else folder
 
 

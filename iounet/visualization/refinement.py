@@ -119,7 +119,7 @@ def _check_shapes(
     per_box = {"after": after, "labels": labels, "before_ious": before_ious, "after_ious": after_ious}
     for name, values in per_box.items():
         if values is not None and len(values) != len(before):
-            raise ValueError(f"expected {name} with {len(before)} entries, one per row of `before`, got {len(values)}")
+            raise ValueError(f"expected {name} with {len(before)} entries, one per box in `before`, got {len(values)}")
     if paths is not None and (paths.ndim != 3 or not len(paths) or paths.shape[1:] != before.shape):
         raise ValueError(f"expected paths of shape [T + 1, {len(before)}, 4], got {list(paths.shape)}")
 

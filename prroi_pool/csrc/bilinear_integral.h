@@ -53,8 +53,8 @@ PRROI_POOL_INLINE double rounded_product(double a, double b) {
 #endif
 }
 
-// Subtracts the coordinates before scaling them. A compiler may fuse a product with the subtraction, which would give a RoI
-// without area a non-zero width from rounding.
+// Subtracts the coordinates before scaling them. In the opposite order, a compiler might fuse a product with the
+// subtraction, and rounding would give a RoI without area a non-zero width.
 template <typename T>
 PRROI_POOL_INLINE Extent<T> make_extent(T low, T high, T spatial_scale, int64_t num_bins) {
   const T bins = static_cast<T>(num_bins);
@@ -93,7 +93,7 @@ PRROI_POOL_INLINE PixelRange clipped_pixels(T first, T last, int64_t size) {
   if (!(first <= last)) {
     return {0, 0};
   }
-  // A float may round a size above 2^24 up.
+  // Converting a size above 2^24 to float may round it up.
   const int64_t first_pixel = static_cast<int64_t>(first), last_pixel = static_cast<int64_t>(last);
   const int64_t end = last_pixel < size - 1 ? last_pixel + 1 : size;
   return {first_pixel, end > first_pixel ? end - first_pixel : 0};

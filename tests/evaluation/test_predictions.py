@@ -59,7 +59,7 @@ class Oracle(nn.Module):
 
 
 @pytest.mark.parametrize(("finds", "ap"), [(True, 100.0), (False, 0.0)])
-def test_perfect_boxes_and_none(tmp_path, finds, ap):
+def test_perfect_boxes_and_no_boxes(tmp_path, finds, ap):
     make_synthetic(tmp_path, num_train=1, num_val=5, num_test=1, image_size=(64, 64), seed=0)
     file = tmp_path / "annotations" / "val.json"
     content = json.loads(file.read_text())

@@ -48,7 +48,7 @@ def planted(
 
 
 def without(name: str, kernel: str, file: str, before: str, removed: str, after: str, *, layout: str = "") -> Bug:
-    """Remove a statement that also occurs elsewhere, found by the text before and after it."""
+    """Return a bug that removes one occurrence of a statement, found by the text before and after it."""
     return planted(name, kernel, file, before + removed + after, before + after, layout=layout)
 
 
@@ -184,7 +184,7 @@ SLOW_BUGS = [
         "const Acc* const y_weights = y.weights(warp, rows);\n        __syncthreads();",
     ),
     planted(
-        "vote of half a warp",
+        "vote by half a warp",
         "features_backward",
         FEATURES,
         "__ballot_sync(0xffffffff, reaches)",
@@ -192,7 +192,7 @@ SLOW_BUGS = [
     ),
     # Addresses
     planted(
-        "offsets of 32 bits",
+        "32-bit offsets",
         "forward_strided",
         TENSORS,
         "data + image * image_stride + channel * channel_stride",
@@ -214,7 +214,7 @@ SLOW_BUGS = [
         layout="odd width",
     ),
     planted(
-        "RoIs along y of the grid",
+        "RoIs along the grid's y axis",
         "forward_channels_last",
         LAUNCHER,
         "grid = (grid_width, _num_chunks(like.shape[1], like.dtype, at_once), 1)",
@@ -317,7 +317,7 @@ SLOW_BUGS = [
     ),
     # Memory of the block
     planted(
-        "tables of bins that overlap",
+        "tables of bins overlap",
         "forward_strided",
         TABLES,
         "store(entries[first - tile.first + kGap * bin + n]",

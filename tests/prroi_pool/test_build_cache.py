@@ -112,7 +112,7 @@ def test_files_of_a_killed_build_are_removed(root):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX permissions")
 def test_a_finished_build_in_a_read_only_folder_is_used(root, tmp_path):
-    """In a container image, the user may differ from the user who built."""
+    """In a container image, the user may not be the one who made the build."""
     if os.getuid() == 0 and not shutil.which("setpriv"):
         pytest.skip("root can write everywhere, and setpriv, which would drop this right, is missing")
     folder = built("x_1", Build())
@@ -229,7 +229,7 @@ def test_without_a_home_the_temporary_folder_is_used(tmp_path, monkeypatch):
     assert build_cache.cache_root().parent == tmp_path
 
 
-def test_a_lock_that_is_not_released_names_file_and_process(root, monkeypatch):
+def test_the_error_names_the_file_and_holder_of_a_lock_that_is_not_released(root, monkeypatch):
     code = """
 import time
 from prroi_pool.build_cache import built

@@ -1,4 +1,4 @@
-"""Behaviour that projects which embed the operator rely on: the authors' interface, half-precision RoIs under autocast,
+"""Behaviour on which projects that embed the operator rely: the authors' interface, half-precision RoIs under autocast,
 contiguous outputs, torch.func."""
 
 import numpy as np

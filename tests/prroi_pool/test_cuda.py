@@ -116,7 +116,7 @@ def test_results_are_deterministic(channels_last):
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
 def test_a_pyramid_in_one_launch(dtype, channels_last):
-    """Values and gradients have the same bits as those of the operators, level by level."""
+    """Values and gradients are bitwise identical to those of the operators, called level by level."""
     generator = torch.Generator().manual_seed(0)
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     maps = {

@@ -60,7 +60,7 @@ def test_planted_bugs_are_detected(needs_emulator, bug, tmp_path):
     for file, old, new in bug.edits:
         path = launcher if file == LAUNCHER else sources / file
         text = path.read_text()
-        assert text.count(old) == 1, f"{file} has {text.count(old)} times, not once: {old}"
+        assert text.count(old) == 1, f"{file}: found {text.count(old)} times, not once: {old}"
         path.write_text(text.replace(old, new))
     emulator = Emulator(names_of(bug), INCLUDES, tmp_path, sources=sources)
     kernels = CudaOnCpu(emulator, _import(launcher).CudaKernels)

@@ -1,4 +1,4 @@
-"""Building and loading the CPU kernels under the conditions of users' machines. Most cases run in a new process."""
+"""Building and loading the CPU kernels under conditions found on users' machines. Most cases run in a new process."""
 
 import os
 import shutil
@@ -109,7 +109,7 @@ def test_the_warning_points_to_the_caller(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_wrapper_and_a_folder_that_is_no_identifier(compiler, tmp_path):
+def test_a_compiler_wrapper_and_a_folder_name_that_is_not_an_identifier(compiler, tmp_path):
     """importlib accepts my-project, though `import my-project` is invalid. CXX may be several words, as with ccache."""
     copy = tmp_path / "3d my-project" / "prroi_pool"
     shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
@@ -186,7 +186,7 @@ def test_missing_headers_are_named(tmp_path, monkeypatch, folder, message):
         extension._include_folders()
 
 
-def test_a_folder_without_execution_is_named(tmp_path, monkeypatch):
+def test_the_error_names_a_folder_that_does_not_allow_execution(tmp_path, monkeypatch):
     """The noexec flag is patched, because mounting a file system needs privileges."""
     monkeypatch.setattr(extension, "_is_noexec", lambda path: True)
     (tmp_path / "prroi_pool_cpu.so").write_text("")
@@ -195,7 +195,7 @@ def test_a_folder_without_execution_is_named(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(not hasattr(os, "ST_NOEXEC"), reason="needs the mount flags of Linux")
-def test_noexec_is_seen():
+def test_noexec_is_detected():
     """Every distribution mounts /proc with noexec."""
     with open("/proc/mounts") as mounts:
         noexec = {line.split()[1]: "noexec" in line.split()[3].split(",") for line in mounts}

@@ -231,7 +231,7 @@ def test_an_invalid_batch_index_raises_on_the_cpu(request, device, backend, batc
 @pytest.mark.parametrize("implementation", ["reference", "kernels", "cuda_on_cpu"])
 def test_implementations_skip_an_invalid_batch_index(request, kernels, implementation, device, batch_index):
     if implementation == "cuda_on_cpu" and device != "cpu":
-        pytest.skip("with a GPU at hand they run there")
+        pytest.skip("the CUDA kernels run on the GPU")
     pool = {
         "reference": lambda: reference.prroi_pool2d,
         "kernels": lambda: pool_with(extension.load(device)),
@@ -383,7 +383,7 @@ def test_a_map_of_more_than_2_to_the_31_elements(kernels, device):
     try:
         features = torch.empty(1, 1, side, side)  # 8.6 GB of address space; only written pages use memory
     except RuntimeError as error:
-        pytest.skip(f"the system does not lend so many addresses: {error}")
+        pytest.skip(f"the system does not provide this much address space: {error}")
     corner = torch.randn(1, 1, 9, 9, generator=torch.Generator().manual_seed(0))
     features[..., -9:, -9:] = corner
     offset = side - 9

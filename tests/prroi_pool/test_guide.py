@@ -1,4 +1,4 @@
-"""The Python blocks of docs/guides/operator.md run in their order, and give what the page says."""
+"""The Python blocks of docs/guides/operator.md run in order and give the results that the page states."""
 
 import re
 from pathlib import Path
@@ -18,7 +18,7 @@ START = "Pool from a feature map"
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """A heading → the variables after its code and that of the first section, in an empty folder."""
+    """Return a function that runs the code of the first section and of given sections, and returns its variables."""
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
 

@@ -179,7 +179,7 @@ def test_in_a_pyramid_with_a_gap_a_box_goes_to_the_next_finer_map():
     assert gap(pyramid, boxes, IMAGE_SHAPES).shape == (40, 3, 2, 2)
 
 
-def test_of_maps_with_equal_strides_the_first_is_used():
+def test_the_first_of_maps_with_equal_strides_is_used():
     """As in torchvision, whose MobileNet detectors have two maps of stride 32."""
     pyramid, boxes = make_pyramid(), make_boxes()
     pyramid = {"0": pyramid["3"], "1": pyramid["3"] + 1}

@@ -237,7 +237,7 @@ def largest_tensor(exported, arguments, folder):
     with open(session.end_profiling()) as file:
         events = json.load(file)
     nodes = [event["args"] for event in events if "output_type_shape" in event.get("args", {})]
-    assert any(node["op_name"] == "MatMul" for node in nodes), "those within the Loop are seen"
+    assert any(node["op_name"] == "MatMul" for node in nodes), "the profile must include nodes inside the Loop"
     shapes = [shape for node in nodes for value in node["output_type_shape"] for shape in value.values()]
     return max(torch.Size(shape).numel() for shape in shapes)
 
@@ -283,7 +283,7 @@ class Head(nn.Module):
 
 
 class HeadsGradient(Head):
-    """Returns the gradient of the sum of the outputs by the boxes."""
+    """Returns the gradient of the sum of the outputs with respect to the boxes."""
 
     def forward(self, images, boxes, levels):
         maps, sizes = self.maps(images), [tuple(images.shape[2:])]
@@ -366,7 +366,7 @@ def test_a_level_that_does_not_exist_pools_to_zero():
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=2e-6)
 
 
-def test_maps_of_several_dtypes_give_the_widest():
+def test_maps_of_several_dtypes_give_the_widest_dtype():
     fine, coarse, boxes = make_features(1, 3, 16, 20).half(), make_features(1, 3, 8, 10), boxes_of_all_levels(4, 0) / 3
     arguments = fine, coarse, boxes, torch.tensor([0, 1, 1, 0])
     found = Exported(PoolOfLevels(), arguments, None)(*arguments)

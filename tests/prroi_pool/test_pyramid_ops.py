@@ -181,7 +181,7 @@ def test_an_exported_program_is_saved_loaded_and_trained(package, tmp_path):
 
 
 @exports
-def test_maps_of_several_dtypes_give_the_widest_as_without_export(package):
+def test_maps_of_several_dtypes_give_the_widest_dtype_as_without_export(package):
     class Pool(nn.Module):
         def __init__(self):
             super().__init__()

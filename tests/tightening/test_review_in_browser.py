@@ -1,4 +1,4 @@
-"""The review page in a browser: opened from a file, decided by clicks and keys, saved, reloaded."""
+"""The review page in a browser, opened from a file: deciding by clicks and keys, saving and reloading."""
 
 import json
 from dataclasses import replace

@@ -51,7 +51,7 @@ def test_the_limit_keeps_the_largest_gains(page):
 
 
 def test_both_boxes_lie_in_the_crop(page, labels):
-    """The first label has 32 x 35 pixels, its proposed box lies 2 pixels to the right, the crop's side is 1.35 * 35."""
+    """Label 0 is 32 x 35 pixels, and its proposed box lies 2 pixels to the right. The side of the crop is 1.35 * 35."""
     card = page()[2]["cards"][2]
     scale = 300 / (1.35 * 35)
     left, top = (8 + 42) / 2 - 1.35 * 35 / 2, (9 + 44) / 2 - 1.35 * 35 / 2

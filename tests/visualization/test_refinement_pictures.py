@@ -154,7 +154,7 @@ def test_the_arrow_head_is_at_the_end_of_the_path():
     assert near_tip > 1.5 * near_start > 0
 
 
-def test_an_unmoved_box_has_no_arrow_but_the_legend_has():
+def test_an_unmoved_box_has_no_arrow_but_the_legend_shows_one():
     box = boxes([40, 40, 80, 80])
     paths = torch.stack([box, box + 0.1])
     picture = draw_refinement(GREY, box, box, paths=paths)
@@ -176,9 +176,9 @@ def test_arguments_are_not_modified():
     ("change", "message"),
     [
         ({"image": torch.zeros(1, 8, 8)}, r"RGB image of shape \[3, H, W\], got \[1, 8, 8\]"),
-        ({"after": torch.zeros(3, 4)}, "expected after with 2 entries, one per row of `before`, got 3"),
+        ({"after": torch.zeros(3, 4)}, "expected after with 2 entries, one per box in `before`, got 3"),
         ({"before": torch.zeros(4)}, r"before of shape \[N, 4\], got \[4\]"),
-        ({"labels": torch.zeros(1)}, "expected labels with 2 entries, one per row of `before`, got 1"),
+        ({"labels": torch.zeros(1)}, "expected labels with 2 entries, one per box in `before`, got 1"),
         ({"paths": torch.zeros(6, 3, 4)}, r"paths of shape \[T \+ 1, 2, 4\], got \[6, 3, 4\]"),
         ({"paths": torch.zeros(0, 2, 4)}, r"paths of shape \[T \+ 1, 2, 4\], got \[0, 2, 4\]"),
     ],

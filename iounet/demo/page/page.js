@@ -5,7 +5,7 @@ const $ = (id) => document.getElementById(id);
 const CLICK = 6; // screen pixels: a shorter movement is a click, and the next click sets the opposite corner
 const PLAY_MS = 1800; // time to play all steps
 const PAUSE_MS = 450; // pause on the drawn box before playing
-const LOW_IOU = 0.5; // below this predicted IoU, a note says that the box is not on an object
+const LOW_IOU = 0.5; // below this predicted IoU, a note asks for a box closer to an object
 
 const photos = []; // {name, url, file}; file is set once it is loaded
 let photo = null; // the photo on display

@@ -84,7 +84,7 @@ inline void add_weighted(
   });
 }
 
-// The same for the weights and for their derivatives.
+// The same sums, with the weights and with each of their derivatives.
 template <typename T>
 inline void add_weighted(
     const DifferentiableSums<T>& sums,

@@ -26,7 +26,7 @@ constexpr int64_t kBlock = 128;
 // the L3 cache until it is pooled.
 constexpr int64_t kCopiedChannels = 64;
 // Rows of the map that one task of the feature gradient owns. The number is fixed, and every task adds its RoIs in the same
-// order, so that the gradient has the same bits for any number of threads.
+// order, so that the gradient is bitwise identical for any number of threads.
 constexpr int64_t kBandRows = 40;
 // Rows of a RoI over which its gradient is summed in the features' dtype; these partial sums are added in double. The
 // gradient is a small difference between the RoI's mean and the mean on its border, and a single sum over hundreds of rows

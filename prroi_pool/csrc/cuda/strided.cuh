@@ -137,8 +137,8 @@ __global__ void __launch_bounds__(kWarp * kWarps, 3) rois_backward_strided(
         for (int bin_y = own.part; bin_y < bins_y.count; bin_y += own.parts) {
           const Range bin_rows = y.pixels[bin_y];
           const Weight<Acc>* const y_weights = y.weights(bin_y, rows);
-          // The derivative of the loss with respect to a pixel of this column, and the derivatives of that with respect to
-          // the RoI's two ends in x. Both lack the factor of the weight in y.
+          // The derivative of the loss with respect to a pixel of this column, and the derivatives of this derivative with
+          // respect to the RoI's two ends in x. All three still have to be multiplied by the weight in y.
           Weight<Acc> of_bins[kChannels] = {};
 #pragma unroll 1
           for (int n = 0; n < column_bins.count; ++n) {

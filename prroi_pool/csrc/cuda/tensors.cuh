@@ -47,7 +47,7 @@ struct RoIs {
 
 template <typename T, typename Acc>
 struct RoI {
-  bool pools;  // false without area, with a NaN or infinite coordinate, or if the image or the level does not exist
+  bool pools;  // false if it has no area or a NaN or infinite coordinate, or if its image or level does not exist
   int64_t image;
   const FeatureMap<T>* map;
   Acc spatial_scale;

@@ -96,7 +96,7 @@ class Emulator:
         arguments: ctypes.Array,
         shared_bytes: int = 0,
     ) -> None:
-        """Run a kernel like `cuLaunchKernel`. `arguments` are pointers to the kernel's arguments.
+        """Run a kernel, as `cuLaunchKernel` does. `arguments` are pointers to the kernel's arguments.
 
         The kernel may access only the tensors that `memory` allows.
         """
@@ -108,7 +108,7 @@ class Emulator:
             raise EmulationError(f"{kernel}: {self._error()}")
 
     def allow_dynamic_shared_memory(self, kernel: str, shared_bytes: int) -> None:
-        """Allow a kernel more than 48 KB of dynamic shared memory, like `cuFuncSetAttribute`."""
+        """Allow a kernel more than 48 KB of dynamic shared memory, as `cuFuncSetAttribute` does."""
         if self._library.allow_dynamic_shared(kernel.encode(), ctypes.c_uint(shared_bytes)) != 0:
             raise EmulationError(f"{kernel}: {self._error()}")
 

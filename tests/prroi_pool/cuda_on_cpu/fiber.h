@@ -13,7 +13,7 @@ namespace cuda_on_cpu {
 // Started by setcontext. Later switches use _setjmp and _longjmp, which make no system call.
 class Fiber {
  public:
-  // Runs `entry`, which never returns, until it suspends itself, or resumes it there.
+  // Starts `entry`, or resumes it where it suspended itself. Returns when it suspends itself; `entry` must not return.
   void resume(void (*entry)()) {
     if (_setjmp(resumer()) != 0) {
       return;

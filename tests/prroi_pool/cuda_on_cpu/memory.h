@@ -35,7 +35,7 @@ struct SharedVariable {
   const char* name;
 };
 
-// The maximum of all GPUs. The size for a kernel is given at launch.
+// The most that any GPU has. The size for a kernel is given at launch.
 constexpr std::size_t kMaxDynamicShared = 227 << 10;
 
 // Zero-initialised memory that occupies no physical memory until it is used. Growing discards the contents.
