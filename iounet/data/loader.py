@@ -27,15 +27,15 @@ def train_loader(
     rank: int = 0,
     world_size: int = 1,
 ) -> DataLoader:
-    """Return a loader of batches ``(images, targets)``, two lists of ``batch_size``, for the rest of a run.
+    """Return a loader of batches ``(images, targets)``, two lists of length ``batch_size``, for the rest of a run.
 
     Epochs follow each other without a break, each in a new random order; a batch may contain the end of one epoch and
     the beginning of the next. Iteration k of rank r takes batch ``k * world_size + r`` of that sequence.
 
     Args:
-        batch_size: images per process.
+        batch_size: number of images per process.
         num_workers: number of loading processes; 0 loads in the training process.
-        seed: seed of the order and of the augmentation; the same in every rank.
+        seed: seed of the order and of the augmentation; the same on every rank.
         start_iteration: the iteration at which a resumed run continues.
         num_iterations: length of the whole run, counted from iteration 0.
     """
@@ -61,7 +61,7 @@ def eval_loader(
     return _loader(dataset, num_workers, sampler=range(rank, len(dataset), world_size), batch_size=batch_size)
 
 
-# The two uses of the random numbers that follow from a run's seed.
+# The two purposes for which `_mix` derives random numbers from a run's seed.
 _ORDER, _AUGMENTATION = 0, 1
 
 
@@ -98,7 +98,7 @@ class _TrainBatches(Sampler[list[Sample]]):
 
 
 def _mix(seed: int, purpose: int, number: int) -> int:
-    # With a sum, the runs of seeds 0 and 1 would draw the same numbers for neighbouring positions.
+    # If seed and number were added, runs with seeds 0 and 1 would draw the same values at neighbouring positions.
     return int(np.random.SeedSequence([seed, purpose, number]).generate_state(1, np.uint64)[0])
 
 
@@ -115,7 +115,7 @@ def _loader(dataset: CocoDataset, num_workers: int, **batching: Any) -> DataLoad
         collate_fn=_collate,
         worker_init_fn=_leave_process_group,
         pin_memory=torch.cuda.is_available(),
-        # Without this generator, each pass over the loader would draw from the global random state of the training.
+        # Without this generator, each pass over the loader would draw from the global random state of training.
         generator=torch.Generator().manual_seed(0),
         **batching,
     )

@@ -148,12 +148,16 @@ class _Reader:
         self.images.append(LabeledImage(key, source.image, frame.width, frame.height))
 
     def read_strays(self, sources: Iterable[YoloSource]) -> dict[Path, bytes]:
-        """Return the contents of label files in the folders of these images that belong to no image."""
+        """Return the contents of label files that belong to no image, and add a fault for each.
+
+        Args:
+            sources: the images whose label folders are searched.
+        """
         strays: dict[Path, bytes] = {}
         for labels, images in sorted({(source.label.parent, source.image.parent) for source in sources}):
             names = {path.stem for path in images.iterdir() if is_image(path)}
             others = self.read_files(path for path in sorted(labels.glob("*.txt")) if path.stem not in names)
-            # There may also be lists, class names and notes beside the images.
+            # Text files without labels may be lists of images, class names or notes.
             strays |= {path: data for path, data in others.items() if _classes_in(data)}
         for path in strays:
             text = f"no image with this name ({', '.join(IMAGE_SUFFIXES)}); restore the image, or remove the file"
@@ -217,7 +221,7 @@ def _companions(folder: YoloFolder, root: Path) -> dict[str, tuple[Path, bytes]]
     """Return name in a copy → source and content of the other files: data.yaml, classes.txt and lists of images.
 
     In the copy, all names are relative to data.yaml, which has no ``path``. The copy can therefore be moved, and
-    training on it reads the copied labels; an absolute name would point to the original ones.
+    training on it reads the copied labels; an absolute name would point to the original labels.
     """
     found = {}
     if (classes := folder.classes_file) is not None:

@@ -1,4 +1,4 @@
-"""Every rule of the check on small data sets that break it, and the repaired copy, which must break none."""
+"""Every rule of the check, on small data sets that break it. The repaired copies must break no rule."""
 
 import json
 import math
@@ -83,7 +83,7 @@ BAD_BOXES = [
     ([1, 2, 3, "4"], "box is not four numbers"),
     (None, "box is not four numbers"),
 ]
-# A change of the clean set, the rule that it breaks, and the id in the finding.
+# A change to the clean set, the rule that it breaks, and the id in the finding.
 BAD_ENTRIES = [
     (lambda c: c["annotations"][1].update(id=5), "duplicate annotation id", 5),
     (lambda c: c["annotations"][1].pop("id"), "no usable id", None),

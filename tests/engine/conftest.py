@@ -15,7 +15,7 @@ from same_run import another_second  # noqa: E402
 
 @pytest.fixture(scope="session")
 def forks():
-    """Context whose fork server has everything imported. The test process has run threads and must not be forked."""
+    """Context whose fork server has imported everything. The test process has run threads and must not be forked."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "iounet.commands.train"])
     return context
@@ -37,7 +37,7 @@ def run_with(forks):
 
 @pytest.fixture
 def interrupted(trained, tmp_path):
-    """A copy of the run in its state after logging the third iteration, with the checkpoint of the second."""
+    """Return a copy of the run as it was after logging iteration 3, with the checkpoint of iteration 2."""
     output = tmp_path / "interrupted"
     shutil.copytree(trained, output)
     for name in ("model_final.pth", "evaluation.json", "detections.json", "checkpoints/iteration_0000004.pth"):

@@ -1,4 +1,4 @@
-"""Checkpoints after a killed process or on a full disk."""
+"""Checkpoints after a process is killed or on a full disk."""
 
 import itertools
 import multiprocessing
@@ -41,8 +41,8 @@ class TestInterruptedWriting:
 
     @pytest.mark.slow
     def test_killed(self, tmp_path):
-        # Forked from a server that has torch imported, one process every 0.1 s. The test process has run threads and
-        # must not be forked.
+        # The server, which has imported torch, forks one process every 0.1 s. The test process has run threads and must
+        # not be forked.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["torch", "iounet.training.checkpoint"])
         for iteration in (1, 2):
