@@ -1,8 +1,8 @@
 """Strict reading of COCO-format annotation files.
 
-pycocotools reads the same files without checking them, so that a fault shows up hours later as a KeyError or a NaN.
-This module has all the rules. `read_annotations` raises an error at the first fault; ``python -m iounet.data.check``
-lists every fault.
+pycocotools reads the same files without checking them, so a fault shows up hours later as a KeyError or a NaN.
+This module defines all the rules. `read_annotations` raises an error at the first fault;
+``python -m iounet.data.check`` lists every fault.
 """
 
 from collections import Counter
@@ -90,7 +90,7 @@ class Scan:
     """All faults of an annotation file, and its usable entries.
 
     Attributes:
-        faults: those of images, then of categories, then of annotations, each in file order.
+        faults: faults of images, then of categories, then of annotations; each group in file order.
         usable: the file without faulty entries and without the annotations that refer to them. Annotations whose only
             fault is a duplicate id are included, since nothing refers to an annotation.
         positions: int64 ``[M]``, the index of each object of ``usable`` in the file's ``annotations``.
@@ -112,8 +112,8 @@ def read_annotations(
         path: JSON with ``images``, ``annotations`` and ``categories``. Ids may have gaps; 0 is allowed.
         bad_annotations: what to do with an annotation whose ``bbox`` is not four finite numbers, has no area, or lies
             outside its image: ``"error"`` to raise an error, ``"skip"`` to leave it out and count it.
-        content: the content of the file as `load_json` returns it, if it has been read already; ``path`` is then used
-            in messages only.
+        content: the content of the file, as returned by `load_json`, if it has already been read; ``path`` is then
+            used in messages only.
 
     Raises:
         DataError: if the file cannot be used. The message names the file and the entry and says how to correct it.
@@ -157,7 +157,7 @@ def load_json(path: str | Path, needed: tuple[str, ...] = ("images", "annotation
 
 
 def scan_annotations(content: dict[str, Any]) -> Scan:
-    """Check every entry of a file's content, as `load_json` returns it, against every rule.
+    """Check every entry of a file's content, as returned by `load_json`, against every rule.
 
     Each entry is reported for the first rule that it breaks, except that an annotation with a duplicate id may be
     reported for another rule as well. An annotation is not reported for referring to a faulty image or category.
@@ -169,7 +169,7 @@ def scan_annotations(content: dict[str, Any]) -> Scan:
 
 
 def id_in(item: Any, key: str = "id") -> int | None:
-    """Return the integer under a key of an entry; None if there is none, or if the entry is not a JSON object."""
+    """Return the integer value of an entry's key; None if it has none, or if the entry is not a JSON object."""
     value = item.get(key) if isinstance(item, dict) else None
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 

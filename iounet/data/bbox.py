@@ -7,10 +7,10 @@ import numpy as np
 
 
 def is_finite_number(value: Any, largest: float = sys.float_info.max) -> bool:
-    """Whether a value is a number (not a bool) with a magnitude of at most ``largest``."""
+    """Return whether a value is a number (not a bool) with a magnitude of at most ``largest``."""
     if isinstance(value, np.generic):
         value = value.item()  # NumPy warns when it compares a float32 with a limit beyond its range
-    # A comparison, because math.isfinite raises an error for JSON integers beyond the range of float.
+    # math.isfinite is not used because it raises an error for JSON integers beyond the range of float.
     return _is_number(value) and abs(value) <= largest
 
 
@@ -19,7 +19,7 @@ def _is_number(value: Any) -> bool:
 
 
 def bbox_fault(bbox: Any, largest: float = sys.float_info.max) -> str | None:
-    """Say why a bbox is not four finite numbers, in words that follow "bbox"; None if it is valid."""
+    """Return why a bbox is not four finite numbers, worded to follow "bbox"; None if it is valid."""
     if not isinstance(bbox, list) or len(bbox) != 4 or not all(_is_number(value) for value in bbox):
         return "is not four numbers"
     return None if all(is_finite_number(value, largest) for value in bbox) else "is not finite"

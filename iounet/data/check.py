@@ -2,7 +2,7 @@
 
     python -m iounet.data.check ANNOTATIONS [IMAGES]
 
-The command prints the number of images, and of objects by class and size. It lists *faults*, which training
+The command prints the number of images and the number of objects by class and size. It lists *faults*, which training
 refuses, and *notes*, which are harmless but worth knowing. With the image folder, it decodes every image.
 The rules are those of `annotations` and `images`, which training uses too; ``--fix`` runs `repair`.
 """
@@ -30,14 +30,15 @@ from .images import check_image_size, exif_orientation, image_path, open_image
 from .listing import listed_by_rule
 from .repair import repair
 
-# Bins of the square root of an object's area, in pixels; half octaves, so that they include COCO's bounds, 32 and 96.
+# Bin edges for the square root of an object's area, in pixels. They are about half an octave apart and include COCO's
+# bounds, 32 and 96.
 _SIZE_EDGES = (0, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 _SMALL, _LARGE = 32, 96
 
 # Aspect ratio above which an image gets a note.
 _EXTREME_RATIO = 100
 
-# Number of classes printed before "and N more"; length of the longest bar.
+# Number of classes printed before "and N more", and length of the longest bar.
 _NUM_CLASSES = 100
 _BAR = 40
 
@@ -51,16 +52,16 @@ class Report:
     Attributes:
         annotation_file: the file that was checked.
         image_folder: the folder whose images were opened; None if only the annotations were checked.
-        num_images: entries of ``images``.
-        num_annotations: entries of ``annotations``.
-        num_objects: usable annotations that training learns from.
-        num_crowds: usable annotations that stand for a group of objects (``iscrowd``).
+        num_images: number of entries in ``images``.
+        num_annotations: number of entries in ``annotations``.
+        num_objects: number of usable annotations of single objects, which training learns from.
+        num_crowds: number of usable annotations that stand for a group of objects (``iscrowd``).
         classes: ``{"id", "name", "objects"}`` of each category, sorted by id.
         sizes: ``{"from", "below", "objects"}`` for bins of the square root of the objects' area in pixels; ``below``
             is None in the last bin.
         coco_sizes: number of ``"small"`` (area < 32²), ``"medium"`` and ``"large"`` (area >= 96²) objects.
-        faults: what training refuses.
-        notes: what is harmless but worth knowing.
+        faults: findings that training refuses.
+        notes: findings that are harmless but worth knowing.
         image_sizes: (width, height) in pixels of each usable image file, by its index in ``images``.
     """
 
@@ -177,7 +178,7 @@ def _repetitions(content: dict[str, Any], usable: Annotations) -> Iterator[Findi
 def _examine_image(
     position: int, entry: dict[str, Any], folder: str | Path, annotation_file: str | Path
 ) -> tuple[tuple[int, int] | None, list[Finding], list[Finding]]:
-    """Return the (width, height) of an image file, None if it cannot be used; its faults; its notes."""
+    """Return the (width, height) of an image file (None if it cannot be used), its faults and its notes."""
 
     def finding(rule: str, text: str) -> Finding:
         return Finding(rule, "images", position, entry["id"], f"image {entry['id']}: {text}")
@@ -303,7 +304,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "duplicate annotation ids are renumbered and, with IMAGES, wrong widths and heights are corrected",
     )
     args = parser.parse_args(arguments)
-    # Checked before the images are opened, which may take an hour.
+    # Check the paths before opening the images, which may take an hour.
     if args.images is not None and not args.images.is_dir():
         parser.error(f"{args.images}: no such image folder; check the path")
     outputs = [path for path in (args.fix, args.json) if path not in (None, _STDOUT)]

@@ -28,7 +28,7 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True)
 class Converted:
-    """Labels of another form, converted to COCO format in memory.
+    """Labels converted in memory from another format to COCO format.
 
     Attributes:
         content: the content of a COCO-format file.
@@ -44,7 +44,7 @@ class Converted:
 class CocoDataset(torch.utils.data.Dataset):
     """The images and boxes of a COCO-format annotation file.
 
-    ``dataset[index]`` is ``(image, target)``: the image float32 ``[3, H, W]`` in [0, 1], the target a dict of
+    ``dataset[index]`` is ``(image, target)``. The image is float32 ``[3, H, W]`` in [0, 1]; the target is a dict of
 
     - ``boxes``: float32 ``[N, 4]``, xyxy in pixels of that image, clipped to it, with a positive area;
     - ``labels``: int64 ``[N]`` in 1..C; label l is the category ``category_ids[l - 1]``;
@@ -52,14 +52,14 @@ class CocoDataset(torch.utils.data.Dataset):
 
     Crowd boxes are left out. An image without objects is kept as background (N = 0).
 
-    The augmentation of ``dataset[Sample(position, seed)]`` depends on that seed only, not on the process or on earlier
+    The augmentation of ``dataset[Sample(position, seed)]`` depends only on that seed, not on the process or on earlier
     calls, and leaves torch's random state unchanged.
 
     Args:
         annotation_file: COCO-format JSON; with ``converted``, the name of its source, used in messages only.
         image_folder: the folder that ``file_name`` is relative to.
         transforms: ``(image, target) -> (image, target)`` on a uint8 `tv_tensors.Image` and a target whose
-            boxes are `tv_tensors.BoundingBoxes`; by default, only the conversion to float.
+            boxes are `tv_tensors.BoundingBoxes`; by default, the image is only converted to float.
         bad_annotations: ``"error"`` refuses a file with unusable boxes, ``"skip"`` leaves those boxes out.
         converted: the content to use instead of reading a file.
 
@@ -76,8 +76,8 @@ class CocoDataset(torch.utils.data.Dataset):
 
     Raises:
         DataError: on construction, if the annotation file cannot be used or its first image is missing; on access, if
-            an image is missing, unreadable, not of its annotated size, or outside the folder because of a link. To
-            open every image beforehand, which takes minutes, run ``python -m iounet.data.check``.
+            an image is missing or unreadable, does not have its annotated size, or is outside the folder because of a
+            link. To open every image beforehand, which takes minutes, run ``python -m iounet.data.check``.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class CocoDataset(torch.utils.data.Dataset):
             return self._load(key.position)
 
     def describe(self) -> str:
-        """Return one line with the number of images, objects and classes, and of boxes left out or clipped."""
+        """Return one line with the numbers of images, objects and classes, and of boxes left out or clipped."""
         numbers = [
             counted(len(self), "image"),
             counted(self.num_objects, "object"),
@@ -137,7 +137,7 @@ class CocoDataset(torch.utils.data.Dataset):
         return "; ".join([f"{self.annotation_file}: {', '.join(numbers)}", *notes])
 
     def ground_truth(self, index: int) -> dict[str, Any]:
-        """Return the target of an image before augmentation, boxes in stored pixels, without reading the image."""
+        """Return the target of an image before augmentation, with boxes in stored pixels. The image is not read."""
         index = range(len(self))[index]  # a negative index counts from the end
         image, content = self.images[index], self._content
         objects = np.arange(content.first[index], content.first[index + 1])
@@ -155,7 +155,7 @@ class CocoDataset(torch.utils.data.Dataset):
         """Return the file's content without skipped annotations, for pycocotools (``COCO().dataset``).
 
         Crowds are included, and boxes are not clipped. Missing ``area`` and ``iscrowd``, which COCOeval needs, are
-        filled in. Annotations are renumbered from 1, because COCOeval takes a match with id 0 for no match.
+        filled in. Annotations are renumbered from 1, because COCOeval treats a match with id 0 as no match.
         """
         content = self._content
         image_ids = np.repeat([image["id"] for image in self.images], np.diff(content.first))

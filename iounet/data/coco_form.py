@@ -1,4 +1,4 @@
-"""Conversion of labels of any form to the content of a COCO-format file."""
+"""Conversion of labels in any format to the content of a COCO-format file."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -14,9 +14,9 @@ from .labels import LabeledBox, LabeledImage, LabelSet
 def as_coco(labels: LabelSet) -> tuple[dict[str, Any], Path]:
     """Convert the usable labels to COCO format.
 
-    The usable entries of a COCO-format file are kept unchanged, with their ids and all keys. For other forms, category
-    ids count from 1 in the order of the class names, which is the same for all splits of a data set; crowds have
-    ``iscrowd`` 1.
+    The usable entries of a COCO-format file are kept unchanged, with their ids and all keys. For other formats,
+    category ids count from 1 in the order of the class names, which is the same for all splits of a data set; crowds
+    have ``iscrowd`` 1.
 
     Returns:
         The content of a COCO-format file, and the folder that ``file_name`` is relative to.
@@ -30,10 +30,10 @@ def as_coco(labels: LabelSet) -> tuple[dict[str, Any], Path]:
 
 
 def boxes_as_coco(labels: LabelSet) -> tuple[dict[str, Any], Path]:
-    """Convert the usable labels of any form to COCO format, using only their images, boxes and class names.
+    """Convert the usable labels in any format to COCO format, using only their images, boxes and class names.
 
     Returns:
-        As `as_coco`.
+        The same values as `as_coco`.
 
     Raises:
         DataError: if the images lie on several drives.

@@ -51,7 +51,7 @@ def _move(annotation: dict[str, Any], box: Box) -> None:
     x0, y0, x1, y1 = (round(value, 2) for value in box)
     width, height = annotation["bbox"][2:]
     bbox = [x0, y0, round(x1 - x0, 2), round(y1 - y0, 2)]
-    # Keep an area that is not that of the box but, for example, of the segmentation.
+    # Keep an area that is not the area of the box, such as the area of the segmentation.
     if annotation.get("area") == width * height and not annotation.get("segmentation"):
         annotation["area"] = round(bbox[2] * bbox[3], 4)
     annotation["bbox"] = bbox
@@ -62,10 +62,10 @@ def read_coco(path: Path, image_folder: Path | None = None) -> CocoLabels:
 
     Args:
         path: the file.
-        image_folder: the folder that ``file_name`` is relative to; by default, the one that `find_images` finds.
+        image_folder: the folder that ``file_name`` is relative to; by default, the one returned by `find_images`.
 
     Raises:
-        DataError: if the file does not have COCO format, or if there is no such folder.
+        DataError: if the file is not in COCO format, or if there is no such folder.
     """
     content = load_json(path)
     scan = scan_annotations(content)
@@ -130,11 +130,11 @@ def _open(folder: Path, entry: dict[str, Any], annotation_file: Path) -> Labeled
 
 
 def find_images(path: Path, entries: list[Any]) -> Path:
-    """Find the image folder of a COCO-format file: the first of the usual folders near the file that has its images.
+    """Return the image folder of a COCO-format file: the first of the usual folders near the file with its images.
 
     Args:
         path: the file.
-        entries: its ``images``.
+        entries: the file's ``images``.
 
     Raises:
         DataError: if none of these folders has any of the images.

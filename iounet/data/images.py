@@ -18,11 +18,11 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 # The errors that PIL raises for a file that is not an image or is damaged, depending on the format.
 DECODING_ERRORS = (
     *(OSError, SyntaxError, ValueError, Image.DecompressionBombError),
-    ImportError,  # ultralytics replaces Image.open by a function that looks for another decoder
+    ImportError,  # ultralytics replaces Image.open with a function that looks for another decoder
 )
 
-# EXIF orientation → transposition that turns the image upright. PIL.ImageOps.exif_transpose fails if other tags are
-# damaged.
+# EXIF orientation → transposition that turns the image upright. PIL.ImageOps.exif_transpose is not used because it
+# fails if other tags are damaged.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -53,17 +53,17 @@ def read_image(path: str | Path, *, exif: bool = False) -> tv_tensors.Image:
 
 def as_viewers_show(file: Image.Image) -> Image.Image:
     """Convert an opened image file to RGB and turn it upright by its EXIF orientation."""
-    image = file.convert("RGB")  # first, because Pillow rotates a TIFF when it decodes it, and then drops the tag
+    image = file.convert("RGB")  # must come first: decoding a TIFF rotates it and drops the tag
     turn = _UPRIGHT.get(exif_orientation(file))
     return image if turn is None else image.transpose(turn)
 
 
 @contextmanager
 def open_image(path: str | Path) -> Iterator[Image.Image]:
-    """Open an image file and turn PIL's errors, including those of decoding in the ``with`` block, into `DataError`.
+    """Open an image file and turn PIL's errors, including decoding errors in the ``with`` block, into `DataError`.
 
     Raises:
-        DataError: as `read_image`.
+        DataError: see `read_image`.
     """
     try:
         with Image.open(path) as file:
@@ -105,7 +105,7 @@ def exif_orientation(image: Image.Image) -> int:
 def has_exif_rotation(path: str | Path) -> bool:
     """Return whether image viewers rotate or mirror an image file, which `read_image` does only with ``exif``.
 
-    A file that cannot be read gives False.
+    Returns False for a file that cannot be read.
     """
     try:
         with Image.open(path) as file:
@@ -119,7 +119,7 @@ def has_exif_rotation(path: str | Path) -> bool:
 
 
 def image_path(folder: str | Path, file_name: str) -> Path:
-    """Return the path of an image of an annotation file.
+    """Return the path of an image listed in an annotation file.
 
     The folder may be a symbolic link, and links within it are followed.
 

@@ -22,7 +22,7 @@ def read_unchanged(path: Path, digest_when_read: str | None) -> bytes:
         digest_when_read: digest of the content when it was first read; None skips the check.
 
     Raises:
-        DataError: if the file has changed, so that keys may refer to other boxes, or no longer exists.
+        DataError: if the file no longer exists, or has changed, in which case keys may refer to other boxes.
     """
     try:
         data = path.read_bytes()

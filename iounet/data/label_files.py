@@ -14,7 +14,7 @@ from .yolo_labels import read_yolo
 # Number of faults listed in the error about a source without usable labels.
 _NUM_SHOWN = 3
 
-# Other tools' names for the split val.
+# Names that other tools give to the split val.
 _ALSO_VAL = ("valid", "validation")
 
 
@@ -44,8 +44,8 @@ def list_splits(source: Path, *, images: Path | None = None) -> list[str]:
     """Return the names of a data set's splits in the order of its files; empty if it has no splits.
 
     Args:
-        source: as for `read_labels`.
-        images: as for `read_labels`.
+        source: see `read_labels`.
+        images: see `read_labels`.
 
     Raises:
         DataError: if there are no label files in a known format.

@@ -1,4 +1,4 @@
-"""Labels of a data set independently of their file format; `convert` and `iounet-tighten` work on them."""
+"""Labels of a data set, independent of the file format; used by `convert` and `iounet-tighten`."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
@@ -16,8 +16,8 @@ class LabeledImage:
     """An image of a data set.
 
     Attributes:
-        key: identifies the image in the data set, independently of the machine: the id of the COCO image, or the path
-            of the image relative to the folder of the data set, with ``/`` as separator.
+        key: identifier of the image, the same on every machine: the id of the COCO image, or the path of the image
+            relative to the folder of the data set, with ``/`` as separator.
         path: path of the image file.
         width, height: size of the stored image in pixels.
     """
@@ -33,14 +33,15 @@ class LabeledBox:
     """A labelled object.
 
     Attributes:
-        key: identifies the label in the data set, independently of the machine: ``annotation 17`` (id in a COCO file),
-            ``train/IMG_1.xml object 2``, ``labels/IMG_1.txt line 4``; numbers count from 1.
-        image: index in the list of images.
+        key: identifier of the label, the same on every machine, such as ``annotation 17`` (id in a COCO file),
+            ``train/IMG_1.xml object 2`` or ``labels/IMG_1.txt line 4``; objects and lines count from 1.
+        image: index of the image in `LabelSet.images`.
         class_name: class of the object.
         box: xyxy in pixels of the stored image, measured from its left and top edges and clipped to it; its area is
             positive.
-        crowd: whether the label is a group of objects, or difficult in VOC's sense; neither trained on nor moved.
-        movable: False if the label has more than a box (such as a polygon), which a new box would contradict.
+        crowd: whether the label stands for a group of objects, or is marked ``difficult`` in VOC; such labels are
+            neither trained on nor moved.
+        movable: False if the label has more than a box, such as a polygon, which a new box would contradict.
     """
 
     key: str
@@ -72,9 +73,9 @@ class LabelSet(ABC):
 
     Attributes:
         source: the file or folder that was read.
-        class_names: in the order of the data set.
+        class_names: names of the classes in the order of the data set.
         images: all images that can be opened, including images without objects.
-        boxes: by image, in the order of the files.
+        boxes: usable labels, grouped by image, in the order of the files.
         faults: unusable images and labels, and repeated labels.
     """
 
@@ -91,10 +92,10 @@ class LabelSet(ABC):
         The files that were read are never opened for writing. Images are not copied.
 
         Args:
-            output: for a COCO file, the path of the copy; for all others, the folder of the copies, which keep their
-                names.
+            output: for a COCO file, the path of the copy; for other formats, the folder of the copies, which
+                keep the names of the originals.
             boxes: key of a label → its new box, in the frame of `LabeledBox.box`. Other labels are copied unchanged,
-                byte by byte where the format allows it.
+                byte for byte where the format allows it.
 
         Returns:
             The files written.
@@ -107,7 +108,7 @@ class LabelSet(ABC):
 
 
 def repeated_boxes(boxes: Iterable[LabeledBox]) -> list[LabelFault]:
-    """Return a fault for each label with the image, class and box of an earlier label. Both stay usable.
+    """Return a fault for each label with the same image, class and box as an earlier one. Both stay usable.
 
     Labels with more than a box (``movable`` False) are not compared.
     """

@@ -7,7 +7,7 @@ _NUM_LISTED = 5
 
 
 def listed_by_rule(faults: Iterable[tuple[str, str]], *, all_are_in: str = "") -> Iterator[list[str]]:
-    """Yield the indented lines of each rule: the number of faults and the first of them.
+    """Yield the indented lines of each rule: the number of faults and the first few.
 
     Args:
         faults: rule and text of each fault.

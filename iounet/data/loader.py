@@ -27,15 +27,15 @@ def train_loader(
     rank: int = 0,
     world_size: int = 1,
 ) -> DataLoader:
-    """Return a loader of batches ``(images, targets)``, two lists of ``batch_size``, for the rest of a run.
+    """Return a loader of batches ``(images, targets)``, two lists of length ``batch_size``, for the rest of a run.
 
     Epochs follow each other without a break, each in a new random order; a batch may contain the end of one epoch and
     the beginning of the next. Iteration k of rank r takes batch ``k * world_size + r`` of that sequence.
 
     Args:
-        batch_size: images per process.
+        batch_size: number of images per process.
         num_workers: number of loading processes; 0 loads in the training process.
-        seed: seed of the order and of the augmentation; the same in every rank.
+        seed: seed of the order and of the augmentation; the same on every rank.
         start_iteration: the iteration at which a resumed run continues.
         num_iterations: length of the whole run, counted from iteration 0.
     """
@@ -115,7 +115,7 @@ def _loader(dataset: CocoDataset, num_workers: int, **batching: Any) -> DataLoad
         collate_fn=_collate,
         worker_init_fn=_leave_process_group,
         pin_memory=torch.cuda.is_available(),
-        # Without this generator, each pass over the loader would draw from the global random state of the training.
+        # Without this generator, each pass over the loader would draw from the global random state of training.
         generator=torch.Generator().manual_seed(0),
         **batching,
     )

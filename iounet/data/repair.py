@@ -1,6 +1,6 @@
-"""Repair of COCO-format annotation files, for faults that need no decision.
+"""Repair of COCO-format annotation files, limited to faults that need no decision by the user.
 
-Harmless entries stay unchanged, such as boxes that overhang their image, which training clips.
+Harmless entries stay unchanged. Examples are boxes that overhang their image; training clips them.
 """
 
 from collections import Counter
@@ -21,12 +21,12 @@ def repair(
     removed, and annotations without a unique id are renumbered. All other entries and their order stay the same.
 
     Args:
-        content: the content of the file, as `load_json` returns it; not modified.
+        content: the content of the file, as returned by `load_json`; not modified.
         faults: all faults that the check found in the content and its images.
         image_sizes: (width, height) in pixels of each usable image file, by its index in ``images``.
 
     Returns:
-        The copy, and the changes: the ``rule`` of a change says what was done, its ``text`` to which entry and why.
+        The copy and the changes. The ``rule`` of a change says what was done; its ``text`` says to which entry and why.
 
     Raises:
         DataError: if a fault needs a decision by the user; the message names it.
@@ -64,10 +64,10 @@ def repair(
 
 
 def _repeated_entries(section: str, content: dict[str, Any], faults: list[Finding], changes: list[Finding]) -> set[int]:
-    """Return the positions of entries that repeat an earlier entry exactly, as in merged files.
+    """Return the positions of entries that repeat an earlier entry exactly, as happens in merged files.
 
     Raises:
-        DataError: if two different entries share an id, so that the annotations of this id are ambiguous.
+        DataError: if two different entries share an id, which makes annotations that refer to it ambiguous.
     """
     first_of = {id_in(item): item for item in reversed(content[section])}
     positions = set()
@@ -88,7 +88,7 @@ def _repair_images(
 ) -> tuple[list[dict[str, Any]], set[int]]:
     """Return the images to keep, and the ids of the images left out."""
     repeated = _repeated_entries("images", content, faults, changes)
-    # The last of several faults: the fault of the image file comes after those of its entry.
+    # The last fault of each image counts: the fault of the image file comes after those of its entry.
     fault_of = {fault.position: fault for fault in faults if fault.section == "images"}
     num_annotations = Counter(id_in(item, "image_id") for item in content["annotations"])
     images: list[dict[str, Any]] = []

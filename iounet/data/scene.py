@@ -1,6 +1,6 @@
-"""Synthetic images of overlapping textured shapes on a cluttered background, with the pixels of every shape.
+"""Synthetic images of overlapping textured shapes on a cluttered background, with the visible pixels of every shape.
 
-The boxes are exact by construction, so that errors at high IoU thresholds are the detector's, not the annotator's.
+The boxes are exact by construction, so errors at high IoU thresholds are the detector's, not the annotator's.
 Localisation is hard on purpose: shapes occlude one another, textures put strong edges inside them, and some shapes
 differ little from their background.
 """
@@ -15,9 +15,9 @@ from .shapes import CLASS_NAMES, Shape, rasterise
 
 # Range of the number of objects; a scene without room for them has fewer.
 NUM_OBJECTS = (2, 6)
-# Side of a shape before it is stretched, as a fraction of the image's shorter side: 32 to 77 pixels of 128.
+# Side of a shape before it is stretched, as a fraction of the image's shorter side: 32 to 77 of 128 pixels.
 RELATIVE_SIDE = (0.25, 0.6)
-# Largest rotation of a shape, in radians. At larger angles, shapes touch their boxes only with their tips, and a
+# Largest rotation of a shape, in radians. At larger angles, shapes touch their boxes only at their tips, and a
 # detector trained from scratch learns to localise them far more slowly (docs/results_notes.md).
 MAX_TILT = 0.25
 # A shape is drawn only if every shape then keeps at least this fraction of its area visible, and its visible part is at
@@ -29,8 +29,9 @@ MIN_VISIBLE_SIDE = 8
 # shape is barely visible on the strongest clutter.
 CONTRAST = (0.5, 1.0)
 
-# Each class has a fifth of the hue circle and uses this part of it. A detector trained from scratch then learns to
-# classify within minutes and spends the rest of its training on the purpose of the set, exact localisation.
+# Each class has a fifth of the hue circle and uses this range of it, in fifths relative to its centre. A
+# detector trained from scratch then learns to classify within minutes and spends the rest of its training on the
+# purpose of the set, exact localisation.
 HUE_SPREAD = (-0.3, 0.3)
 
 
@@ -72,7 +73,7 @@ def render_scene(rng: np.random.Generator, image_size: tuple[int, int]) -> Scene
 
 
 def visible_boxes(instances: np.ndarray, num_objects: int) -> np.ndarray:
-    """Return the tight boxes of objects 1..N in a map of instances ``[H, W]``: int64 ``[N, 4]``, xyxy pixel edges.
+    """Return the tight boxes of objects 1..N in an instance map ``[H, W]``: int64 ``[N, 4]``, xyxy pixel edges.
 
     The pixel in row i and column j covers x from j to j + 1 and y from i to i + 1. The box of an object without
     pixels is all zeros.

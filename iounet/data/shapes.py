@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 
 CLASS_NAMES = ("cross", "ellipse", "rectangle", "star", "triangle")
 
-# Resolution factor at which shapes are drawn: 4 x 4 samples give 17 levels of coverage along an edge.
+# Samples per pixel along each axis when a shape is drawn: 4 x 4 samples give 17 levels of coverage.
 _SUPERSAMPLING = 4
 
 
@@ -30,7 +30,7 @@ class Shape:
 
     @property
     def mask(self) -> np.ndarray:
-        """Pixels of the shape, those that it covers by at least half: bool ``[h, w]``."""
+        """Mask of the pixels that the shape covers by at least half: bool ``[h, w]``."""
         return self.coverage >= 0.5
 
 

@@ -28,12 +28,12 @@ def open_dataset(
     """Open a COCO-format file, or a split of Pascal VOC or YOLO labels, as a data set.
 
     Args:
-        source: as for `iounet.data.label_files.read_labels`.
-        image_folder: as ``images`` of `read_labels`; None uses the usual place for the format.
+        source: see `iounet.data.label_files.read_labels`.
+        image_folder: see ``images`` of `read_labels`; None uses the usual place for the format.
         split: the split to read from a source that has splits. The categories are those of the whole source, so that
             all its splits agree.
-        transforms: as for `CocoDataset`.
-        bad_annotations: as for `CocoDataset`; for COCO-format files only. Unusable labels in other formats are left out
+        transforms: see `CocoDataset`.
+        bad_annotations: see `CocoDataset`; for COCO-format files only. Unusable labels in other formats are left out
             and counted.
 
     Raises:

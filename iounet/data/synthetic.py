@@ -27,7 +27,7 @@ from ..progress import progress
 from .scene import Scene, render_scene, visible_boxes
 from .shapes import CLASS_NAMES
 
-# Increase with every change of the generated files, so that an old set is not mistaken for a new one.
+# Increase with every change to the generated files, so that an old set is not mistaken for a new one.
 VERSION = 3
 
 

@@ -80,7 +80,7 @@ def convert_voc(
     Raises:
         DataError: if a part of the folder is missing; an annotation file is not a VOC annotation; an image is missing,
             unreadable or not of the annotated size; or ``val_share`` is given, but there is no split ``train``, or
-            already a split ``val``.
+            there already is a split ``val``.
         ConfigError: if no files can be written in ``output``.
     """
     root, output = Path(root), Path(output)

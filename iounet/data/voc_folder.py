@@ -26,7 +26,7 @@ class VocSource:
 
     Attributes:
         label: path of the annotation file relative to the folder of the data set.
-        images: the image files with the name of the annotation file; several if they differ in their suffix.
+        images: the image files with the same name as the annotation file; several if their suffixes differ.
     """
 
     label: str

@@ -199,6 +199,6 @@ def _open(folder: VocFolder, source: VocSource, annotation: VocAnnotation) -> La
 
 
 def _image_of(source: VocSource, annotation: VocAnnotation) -> Path | None:
-    """Return the image with the name of the annotation file; if there are several, the one in its ``<filename>``."""
+    """Return the image with the name of the annotation file; of several, prefer the one named in ``<filename>``."""
     named = PureWindowsPath(annotation.filename).name
     return next((path for path in source.images if path.name == named), source.images[0] if source.images else None)

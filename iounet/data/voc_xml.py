@@ -24,7 +24,7 @@ class VocObject:
     Attributes:
         number: number of the object in the file, from 1.
         texts: element name (``name``, ``difficult`` and the corners) → its stripped text.
-        spans: corner → first and last byte (exclusive) of its text in the file; only for corners that are plain text,
+        spans: corner → byte range of its text in the file (start, exclusive end); only for corners that are plain text,
             without comments, entities or a 16-bit encoding.
     """
 
@@ -45,7 +45,7 @@ class VocObject:
         return len(self.spans) == len(_CORNERS)
 
     def box(self, width: int, height: int) -> Box:
-        """Return the box in an image of this size in pixels.
+        """Return the box, clipped to an image of ``width`` x ``height`` pixels.
 
         Raises:
             DataError: if the box cannot be used.
@@ -114,7 +114,7 @@ def parse_voc(data: bytes, path: Path) -> VocAnnotation:
 
 
 class _Reader:
-    """Collects what expat finds in a file. ElementTree would be shorter, but gives no byte positions."""
+    """Builds a `VocAnnotation` from expat's events. ElementTree would be shorter but gives no byte positions."""
 
     def __init__(self, data: bytes) -> None:
         self.annotation = VocAnnotation()
@@ -172,7 +172,7 @@ class _Reader:
 def with_boxes(data: bytes, boxes: Iterable[tuple[VocObject, Box]], width: int, height: int) -> bytes:
     """Return the content of an annotation file with new boxes; only the bytes of their corners change.
 
-    If the corners of a box are integers, the new ones are, too; otherwise they have two decimals.
+    If all corners of a box are integers, its new corners are integers too; otherwise, they have two decimals.
 
     Args:
         data: the content.
@@ -197,7 +197,7 @@ def _corner_texts(item: VocObject, box: Box, width: int, height: int) -> list[st
 
 
 def _pixels(low: float, high: float, size: int) -> tuple[int, int]:
-    """Round two edges to the first and last pixel, from 1; at least two pixels, since readers require max > min."""
+    """Round two edges to a first and a last pixel, counted from 1. They differ, since readers require max > min."""
     first, last = math.floor(low + 0.5) + 1, math.floor(high + 0.5)
     if last <= first:
         first = max(1, min(math.floor(low) + 1, size - 1))

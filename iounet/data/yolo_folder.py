@@ -1,7 +1,8 @@
 """The folder layouts of YOLO data sets.
 
-With a data.yaml, as Ultralytics writes it: ``path``; ``train``, ``val`` and ``test`` as a folder of images, a list of
-folders, or text files that list images; ``names``, or the number of classes ``nc``.
+With a data.yaml in Ultralytics' format: ``path`` is the folder of the data set; ``train``, ``val`` and ``test`` are
+folders of images or text files that list images, one or several each; ``names`` has the class names, or ``nc`` their
+number.
 
 Without a data.yaml:
 
@@ -48,12 +49,12 @@ class YoloFolder:
     Attributes:
         source: the data.yaml or folder given by the caller.
         base: the folder that the entries of data.yaml are relative to.
-        image_base: the corresponding folder of the images; usually the same.
+        image_base: the folder that the images are looked for in; usually the same as ``base``.
         names: index → class name; None if the classes are named by their numbers.
         splits: name → images; a data set without splits has one with an empty name.
         content: the content of data.yaml; None without one.
         lists: text files that list images.
-        faults: split → entries of data.yaml, and of these lists, that do not exist.
+        faults: split → faults of its entries in data.yaml and in ``lists``, such as missing images.
     """
 
     source: Path
@@ -179,7 +180,7 @@ def _names(path: Path, content: dict[str, Any]) -> dict[int, str] | None:
 
 
 def _images_of(folder: YoloFolder, entry: str, faults: list[LabelFault]) -> list[Path]:
-    """Return the images of an entry of data.yaml, a folder or a text file; append its faults to ``faults``.
+    """Return the images of a data.yaml entry, which names a folder or a list; append its faults to ``faults``.
 
     Raises:
         DataError: if there is no such folder or file.

@@ -148,12 +148,16 @@ class _Reader:
         self.images.append(LabeledImage(key, source.image, frame.width, frame.height))
 
     def read_strays(self, sources: Iterable[YoloSource]) -> dict[Path, bytes]:
-        """Return the contents of label files in the folders of these images that belong to no image."""
+        """Return the contents of label files that belong to no image, and add a fault for each.
+
+        Args:
+            sources: the images whose label folders are searched.
+        """
         strays: dict[Path, bytes] = {}
         for labels, images in sorted({(source.label.parent, source.image.parent) for source in sources}):
             names = {path.stem for path in images.iterdir() if is_image(path)}
             others = self.read_files(path for path in sorted(labels.glob("*.txt")) if path.stem not in names)
-            # There may also be lists, class names and notes beside the images.
+            # Text files without labels may be lists of images, class names or notes.
             strays |= {path: data for path, data in others.items() if _classes_in(data)}
         for path in strays:
             text = f"no image with this name ({', '.join(IMAGE_SUFFIXES)}); restore the image, or remove the file"

@@ -16,7 +16,7 @@ from .labels import Box
 _LOWEST, _HIGHEST = -0.01, 1.01
 
 # EXIF orientation → conversion of normalised points from the displayed to the stored image: whether to swap x and y,
-# then whether to mirror x, and whether to mirror y.
+# then whether to mirror x, then whether to mirror y.
 _TO_STORED = {
     1: (False, False, False),
     2: (False, True, False),
@@ -51,7 +51,7 @@ class Frame:
         return x0 * self.width, y0 * self.height, x1 * self.width, y1 * self.height
 
     def from_pixels(self, box: Box) -> Box:
-        """Invert `to_pixels`."""
+        """Convert a box in pixels of the stored image to a normalised xyxy box of the displayed image."""
         swaps, mirrors_x, mirrors_y = _TO_STORED[self.orientation]
         x0, x1 = box[0] / self.width, box[2] / self.width
         y0, y1 = box[1] / self.height, box[3] / self.height
@@ -65,7 +65,7 @@ class YoloLine:
     """A label.
 
     Attributes:
-        class_index: from 0.
+        class_index: index of the class, from 0.
         box: xyxy, normalised by the size of the displayed image; not clipped.
         is_polygon: whether ``box`` is the box around a polygon.
     """
@@ -129,7 +129,7 @@ def _shown(line: bytes) -> str:
 
 
 def with_box(line: bytes, box: Box) -> bytes:
-    """Return the line with another box; class, whitespace and line end stay the same.
+    """Return the line with a new box; class, whitespace and line end stay the same.
 
     Args:
         line: ``class cx cy w h``.

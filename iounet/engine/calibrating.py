@@ -11,8 +11,8 @@ from ..training import jitter_boxes
 from .evaluating import batches_of
 from .processes import Process
 
-# To calibrate for labels to be tightened: jittered boxes per object, with IoUs uniform over [0.6, 1]. At lower IoUs,
-# refinement fails for more boxes, and the predicted IoU of all other boxes would become too low.
+# Calibration for tightening labels uses this many jittered boxes per object, with IoUs uniform over [0.6, 1]. At lower
+# IoUs, refinement fails for more boxes, and the predicted IoU of all other boxes would become too low.
 _BOXES_PER_OBJECT = 8
 _MIN_IOU = 0.6
 

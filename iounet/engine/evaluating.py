@@ -73,7 +73,7 @@ def evaluate_and_report(
 
     Args:
         folder: the run folder to log to; None logs nothing.
-        iteration: current iteration of the training run.
+        iteration: number of completed iterations of the training run.
 
     Raises:
         ConfigError: if no files can be written in the job's folder.

@@ -33,7 +33,7 @@ class Process:
         """Gather the items of all processes in the main process; return an empty list in the others.
 
         The first items of all processes come first, then the second ones, and so on. This restores the original order
-        of items that were distributed round-robin, as `iounet.data.eval_loader` distributes images.
+        of items that were distributed round-robin, such as the images of `iounet.data.eval_loader`.
         """
         if self.world_size == 1:
             return items

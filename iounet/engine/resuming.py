@@ -39,7 +39,7 @@ def resume_from(checkpoints: list[Path], job: TrainingJob, process: Process) -> 
     """Restore a run's state from the newest undamaged checkpoint.
 
     Args:
-        checkpoints: oldest first; damaged ones are renamed.
+        checkpoints: paths of the checkpoints, oldest first. Damaged checkpoints are renamed.
         job: the job whose detector, optimizer and schedule are restored.
 
     Returns:
@@ -47,7 +47,7 @@ def resume_from(checkpoints: list[Path], job: TrainingJob, process: Process) -> 
 
     Raises:
         CheckpointError: if no checkpoint can be resumed from with these settings.
-        DataError: if the checkpoint has other categories.
+        DataError: if the checkpoint's categories differ from those of the data set.
     """
     path, checkpoint, damaged = load_newest_checkpoint(checkpoints)
     check_categories(checkpoint["categories"], job.dataset, str(path))
@@ -101,9 +101,9 @@ def _matches(key: str, patterns: tuple[str, ...]) -> bool:
 
 
 def restore_optimizer(optimizer: Optimizer, schedule: LambdaLR, state: dict, iteration: int, source: str) -> None:
-    """Restore the state of a new optimizer and schedule after an iteration.
+    """Set a new optimizer and schedule to their state after an iteration.
 
-    Restores only learned state, such as momentum. Hyperparameters such as learning rate and weight decay keep the
+    Only learned state, such as momentum, is restored. Hyperparameters such as learning rate and weight decay keep the
     values of the current configuration, which torch's ``load_state_dict`` would silently replace with the old ones.
 
     Args:

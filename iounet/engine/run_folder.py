@@ -21,20 +21,20 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from ..files import make_folder, replacing, write_text
 
 HISTOGRAM_EDGES = [edge / 50 for edge in range(51)]  # TensorBoard's default bins are 10 % of the value wide, too coarse
-LARGEST_DIFF = 1 << 20  # bytes; more than the hand-written changes between two commits
+LARGEST_DIFF = 1 << 20  # bytes; larger than the hand-written changes between two commits
 
 
 class RunFolder:
     """Writer of config.yaml, environment.json, git.diff, metrics and TensorBoard logs.
 
-    metrics.json has one JSON object per line, for training and evaluations. metrics.csv has the rows of training,
-    evaluation.csv those of evaluations, with a column per name. git.diff is written if the code differs from its
+    metrics.json has one JSON object per line, for training and evaluations. metrics.csv has the rows of training
+    and evaluation.csv those of evaluations, with one column per value. git.diff is written if the code differs from its
     commit. A resumed run writes environment_ITERATION.json and git_ITERATION.diff in addition to the original files.
 
     Args:
         path: the folder; created if needed.
         config: YAML text of the resolved configuration.
-        start_iteration: number of iterations done before; rows of later iterations, left by a killed run, are removed.
+        start_iteration: number of iterations already done; rows of later iterations, left by a killed run, are removed.
 
     Attributes:
         evaluated: the iterations whose evaluation has been logged.
@@ -58,7 +58,7 @@ class RunFolder:
         for name in ("metrics.csv", "evaluation.csv"):
             (path / name).unlink(missing_ok=True)
             _add_rows(path / name, [row for row in rows if _table_of(row) == name])
-        # Also for a new run: the folder may have logs of a run that was killed before its first checkpoint.
+        # A new run purges as well: the folder may have logs of a run that was killed before its first checkpoint.
         self._tensorboard = SummaryWriter(path / "tensorboard", purge_step=start_iteration + 1)
 
     def _write_environment(self, suffix: str) -> None:
@@ -83,7 +83,7 @@ class RunFolder:
         """Log the table, the correlations, the pictures of the report in this folder, and histograms.
 
         Args:
-            summary: as `iounet.evaluation.write_report` returns it.
+            summary: the summary returned by `iounet.evaluation.write_report`.
             candidates: name → Tensor[N] of values between 0 and 1, one per candidate.
         """
         groups = summary["table"] | {"correlation": summary["correlation"]}
@@ -159,7 +159,7 @@ def git_state(folder: Path) -> tuple[dict | None, bytes]:
 
     Returns:
         state: ``{"commit": hash, "uncommitted": lines of git status}``; None if git is missing or the folder is not
-            part of a checkout, such as an installed package.
+            part of a checkout, as in an installed package.
         diff: diff of tracked files against the commit; empty if there are no changes, or more than LARGEST_DIFF bytes.
     """
 

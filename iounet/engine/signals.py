@@ -11,8 +11,8 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 class StopSignals:
     """Context manager that records SIGTERM and Ctrl-C instead of ending the process.
 
-    A signal that is ignored on entry stays ignored, as for processes started by nohup or in the background by a shell
-    script.
+    A signal that is ignored on entry stays ignored. This is the case in processes started by nohup, or in the
+    background by a shell script.
 
     Attributes:
         received: number of the signal; 0 if there was none.
@@ -45,7 +45,7 @@ class StopSignals:
 
     @contextmanager
     def exit_at_once(self) -> Iterator[None]:
-        """Context manager for work that can be repeated: a signal, also one recorded before, raises SystemExit."""
+        """Context manager for repeatable work: a signal, even one recorded earlier, raises SystemExit."""
         self._exits = True
         try:
             if self.received:

@@ -128,7 +128,7 @@ def _train_from(done: int, job: TrainingJob, process: Process, folder: RunFolder
     with StopSignals() as signals:
         for step in shown_steps:
             # Synchronised at every step: torchrun signals the processes one by one, and a process that stopped one step
-            # early would leave the others waiting. Costs 0.4 ms with two processes on a CPU.
+            # early would leave the others waiting. Synchronising costs 0.4 ms with two processes on a CPU.
             stopped = process.maximum(signals.received)
             done, last = step.iteration, step.iteration == job.max_iterations
             if folder and (last or done % job.log_period == 0):
@@ -147,7 +147,7 @@ def _train_from(done: int, job: TrainingJob, process: Process, folder: RunFolder
                 if folder:
                     tqdm.write(note)
             if folder and last:
-                # Saved before the last checkpoint, because a run with its last checkpoint is not trained again.
+                # Saved before the last checkpoint, because a run that has its last checkpoint is not trained further.
                 _save_model(job)
             if folder and (stopped or evaluates or done % job.checkpoint_period == 0):
                 folder.flush()

@@ -36,7 +36,7 @@ def save_checkpoint(path: Path, **content: Any) -> None:
         with replacing(path, "wb") as file:
             torch.save({"format": FORMAT, **content}, file)
     except (OSError, RuntimeError) as error:
-        # For a full disk, torch raises "unexpected pos 832 vs 726"; the OSError is its context.
+        # If the disk is full, torch raises "unexpected pos 832 vs 726"; the OSError is its context.
         reason = error.__context__ if isinstance(error.__context__, OSError) else error
         raise CheckpointError(
             f"{path} could not be written ({reason}); earlier checkpoints are unchanged. Free disk space, or "
@@ -45,7 +45,7 @@ def save_checkpoint(path: Path, **content: Any) -> None:
 
 
 def load_weights_file(path: str | Path) -> dict:
-    """Load a file of ``torch.save`` to the CPU; accept only tensors and plain values, so no pickled code runs.
+    """Load a file written by ``torch.save`` to the CPU. Only tensors and plain values are accepted, so no code runs.
 
     Raises:
         CheckpointError: if the file does not exist, is damaged, or contains other objects. Changed bytes in a weight
@@ -68,7 +68,7 @@ def load_weights_file(path: str | Path) -> dict:
     except pickle.UnpicklingError:  # replaced, because its message recommends weights_only=False
         raise CheckpointError(
             f"{path} cannot be read as plain weights: it is not a weights file, is damaged, or contains Python "
-            "objects, which could run code; give a .pth file of iounet-train, or save a state_dict()"
+            "objects, which could run code; give a .pth file written by iounet-train, or save a state_dict()"
         ) from None
     except Exception as error:  # torch raises almost any error on a damaged file: KeyError, IndexError, struct.error
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
@@ -97,7 +97,7 @@ def load_checkpoint(path: str | Path) -> dict:
     """Load a checkpoint of this project; see `save_checkpoint` for its content.
 
     Raises:
-        CheckpointError: as `load_weights_file`, or if the file is not a checkpoint of this project.
+        CheckpointError: if `load_weights_file` raises it, or if the file is not a checkpoint of this project.
     """
     content = load_weights_file(path)
     if content.get("format") != FORMAT:
@@ -113,7 +113,7 @@ def checkpoint_path(folder: Path, iteration: int) -> Path:
 
 
 def resumable_checkpoints(folder: Path) -> list[Path]:
-    """Return the checkpoints of `checkpoint_path` in a folder, oldest first."""
+    """Return the checkpoints in a folder that are named by `checkpoint_path`, oldest first."""
     found = [(int(match[1]), path) for path in folder.glob("*.pth") if (match := _NAME.fullmatch(path.name))]
     return [path for _, path in sorted(found)]
 
@@ -122,7 +122,7 @@ def load_newest_checkpoint(paths: list[Path]) -> tuple[Path, dict, dict[Path, Ch
     """Load the newest checkpoint that can be read.
 
     Args:
-        paths: oldest first.
+        paths: paths of the checkpoints, oldest first.
 
     Returns:
         path: path of the checkpoint.
@@ -165,7 +165,7 @@ def load_detector_weights(detector: nn.Module, weights: dict[str, Tensor], sourc
             accepted, and the IoU and energy heads then stay unchanged.
 
     Raises:
-        CheckpointError: if parameters are missing, unexpected, or of another shape, as for another architecture.
+        CheckpointError: if parameters are missing, unexpected, or of the wrong shape, as when the architecture differs.
     """
     expected = detector.state_dict()
     # Checkpoints of earlier versions have no calibration.
@@ -187,7 +187,7 @@ def load_backbone_weights(detector: IoUNet, weights: dict[str, Tensor], source: 
         source: where the weights come from, for the message.
 
     Raises:
-        CheckpointError: if parameters are missing, unexpected, or of another shape.
+        CheckpointError: if parameters are missing, unexpected, or of the wrong shape.
     """
     kept = {key: value for key, value in weights.items() if key.startswith(("backbone.", "rpn."))}
     if faults := state_dict_faults(detector.state_dict(), kept, ("roi_heads.", "iou_head.", "energy_head.")):
@@ -206,8 +206,9 @@ def load_initial_weights(detector: IoUNet, path: str, categories: list[dict[str,
         categories: ``{"id", "name"}`` of the data set's classes in label order.
 
     Raises:
-        CheckpointError: if the file is damaged or has another architecture.
-        ConfigError: if the detector is standalone and there is no file, or its classes differ.
+        CheckpointError: if the file is damaged, or its weights do not fit the architecture.
+        ConfigError: if the detector is standalone, and ``path`` is "" or the file has other classes than
+            ``categories``.
     """
     if not path:
         if detector.standalone:
@@ -232,7 +233,8 @@ def load_initial_weights(detector: IoUNet, path: str, categories: list[dict[str,
 def select_categories(weights: dict[str, Tensor], category_ids: list[int]) -> dict[str, Tensor]:
     """Select the outputs of the given categories from the weights of a torchvision detector.
 
-    torchvision's detectors have an output for every COCO category id, 0 to 90; detectors here have one per category.
+    torchvision's detectors have an output for every COCO category id, 0 to 90; this project's detectors have one per
+    category.
 
     Args:
         weights: weights of a Faster R-CNN whose box predictor is indexed by category id.
@@ -240,7 +242,7 @@ def select_categories(weights: dict[str, Tensor], category_ids: list[int]) -> di
 
     Returns:
         The weights with the box predictor's rows in label order; ``weights`` itself if the number of outputs already
-            matches, or if an id exceeds it.
+            matches, or if a category id has no output.
     """
     num_outputs = len(weights["roi_heads.box_predictor.cls_score.bias"])
     rows = torch.tensor([0, *category_ids])

@@ -88,7 +88,7 @@ def jitter_boxes(
 def sample_iou_boxes(
     boxes: list[Tensor], image_sizes: list[tuple[int, int]], *, num_boxes: int, min_iou: float
 ) -> tuple[list[Tensor], Tensor, Tensor]:
-    """Sample the IoU head's training boxes of a batch: jittered ground truth.
+    """Sample the IoU head's training boxes for a batch by jittering the ground truth.
 
     All objects of an image get the same number of boxes.
 
@@ -97,7 +97,7 @@ def sample_iou_boxes(
         image_sizes: (height, width) of each image.
         num_boxes: approximate number of boxes per image: each of its N_i objects gets ``num_boxes // N_i``, but at
             least one.
-        min_iou: as for `jitter_boxes`.
+        min_iou: see `jitter_boxes`.
 
     Returns:
         jittered (list of B Tensor[M_i, 4]): xyxy in pixels of each image.
@@ -111,6 +111,6 @@ def sample_iou_boxes(
     per_object = torch.tensor(shares).repeat_interleave(torch.tensor(objects_per_image)).to(device)
     ground_truth = torch.arange(len(per_object), device=device).repeat_interleave(per_object)
     sizes = torch.tensor(image_sizes).repeat_interleave(torch.tensor(per_image), 0).to(device)
-    # All images at once, because the cost of the bisection is in its many small operations, not the number of boxes.
+    # All images are jittered at once: bisection costs many small operations, hardly depending on the number of boxes.
     jittered, ious = jitter_boxes(torch.cat(boxes)[ground_truth], 1, min_iou=min_iou, image_size=sizes)
     return list(jittered[:, 0].split(per_image)), ious[:, 0], ground_truth

@@ -49,13 +49,13 @@ def train_steps(
     Args:
         detector: maps images and targets to a dict of losses, which are summed; may be wrapped in
             DistributedDataParallel.
-        batches: (images, targets) as `iounet.data.train_loader` yields them.
+        batches: (images, targets), as yielded by `iounet.data.train_loader`.
         seed: the random numbers of an iteration (samples, jitter) depend only on the seed and the iteration, so that a
             resumed run continues like an uninterrupted one. Use a different seed for each process.
-        start_iteration: number of iterations done before.
+        start_iteration: number of iterations already done.
         clip_gradient: largest norm of the gradient of all parameters; 0 disables clipping.
         accumulation_steps: number of equal parts into which a batch is divided to save memory. The gradient and the
-            reported losses are means over the parts. BatchNorm statistics are those of each part.
+            reported losses are means over the parts. BatchNorm statistics are computed separately for each part.
 
     Raises:
         ValueError: if a batch cannot be divided into equal parts.

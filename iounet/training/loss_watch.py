@@ -1,7 +1,7 @@
 """Detection of a rising loss."""
 
-# Number of iterations to average over, and the rise to report. In 43 successful runs on three data sets, with
-# every twentieth loss logged, no mean loss exceeded 1.27 times the lowest earlier one.
+# Number of iterations to average over, and the ratio of means to report as a rise. In 43 successful runs on three data
+# sets, with every twentieth loss logged, no mean loss exceeded 1.27 times the lowest earlier mean.
 WINDOW = 50
 FACTOR = 1.5
 

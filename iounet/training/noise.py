@@ -16,7 +16,7 @@ MIN_BOXES_PER_OBJECT = 8
 
 @dataclass(frozen=True)
 class BoxNoise:
-    """The distribution of boxes around an object: a mixture of Gaussians with equal weights, in box offsets.
+    """The distribution of boxes around an object: a mixture of Gaussians over box offsets, with equal weights.
 
     The offsets are those of `iounet.boxes.box_offsets`. Source: Gustafsson et al., "Energy-Based Models for Deep
     Probabilistic Regression", ECCV 2020 (arXiv 1909.12297). Each Gaussian has the same standard deviation in all four
@@ -52,7 +52,7 @@ class BoxNoise:
 def sample_energy_boxes(
     boxes: list[Tensor], *, num_boxes: int, noise: BoxNoise, target_noise: float = 0.0
 ) -> tuple[list[Tensor], Tensor, Tensor]:
-    """Sample the energy head's training boxes of a batch: each object's box, and boxes scattered around it.
+    """Sample the energy head's training boxes for a batch: each object's box, and boxes scattered around it.
 
     Args:
         boxes (list of B Tensor[N_i, 4]): objects of each image, xyxy with positive width and height; N_i may be 0.
@@ -67,7 +67,7 @@ def sample_energy_boxes(
         boxes (list of B Tensor[M_i, 4]): xyxy in the frame of the objects, object by object. The first box of each
             object is its target, the others are noise. Boxes may overhang their image.
         objects (Tensor[M]): index of each box's object among the N objects of all images, ascending.
-        log_density (Tensor[M]): log density at each box of the noise around its object.
+        log_density (Tensor[M]): log density, at each box, of the noise around its object.
     """
     objects_per_image = [len(of_image) for of_image in boxes]
     shares = [max(num_boxes // max(count, 1), MIN_BOXES_PER_OBJECT) for count in objects_per_image]

@@ -23,7 +23,7 @@ def learning_rate_schedule(
     """Return a schedule that scales the optimizer's learning rates; call its ``step`` after each iteration.
 
     Args:
-        decay: "step", or "linear": from 1 at the first iteration to 0 after the last of ``num_iterations``.
+        decay: "step"; or "linear", a factor that falls from 1 at the first iteration to 0 after ``num_iterations``.
         steps: iterations at which the rate is multiplied by ``gamma``, if decay is "step".
         warmup: during the first ``warmup_iterations`` iterations, the rate is multiplied by ``warmup_factor``
             ("constant"), or by a factor that rises linearly from ``warmup_factor`` to 1 ("linear").

@@ -32,7 +32,7 @@ def content():
 
 @pytest.fixture
 def write_set(tmp_path):
-    """Write a content and all images of CONTENT; return the annotation file and the image folder."""
+    """Write the given annotations and all images of CONTENT; return the annotation file and the image folder."""
 
     def write(content):
         for image in CONTENT["images"]:
@@ -57,8 +57,8 @@ def voc_xml(size, *objects):
     return f"<annotation>\n{sides}{''.join(texts)}</annotation>\n"
 
 
-# The same three objects in each form, converted by hand. Image a is 40 wide and 20 high, image b 20 by 20. As xyxy from
-# the image's edges, the dog of a is (10, 5, 30, 15), its cat (0, 0, 8, 20), and the cat of b (2, 4, 12, 14).
+# The same three objects in each format, converted by hand. Image a is 40 wide and 20 high, image b 20 by 20. As xyxy
+# from the image's edges, the dog of a is (10, 5, 30, 15), its cat (0, 0, 8, 20), and the cat of b (2, 4, 12, 14).
 PETS_VOC = {
     "a": voc_xml((40, 20), ("dog", 11, 6, 30, 15), ("cat", 1, 1, 8, 20)),
     "b": voc_xml((20, 20), ("cat", 3, 5, 12, 14)),
@@ -87,7 +87,7 @@ def pet_images(folder):
 
 @pytest.fixture
 def pets(tmp_path):
-    """Write the same small data set, without splits, in a given form; return its path."""
+    """Write the same small data set, without splits, in a given format; return its path."""
 
     def write(form):
         root = tmp_path / form

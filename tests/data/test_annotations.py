@@ -11,7 +11,7 @@ from iounet.errors import DataError, OptionError
 
 @pytest.fixture
 def fault(tmp_path):
-    """Read a content that must be refused; check that the message begins with the file, and return it."""
+    """Read content that must be refused; check that the message begins with the file; return the message."""
 
     def read(content):
         file = tmp_path / "set.json"

@@ -1,4 +1,4 @@
-"""Every rule of the check on small data sets that break it, and the repaired copy, which must break none."""
+"""Every rule of the check, on small data sets that break it. The repaired copies must break no rule."""
 
 import json
 import math

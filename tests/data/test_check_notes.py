@@ -1,4 +1,4 @@
-"""Notes of the check about data that training accepts but that may be a mistake."""
+"""Notes of the check about data that training accepts but that may contain mistakes."""
 
 import numpy as np
 import pytest
@@ -50,7 +50,7 @@ def test_a_note(write_set, clean, check, alter, note):
     assert notes_of(report) == [note]
 
 
-def test_an_image_of_more_pixels_than_pil_reads(write_set, clean, check, monkeypatch):
+def test_an_image_with_more_pixels_than_pil_reads(write_set, clean, check, monkeypatch):
     annotation_file, folder = write_set(clean)
     Image.fromarray(np.zeros((30, 50), dtype=np.uint8)).save(folder / "a.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 30 * 40 / 2)

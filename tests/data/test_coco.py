@@ -152,7 +152,7 @@ class TestFaultsOfImages:
         with pytest.raises(DataError, match="a.png: a link points outside the image folder"):
             CocoDataset(annotation_file, folder)
 
-    def test_a_folder_out_of_the_folder_is_refused(self, write_set, content, tmp_path):
+    def test_a_linked_subfolder_outside_the_folder_is_refused(self, write_set, content, tmp_path):
         annotation_file, folder = write_set(content)
         (folder / "deep").rename(tmp_path / "elsewhere")
         (folder / "deep").symlink_to(tmp_path / "elsewhere")

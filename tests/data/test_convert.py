@@ -24,7 +24,7 @@ class TestCommand:
             ("yolo", ["dog", "cat"], "yolo/images", ["a.png", "b.png"]),
         ],
     )
-    def test_writes_coco_form(self, pets, tmp_path, capsys, form, categories, folder, names):
+    def test_writes_coco_format(self, pets, tmp_path, capsys, form, categories, folder, names):
         assert main([str(pets(form)), "--output", str(tmp_path / "out.json")]) == 0
         content = read(tmp_path / "out.json")
         assert content["categories"] == [{"id": number, "name": name} for number, name in enumerate(categories, 1)]
@@ -79,7 +79,7 @@ class TestCommand:
         assert "  crowds and difficult objects, which training leaves out: 1" in lines
         assert lines[-1] == "faults: none"
 
-    def test_coco_form_keeps_everything_but_faults(self, pets, tmp_path):
+    def test_coco_format_keeps_everything_but_faults(self, pets, tmp_path):
         path = pets("coco")
         before = read(path)
         assert main([str(path), "--output", str(tmp_path / "same.json")]) == 0
@@ -151,7 +151,7 @@ class TestDataSets:
         with pytest.raises(DataError, match="training and validation would use the same images; put the images"):
             check_separate(train, val)
 
-    def test_coco_form_with_and_without_its_folder(self, pets, tmp_path):
+    def test_coco_format_with_and_without_its_folder(self, pets, tmp_path):
         path = pets("coco")
         for folder in (None, path.parent / "images"):
             dataset = open_dataset(path, folder, split="train")

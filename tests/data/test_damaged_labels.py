@@ -1,4 +1,4 @@
-"""Label files with random damage: each is read, or refused with a message; copies keep every byte."""
+"""Label files with random damage: each is read or refused with a message, and copies keep every byte."""
 
 import random
 import shutil

@@ -1,4 +1,4 @@
-"""docs/guides/add_data_set.md: its table of labels becomes a data set, and its report is what is printed."""
+"""docs/guides/add_data_set.md: its table of labels becomes a data set, and its report is the printed one."""
 
 import re
 from pathlib import Path
@@ -17,7 +17,7 @@ PAGE = (ROOT / "docs" / "guides" / "add_data_set.md").read_text()
 
 
 def block(language):
-    """The page's only block of this language."""
+    """Return the only code block of the page in this language."""
     (found,) = re.findall(rf"^( *)```{language}\n(.*?)^ *```", PAGE, re.MULTILINE | re.DOTALL)
     return "\n".join(line.removeprefix(found[0]) for line in found[1].splitlines())
 

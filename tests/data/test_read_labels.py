@@ -1,4 +1,4 @@
-"""Reading label files of any form; the expected boxes are computed by hand, and each fault is written here."""
+"""Reading label files in any format. The expected boxes are computed by hand; each test writes its own faults."""
 
 import json
 import os

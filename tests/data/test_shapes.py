@@ -19,7 +19,7 @@ def full_mask(shape, image_size):
     return mask
 
 
-# Width and height of each shape of sides 40 x 20 at angle 0; the star's points lie on a circle of diameter 1.
+# Width and height of each shape with sides 40 x 20 at angle 0; the star's points lie on a circle of diameter 1.
 EXTENTS = {
     "cross": (40, 20),
     "ellipse": (40, 20),
@@ -27,7 +27,7 @@ EXTENTS = {
     "star": (40 * math.sin(math.radians(72)), 20 * (1 + math.cos(math.radians(36))) / 2),
     "triangle": (40, 20),
 }
-# Area as a fraction of width times height of the sides.
+# Area as a fraction of the product of the sides.
 AREAS = {"cross": 0.32 * (2 - 0.32), "ellipse": math.pi / 4, "rectangle": 1.0, "triangle": 0.5}
 
 

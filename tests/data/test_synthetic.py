@@ -95,7 +95,7 @@ def test_a_set_with_the_same_parameters_is_used_again(made):
     assert {path: path.stat().st_mtime_ns for path in made.rglob("*")} == times
 
 
-def test_a_set_of_other_parameters_is_not_overwritten(made):
+def test_a_set_with_other_parameters_is_not_overwritten(made):
     before = hashes(made)
     with pytest.raises(DataError, match='set: contains a synthetic set .*"seed": 5.*"seed": 7.*choose another'):
         make_synthetic(made, **PARAMETERS | {"seed": 7})

@@ -1,4 +1,4 @@
-"""The folders of images and labels of a YOLO data set, by the rules of Ultralytics."""
+"""The image and label folders of YOLO data sets, by Ultralytics' rules."""
 
 import shutil
 
@@ -16,7 +16,7 @@ def keys_of(labels):
 
 @pytest.fixture
 def in_layout(pets, tmp_path):
-    """Write image a to the first and image b to the last of the given (image folder, label folder) pairs."""
+    """Write image a to the first, and image b to the last, of the given (image folder, label folder) pairs."""
 
     def write(*folders):
         source, root = pets("yolo"), tmp_path / "set"

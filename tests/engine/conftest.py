@@ -40,7 +40,7 @@ def run_with(forks):
 
 @pytest.fixture
 def interrupted(trained, tmp_path):
-    """A copy of the run in its state after logging the third iteration, with the checkpoint of the second."""
+    """Return a copy of the run as it was after logging iteration 3, with the checkpoint of iteration 2."""
     output = tmp_path / "interrupted"
     shutil.copytree(trained, output)
     for name in ("model_final.pth", "evaluation.json", "detections.json", "checkpoints/iteration_0000004.pth"):

@@ -1,6 +1,6 @@
 """Faults of a training run, injected in a dedicated process.
 
-The process is forked from a server that has everything imported, which takes one second instead of ten.
+The process is forked from a server that has imported everything, which takes one second instead of ten.
 """
 
 import multiprocessing
@@ -66,7 +66,7 @@ def no_fault(moment):
 
 
 class Signal:
-    """Fault: a signal to the process group when a moment occurs for the n-th time."""
+    """Fault: send a signal to the process group when a moment occurs for the ``count``-th time."""
 
     def __init__(self, number, moment, count=1):
         self.number, self.moment, self.count = number, moment, count
@@ -79,7 +79,7 @@ class Signal:
 
 
 class Watch:
-    """Writes the objects that are alive in the process to a file, at the given steps."""
+    """Appends the numbers of live tensors and open files to a file, at the given steps."""
 
     def __init__(self, path, steps):
         self.path, self.moments = path, [f"step {step}" for step in steps]

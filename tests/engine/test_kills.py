@@ -7,7 +7,7 @@ import pytest
 from faults import Signal, no_fault
 from same_run import assert_same_run
 
-# The most critical moments.
+# The most critical moments, each at its first occurrence.
 NAMED = [("half a checkpoint", 1), ("before an evaluation", 1), ("after an evaluation", 1)]
 
 

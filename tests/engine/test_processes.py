@@ -39,7 +39,7 @@ class TestInTurns:
         assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
-class TestOneAlone:
+class TestSingleProcess:
     def test_it_is_the_main_process_and_has_all_items(self):
         process = Process(CPU)
         assert process.is_main and (process.rank, process.world_size) == (0, 1)

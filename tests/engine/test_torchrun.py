@@ -1,4 +1,4 @@
-"""Training with two processes of torchrun, also with a fault in one of them."""
+"""Training with two torchrun processes, with and without a fault in one of them."""
 
 import json
 import re

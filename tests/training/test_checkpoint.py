@@ -47,7 +47,7 @@ class TestWriting:
         ]
         assert [path.name for path in saved.parent.iterdir()] == ["checkpoint.pth"]
 
-    def test_a_new_one_replaces_the_old(self, saved):
+    def test_a_new_checkpoint_replaces_the_old(self, saved):
         save_checkpoint(saved, **CONTENT | {"iteration": 13})
         assert load_checkpoint(saved)["iteration"] == 13
         assert [path.name for path in saved.parent.iterdir()] == ["checkpoint.pth"]
@@ -129,7 +129,7 @@ class TestReading:
     @pytest.mark.parametrize("content", [b'{"a": 1}', b"<html></html>", pickle.dumps(Path("a"), protocol=2)])
     def test_torchs_advice_to_run_a_files_code_is_not_repeated(self, tmp_path, content):
         (tmp_path / "some.json").write_bytes(content)
-        with pytest.raises(CheckpointError, match=r"some\.json .* give a \.pth file of iounet-train") as raised:
+        with pytest.raises(CheckpointError, match=r"some\.json .* give a \.pth file written by iounet-train") as raised:
             load_weights_file(tmp_path / "some.json")
         assert "weights_only" not in str(raised.value)
 

@@ -1,4 +1,4 @@
-"""Checkpoints after a killed process or on a full disk."""
+"""Checkpoints after a process is killed or on a full disk."""
 
 import itertools
 import multiprocessing

@@ -1,4 +1,4 @@
-"""Boxes scattered around objects: the density against torch.distributions and by importance sampling."""
+"""Boxes scattered around objects: the density, compared with torch.distributions and by sampling."""
 
 import math
 
