@@ -16,11 +16,11 @@ from ..refiner.results import find_images
 # Tolerances of the edges of boxes and of predicted IoUs.
 MAX_PIXELS = 0.05
 MAX_IOU = 1e-3
-# Share of the boxes that may exceed the tolerances. Rounding can decide where a box that lies on no object moves: even
-# in PyTorch, such a box ends elsewhere if it starts a thousandth of a pixel away.
+# Share of the boxes that may exceed the tolerances. Rounding can change where a box on no object ends up: even in
+# PyTorch, such a box ends up elsewhere if its start is shifted by a thousandth of a pixel.
 MAX_BEYOND = 0.005
 BOXES_PER_IMAGE = 60
-# (height, width) of images of random pixels.
+# (height, width) of the random images.
 RANDOM_SIZES = ((240, 320), (512, 300), (97, 1000), (40, 40))
 
 
@@ -33,7 +33,7 @@ class Difference:
         pixels: largest difference between edges of refined boxes, in pixels of the image.
         ious: largest difference between predicted IoUs, before or after refinement.
         beyond: number of boxes that differ by more than `MAX_PIXELS` or `MAX_IOU`.
-        others: number of boxes that stopped for another reason or, for detectors, that only one of the two detects.
+        others: number of boxes that stopped for different reasons or, for detectors, that only one of the two detects.
     """
 
     boxes: int = 0
@@ -103,7 +103,7 @@ def compare(refiner: IoURefiner, answers: Answers, images: Iterable[np.ndarray],
 
 
 def print_comparison(compare_images: Callable[[Iterable[np.ndarray]], Difference], folder: Path) -> bool:
-    """Print the differences on random images and on the photographs of a folder, and return whether both pass.
+    """Print the differences on random images and on the photographs in a folder, and return whether both pass.
 
     Raises:
         DataError: the folder is missing or contains no images.

@@ -79,7 +79,7 @@ class _ImageInference:
         return found.boxes * self.ends / self.image_ends, found.labels, found.scores, found.ious
 
     def proposals(self) -> Tensor:
-        """Return the proposals of torchvision's RegionProposalNetwork: Tensor[P, 4]."""
+        """Return the proposals that torchvision's RegionProposalNetwork would return: Tensor[P, 4]."""
         rpn = self.detector.rpn
         maps = list(self.maps.values())
         grids = [(level.shape[2], level.shape[3]) for level in maps]
@@ -105,7 +105,7 @@ class _ImageInference:
         return boxes[keep[order]]
 
     def candidates(self, proposals: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return boxes [K, 4], labels [K] and scores [K], as `iounet.modeling.RoIHeads.candidates` does."""
+        """Return boxes [K, 4], labels [K] and scores [K]; equivalent to `iounet.modeling.RoIHeads.candidates`."""
         heads = self.detector.roi_heads
         logits, codes = heads.box_predictor(heads.box_head(heads.box_roi_pool(self.maps, [proposals], self.sizes)))
         boxes_of_classes = heads.box_coder.decode_single(codes, proposals).unflatten(1, (logits.shape[1], 4))
@@ -117,7 +117,7 @@ class _ImageInference:
         return boxes_of_classes[proposal, label], label, probabilities[proposal, label]
 
     def suppress(self, detections: Sequence[Detections], options: NMSOptions) -> Sequence[Detections]:
-        """Apply NMS as `iounet.postprocess.suppress_each` does."""
+        """Apply NMS; equivalent to `iounet.postprocess.suppress_each`."""
         (candidates,) = detections
         boxes, labels, scores, ious = candidates.boxes, candidates.labels, candidates.scores, candidates.ious
         if options.kind == "greedy":
@@ -134,7 +134,7 @@ class _ImageInference:
         return [replace(candidates[keep[order]], scores=kept_scores[order])]
 
     def refine(self, detections: Sequence[Detections], options: RefinementOptions) -> Sequence[Detections]:
-        """Refine boxes as `iounet.modeling.IoUNet.refine` does."""
+        """Refine boxes; equivalent to `iounet.modeling.IoUNet.refine`."""
         if not options.num_steps:
             return detections
         (before,) = detections

@@ -20,7 +20,7 @@ op: Any = opset18
 def grouped_nms(
     boxes: Tensor, scores: Tensor, groups: Tensor, num_groups: int, iou_threshold: float, max_in_group: int
 ) -> Tensor:
-    """Greedy NMS within groups: remove each box that overlaps a box of its group with a higher score.
+    """Greedy NMS within groups: remove each box that overlaps a kept box of its group with a higher score.
 
     Args:
         boxes (Tensor[N, 4]): xyxy.
@@ -70,5 +70,5 @@ def _grouped_nms(boxes: Any, scores: Any, groups: Any, num_groups: int, iou_thre
 
 def _stable_sort(values: Any, *, stable: bool = True, dim: int = -1, descending: bool = False) -> Any:
     length = op.Gather(op.Shape(values), op.Constant(value_ints=[dim]))
-    # TopK returns equal values in their order.
+    # TopK returns equal values in their original order.
     return op.TopK(values, length, axis=dim, largest=int(descending))

@@ -1,6 +1,6 @@
-"""Export the refiner as a program of torch.export: saved, or compiled by AOTInductor.
+"""Export the refiner as a torch.export program, either saved or compiled by AOTInductor.
 
-Both kinds of file take an image, boxes and labels, as `ImageRefiner.forward` does. Both call the operators of
+Both kinds of file take the arguments of `ImageRefiner.forward`: an image, boxes and labels. Both call the operators of
 prroi_pool, which ``import prroi_pool`` registers in Python. No C++ library registers them, so C++ cannot load these
 files: AOTInductor's loader raises "Could not find schema for prroi_pool::pyramid_pool".
 """
@@ -124,7 +124,9 @@ def compile_program(refiner: IoURefiner, path: str | Path) -> None:
 
 
 def load_program(path: str | Path) -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """Load a file of `save_program` or `compile_program`. Load only files that you trust, because they contain code.
+    """Load a file that `save_program` or `compile_program` wrote.
+
+    Load only files that you trust, because they contain code.
 
     Returns:
         `ImageRefiner.forward` as a function.
@@ -144,5 +146,5 @@ def load_program(path: str | Path) -> Callable[[Tensor, Tensor, Tensor], tuple[T
     except (OSError, zipfile.BadZipFile, RuntimeError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise CheckpointError(
-            f"{path}: cannot be loaded as a program of torch.export ({reason}); export it again"
+            f"{path}: cannot be loaded as a torch.export program ({reason}); export it again"
         ) from None

@@ -82,7 +82,7 @@ def refine_on_maps(
     image_ends: Tensor,
     sizes: list[tuple[int, int]],
 ) -> tuple[Tensor, Refined]:
-    """Refine boxes of one image with the options of its detector.
+    """Refine boxes of one image with the detector's options.
 
     Args:
         detector: the detector.
@@ -98,7 +98,7 @@ def refine_on_maps(
     """
     options = detector.postprocessing.refinement
     head = detector.iou_head if options.objective == "iou" else detector.energy_head
-    assert head is not None, "IoUNet checks it"
+    assert head is not None, "IoUNet checks this"
     levels = head.assign_levels(maps, [boxes], sizes)
     return refine_in_loop(
         lambda boxes: head.value_and_gradient(maps, [boxes], labels, sizes, levels),

@@ -40,7 +40,7 @@ def shrink_weights(graph: ir.Graph, dtype: str) -> None:
 
 
 def _is_weight(value: ir.Value) -> bool:
-    assert value.shape is not None, "an initializer has one"
+    assert value.shape is not None, "an initializer has a shape"
     products = ("Gemm", "MatMul", "Conv")
     return value.shape.rank() > 1 and any(node.op_type in products for node in value.consumers())
 
@@ -65,7 +65,7 @@ def _as_int8(weights: ir.Value) -> tuple[list[ir.Value], list[ir.Node]]:
 
 
 def _numbers(weights: ir.Value) -> np.ndarray:
-    assert weights.const_value is not None, "an initializer has one"
+    assert weights.const_value is not None, "an initializer has a value"
     return weights.const_value.numpy()
 
 

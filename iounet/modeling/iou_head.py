@@ -9,7 +9,7 @@ from prroi_pool import MultiScalePrRoIPool
 from ..errors import check_choice
 from .box_function import BoxFunction
 
-# IoUs are clamped this far from 0 and 1, where the logit is infinite.
+# IoUs are kept at least this far from 0 and 1, where the logit is infinite.
 LOGIT_EPS = 1e-6
 
 
@@ -22,7 +22,7 @@ class IoUHead(BoxFunction):
     Attributes:
         calibration (Tensor[2]): slope and offset of Platt scaling, fitted after training: the calibrated IoU is
             ``sigmoid(slope * output + offset)``. A positive slope preserves the order of the predictions; a slope of 0
-            means not calibrated.
+            means that the head is not calibrated.
 
     Args:
         roi_pool: as in `BoxFunction`.
@@ -61,7 +61,7 @@ class IoUHead(BoxFunction):
     def decoded(self, output: Tensor) -> Tensor:
         """Convert outputs to predicted IoUs; with "smooth_l1" they may lie slightly outside [0, 1].
 
-        These IoUs are not calibrated: refinement maximises them as they were trained. Report the IoUs of `calibrated`.
+        These IoUs are not calibrated: refinement maximises them as trained. Report the IoUs that `calibrated` returns.
         """
         return output.sigmoid() if self.loss_kind == "bce" else (output + 1) / 2
 
@@ -73,7 +73,7 @@ class IoUHead(BoxFunction):
         return ious.logit(LOGIT_EPS) if self.loss_kind == "bce" else 2 * ious - 1
 
     def calibrated(self, ious: Tensor) -> Tensor:
-        """Calibrate predicted IoUs of ``forward``; unchanged if the head is not calibrated."""
+        """Calibrate IoUs predicted by ``forward``; return them unchanged if the head is not calibrated."""
         slope, offset = self.calibration.unbind()
         return torch.where(slope > 0, (slope * self.outputs_of(ious) + offset).sigmoid(), ious)
 

@@ -1,6 +1,6 @@
 """Mixed precision: convolutions and hidden layers may use bfloat16; boxes, scores and IoUs stay in float32.
 
-The branches take the dtype of the backbone's maps, except for their last layers.
+The branches compute in the dtype of the backbone's maps, except in their last layers.
 """
 
 from collections.abc import Callable

@@ -16,7 +16,7 @@ from .energy_head import EnergyHead
 from .iou_head import IoUHead
 
 # For CUDA graphs, the boxes of an image are padded to a multiple of this number, so that one graph serves any number of
-# boxes up to it. COCO evaluates at most 100 detections per image.
+# boxes up to that multiple. COCO evaluates at most 100 detections per image.
 GRAPHED_BOXES = 100
 
 
@@ -120,7 +120,7 @@ class Ascent:
 
     @torch.no_grad()
     def predicted_ious(self, refined: Refined) -> Tensor:
-        """Return the calibrated predicted IoUs of an item of `path`: Tensor[K]."""
+        """Return the calibrated predicted IoUs for an item that `path` yields: Tensor[K]."""
         if self._options.objective == "iou":
             ious = refined.values
         else:

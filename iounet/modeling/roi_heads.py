@@ -73,7 +73,7 @@ class RoIHeads(TorchvisionRoIHeads):
         image_sizes: list[tuple[int, int]],
         num_samples: int,
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Draw proposals and one class for each at random, and return their boxes; for training the IoU head.
+        """Draw random proposals and a class for each, and return the regressed boxes, for training the IoU head.
 
         Args:
             features: as in `candidates`.
@@ -83,7 +83,7 @@ class RoIHeads(TorchvisionRoIHeads):
 
         Returns:
             boxes (list of B Tensor[K_i, 4]): xyxy, clipped to the resized image; boxes without area are dropped.
-            labels (list of B Tensor[K_i]): int64 in 1..C, drawn with the predicted probabilities of the classes.
+            labels (list of B Tensor[K_i]): int64 in 1..C, drawn according to the predicted class probabilities.
         """
         drawn = [of_image[torch.randperm(len(of_image))[:num_samples]] for of_image in proposals]
         class_logits, decoded = self._predict_boxes(features, drawn, image_sizes)
@@ -107,7 +107,7 @@ class RoIHeads(TorchvisionRoIHeads):
     ) -> list[Tensor]:
         """Regress boxes once more, each for its class: list of B Tensor[K_i, 4], clipped to the resized image.
 
-        Repeated calls are the iterative bounding-box regression with which the paper compares its refinement
+        Repeated calls implement the iterative bounding-box regression with which the paper compares its refinement
         (figure 3). A box that would lose its area stays unchanged.
         """
         _, decoded = self._predict_boxes(features, boxes, image_sizes)

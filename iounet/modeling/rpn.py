@@ -22,7 +22,7 @@ class AnchorGenerator(TorchvisionAnchorGenerator):
 
 
 class RPNHead(TorchvisionRPNHead):
-    """torchvision's RPN head with objectness and box offsets in at least float32; the hidden layer follows the maps."""
+    """torchvision's RPN head with outputs in at least float32; the hidden layer computes in the maps' dtype."""
 
     def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         objectness, offsets = [], []

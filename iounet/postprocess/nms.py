@@ -1,6 +1,6 @@
 """Non-maximum suppression (NMS): greedy, soft, and guided by predicted IoU.
 
-All three functions work per class on plain tensors. Boxes are xyxy in any common frame.
+The three NMS functions take plain tensors and treat each class separately. Boxes are xyxy in any common frame.
 """
 
 from dataclasses import replace
@@ -36,7 +36,7 @@ def suppress(candidates: AnyDetections, options: NMSOptions) -> AnyDetections:
 
 
 def greedy_nms(boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: float) -> tuple[Tensor, Tensor]:
-    """Greedy NMS: remove each box that overlaps a box of its class with a higher score.
+    """Greedy NMS: remove each box that overlaps a kept box of its class with a higher score.
 
     Args:
         boxes (Tensor[N, 4]): xyxy in any frame.
@@ -90,7 +90,7 @@ def iou_guided_nms(
 
 
 def cluster_scores(iou: Tensor, keep: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
-    """Return the highest class score of each cluster, a kept box and the boxes that it suppressed.
+    """Return the highest class score of each cluster. A cluster is a kept box and the boxes that it suppressed.
 
     Args:
         iou (Tensor[M, N]): IoU of each kept box with each box; negative for boxes of different classes.
@@ -102,7 +102,8 @@ def cluster_scores(iou: Tensor, keep: Tensor, scores: Tensor, iou_threshold: flo
         Tensor[M]: scores of the clusters.
     """
     # Each box belongs to the first kept box that overlaps it: a suppressed box is no longer in the paper's set B.
-    # The kept box with the largest IoU always counts as overlapping, because nms may round an IoU across the threshold.
+    # For each box, the kept box with the largest IoU counts as overlapping even below the threshold, because nms may
+    # round an IoU across the threshold.
     overlaps = (iou > iou_threshold) | (iou == iou.amax(0))
     # torch.export cannot trace len(scores).
     itself = keep[:, None] == torch.arange(scores.shape[0], device=keep.device)

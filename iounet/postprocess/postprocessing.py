@@ -57,7 +57,7 @@ def postprocess(
 
     Args:
         candidates: for each image, scored boxes before NMS with their predicted IoUs.
-        options: NMS, refinement and final scores.
+        options: options of NMS, refinement and final scores.
         refine: function that refines boxes, such as `iounet.modeling.IoUNet.refine` bound to the images' features.
         suppress: function that applies NMS; replace it to record or reuse results.
 

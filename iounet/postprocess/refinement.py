@@ -46,7 +46,7 @@ class RefinementOptions:
             - "backtracking": a step that does not raise the predicted IoU is undone and repeated at half the length;
               ``degeneration`` has no effect.
 
-        size_step_size: as ``step_size``, for log width and log height; used only with "center_size".
+        size_step_size: like ``step_size``, but for log width and log height; used only with "center_size".
         objective: function that a detector maximises: "iou", its predicted IoU, as in the paper, or "energy", the
             output of its `EnergyHead`. With "energy", ``early_stop``, ``degeneration`` and ``step_policy`` compare
             energies instead of predicted IoUs. `refine_boxes` ignores this option and maximises the function that it is
@@ -130,7 +130,7 @@ def refinement_path(
     """Yield the boxes after 0, 1, ..., ``options.num_steps`` steps of `refine_boxes`.
 
     Args:
-        objective: function to maximise, as ``predict_iou`` in `refine_boxes`.
+        objective: function to maximise, like ``predict_iou`` in `refine_boxes`.
         boxes (Tensor[N, 4]): xyxy in pixels. Not modified.
         options: options of refinement.
         image_ends (Tensor[N, 4]): (width, height, width, height) of the image of each box, in the frame of the boxes.

@@ -71,7 +71,7 @@ class GroundTruth:
             return None
 
     def ap(self, results: Iterable[dict[str, Any]]) -> tuple[dict[str, float], int]:
-        """Return the columns of `CocoEvaluator`, and the number of results that were left out.
+        """Return the figures that `CocoEvaluator` computes, and the number of results that were left out.
 
         Results are left out if the annotation file lacks their image or class, or if their width or height is negative.
         """

@@ -42,10 +42,10 @@ def check_input(
 ) -> Given:
     """Check and convert an image and its boxes, given as `iounet.IoURefiner` describes.
 
-    Warns about boxes that seem to be in another format than xyxy in pixels.
+    Warns about boxes that seem to be in a format other than xyxy in pixels.
 
     Raises:
-        TypeError: an input is not an image, or cannot be converted to a tensor.
+        TypeError: ``image`` is not an image, or another input cannot be converted to a tensor.
         ValueError: an input has the wrong shape or range, a box is not finite, or a label is unknown.
     """
     tensor = as_tensor(image)

@@ -17,7 +17,7 @@ class Journal:
         resume: continue an existing file.
 
     Raises:
-        DataError: the file exists and ``resume`` is False, or it belongs to another run.
+        DataError: the file exists and ``resume`` is False, or the file belongs to a different run or is damaged.
     """
 
     def __init__(self, path: Path, run: dict[str, Any], *, resume: bool):
@@ -73,6 +73,6 @@ class Journal:
         self._file.flush()
 
     def finish(self) -> None:
-        """Delete the file, after its content has been written elsewhere."""
+        """Delete the file. Call this only after its content has been written elsewhere."""
         self._file.close()
         self.path.unlink()

@@ -16,8 +16,8 @@ def match_categories(
 
     Args:
         category_ids: ids in the results file: numbers, or strings that contain a number or a class name.
-        names: ``category_id`` → name, from an annotation file. Classes are then matched by name, as
-            `iounet.categories.match_names` does. None matches them by id.
+        names: ``category_id`` → name, from an annotation file. Classes are then matched by name, with
+            `iounet.categories.match_names`. None matches them by id.
         categories: ``{"id", "name"}`` of the model's classes in label order.
 
     Returns:
@@ -46,8 +46,8 @@ def match_images(
         image_ids: ids in the results file.
         images: the given image files.
         file_names: ``image_id`` → file name, from an annotation file and `listed_ids`. Folders in a file name only
-            distinguish images of equal name. With None, an id is the name of its file, with or without suffix, or the
-            number in that name (COCO's 000000000139.jpg is image 139).
+            distinguish images with the same name. With None, an id is the name of its file, with or without suffix, or
+            the number in that name (COCO's 000000000139.jpg is image 139).
         source: the results file, for messages.
         allow_missing: omit ids without an image, unless all ids lack one.
 
@@ -119,7 +119,7 @@ def images_of(images: list[Path], file_names: dict[Any, str]) -> dict[Any, list[
 
 
 def listed_ids(image_ids: Iterable[Any], file_names: dict[Any, str]) -> dict[Any, Any]:
-    """Map each ``image_id`` of a results file to the id of this image in an annotation file.
+    """Map each ``image_id`` of a results file to the id of that image in an annotation file.
 
     Args:
         image_ids: ids in the results file. An id may be the annotation file's id, as number or string, or the image's

@@ -61,5 +61,5 @@ class Pictures:
 
 
 def _drawable(boxes: Tensor) -> Tensor:
-    """Return a mask [N] of the boxes [N, 4] without a negative width or height, which a file may contain."""
+    """Return a mask [N] of the boxes [N, 4] that can be drawn; a file may contain boxes of negative width or height."""
     return (boxes[:, 2:] >= boxes[:, :2]).all(1)

@@ -1,4 +1,4 @@
-"""Trained models as folders, local or on the Hugging Face Hub: a checkpoint, and a README.md as model card.
+"""Trained models in folders, local or on the Hugging Face Hub; each contains a checkpoint and a model card.
 
 The conventions follow huggingface_hub's ModelHubMixin. The mixin is not used, so local folders do not need
 huggingface_hub.
@@ -65,15 +65,15 @@ def model_card(title: str, categories: list[dict[str, Any]], config: str) -> str
 
 
 def find_checkpoint(name: str | Path, **download: Any) -> Path:
-    """Return the path of a checkpoint in a local folder or, if there is no such folder, of a model on the Hub.
+    """Return the path of a model's checkpoint, in a local folder or, without such a folder, downloaded from the Hub.
 
     Args:
         name: a folder, or the id of a model on the Hub, such as "user/model".
         download: arguments of ``huggingface_hub.hf_hub_download``.
 
     Raises:
-        CheckpointError: there is neither a folder nor a model of this name, the folder contains only checkpoints of
-            other names or is a file, the Hub cannot be reached, or huggingface_hub is not installed.
+        CheckpointError: there is neither a folder nor a model with this name, ``name`` is a file, the folder contains
+            only checkpoints with other names, the Hub cannot be reached, or huggingface_hub is not installed.
     """
     folder = Path(name)
     if folder.is_dir():

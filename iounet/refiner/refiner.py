@@ -191,13 +191,13 @@ class IoURefiner:
         return self.detect_batch([image])[0]
 
     def detect_batch(self, images: Sequence[AnyImage]) -> list[tuple[Detections, Detections]]:
-        """Apply `detect` to several images; returns one pair per image."""
+        """Apply `detect` to several images and return one pair per image."""
         tensors = [as_tensor(image) for image in images]
         return _by_size(tensors, [tensor.shape for tensor in tensors], self._detect)
 
     @_allowing_gradients
     def _detect(self, images: list[Tensor]) -> list[tuple[Detections, Detections]]:
-        """Apply `detect` to images of one size."""
+        """Apply `detect` to images of equal size."""
         detector = self.detector
         if not detector.can_resize((images[0].shape[1], images[0].shape[2])):
             nothing = torch.zeros(0)
@@ -348,7 +348,7 @@ class IoURefiner:
     def _refine(
         self, given: list[Given], *, options: RefinementOptions, nms: NMSOptions | None
     ) -> list[RefinedDetections]:
-        """Refine the boxes of images of one size."""
+        """Refine the boxes of images of equal size."""
         if not any(len(of_image.visible) for of_image in given):
             return [of_image.detections if nms is None else of_image.detections[:0] for of_image in given]
         features = self.detector.extract([of_image.image.to(self.device) for of_image in given])
@@ -385,7 +385,7 @@ def _merged(
         before: visible boxes before refinement, in pixels of the resized image.
         after: the same boxes after refinement, in pixels of the resized image.
         in_image: ``after`` in pixels of the original image.
-        suppressed: NMS was applied, so return only the boxes of ``before``; otherwise return all given boxes.
+        suppressed: whether NMS was applied. If so, return only the boxes in ``before``; otherwise, all given boxes.
     """
     detections = given.detections
     index = after.index.to(detections.index.device)

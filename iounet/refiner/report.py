@@ -95,7 +95,7 @@ def _comparison(
 
 
 def _pictures_section(pictures: Pictures) -> Section:
-    """Return the section with the first pictures that exist; a resumed run may have drawn another number of them."""
+    """Return the section with the first pictures that exist. An earlier, stopped run may have drawn fewer or more."""
     text = (
         "Dashed: before refinement. Solid: after refinement, with the predicted IoU before → after. White: ground "
         f"truth, if known. {DRAWN_IN_WORDS}"

@@ -56,7 +56,7 @@ class DetectionsFile:
         paths: image id → image file, for images with detections.
         labels: category id → label of the refiner's class, see `match_categories`.
         class_names: category id → name, from an annotation file; empty without one.
-        listed_ids: image id → the annotation file's id of the image, see `listed_ids`; empty without one.
+        listed_ids: image id → the image's id in the annotation file, see `listed_ids`; empty without such a file.
     """
 
     path: str | Path
@@ -131,8 +131,8 @@ def read_results(path: str | Path) -> list[dict[str, Any]]:
     ``image_id`` may be a number or a string, such as the image's file name without suffix. Other keys are kept.
 
     Raises:
-        DataError: the file is missing or has another form, or a bbox is not four finite numbers. The message names the
-            entry.
+        DataError: the file is missing or is not in this format, or a bbox is not four finite numbers. The message names
+            the entry.
     """
     entries = read_json(path, "detections file")
     if not isinstance(entries, list):

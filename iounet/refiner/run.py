@@ -43,7 +43,7 @@ class RefinementRun:
         annotations: annotation file in COCO format with ids, classes and objects of the images.
         class_agnostic: refine every box regardless of its class.
         rescore: multiply each score by the predicted IoU.
-        exif: rotate photographs upright as their EXIF orientation says; all boxes are then in the upright frame.
+        exif: rotate photographs upright according to their EXIF orientation; all boxes are then in the upright frame.
             Otherwise, pixels are used as stored.
         skip_bad: skip images that are missing or cannot be read, and leave the given detections of these images
             unchanged.
@@ -90,8 +90,8 @@ class RefinementRun:
 
         Raises:
             CheckpointError, ConfigError: as in `IoURefiner.from_checkpoint`.
-            DataError: an input file is invalid, or the output folder contains another run or other files with the names
-                of the results.
+            DataError: an input file is invalid, or the output folder contains a different run, or unrelated files with
+                the names of the results.
             OptionError: the output folder cannot be created.
             OSError: a result cannot be written.
         """
@@ -100,7 +100,7 @@ class RefinementRun:
         refiner = IoURefiner.from_checkpoint(self.weights, device=self.device)
         index = ImageIndex.read(self.annotations) if self.annotations else None
         files = find_images(self.images, index.file_names.values() if index else ())
-        skipped: dict[Any, str] = {}  # image id → why
+        skipped: dict[Any, str] = {}  # image id → reason
         source: Source
         if self.detections:
             detections = DetectionsFile.read(
@@ -258,9 +258,9 @@ def _about_rotated(paths: list[Path], number: int) -> str:
 def _images(
     source: Source, index: ImageIndex | None, records: Iterable[Record], categories: list[dict]
 ) -> dict[str, list]:
-    """Return the images with their ids in COCO format, and with the file names of the annotation file, if any."""
+    """Return the images in COCO format, with their ids and with the file names in the annotation file, if any."""
     paths = {image_id: path.absolute() for image_id, path in source.paths.items()}
-    # Names include folders, which distinguish images of equal name.
+    # Names include folders, which distinguish images with the same name.
     root = os.path.commonpath([path.parent for path in paths.values()])
     names = index.file_names if index else {id_: path.relative_to(root).as_posix() for id_, path in paths.items()}
     images = [

@@ -93,7 +93,7 @@ def test_the_compiled_program_agrees_with_pytorch(compiled, refiner):
 
 @pytest.mark.slow
 def test_without_registered_operators(compiled):
-    """The process does not import prroi_pool, as in C++."""
+    """Like a C++ program, the process does not import prroi_pool."""
     code = "import sys, torch; torch._inductor.aoti_load_package(sys.argv[1])"
     done = subprocess.run([sys.executable, "-c", code, compiled], capture_output=True, text=True, timeout=300)
     assert done.returncode == 1
@@ -120,7 +120,7 @@ def test_files_that_are_not_programs(tmp_path, content):
     path = tmp_path / "refiner.pt2"
     if content is not None:
         path.write_bytes(content)
-    cure = "no such file; check the path" if content is None else "cannot be loaded as a program of torch.export"
+    cure = "no such file; check the path" if content is None else "cannot be loaded as a torch.export program"
     with pytest.raises(CheckpointError, match=f"{path}: {cure}"):
         load_program(path)
 

@@ -20,7 +20,7 @@ from tools import onnx_accuracy  # noqa: E402
 
 
 def a_model(weights):
-    """Model of y = x Wᵀ with y W in a subgraph, which reads the same initializer."""
+    """Model of y = x Wᵀ, or y = x W if not ``forth``; both subgraphs read the same initializer."""
     text = """
         <ir_version: 10, opset_import: ["": 18]>
         products (float[N, I] x, bool forth) => (float[N, M] y) {

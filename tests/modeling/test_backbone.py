@@ -13,7 +13,7 @@ NORMS = {"FrozenBN": FrozenBatchNorm2d, "BN": torch.nn.BatchNorm2d, "SyncBN": to
 
 
 def torchvisions(name, norm, trainable_layers=3):
-    """torchvision's backbone of fasterrcnn_resnet50_fpn (frozen norms, no norms in the pyramid) or of its _v2."""
+    """The backbone in fasterrcnn_resnet50_fpn (frozen norms, none in the pyramid) or in fasterrcnn_resnet50_fpn_v2."""
     body = getattr(resnet, name)(weights=None, norm_layer=NORMS[norm])
     return _resnet_fpn_extractor(body, trainable_layers, norm_layer=None if norm == "FrozenBN" else NORMS[norm])
 

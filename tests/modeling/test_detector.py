@@ -65,7 +65,7 @@ class TestNames:
                 assert torch.equal(value, weights[key]), key
 
     def test_outputs_are_close_to_torchvisions_with_the_same_weights(self):
-        """The features agree; RoIAlign converges to PrRoI pooling as its sampling points increase."""
+        """The features agree; RoIAlign converges to PrRoI pooling as the number of its sampling points grows."""
         torch.manual_seed(1)
         size = {"min_size": 256, "max_size": 320}
         theirs = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=91, **size).eval()

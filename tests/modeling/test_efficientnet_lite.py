@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 against a literal transcription of the network of its published weights."""
+"""EfficientNet-Lite0 against a literal transcription of the published network."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ EPS = 1e-3
 
 
 def published_weights():
-    """Random weights under the published names, including one block more than the body has, and the classifier."""
+    """Random weights under the published names, including the classifier and one block more than the body has."""
     torch.manual_seed(0)
     weights = {}
 
@@ -85,7 +85,7 @@ def transcription(weights, images):
 def test_agrees_with_the_published_network():
     weights = published_weights()
     body = fpn_backbone("efficientnet_lite0", norm="BN", norm_eps=EPS, weights=weights).body.eval()
-    # Zero padding means the mean colour here, and another colour in the published network. So outputs differ near the
+    # Zero padding means the mean colour here, but a different colour in the published network. Outputs differ near the
     # border, and the comparison below is restricted to outputs that do not depend on the border.
     images = torch.rand(1, 3, 512, 512) * 255
     normalised = (images / 255 - torch.tensor(IMAGENET_MEAN)[:, None, None]) / torch.tensor(IMAGENET_STD)[:, None, None]

@@ -1,4 +1,4 @@
-"""The Python blocks of docs/guides/add_objective.md run in their order, and move boxes as the page says."""
+"""The Python blocks of docs/guides/add_objective.md run in order, and move boxes as the page says."""
 
 import re
 from pathlib import Path

@@ -11,7 +11,7 @@ from iounet.postprocess import greedy_nms, iou_guided_nms, nms, soft_nms
 
 @pytest.fixture(autouse=True, params=["class by class", "one group"])
 def grouping(request, monkeypatch):
-    """Run all tests with the grouping of the CPU and with that of the GPU, without a GPU."""
+    """Run all tests twice on the CPU: with the grouping used on CPUs, and with the grouping used on GPUs."""
     if request.param == "one group":
         of_classes = nms._groups
         monkeypatch.setattr(

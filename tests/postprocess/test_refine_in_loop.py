@@ -12,7 +12,7 @@ TARGET = torch.tensor([20.0, 15.0, 55.0, 40.0]).double()
 
 
 def value(boxes):
-    """An objective of 1 at the target that falls with the distance of each edge."""
+    """Objective that is 1 at the target and falls with the distance of each edge from it."""
     return torch.exp(-((boxes - TARGET) / 25).square().sum(1))
 
 

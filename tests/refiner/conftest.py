@@ -69,7 +69,10 @@ def write(tmp_path):
 
 @pytest.fixture
 def refine(call, weights, dataset, tmp_path):
-    """Run the command on detections of the validation images: returns its exit message or the refined results."""
+    """A function that runs the command on detections of the validation images.
+
+    It returns the command's exit message or, on success, the refined results.
+    """
 
     def refine(detections, *more, images=None, output=tmp_path / "out"):
         message = call(
@@ -83,7 +86,10 @@ def refine(call, weights, dataset, tmp_path):
 
 @pytest.fixture
 def detect(call, weights, tmp_path):
-    """Run the command on images only: returns its exit message or the results of the refiner's own detector."""
+    """A function that runs the command on images only.
+
+    It returns the command's exit message or, on success, the results of the refiner's own detector.
+    """
 
     def detect(*images, output=tmp_path / "out", more=()):
         message = call(command, "--weights", weights, "--images", *images, "--output", output, *more)

@@ -77,7 +77,7 @@ class TestFolders:
         assert "someone" not in (tmp_path / "shared" / "README.md").read_text()
 
     def test_the_amp_setting_of_training_is_saved(self, checkpoint, tiny_cfg, tmp_path):
-        """A CPU loads the model without AMP; a GPU that loads what the CPU saved uses AMP."""
+        """The model runs without AMP on a CPU; saved there and loaded on a GPU, it uses AMP again."""
         content = load_checkpoint(checkpoint) | {"config": tiny_cfg({"MODEL.AMP": "True"}).dump()}
         del content["format"]
         save_checkpoint(tmp_path / "amp.pth", **content)

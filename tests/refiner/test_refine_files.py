@@ -1,4 +1,4 @@
-"""The command on images only: boxes of the refiner's own detector, and errors of arguments."""
+"""The command on images only: boxes of the refiner's own detector, and errors in arguments."""
 
 import json
 import shutil
@@ -69,7 +69,7 @@ class TestDetect:
 class TestWithAnnotations:
     @pytest.fixture
     def folders(self, dataset, write, tmp_path):
-        """Two images of equal name in two folders, and an annotation file that distinguishes them."""
+        """Two images with the same name in two folders, and an annotation file that distinguishes them."""
         for number, name in ((1, "a"), (2, "b")):
             (tmp_path / name).mkdir()
             shutil.copy(dataset / "val" / f"00000{number}.png", tmp_path / name / "x.png")

@@ -132,7 +132,7 @@ def test_an_image_too_thin_to_be_resized(refine, write, images, tmp_path, capsys
 
 
 def test_folders_in_file_names(refine, detect, write, dataset, tmp_path):
-    """Images of equal name in two subfolders, which COCO's file_name distinguishes."""
+    """Images with the same name in two subfolders, which COCO's file_name distinguishes."""
     for number, folder in ((1, "train"), (2, "val")):
         (tmp_path / "set" / folder).mkdir(parents=True)
         shutil.copy(dataset / "val" / f"00000{number}.png", tmp_path / "set" / folder / "x.png")

@@ -190,7 +190,7 @@ CATEGORIES = [{"id": 20, "name": "Star"}, {"id": 10, "name": "cross"}, {"id": 30
 
 @pytest.fixture
 def named(write):
-    """An annotation file without objects, whose classes have other ids."""
+    """An annotation file without objects; its class ids differ from the refiner's."""
     images = [{"id": 1, "file_name": "000001.png", "width": 64, "height": 64}]
     return write({"images": images, "annotations": [], "categories": CATEGORIES}, "named.json")
 

@@ -80,7 +80,7 @@ def test_known_objects_are_drawn(refined, tmp_path):
 
 
 def test_boxes_of_low_score_are_drawn_if_there_are_no_others(refined, tmp_path):
-    """Of five boxes of low score, the best three are drawn; with a box of high score, only this box."""
+    """If all scores are low, the best three boxes are drawn; otherwise, only the boxes with high scores."""
     boxes = torch.tensor([[12.0 * column + 2, 20, 12 * column + 8, 28] for column in range(5)])
     labels, ious = torch.ones(5, dtype=torch.int64), torch.zeros(5)
 

@@ -16,7 +16,7 @@ from iounet.refiner.sources import RefinedImage
 
 @pytest.fixture
 def show(call, weights, capsys, tmp_path, monkeypatch):
-    """Run the command in an empty folder: returns its exit message, lines of stdout, and stderr."""
+    """A function that runs the command in an empty folder and returns its exit message, lines of stdout, and stderr."""
 
     def show(*arguments):
         monkeypatch.chdir(tmp_path)

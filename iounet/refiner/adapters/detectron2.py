@@ -55,7 +55,7 @@ def refine(
     names = names_of(instances.pred_classes.tolist(), class_names, refiner, class_agnostic=class_agnostic)
     found = Found(pixels, instances.pred_boxes.tensor, names, instances.scores)
     (outcome,) = refine_by_name(refiner, [found], nms=nms, class_agnostic=class_agnostic)
-    # Fields that are lists cannot be indexed by a tensor, so fields are indexed only after NMS.
+    # Fields that are lists cannot be indexed by a tensor, so fields are indexed only if NMS was applied.
     fields = (instances if nms is None else instances[outcome.rows]).get_fields()
     changed = {
         "pred_boxes": type(instances.pred_boxes)(outcome.boxes),

@@ -83,9 +83,9 @@ def refine(
 
 
 def mask_in_place(mask: np.ndarray, before: list[float], after: list[float]) -> np.ndarray:
-    """Resample a mask [h, w] of the box ``before`` for the box ``after``, so that it stays in place; 0 outside.
+    """Resample a mask [h, w] from the box ``before`` to the box ``after``, so that the mask stays in place.
 
-    Boxes are ``[x, y, width, height]`` with a positive area.
+    Outside ``before``, the result is 0. Boxes are ``[x, y, width, height]`` with a positive area.
     """
     x, y, width, height = before
     new_x, new_y, new_width, new_height = after

@@ -78,7 +78,7 @@ def to_supervision(detections: Detections, categories: list[dict]) -> supervisio
     Needs ``pip install supervision``.
 
     Args:
-        detections: detections of `iounet.IoURefiner.detect`, in pixels of the image.
+        detections: detections returned by `iounet.IoURefiner.detect`, in pixels of the image.
         categories: the refiner's categories.
 
     Returns:

@@ -18,7 +18,7 @@ def pixels(image):
 
 @pytest.fixture
 def refiner(refiner):
-    """The refiner with steps of tenths of pixels."""
+    """The refiner with steps of a few tenths of a pixel."""
     options = refiner.detector.postprocessing
     refinement = replace(options.refinement, step_size=20.0, early_stop=0.0)
     refiner.detector.postprocessing = replace(options, refinement=refinement)
@@ -53,7 +53,7 @@ def same():
 
 @pytest.fixture(scope="module")
 def ultralytics(tmp_path_factory):
-    """The package, isolated, as it replaces torch.save and Image.open, sets print options and writes settings."""
+    """The package, isolated because it replaces torch.save and Image.open, sets print options and writes settings."""
     with pytest.MonkeyPatch.context() as patch, np.printoptions():
         patch.setenv("YOLO_CONFIG_DIR", str(tmp_path_factory.mktemp("ultralytics")))
         patch.setenv("YOLO_OFFLINE", "true")

@@ -14,6 +14,6 @@ AFTER_NMS = [1, 3, 2]
 KNOWN = [0, 1, 3]
 LABELS_OF_KNOWN = torch.tensor([2, 1, 2])
 
-# A detector's numbers of these classes.
+# A detector's class names, and the class numbers of the four boxes.
 CLASS_NAMES = ["cross", "zebra", "star"]
 CLASSES = torch.tensor([2, 0, 1, 2])

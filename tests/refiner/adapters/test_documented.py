@@ -1,6 +1,6 @@
 """Runs the Python code of docs/guides/refine.md as it is printed, with random weights.
 
-Of the code for detectron2 and FiftyOne only the syntax is checked: these libraries need a compiler, downloads and a
+For detectron2 and FiftyOne, only the syntax of the code is checked: these libraries need a compiler, downloads and a
 database.
 """
 

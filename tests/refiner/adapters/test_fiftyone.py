@@ -1,4 +1,4 @@
-"""FiftyOne's Detections, and stand-ins for them, because FiftyOne takes a gigabyte.
+"""FiftyOne's Detections, and stand-ins for them, because installing FiftyOne takes a gigabyte.
 
 The stand-ins have the behaviour of ``fiftyone.Detections`` and ``fiftyone.Detection`` that the adapter uses: arbitrary
 attributes, which can be set as items, and deep copies with new ids. If FiftyOne is installed, the tests also run with
