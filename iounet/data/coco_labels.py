@@ -130,7 +130,7 @@ def _open(folder: Path, entry: dict[str, Any], annotation_file: Path) -> Labeled
 
 
 def find_images(path: Path, entries: list[Any]) -> Path:
-    """Return the image folder of a COCO-format file: the first of the usual folders near the file with its images.
+    """Return the image folder of a COCO-format file: the first usual folder near it that has any of its images.
 
     Args:
         path: the file.

@@ -1,6 +1,6 @@
 """Repair of COCO-format annotation files, limited to faults that need no decision by the user.
 
-Harmless entries stay unchanged. Examples are boxes that overhang their image; training clips them.
+Harmless entries, such as boxes that overhang their image, stay unchanged; training clips these boxes.
 """
 
 from collections import Counter

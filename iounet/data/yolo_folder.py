@@ -49,7 +49,7 @@ class YoloFolder:
     Attributes:
         source: the data.yaml or folder given by the caller.
         base: the folder that the entries of data.yaml are relative to.
-        image_base: the folder that the images are looked for in; usually the same as ``base``.
+        image_base: the folder that contains the images; usually the same as ``base``.
         names: index → class name; None if the classes are named by their numbers.
         splits: name → images; a data set without splits has one with an empty name.
         content: the content of data.yaml; None without one.

@@ -111,6 +111,7 @@ def sample_iou_boxes(
     per_object = torch.tensor(shares).repeat_interleave(torch.tensor(objects_per_image)).to(device)
     ground_truth = torch.arange(len(per_object), device=device).repeat_interleave(per_object)
     sizes = torch.tensor(image_sizes).repeat_interleave(torch.tensor(per_image), 0).to(device)
-    # All images are jittered at once: bisection costs many small operations, hardly depending on the number of boxes.
+    # All images are jittered at once, because bisection consists of many small operations, whose cost hardly depends on
+    # the number of boxes.
     jittered, ious = jitter_boxes(torch.cat(boxes)[ground_truth], 1, min_iou=min_iou, image_size=sizes)
     return list(jittered[:, 0].split(per_image)), ious[:, 0], ground_truth

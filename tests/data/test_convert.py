@@ -144,7 +144,7 @@ class TestDataSets:
         assert dataset.check_command == f"python -m iounet.data.convert {source} --split train"
         assert len(dataset[0][1]["boxes"]) == 4  # repeated boxes are kept
 
-    def test_a_set_without_splits_cannot_serve_as_both(self, pets):
+    def test_a_set_without_splits_cannot_serve_for_training_and_validation(self, pets):
         root = pets("voc")
         train, val = open_dataset(root, split="train"), open_dataset(root, split="val")
         assert len(train) == len(val) == 2

@@ -1,4 +1,4 @@
-"""docs/guides/add_data_set.md: its table of labels becomes a data set, and its report is the printed one."""
+"""docs/guides/add_data_set.md: its table of labels becomes a data set, and the command prints its report."""
 
 import re
 from pathlib import Path
