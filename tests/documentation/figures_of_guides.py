@@ -100,18 +100,19 @@ FIGURES = {
     ],
     "docs/guides/tighten.md": [
         ("a mean IoU of {:.2f} to {:.2f}", TEN["moved"]["iou_before"], TEN["moved"]["iou_after"]),
-        ("not moved lose {:.2f}", 1 - NOISE["bccd"]["10%"]["not_moved"]["iou_after"]),
+        ("not moved lose {:.2f} IoU", 1 - NOISE["bccd"]["10%"]["not_moved"]["iou_after"]),
         (
             "its AUROC is {:.2f}; cleanlab's score reaches {:.2f}",
             *(TEN["auroc"][k] for k in ("move", "cleanlab badloc")),
         ),
         (
-            "up to 10 % return to {:.2f} and labels moved by up to 20 % to {:.2f}",
+            "up to 10 % return to a mean IoU of {:.2f} with the original labels, and labels moved by up to 20 % to "
+            "{:.2f}",
             *(of_noise["moved"]["iou_after"] for of_noise in (TEN, TWENTY)),
         ),
-        ("labels change by {:.2f}", 1 - TEN["not_moved"]["iou_after"]),
+        ("other labels lose {:.2f} IoU", 1 - TEN["not_moved"]["iou_after"]),
         (
-            "lose {:.2f} and the other labels {:.2f}",
+            "lose {:.2f} IoU and the other labels {:.2f}",
             NOISE["bccd"]["5%"]["moved"]["iou_before"] - NOISE["bccd"]["5%"]["moved"]["iou_after"],
             1 - NOISE["bccd"]["5%"]["not_moved"]["iou_after"],
         ),
@@ -219,7 +220,7 @@ ALLOWED = {
     "README.md": [
         ("0.6 to 0.7", "where the boxes start"),
         ("up to 10 %", "how far the labels were moved"),
-        ("within 5 %", "how far the labels were moved"),
+        ("up to 5 %", "how far the labels were moved"),
     ],
     "docs/guides/tighten.md": [
         ("`--min-iou` | 0.5", "a default"),
