@@ -132,7 +132,7 @@ FIGURES = {
             gain(seeds("bccd_val"), "the paper's", list(PAPER_BCCD[0]["beyond"])[-1], table="beyond"),
         ),
         (
-            "it gains {} AP over greedy NMS, as much as after joint training",
+            "the head gains {} AP over greedy NMS, as much as after joint training",
             gain(seeds("bccd_standalone"), GREEDY, REFINED),
         ),
         ("predicted IoU is {}.", of_paper(seeds("bccd_standalone"), "predicted_iou")),
