@@ -24,7 +24,7 @@ def train_with_faults(arguments, fault):
     torch.set_num_threads(1)
     multiprocessing.set_start_method("fork", force=True)  # for the loading processes
     os.setsid()  # so that a signal to the process group does not reach the tests
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored if the tests run in the background of a shell
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored if a shell runs the tests in the background
 
     def around(owner, name, moment):
         function = getattr(owner, name)

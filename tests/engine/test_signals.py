@@ -9,7 +9,7 @@ from iounet.engine.signals import StopSignals
 @pytest.fixture(autouse=True)
 def restored_handlers():
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored if the tests run in the background of a shell
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored if a shell runs the tests in the background
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
