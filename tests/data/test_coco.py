@@ -68,7 +68,7 @@ def test_as_coco_is_scored_in_full_by_pycocotools(write_set, content):
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    # With the ids of the file, annotation 0 would have counted as missed.
+    # With the original ids, annotation 0 would have counted as missed.
     assert evaluation.stats[0] == pytest.approx(1.0)
 
 

@@ -86,9 +86,14 @@ FIGURES = {
         ("takes {:.2f}–{:.2f}× as long", *(ratio(name, "whole") for name in CPUS)),
         ("and {:.2f}× on an NVIDIA H200", ratio("detector_cuda", "whole")),
         ("from a mean IoU of {:.2f} to {:.2f}", TEN["moved"]["iou_before"], TEN["moved"]["iou_after"]),
+        ("with ten steps on the energy, {:.2f}× on the H200", ratio("detector_energy_cuda", "whole")),
         (
-            "is {:.0f}× as fast on a CPU and {:.1f}× on an NVIDIA H200",
-            *(faster(name, LAST, FORWARD, workload="512 RoIs of 14")[0] for name in ("cpu", "cuda")),
+            "is {:.0f} to {:.0f}× as fast on a CPU and {:.1f} to {:.1f}× on an NVIDIA H200",
+            *(
+                faster(name, layout, FORWARD, workload="512 RoIs of 14")[0]
+                for name in ("cpu", "cuda")
+                for layout in (FIRST, LAST)
+            ),
         ),
         ("take {:.0f} to {:.0f} times as long", *LARGE_RATIOS),
     ],
@@ -219,6 +224,7 @@ ALLOWED = {
     ],
     "README.md": [
         ("0.6 to 0.7", "where the boxes start"),
+        ("up to 7 GB", "the size of an installation, rounded up"),
         ("up to 10 %", "how far the labels were moved"),
         ("up to 5 %", "how far the labels were moved"),
     ],

@@ -122,7 +122,7 @@ def test_a_restarted_run_replaces_the_logs_of_a_killed_one(tmp_path):
     folder = RunFolder(tmp_path, "")
     folder.log(20, {"loss": 1.0})
     folder.flush()  # then killed, without a checkpoint
-    time.sleep(1.1)  # as above
+    time.sleep(1.1)  # see above
     folder = RunFolder(tmp_path, "")
     folder.log(20, {"loss": 0.5})
     folder.close()
@@ -223,7 +223,7 @@ def test_a_resumed_run_keeps_the_original_environment(tmp_path, monkeypatch):
     for suffix, commit, diff in (("", "a", b"first"), ("_0000040", "b", b"second")):
         assert json.loads((tmp_path / f"environment{suffix}.json").read_text())["git"] == {"commit": commit}
         assert (tmp_path / f"git{suffix}.diff").read_bytes() == diff
-    # Resumed from the same iteration again, with the changes committed.
+    # Resume from the same iteration again, with the changes committed.
     monkeypatch.setattr(run_folder, "git_state", lambda folder: ({"commit": "c"}, b""))
     RunFolder(tmp_path, "", start_iteration=40).close()
     assert not (tmp_path / "git_0000040.diff").exists() and (tmp_path / "git.diff").exists()

@@ -24,7 +24,7 @@ def test_two_processes(run_tool, arguments, tmp_path, read_metrics):
     assert load_checkpoint(tmp_path / "run" / "checkpoints" / "iteration_0000004.pth")["processes"] == 2
     assert done.stdout.count("learning rate scaled from 0.01 for 16 images per step to 0.00125 for 2\n") == 1
     detections = json.loads((tmp_path / "run" / "detections.json").read_text())
-    assert {entry["image_id"] for entry in detections} == {1, 2, 3, 4, 5}  # an odd number
+    assert {entry["image_id"] for entry in detections} == {1, 2, 3, 4, 5}  # an odd number of images
     assert len({json.dumps(entry) for entry in detections}) == len(detections)
     per_image = [sum(entry["image_id"] == image_id for entry in detections) for image_id in range(1, 6)]
     assert max(per_image) <= 100

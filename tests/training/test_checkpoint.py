@@ -138,7 +138,7 @@ class TestReading:
         path.parent.mkdir()
         torch.save({"format": "iounet-1", **CONTENT}, path, _use_new_zipfile_serialization=zipped)
         whole = path.read_bytes()
-        # Every length up to 20, since the first bytes identify the kind of file; then in strides.
+        # Every length below 20, since the first bytes identify the kind of file; then every 23rd length.
         for length in [*range(20), *range(20, len(whole), 23)]:
             path.write_bytes(whole[:length])
             with pytest.raises(CheckpointError, match=r"checkpoint\.pth.* damaged"):
