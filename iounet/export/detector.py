@@ -122,7 +122,7 @@ class _ImageInference:
         boxes, labels, scores, ious = candidates.boxes, candidates.labels, candidates.scores, candidates.ious
         if options.kind == "greedy":
             rank, most = scores, options.max_detections
-        else:  # a box of low rank may inherit a high score
+        else:  # a box with a low rank may inherit a high score
             rank, most = ious if options.ranking == "iou" else scores * ious, ALL
         keep = grouped_nms(boxes, rank, labels, self.detector.iou_head.num_classes, options.threshold, most)
         kept_scores = scores[keep]

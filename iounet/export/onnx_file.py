@@ -36,7 +36,7 @@ def export_onnx(refiner: IoURefiner, path: str | Path, *, weights_dtype: str = "
     """Export a refiner to an ONNX file that computes the same as `iounet.IoURefiner.refine`.
 
     Inputs of the file: ``image`` float32 [1, 3, H, W], RGB in [0, 1]; ``boxes`` float32 [N, 4], xyxy in pixels of the
-    image; ``labels`` int64 [N], 0 for an unknown class. Its outputs are those of
+    image; ``labels`` int64 [N], 0 for an unknown class. The outputs are those of
     `iounet.export.refiner.ExportableRefiner`. H, W and N are dynamic, and N may be 0. All operators belong to ONNX's
     standard domain. The metadata key "iounet" contains JSON for `iounet.onnx.OnnxRefiner`.
 
@@ -59,7 +59,7 @@ def export_onnx(refiner: IoURefiner, path: str | Path, *, weights_dtype: str = "
 def export_detector_onnx(refiner: IoURefiner, path: str | Path, *, weights_dtype: str = "float32") -> None:
     """Export a refiner's detector to an ONNX file that detects objects in an image.
 
-    The input of the file is ``image`` as in `export_onnx`. Its outputs are those of
+    The input of the file is ``image`` as in `export_onnx`. The outputs are those of
     `iounet.export.detector.ExportableDetector`; they have no rows if nothing is detected.
 
     Args:

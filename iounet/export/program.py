@@ -1,8 +1,8 @@
 """Export the refiner as a torch.export program, either saved or compiled by AOTInductor.
 
 Both kinds of file take the arguments of `ImageRefiner.forward`: an image, boxes and labels. Both call the operators of
-prroi_pool, which ``import prroi_pool`` registers in Python. No C++ library registers them, so C++ cannot load these
-files: AOTInductor's loader raises "Could not find schema for prroi_pool::pyramid_pool".
+prroi_pool, which ``import prroi_pool`` registers in Python. No C++ library registers them, so C++ programs cannot load
+these files: AOTInductor's loader raises "Could not find schema for prroi_pool::pyramid_pool".
 """
 
 import os
@@ -139,7 +139,7 @@ def load_program(path: str | Path) -> Callable[[Tensor, Tensor, Tensor], tuple[T
             is_compiled = any("/data/aotinductor/" in name for name in archive.namelist())
         if is_compiled:
             return torch._inductor.aoti_load_package(str(path))
-        # The guards reject images whose shorter side is at most 32 pixels after resizing, which the program supports.
+        # The guards reject images that the program supports: their shorter side has at most 32 pixels after resizing.
         return torch.export.load(path).module(check_guards=False)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file; check the path") from None

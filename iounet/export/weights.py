@@ -14,7 +14,7 @@ def shrink_weights(graph: ir.Graph, dtype: str) -> None:
     The graph still computes in float32: its first nodes restore the weights, with ``Cast`` for float16, and with
     ``Cast`` and ``Mul`` by a scale for int8. Runtimes fold these nodes when they load the file, so speed and memory are
     those of float32. ``DequantizeLinear`` would be shorter than ``Mul``, but ONNX Runtime does not fold it: the node
-    would run in each call, and the products could not prepack its result as they do with constants.
+    would run in every call, and the matrix products, which prepack constants, could not prepack its result.
 
     Args:
         graph: graph whose weights are float32 initializers. Biases are not changed, because they take little space.

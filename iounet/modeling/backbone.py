@@ -68,14 +68,14 @@ def fpn_backbone(
 
     Raises:
         OptionError: ``name`` or ``norm`` is unknown, ``trainable_layers`` is out of range, or ``weights`` belong to
-            another architecture.
+            a different architecture.
     """
     check_choice("name", name, BACKBONES)
     check_choice("norm", norm, tuple(NORMS))
     norm_layer = partial(NORMS[norm], eps=norm_eps)
     if name in RESNETS:
-        # Training from scratch is steadier if blocks start as the identity (Goyal et al. 2017, section 5.1). With frozen
-        # norms, the blocks would stay the identity.
+        # Training from scratch is steadier if blocks start as the identity (Goyal et al. 2017, section 5.1). With
+        # frozen norms, the blocks would stay the identity.
         zero_init_residual = weights is None and norm != "FrozenBN"
         body = getattr(resnet, name)(weights=None, norm_layer=norm_layer, zero_init_residual=zero_init_residual)
         stages = {f"layer{depth}": body.inplanes // 2 ** (4 - depth) for depth in (1, 2, 3, 4)}

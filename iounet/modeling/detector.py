@@ -311,7 +311,7 @@ class IoUNet(nn.Module):
     def refinement_path(
         self, features: ImageFeatures, detections: Sequence[Detections], options: RefinementOptions
     ) -> Iterator[list[RefinedDetections]]:
-        """Yield what `refine` would return after 0, 1, ..., ``options.num_steps`` steps; arguments as in `refine`.
+        """Yield the results of `refine` after 0, 1, ..., ``options.num_steps`` steps; arguments as in `refine`.
 
         The first item contains the given boxes with their predicted IoUs.
         """

@@ -44,7 +44,7 @@ class _Convolution(nn.Sequential):
         groups: int = 1,
         activation: bool = True,
     ):
-        # The published weights were trained with TensorFlow's padding: the far side gets the extra pixel of an odd total.
+        # The published weights were trained with TensorFlow's padding: the far side gets the odd pixel, if any.
         near = (kernel_size - stride) // 2
         far = kernel_size - stride - near
         layers: dict[str, nn.Module] = {

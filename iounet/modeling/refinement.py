@@ -102,7 +102,7 @@ class Ascent:
 
     @torch.no_grad()
     def _known_labels(self) -> Tensor:
-        """Return the labels, with unknown ones replaced by the class of highest predicted IoU.
+        """Return the labels, with unknown ones replaced by the class with the highest predicted IoU.
 
         Energies cannot choose the class, because they are not comparable between classes.
         """

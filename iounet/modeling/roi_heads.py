@@ -14,7 +14,7 @@ MIN_BOX_SIZE = 1e-2  # pixels, as in torchvision
 class RoIHeads(TorchvisionRoIHeads):
     """Box branch of Fast R-CNN, with torchvision's sampling, matching, box coding and parameter names.
 
-    torchvision's ``forward`` ends in greedy NMS. IoU-Net needs the boxes before NMS, which `candidates` returns.
+    torchvision's ``forward`` ends with greedy NMS. IoU-Net needs the boxes before NMS, which `candidates` returns.
     """
 
     def losses(
@@ -38,7 +38,7 @@ class RoIHeads(TorchvisionRoIHeads):
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """Return the regressed boxes of every class that scores above ``score_thresh``, before NMS.
 
-        A proposal yields one box per such class, regressed for this class.
+        A proposal yields one box per such class, regressed for that class.
 
         Args:
             features: feature maps, level name → Tensor[B, C, H, W].

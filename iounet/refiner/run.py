@@ -139,7 +139,7 @@ class RefinementRun:
         facts: dict[str, str],
         skipped: dict[Any, str],
     ) -> None:
-        """Refine the boxes, write results, report and pictures, and print where they are."""
+        """Refine the boxes; write the results, the report and the pictures; print their paths."""
         truth = GroundTruth.read(index, files, source, exif=self.exif) if index else None
         pictures = Pictures(output / "pictures", source.paths, self.pictures, refiner.categories, truth)
         target = output / WRITTEN

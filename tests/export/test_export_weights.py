@@ -74,7 +74,7 @@ def test_an_unknown_dtype_is_rejected():
 
 @pytest.fixture(scope="module")
 def refiner(build_tiny, tiny_cfg, dataset):
-    """A tiny refiner with random weights, for the categories of the synthetic set."""
+    """A tiny refiner with random weights, for the categories of the synthetic data set."""
     categories = json.loads((dataset / "annotations" / "val.json").read_text())["categories"]
     settings = {"MODEL.ENERGY_HEAD.LOSS": "nce", "TEST.REFINE.OBJECTIVE": "energy"}
     settings |= {"TEST.REFINE.STEP_POLICY": "backtracking", "MODEL.NUM_CLASSES": len(categories)}

@@ -79,8 +79,8 @@ def run(path, image):
 
 
 @pytest.mark.slow
-def test_the_file(detector, tmp_path):
-    detector = detector(GREEDY)  # test_photographs tests IoU-guided NMS
+def test_the_exported_file_agrees(detector, tmp_path):
+    detector = detector(GREEDY)  # the test on photographs uses IoU-guided NMS
     export_detector_onnx(IoURefiner(detector, CATEGORIES), tmp_path / "detector.onnx")
     for size in [(64, 64), (50, 90), (120, 70)]:
         image = picture(*size)
@@ -89,7 +89,7 @@ def test_the_file(detector, tmp_path):
 
 
 @pytest.mark.slow
-def test_photographs(tmp_path):
+def test_the_exported_file_agrees_on_photographs(tmp_path):
     path = tmp_path / "detector.onnx"
     refiner = IoURefiner.from_checkpoint(ROOT / "weights" / "cards.pth")
     export_detector_onnx(refiner, path)

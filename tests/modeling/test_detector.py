@@ -20,7 +20,7 @@ def target(*boxes_and_labels):
     return {
         "boxes": torch.tensor([box for box, _ in boxes_and_labels], dtype=torch.float32).reshape(-1, 4),
         "labels": torch.tensor([label for _, label in boxes_and_labels], dtype=torch.int64),
-        "image_id": 17,  # the loader adds it to the tensors
+        "image_id": 17,  # the data loader adds this key to the tensors
     }
 
 
@@ -31,7 +31,7 @@ NO_OBJECTS = target()
 class TestNames:
     """Parameter names allow torchvision's published weights to be loaded."""
 
-    def test_parameters_are_torchvisions_but_for_the_iou_head(self):
+    def test_parameters_are_torchvisions_except_for_the_iou_head(self):
         cfg = get_cfg()
         cfg.MODEL.NUM_CLASSES = 90
         with torch.device("meta"):

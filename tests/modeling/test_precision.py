@@ -107,7 +107,7 @@ def test_losses_and_gradients_agree_with_float32_up_to_rounding(build_tiny, imag
         losses.append(detector.train().losses(images, targets))
         assert {loss.dtype for loss in losses[-1].values()} == {torch.float32}
         sum(losses[-1].values()).backward()
-        # Compare only what does not depend on the sampled proposals, which rounding can change.
+        # Compare only gradients that do not depend on the sampled proposals, which rounding can change.
         weights = (detector.iou_head.mlp.fc6.weight, detector.rpn.head.conv[0][0].weight)
         gradients.append([weight.grad.flatten() for weight in weights])
     for name, loss in losses[0].items():

@@ -7,7 +7,7 @@ from torchvision.ops import box_iou
 
 
 def iou(box, target):
-    """Return the IoU of a box with its target and the gradient, which averages both one-sided slopes where edges meet."""
+    """Return the IoU of a box with its target and its gradient, the mean of both one-sided slopes where edges meet."""
     left, top, right, bottom = (
         max(box[0], target[0]),
         max(box[1], target[1]),

@@ -158,7 +158,7 @@ METHODS = {
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 class TestAll:
-    def test_scores_fall(self, method):
+    def test_scores_are_in_descending_order(self, method):
         for seed in range(5):
             _, scores = method(*random_case(seed, 100, 4, torch.float32))
             assert (scores.diff() <= 0).all()

@@ -54,13 +54,13 @@ class TestMatchImages:
         with pytest.raises(DataError, match=r"image_id 139 matches x/139\.png, x/0139\.png"):
             match_images([139], [Path("x/139.png"), Path("x/0139.png")], None, "d.json")
 
-    def test_two_annotated_images_of_equal_name_are_not_confused(self):
+    def test_two_annotated_images_with_the_same_name_are_not_confused(self):
         # Only train/a.png is given; detections in val/a.png must not be refined on it.
         names = {1: "train/a.png", 2: "val/a.png"}
         with pytest.raises(DataError, match="2"):
             match_images([1, 2], [Path("train/a.png")], names, "d.json")
 
-    def test_folders_in_file_names_distinguish_images_of_equal_name(self):
+    def test_folders_in_file_names_distinguish_images_with_the_same_name(self):
         names = {1: "train/a.png", 2: "val/a.png"}
         images = [Path("set/val/a.png"), Path("set/train/a.png")]
         assert match_images([1, 2], images, names, "d.json") == {1: images[1], 2: images[0]}

@@ -1,4 +1,4 @@
-"""Models in folders and on the Hugging Face Hub, with a stub of its library so that no test needs a network."""
+"""Models in folders and on the Hugging Face Hub, with huggingface_hub stubbed so that no test needs a network."""
 
 import inspect
 import re

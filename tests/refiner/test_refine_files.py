@@ -81,7 +81,7 @@ class TestWithAnnotations:
         content["annotations"] = [o for o in content["annotations"] if o["image_id"] < 3]
         return tmp_path / "a", tmp_path / "b", write(content, "annotations.json")
 
-    def test_images_of_equal_name(self, detect, folders, tmp_path, capsys):
+    def test_images_with_the_same_name(self, detect, folders, tmp_path, capsys):
         a, b, annotations = folders
         both = detect(a, b, output=tmp_path / "both", more=["--annotations", annotations, "--batch-size", 2])
         assert {found["image_id"] for found in both} == {1, 2}
@@ -146,7 +146,7 @@ class TestErrors:
         message = detect(dataset / "val", output=tmp_path / "file" / "out")
         assert "Not a directory" in message and "\n" not in message
 
-    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux's file that is always full")
+    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
     def test_a_disk_that_is_full(self, detect, dataset, tmp_path):
         (tmp_path / "out").mkdir()
         (tmp_path / "out" / ".detections.json.tmp").symlink_to("/dev/full")

@@ -35,7 +35,7 @@ def test_the_first_images_are_drawn_under_their_names():
     assert names_of(images, 0) == names_of(images, -1) == {}
 
 
-def test_images_of_equal_name_are_numbered():
+def test_images_with_the_same_name_are_numbered():
     images = {7: Path("x/a.jpg"), 8: Path("x/b.jpg"), 9: Path("y/a.png"), 10: Path("z/a.png")}
     assert names_of(images, 3) == {7: "pictures/a_1.png", 8: "pictures/b.png", 9: "pictures/a_3.png"}
 
@@ -79,7 +79,7 @@ def test_known_objects_are_drawn(refined, tmp_path):
     assert drawn[0] == [(255, 255, 255)] * 2 and (255, 255, 255) not in drawn[1]
 
 
-def test_boxes_of_low_score_are_drawn_if_there_are_no_others(refined, tmp_path):
+def test_boxes_with_low_scores_are_drawn_if_there_are_no_others(refined, tmp_path):
     """If all scores are low, the best three boxes are drawn; otherwise, only the boxes with high scores."""
     boxes = torch.tensor([[12.0 * column + 2, 20, 12 * column + 8, 28] for column in range(5)])
     labels, ious = torch.ones(5, dtype=torch.int64), torch.zeros(5)

@@ -128,5 +128,5 @@ def test_memory_does_not_grow_with_images(refine, dataset, write, tmp_path, monk
     assert isinstance(refine(detections, "--pictures", 0, images=images), list)
     (tensors, _), *later = filter(None, held)
     assert len(held) == 160 and len(later) == 2
-    assert all(tensors_then < tensors + 10 for tensors_then, _ in later)  # images that are read ahead vary
+    assert all(tensors_then < tensors + 10 for tensors_then, _ in later)  # the number of images read ahead varies
     assert len({files for _, files in filter(None, held)}) == 1

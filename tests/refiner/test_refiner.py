@@ -182,7 +182,7 @@ class TestScore:
         boxes = BOXES[[0, 0, 0]]
         assert len(set(refiner.score(image, boxes, torch.tensor([1, 2, 3])).tolist())) == 3
 
-    def test_boxes_outside_the_image_have_0(self, refiner, image):
+    def test_boxes_outside_the_image_have_an_iou_of_0(self, refiner, image):
         assert refiner.score(image, OFF_THE_IMAGE, LABELS[:1]).tolist() == [0.0]
 
 
@@ -201,7 +201,7 @@ class TestBatch:
         scored = refiner.score_batch(images, boxes, labels)
         torch.testing.assert_close(scored[2], together[2].ious_before)
 
-    def test_of_different_sizes(self, refiner, image):
+    def test_images_of_different_sizes(self, refiner, image):
         images = [image, image[:, :40, :44]]
         together = refiner.refine_batch(images, [BOXES, BOXES[:1]], [LABELS, LABELS[:1]])
         for of_image, *given in zip(together, images, [BOXES, BOXES[:1]], [LABELS, LABELS[:1]], strict=True):

@@ -5,7 +5,7 @@ import torch
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-# Two groups of three boxes; one box of the second group has another class.
+# Two groups of three boxes; one box of the second group has a different class.
 HEAPS = torch.tensor([[8.0, 9.0, 40.0, 44.0], [9.0, 9.0, 41.0, 44.0], [8.0, 10.0, 40.0, 45.0],
                       [44.0, 8.0, 76.0, 46.0], [45.0, 8.0, 77.0, 46.0], [44.0, 9.0, 76.0, 47.0]])  # fmt: skip
 CLASSES = torch.tensor([1, 1, 1, 1, 1, 3])

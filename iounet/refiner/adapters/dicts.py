@@ -1,4 +1,4 @@
-"""Detections as dicts with boxes, labels and scores, as torchvision's and transformers' detectors return them."""
+"""Detections as dicts with boxes, labels and scores: the output of torchvision's and transformers' detectors."""
 
 from collections.abc import Sequence
 from typing import Any, TypeVar

@@ -87,7 +87,7 @@ def test_numbers_without_names(refiner):
         names_of([1], None, refiner, class_agnostic=False)
 
 
-def test_a_detector_of_other_classes(refiner):
+def test_a_detector_with_other_classes(refiner):
     with pytest.raises(DataError, match=r"none of the detector's classes \(horse, zebra\).*\(cross, star, triangle\)"):
         names_of([1], ["horse", "zebra"], refiner, class_agnostic=False)
     with pytest.raises(DataError, match=r"class9, \.\.\.\)"):

@@ -1,4 +1,4 @@
-"""Dicts of tensors, as torchvision's and transformers' detectors return them."""
+"""Dicts of tensors: the output of torchvision's and transformers' detectors."""
 
 import pytest
 import torch
