@@ -195,6 +195,9 @@ def test_the_stopwatch_is_removed_after_the_measurement(image, detectors):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(
+    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="takes minutes on a CPU without bfloat16 instructions"
+)
 def test_mixed_precision(image, cfg, detectors):
     """Both detectors run in bfloat16, which the benchmark measures only on a GPU."""
     batch = benchmark.training_batch(image, 1)
